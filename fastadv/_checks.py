@@ -133,18 +133,21 @@ def meant(name: Any, known: Iterable[str]) -> str:
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """Let code in torch.compile call a function as it is: torch.compiler.disable, whose import takes long."""
-    disabled: list[Callable[P, R]] = []
+    """Let code in torch.compile call a function as it is."""
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.compiler.is_compiling():
-            return function(*args, **kwargs)
-        if not disabled:
-            disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-        return disabled[0](*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return outside_compile(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return called
+
+
+def outside_compile(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function from code that torch.compile is compiling, which leaves it as it is."""
+    disabled: Callable[P, R] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return disabled(*args, **kwargs)
 
 
 def knowing(function: Callable[P, R]) -> Callable[P, R]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastadv import _extras, rng
 from fastadv.attacks import AttackResult, core
-from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.checks import check_threat
 from fastadv.engine.arguments import checked_logits
 from fastadv.errors import InputError
 from fastadv.threat import Threat

@@ -1,5 +1,6 @@
 """Auto-PGD (Croce & Hein 2020; for L1, Croce & Hein 2021)."""
 
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.ascent import legs
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project, stages
 from fastadv.attacks.methods.full_batches import side_by_side
@@ -69,7 +71,7 @@ def apgd(
         (arXiv 2103.01208), algorithm 1; for `nearest`, Melamed et al. 2024 (arXiv 2407.02240).
     """
     check_share("rho", rho, zero=True, one=True)
-    base, rounds = _targets(loss, classes, common)
+    base, rounds = _targets(loss, classes, handed(model))
     if nearest and not rounds:
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
     if starts is not None:
@@ -114,7 +116,7 @@ def apgd(
 
 
 def _targets(
-    loss: losses.Loss | None, classes: int | None, common: core.Common
+    loss: losses.Loss | None, classes: int | None, task: core.Task
 ) -> tuple[losses.Loss | None, int]:
     """Return the loss without "-targeted", and through how many classes it goes: 0 without it."""
     if loss is None:
@@ -124,7 +126,7 @@ def _targets(
             raise InputError(f'classes: expected None unless the loss ends in "{TARGETED}", got {classes!r}')
         return losses.check_loss(loss), 0
     base = loss.removesuffix(TARGETED)
-    if common.get("targets") is not None:
+    if task.targets is not None:
         raise InputError(f"loss: expected {base!r} where targets are given, got {loss!r}, which chooses them")
     return losses.check_loss(base), CLASSES if classes is None else core.check_count("classes", classes, 1)
 
@@ -182,10 +184,10 @@ def nearest_classes(search: core.Search) -> Tensor:
             return norm(masked_gradient.nan_to_num(0.0, 0.0, 0.0), order)
 
         x = search.x[part]
-        search.classifier.asks_for(search.ids[part])
         # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
         x = x if search.classifier.dtype else x.to(search.dtype)
-        return search.classifier.jacobian(x, lambda logits: gains(logits, y[part], candidates[part]), size)[1]
+        ways = partial(gains, y=y[part], rivals=candidates[part])
+        return search.classifier.jacobian(x, ways, size, search.problem.rows[part])[1]
 
     rows = max(1, CHUNK // candidates[:1].numel() // clean.shape[1])
     rows_of = torch.arange(len(y), device=y.device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -11,11 +11,9 @@ from fastadv._checks import check_flag, check_seed
 from fastadv.attacks import core
 from fastadv.attacks.auto.run import ATTACKS, AutoAttackResult, Run
 from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, components, search, stages
-from fastadv.attacks.core.run import prepare
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import Evidence, choose, look
-from fastadv.engine import prepare as prepared
-from fastadv.engine.mapped import Mapped
 from fastadv.engine.precision import Precision
 from fastadv.threat import Threat
 
@@ -24,9 +22,13 @@ __all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
 EOT = 20  # passes of "rand"
 
 
+def _averages(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"eot": EOT} if arguments.get("version") == "rand" else {}
+
+
 @core.registered(needs="classes", random=True, paper="Croce and Hein 2020, 2021")
 @core.tested(quick={"version": "quick"})
-@core.takes_common(norms=("linf", "l2", "l1"), finite=True)
+@core.takes_common(norms=("linf", "l2", "l1"), finite=True, door=_averages)
 def autoattack(
     model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *,
     version: Version | Sequence[str] = "standard", seed: int = 0, indicators: bool = True,
@@ -84,27 +86,19 @@ def autoattack(
     check_seed(seed)
     check_version(version)
     strong = version == "strong"
-    if version == "rand":
-        common = {"eot": EOT, **common}
-    with torch.inference_mode(False), torch.no_grad():
-        model = prepared(
-            model, common.get("eot"), freeze=common.get("freeze"), precision=precision, compile=compile,
-            size=len(x) if common.get("whole_batches") else 0,
-        )  # fmt: skip
-        trial = Trial(*prepare(model, x, y, threat, **common))
-        run = Run(trial, seed, on_progress, check_flag("progress", progress))
-        run.look(randomized=version != "rand")
-        listed = components("standard" if strong else version, run)
-        listed += stages(run) if strong else []
-        for component in listed:
-            run.component(component)
-        if version == "quick":  # 200 queries are few where no other attack can see
-            run.component(replace(search(5000, rescale=False), name="standard square"), run.unseen())
-        if version == "standard" and threat.norm != "linf" and len(run.left):
-            run.note(f'version="strong" also minimizes the {threat.symbol} norm, which may break more')
-        named = version if isinstance(version, str) else ", ".join(part.name for part in listed)
-        out = replace(run.finish(), version=named)
-        return _with_indicators(out, run) if indicators else out
+    run = Run(Trial(handed(model)), seed, on_progress, check_flag("progress", progress))
+    run.look(randomized=version != "rand")
+    listed = components("standard" if strong else version, run)
+    listed += stages(run) if strong else []
+    for component in listed:
+        run.component(component)
+    if version == "quick":  # 200 queries are few where no other attack can see
+        run.component(replace(search(5000, rescale=False), name="standard square"), run.unseen())
+    if version == "standard" and threat.norm != "linf" and len(run.left):
+        run.note(f'version="strong" also minimizes the {threat.symbol} norm, which may break more')
+    named = version if isinstance(version, str) else ", ".join(part.name for part in listed)
+    out = replace(run.finish(), version=named)
+    return _with_indicators(out, run) if indicators else out
 
 
 def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
@@ -112,7 +106,7 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     trial, seed, warnings = run.trial, run.seed, run.warnings
     right = torch.zeros_like(out.success, device="cpu").index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
-    if isinstance(trial.classifier, Mapped):
+    if trial.problem.through:
         evidence = replace(evidence, parameters=trial.problem.x.shape[1:].numel())
     chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv import losses, ops, rng
 from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import StepSize, check_step_size
+from fastadv.attacks.core.checks import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm, width

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.checks import check_threat
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 

@@ -10,11 +10,11 @@ from fastadv import losses
 from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat, from_bytes
+from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat, from_bytes
 from fastadv.attacks.core.walk import Walk
 from fastadv.attacks.special.bounded_outputs import met_bounded, unbent
 from fastadv.attacks.special.labels import check_index
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS
@@ -23,7 +23,7 @@ from fastadv.threat import Threat
 
 @eager
 def last_iterate(
-    model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int, step_size: StepSize,
+    model: Model | Prepared, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int, step_size: StepSize,
     loss: losses.Loss = "ce", targets: Tensor | None = None, start: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Return x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from fastadv._checks import check_choice, check_number
 from fastadv.attacks import core
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
-from fastadv.engine import prepare
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat
+
+ANYWHERE = L2(torch.inf)
 
 
 class _Rows(Interval):
@@ -26,7 +28,7 @@ class _Rows(Interval):
 )
 @core.takes_common(through="none", steps=2, searches=0)
 def latent_descent(
-    model: Any, x: Tensor, y: Tensor, threat: Threat | None = None, *, steps: int = 500,
+    model: Any, x: Tensor, y: Tensor, threat: Threat = ANYWHERE, *, steps: int = 500,
     step_size: float = 0.01, schedule: Literal["descent", "line_search"] = "descent", searches: int = 10,
     **common: Unpack[core.Common],
 ) -> core.AttackResult:  # fmt: skip
@@ -58,7 +60,7 @@ def latent_descent(
     check_choice("schedule", schedule, ("descent", "line_search"))
     if not check_number("step_size", step_size, 0) > 0:
         raise InputError(f"step_size: expected a share > 0 of the way, got {step_size}")
-    classifier = prepare(model)
+    classifier = handed(model).classifier
     if not callable(getattr(classifier.model, "infer", None)):
         raise InputError(
             "latent_descent: expected a model with infer(x), such as ABS, "
@@ -94,8 +96,7 @@ def latent_descent(
         # the second bisection goes towards x
         rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
-    threat = L2(torch.inf) if threat is None else threat
-    return core.run(classifier, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
 def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The least of several attacks for the minimum norm, sample by sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import count
@@ -17,7 +17,7 @@ from fastadv.attacks.deepfool import superdeepfool
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.methods.hyperplane import largest_others
-from fastadv.attacks.methods.inner import InnerAttack, merge_result, run_inner
+from fastadv.attacks.methods.inner import inner_task, merge_result
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.special import mixed_rows
@@ -79,7 +79,7 @@ def minimum_norm(
             if spent > steps:
                 return
             before = search.best.distance
-            out = run_inner(one.attack, search, search.classifier, search.threat, one.targets)
+            out = one.attack(inner_task(search, search.threat, one.targets))
             merge_result(search, out)
             mixed.update(dict.fromkeys(flag for flag in out.flags if flag == mixed_rows.FLAG))
             nearer = search.best.distance < before
@@ -106,7 +106,7 @@ class Inner:
     """An attack with its arguments; its name in `by`; and how many gradients of each sample it takes."""
 
     name: str
-    attack: InnerAttack
+    attack: Callable[[core.Task], core.AttackResult]
     cost: int
     targets: Tensor | None = None
 
@@ -121,32 +121,29 @@ def searches(search: core.Search, steps: int) -> Iterator[Inner]:
     linear = problem.criterion.outputs == "classes"  # whether those serve that take the model for linear
 
     first = min(FIRST, steps)
-    yield Inner("fmn", partial(fmn, steps=first), first)
+    yield Inner("fmn", partial(fmn.on, steps=first), first)
     if norm == "l2":
-        yield Inner("ddn", partial(ddn, steps=STEPS), STEPS)
-        turns = partial(superdeepfool, steps=TURNS, candidates=CLASSES)
+        yield Inner("ddn", partial(ddn.on, steps=STEPS), STEPS)
+        turns = partial(superdeepfool.on, steps=TURNS, candidates=CLASSES)
         if linear:
             yield Inner("superdeepfool", turns, TURNS * rivals)
     else:
-        yield Inner("fmn", partial(fmn, steps=STEPS), STEPS)
+        yield Inner("fmn", partial(fmn.on, steps=STEPS), STEPS)
     if norm == "l0":
-        yield Inner("sigma_zero", partial(sigma_zero, steps=2 * STEPS), 2 * STEPS)
-    yield Inner("pdpgd", partial(pdpgd, steps=STEPS), STEPS)
+        yield Inner("sigma_zero", partial(sigma_zero.on, steps=2 * STEPS), 2 * STEPS)
+    yield Inner("pdpgd", partial(pdpgd.on, steps=STEPS), STEPS)
     if norm != "l0" and linear:
-        yield Inner("fab", partial(fab, steps=PROJECTIONS, classes=CLASSES), PROJECTIONS * rivals)
+        yield Inner("fab", partial(fab.on, steps=PROJECTIONS, classes=CLASSES), PROJECTIONS * rivals)
 
     # one class follows the other; that of the largest logit comes last, since most samples ended there
     targets = list(others.roll(-1, 1).unbind(1)) if others.shape[1] > 1 else []
-    aimed: dict[str, tuple[str, InnerAttack, int]] = {
-        "l2": ("target ddn", ddn, STEPS),
-        "l0": ("target pdpgd", pdpgd, STEPS),
-    }
-    name, attack, cost = aimed.get(norm, ("target fab", fab, PROJECTIONS))
+    aimed = {"l2": ("target ddn", ddn.on, STEPS), "l0": ("target pdpgd", pdpgd.on, STEPS)}
+    name, attack, cost = aimed.get(norm, ("target fab", fab.on, PROJECTIONS))
     for number in count():
         for _ in range(min(STEPS // cost, len(targets))):
             yield Inner(name, partial(attack, steps=cost), cost, targets.pop(0))
         again = partial(
-            fmn, steps=STEPS, starts=search.best.x_adv, restarts=2,
+            fmn.on, steps=STEPS, starts=search.best.x_adv, restarts=2,
             seed=rng.derive(search.seed, "minimum_norm", number),
         )  # fmt: skip
         yield Inner("restart fmn", again, 2 * STEPS)

@@ -13,7 +13,7 @@ from fastadv.attacks.bim import bim
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.claims import claim_flags
 from fastadv.attacks.methods.geometry import FAR, farthest, width
-from fastadv.attacks.methods.inner import InnerAttack, check_attack, merge_result, run_inner
+from fastadv.attacks.methods.inner import InnerAttack, check_attack, inner_task, merge_result, run_inner
 from fastadv.threat import Threat
 
 # the first radius, in widths of the box; of L0, in coordinates
@@ -80,7 +80,7 @@ def minimum_radius(
         rows.bisections = torch.full_like(search.ids, searches)
         while True:
             within = search.threat.with_radius(rows.radius)
-            out = run_inner(attack, search, search.classifier, within, claims=claims)
+            out = run_inner(attack, inner_task(search, within), claims)
             broken = merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.ids)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)

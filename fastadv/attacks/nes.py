@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.geometry import like, positive, width

@@ -11,8 +11,8 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core import Rows, Rule, Search
+from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.points import rounded
-from fastadv.attacks.core.problem import check_finite_box
 from fastadv.attacks.methods.geometry import as_floats, farthest, like, norm, where_rows
 from fastadv.ops import project_l0
 from fastadv.ops._rows import NO_BOX

@@ -1,6 +1,7 @@
 """The Segmentation Ensemble Attack (Croce et al. 2024)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.core.look import ScoredLook
 from fastadv.attacks.core.ranking import loss_of
-from fastadv.attacks.criteria.share import share_for
+from fastadv.attacks.criteria.share import needs_share, share_of
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, project, stages
 from fastadv.errors import InputError
 from fastadv.ops.keep_best import keep_best_
@@ -43,13 +44,13 @@ class _Stage(Dense):
     def _keep_top(self, look: ScoredLook) -> None:
         super()._keep_top(look)
         rows, none = self.search.rows, torch.zeros_like(self.search.best.success)
-        strength = self.search.strength(look, self.loss).to(rows.strength.dtype)
+        strength = self.search.strength(look).to(rows.strength.dtype)
         keep_best_(rows.strongest, rows.strength, none, look.x_adv, strength, none)
 
 
 @core.registered(paper="Croce et al. 2024", requires="a class at each position")
 @core.tested(quick={"steps": 10})
-@core.takes_common(norms=("linf", "l2"), finite=True, steps=0)
+@core.takes_common(norms=("linf", "l2"), finite=True, door=partial(needs_share, "sea"), steps=0)
 def sea(
     model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 300,
     losses: Sequence[str] = ("bounded_margin", "balanced_ce", "masked_ce", "js"), restarts: int = 1,
@@ -86,7 +87,7 @@ def sea(
         Croce et al. 2024, "Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation
         Models" (arXiv 2306.12941), section 3. The paper treats Linf.
     """
-    criterion = share_for("sea", common.get("criterion"))
+    criterion = share_of(model)
     if isinstance(losses, str) or not losses:
         raise InputError(f'losses: expected names of losses, such as ("js",), got {losses!r}')
     followed = [criterion.loss(name) for name in losses]

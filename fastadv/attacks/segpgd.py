@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
-from fastadv.attacks.criteria.share import Positions, share_for
+from fastadv.attacks.criteria.share import Positions, needs_share, share_of
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.threat import Threat
 
@@ -22,7 +22,7 @@ class _Rows(Steps):
 
 @core.registered(random=True, paper="Gu et al. 2022", requires="a class at each position")
 @core.tested(quick={"steps": 10})
-@core.takes_common
+@core.takes_common(door=partial(needs_share, "segpgd"))
 def segpgd(
     model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *, steps: int = 40,
     step_size: StepSize | None = None, restarts: int = 1, random_start: bool = True, stop_early: bool = False,
@@ -56,7 +56,7 @@ def segpgd(
         Gu et al. 2022, "SegPGD: An Effective and Efficient Adversarial Attack for Evaluating and Boosting
         Segmentation Robustness" (arXiv 2207.12391), equations 4 to 6.
     """
-    criterion = share_for("segpgd", common.get("criterion"))
+    criterion = share_of(model)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
     def loss(outputs: Tensor, y: Tensor, targets: Tensor | None, weight: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.problem import check_finite_box
+from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Climb
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops.sparse_rs import sparse_rs as exchanged
 from fastadv.threat import Threat
@@ -65,7 +66,7 @@ def sparse_rs(
         random_search(search, queries, sets.start, propose)
 
     return core.run(
-        model, x, y, threat, rule, rows=_Rows, loss=search_loss(common), restarts=restarts,
+        model, x, y, threat, rule, rows=_Rows, loss=search_loss(handed(model)), restarts=restarts,
         stop_early=stop_early, seed=seed, **common,
     )  # fmt: skip
 

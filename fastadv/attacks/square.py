@@ -11,6 +11,7 @@ from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.record import Climb
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.geometry import width
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops._windows import signs
@@ -84,7 +85,7 @@ def square(
         random_search(search, queries, change.start, propose)
 
     return core.run(
-        model, x, y, threat, rule, rows=_Rows, loss=search_loss(common), restarts=restarts,
+        model, x, y, threat, rule, rows=_Rows, loss=search_loss(handed(model)), restarts=restarts,
         stop_early=stop_early, seed=seed, **common,
     )  # fmt: skip
 

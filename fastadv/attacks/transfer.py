@@ -1,6 +1,7 @@
 """Transfer: perturbations made on substitutes, scaled until they fool the model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
@@ -9,13 +10,13 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
-from fastadv.attacks.core.criterion import outputs_for
-from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.checks import check_threat
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
-from fastadv.attacks.methods.inner import InnerAttack, check_attack, run_inner
+from fastadv.attacks.methods.inner import InnerAttack, check_attack, inner_task, run_inner
 from fastadv.attacks.minimum_radius import minimum_radius
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -31,7 +32,7 @@ class _Rows(Interval):
 @core.takes_common(through="none", scales=2, searches=0)
 def transfer(
     model: core.Classifier, x: Tensor, y: Tensor | None, threat: Threat, *,
-    source: core.Classifier | Sequence[core.Classifier], attack: InnerAttack, scales: int = 24,
+    source: Model | Prepared | Sequence[Model | Prepared], attack: InnerAttack, scales: int = 24,
     searches: int = 10, **common: Unpack[core.Common],
 ) -> core.AttackResult:  # fmt: skip
     """Find the smallest multiple, in the box, of a perturbation of a substitute that fools the model.
@@ -63,8 +64,7 @@ def transfer(
     check_threat(threat)
     check_attack(attack)
     several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
-    outputs = outputs_for(common.get("criterion"), y)
-    sources = [prepare(one, outputs=outputs) for one in several]
+    sources = [prepare(one, outputs=handed(model).classifier.outputs) for one in several]
     if not sources:
         raise InputError("source: expected a substitute or several, got an empty sequence")
     searched = partial(minimum_radius, attack=attack)
@@ -74,12 +74,15 @@ def transfer(
         _check_classes(sources, search.x.to(search.dtype), search.problem.clean.shape[1])
         for substitute in sources:
             budget = _budget(search)
+            task = inner_task(search, budget)
+            rows, about = torch.arange(len(task.x), device=task.x.device), substitute.of(task.x, task.ids)
+            task = replace(task, classifier=about, rows=rows, clean=None)
             try:
-                out = run_inner(attack, search, substitute, budget)
+                out = run_inner(attack, task)
             except InputError:  # a budget attack refuses an infinite radius
                 if budget.finite:
                     raise
-                out = run_inner(searched, search, substitute, budget)
+                out = run_inner(searched, task)
             away = out.x_adv - search.x
             most = like(ops.largest(away), away)
             # the largest coordinate of the unit is as wide as the box

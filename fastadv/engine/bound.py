@@ -73,7 +73,7 @@ Ask = Callable[[Tensor], Gradient]
 
 
 class Bound:
-    """Loss, logits and gradient of a plain model, in tensors that the next call overwrites."""
+    """Loss, logits and gradient of a plain model."""
 
     # A pass that fails is replaced by `otherwise` from then on, which says why, or mends
 
@@ -85,7 +85,7 @@ class Bound:
         self._checked, self._leaf, self._count, self._otherwise = checked, leaf, count, otherwise
         self._rest = y, loss, targets
         self._kernel = bind("logit_loss", x.device)
-        self._value, self._by_logits = x.new_empty(len(x)), x.new_empty(0)
+        self._by_logits = x.new_empty(0)  # which the next call overwrites
         self._model: Callable[[Tensor], Tensor] | None = checked
         self._copies = False  # whether logits are copied, since they move with the points
 
@@ -100,16 +100,17 @@ class Bound:
                 logits = attached.detach().clone() if self._copies else attached.detach()
                 if logits.shape != self._by_logits.shape:
                     logits = self._meet(logits, leaf)
-                self._kernel(self._value, self._by_logits, logits, y, loss, targets, True)
+                value = logits.new_empty(len(logits))
+                self._kernel(value, self._by_logits, logits, y, loss, targets, True)
                 checked = self._model is self._checked
                 with self._checked.differentiated() if checked else NOTHING:
                     (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
                 if checked and self._checked.is_bare(len(leaf)):
                     # All checks of a pass are done; logits that lie in x are still to be seen
-                    self._model, self._by_logits = self._checked.model, self._value.new_empty(0)
+                    self._model, self._by_logits = self._checked.model, value.new_empty(0)
                 if gradient is not None and version(points) == before:
                     self._count(len(points))
-                    return self._value, logits, gradient
+                    return value, logits, gradient
             except InputError:
                 raise
             except Exception:  # models raise anything

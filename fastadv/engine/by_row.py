@@ -1,5 +1,8 @@
 """ByRow: the model as given, which is told the ids of its rows, or always sees whole batches."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -7,14 +10,19 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.engine.arguments import OUTPUTS, Outputs
+from fastadv.engine.bound import CleanPass, Gradient
 from fastadv.engine.plain import Plain
-from fastadv.engine.prepared import Model, Prepared
+from fastadv.engine.prepared import Directions, Loss, Model, Prepared, Rows
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
 
 FEWER = (
     "model: expected one that takes any number of rows, got {} at {} of {}; "
     "the attack passes only the rows that are still to be broken; use whole_batches=True"
+)
+UNKNOWN = (
+    "model: expected points of the whole batch in its order, {} rows with ids, got {}; this model knows its "
+    "rows by their ids: pass all of them, or make the call with ids="
 )
 
 
@@ -29,7 +37,7 @@ def takes_ids(function: Any) -> bool:
 class ByRow(Plain):
     """The model as given, for one that knows more of a row than x: its number, or its place in the batch."""
 
-    # A `size` means batches of that size alone; rows of `begin` fill those that were not asked for
+    # A `size` means batches of that size alone, which rows of the last batch of `of` fill
 
     halves = False  # parts of a batch would be other rows
 
@@ -37,11 +45,10 @@ class ByRow(Plain):
         self, model: Model | Prepared, eot: int = 1, size: int = 0, outputs: Outputs = "classes"
     ) -> None:
         super().__init__(model, eot, outputs=outputs)
-        self.size, self._tells, self.checked.call = size, takes_ids(self.source), self._rows
+        self.size, self._tells = size, takes_ids(self.source)
         none = torch.zeros(0, dtype=torch.long, device="cpu")
-        # The last batch: its rows, their ids and places; then the ids of the rows that pass next
-        self._batch, self._ids, self._places = none.float(), none, dict[int, int]()
-        self._asked, self._next = none, 0
+        # the samples that are asked about: their ids and places in the batch of which they are a part
+        self._ids, self._places, self._batch, self._batch_ids = none, none, none.float(), none
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "size": self.size}
@@ -50,47 +57,85 @@ class ByRow(Plain):
         return ByRow(self.source, self.eot, self.size, outputs)
 
     def bind(self, *batch: Any) -> None:
-        """Bind nothing: whose rows pass next is said before each pass."""
+        """Bind nothing: each pass is told its rows."""
 
-    def begin(self, x: Tensor, ids: Tensor) -> None:
-        numbers = ids.tolist() if self.size else []
-        if len({*numbers}) < len(numbers):
+    def of(self, x: Tensor, ids: Tensor) -> "ByRow":
+        about = copy(self)
+        about._ids = ids
+        if not self.size or not len(ids):
+            return about
+        if len(ids.unique()) < len(ids):
             raise InputError("ids: expected each once with whole_batches, got one twice; number the rows")
-        if not self._places.keys() >= {*numbers}:
-            self._places = {number: place % self.size for place, number in enumerate(numbers)}
-            every = torch.arange(self.size, device=x.device) % len(numbers)
-            self._batch, self._ids = x[every], ids[every]
-        self.asks_for(ids)
+        known = ids[:, None] == self._batch_ids[None].to(ids.device)
+        if len(self._batch_ids) and bool(known.any(1).all()):  # a part of the batch that is passed
+            about._places = known.long().argmax(1)
+            return about
+        about._places = torch.arange(len(ids), device=x.device) % self.size
+        every = torch.arange(self.size, device=x.device) % len(ids)
+        about._batch, about._batch_ids = x[every], ids[every]
+        return about
 
-    def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        self._asked, self._next = ids if each == 1 else ids.repeat_interleave(each), 0
+    def verdict(self, x: Tensor, rows: Rows = None) -> Tensor:
+        with self._about(x, rows):
+            return super().verdict(x)
 
-    def taken(self, x: object) -> Tensor:
-        before = self._next
-        x = super().taken(x)
-        self._next = before  # it may have tried a few rows
-        return x
+    def confidence(self, x: Tensor, rows: Rows = None) -> Tensor:
+        with self._about(x, rows):
+            return super().confidence(x)
 
-    def _rows(self, model: Any, x: Tensor) -> Any:
-        """Return the logits of the rows that were asked for next, over and over; an attack may pass parts."""
-        count = max(1, len(self._asked))
-        ids = self._asked.roll(-self._next).repeat(-(-len(x) // count))[: len(x)].to(x.device)
-        self._next = (self._next + len(x)) % count
+    def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
+        with self._about(x, rows):
+            return super().__call__(x)
+
+    def input_gradient(
+        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        direction: bool = False, rows: Rows = None,
+    ) -> Gradient:  # fmt: skip
+        with self._about(x, rows):
+            return super().input_gradient(x, y, loss, targets, direction)
+
+    def jacobian(
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
+        rows: Rows = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        with self._about(x, rows):
+            return super().jacobian(x, directions, reduce)
+
+    def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
+        with self._about(x, rows):
+            return super().clean_pass(x)
+
+    @contextmanager
+    def _about(self, x: Tensor, rows: Rows) -> Iterator[None]:
+        """Ask, inside, about points x of these rows."""
+        rows = torch.arange(len(self._ids), device=self._ids.device) if rows is None else rows
+        if len(x) != len(rows):
+            raise InputError(UNKNOWN.format(len(rows), len(x)))
+        before, self.checked.call = self.checked.call, lambda model, some: self._asked(model, some, rows)
+        try:
+            yield
+        finally:
+            self.checked.call = before
+
+    def _asked(self, model: Any, x: Tensor, rows: Tensor) -> Any:
+        """Return the logits of the rows; of the first where a few are tried, and of one that passes twice."""
+        rows = rows[: len(x)] if len(x) <= len(rows) else rows.repeat(len(x) // len(rows))
+        ids = self._ids[rows].to(x.device)
         if not self.size:
             return self._told(model, x, ids)
-        left = [(self._places.get(number, 0), row) for row, number in enumerate(ids.tolist())]
+        left = [*enumerate(self._places[rows].tolist())]
         outputs, order = list[Tensor](), list[Tensor]()
         while left:  # rows of the same place pass in one batch after the other
             chosen: dict[int, int] = {}
-            for place, row in left:
+            for row, place in left:
                 chosen.setdefault(place, row)
-            places, rows = torch.tensor(list(chosen.items()), device=x.device).unbind(1)
-            batch = self._batch.to(x.dtype).index_copy(0, places, x[rows])
-            logits = self._told(model, batch, self._ids.index_copy(0, places, ids[rows]))
+            places, some = torch.tensor(list(chosen.items()), device=x.device).unbind(1)
+            batch = self._batch.to(x.dtype).index_copy(0, places, x[some])
+            logits = self._told(model, batch, self._batch_ids.to(x.device).index_copy(0, places, ids[some]))
             checked = OUTPUTS[self.outputs](logits, self.size)
             outputs.append((checked if self.outputs == "classes" else logits)[places])
-            order.append(rows)
-            left = [(place, row) for place, row in left if chosen[place] != row]
+            order.append(some)
+            left = [(row, place) for row, place in left if chosen[place] != row]
         return torch.cat(outputs)[torch.cat(order).argsort()]
 
     def _told(self, model: Any, x: Tensor, ids: Tensor) -> Any:
@@ -106,7 +151,7 @@ def explained(error: Exception, model: Any, x: Any) -> Exception:
     with rng.generators_kept(x.device):
         for rows in (x, x[:-1]):
             try:
-                ByRow(model).verdict(rows)
+                ByRow(model).of(rows, torch.arange(len(rows), device=x.device)).verdict(rows)
             except Exception as refused:
                 return InputError(FEWER.format(refused, len(rows), len(x))) if rows is not x else error
     return error

@@ -160,13 +160,13 @@ class Frozen(Prepared):
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         return self._plain.sees(dtype)
 
-    def verdict(self, x: Tensor) -> Tensor:
+    def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         return self._now().verdict(x)
 
-    def confidence(self, x: Tensor) -> Tensor:
+    def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         return self._now().confidence(x)
 
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
+    def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # The model as given passes; its graph must not stay in memory while the copy is compared
         plain = self._now()
         return plain.clean_pass(x) if self.settled else None
@@ -235,14 +235,14 @@ class Frozen(Prepared):
         self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
     @eager
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with no_gradient():
             return self._answer(x, LOGITS, lambda engine, x: engine(x))
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
-        direction: bool = False,
+        direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
         def ask(engine: Plain | SearchCopy, x: Tensor) -> Gradient:
             return engine.input_gradient(x, y, loss, targets, direction)
@@ -252,16 +252,19 @@ class Frozen(Prepared):
 
     @eager
     def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with with_gradient():
             return self._answer(x, JACOBIAN, lambda engine, x: engine.jacobian(x, directions, reduce))
 
-    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
+    def bind(
+        self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
+    ) -> Ask | None:
         self._renew()
         if not self._copied(x):
-            return self._as_plain().bind(x, y, loss, targets, self)
-        return lambda points: self.input_gradient(points, y, loss, targets, True)
+            return self._as_plain().bind(x, y, loss, targets, rows, self)
+        return partial(self.input_gradient, y=y, loss=loss, targets=targets, direction=True)
 
     def layout(self, x: Tensor) -> Tensor:
         return self.search.layout(x) if self._copied(x) else x

@@ -12,7 +12,7 @@ from fastadv._torch import run_backward
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import CleanPass, Gradient
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepared import Directions, Loss, Prepared
+from fastadv.engine.prepared import Directions, Loss, Prepared, Rows
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat.through import Through
 
@@ -27,7 +27,7 @@ def _of_inner(name: str) -> Any:
 class Mapped(Prepared):
     """A classifier before another: t [B, ...] to the logits of images map(x, t), with gradients at t."""
 
-    # Ids say whose rows pass next. The classifier inside counts passes; the map itself counts none
+    # The classifier inside counts passes; the map itself counts none
 
     eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
     notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
@@ -36,14 +36,21 @@ class Mapped(Prepared):
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
         """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
-        self.inner, self.threat, self.x, self.ids, self.source = inner, threat, x, ids, self
-        self._sorted, self._order = ids.sort()
-        if bool((self._sorted[1:] == self._sorted[:-1]).any()):
+        self.inner, self.threat, self.x, self.ids, self.source = inner.of(x, ids), threat, x, ids, self
+        order = ids.sort().values
+        if bool((order[1:] == order[:-1]).any()):
             raise InputError(
                 f"ids: expected each once with {threat.name}, which goes by them, got one twice; "
                 "number the rows"
             )
-        self._asked, self._next = torch.arange(len(x), device=x.device), 0
+
+    def of(self, x: Tensor, ids: Tensor) -> "Mapped":
+        """Return the same for parameters x of some samples of the batch, which the ids tell."""
+        order = self.ids.argsort()
+        places = order[torch.searchsorted(self.ids[order], ids).clamp_max(len(order) - 1)]
+        if not torch.equal(self.ids[places], ids):
+            raise InputError("ids: expected some of the batch whose parameters these are, got others")
+        return Mapped(self.inner, self.threat, self.x[places], ids)
 
     def over(self, inner: Prepared) -> "Mapped":
         """Return the same before another classifier."""
@@ -59,25 +66,24 @@ class Mapped(Prepared):
         inner = self.inner.as_given
         return self if inner is self.inner else self.over(inner)
 
-    def images(self, t: Tensor) -> Tensor:
-        """Return the images of parameters [n, ...] of the rows that pass next."""
-        rows, count = self._asked, max(1, len(self._asked))
-        if self._next or len(t) != count:  # a part of them, or all over again
-            rows = rows.roll(-self._next).repeat(-(-len(t) // count))[: len(t)]
-        self._next = (self._next + len(t)) % count
-        images = self.threat.image(t, self.x[rows], self.ids[rows])
+    def images(self, t: Tensor, rows: Rows) -> Tensor:
+        """Return the images of parameters [n, ...]."""
+        x, ids = (self.x, self.ids) if rows is None else (self.x[rows], self.ids[rows])
+        if len(t) != len(x):
+            raise InputError(f"rows: expected one for each of {len(t)} points, got {len(x)}")
+        images = self.threat.image(t, x, ids)
         # Images take the precision to which a search casts points
         return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
 
-    def _seen(self, t: Tensor) -> Tensor:
+    def _seen(self, t: Tensor, rows: Rows) -> Tensor:
         with no_gradient(), no_autocast(t.device.type):
-            return self.images(t.detach())
+            return self.images(t.detach(), rows)
 
-    def _followed(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _followed(self, t: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return t to follow a gradient to it, and the images, which do."""
         with with_gradient(), no_autocast(t.device.type):
             leaf = t.detach().requires_grad_()
-            return leaf, self.images(leaf)
+            return leaf, self.images(leaf, rows)
 
     def pull(self, leaf: Tensor, images: Tensor, by_images: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` from that at the images."""
@@ -92,46 +98,42 @@ class Mapped(Prepared):
             )
         return gradient
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
         # images are larger than parameters, of which a search may pass many at once
         step = max(1, VALUES // max(1, self.x[:1].numel()))
-        return torch.cat([self.inner(self._seen(part)) for part in torch.split(x, step)])
+        rows = torch.arange(len(self.x), device=x.device) if rows is None else rows
+        parts = zip(torch.split(x, step), torch.split(rows, step), strict=True)
+        return torch.cat([self.inner(self._seen(*part), part[1]) for part in parts])
 
-    def verdict(self, x: Tensor) -> Tensor:
-        return self.inner.verdict(self._seen(x))
+    def verdict(self, x: Tensor, rows: Rows = None) -> Tensor:
+        return self.inner.verdict(self._seen(x, rows), rows)
 
-    def confidence(self, x: Tensor) -> Tensor:
-        return self.inner.confidence(self._seen(x))
+    def confidence(self, x: Tensor, rows: Rows = None) -> Tensor:
+        return self.inner.confidence(self._seen(x, rows), rows)
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
-        direction: bool = False,
+        direction: bool = False, rows: Rows = None,
     ) -> Gradient:  # fmt: skip
-        leaf, images = self._followed(x)
-        value, logits, gradient = self.inner.input_gradient(images.detach(), y, loss, targets, direction)
+        leaf, images = self._followed(x, rows)
+        value, logits, gradient = self.inner.input_gradient(
+            images.detach(), y, loss, targets, direction, rows
+        )
         return value, logits, self.pull(leaf, images, gradient)
 
     def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        leaf, images = self._followed(x)
-        logits, gradients = self.inner.jacobian(images.detach(), directions)
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
+        rows: Rows = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        leaf, images = self._followed(x, rows)
+        logits, gradients = self.inner.jacobian(images.detach(), directions, rows=rows)
         pulled = [self.pull(leaf, images, gradient, retain_graph=True) for gradient in gradients.unbind(1)]
         return logits, torch.stack(pulled if reduce is None else list(map(reduce, pulled)), 1)
 
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
-        leaf, images = self._followed(x)
-        inner = self.inner.clean_pass(images.detach())
+    def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
+        leaf, images = self._followed(x, rows)
+        inner = self.inner.clean_pass(images.detach(), rows)
         return None if inner is None else _CleanPass(self, x, leaf, images, inner.logits, inner)
-
-    def begin(self, x: Tensor, ids: Tensor) -> None:
-        self.asks_for(ids)
-        self.inner.begin(self.x[self._asked], ids)
-
-    def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        places = self._order[torch.searchsorted(self._sorted, ids)]
-        self._asked, self._next = places.repeat_interleave(each), 0
-        self.inner.asks_for(ids, each)
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         return self.inner.sees(dtype)

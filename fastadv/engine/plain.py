@@ -112,11 +112,11 @@ class Plain(Prepared):
         return self.checked.sees(dtype)
 
     @eager
-    def verdict(self, x: Tensor) -> Tensor:
+    def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         return self._as_given(self._verdict, x)
 
     @eager
-    def confidence(self, x: Tensor) -> Tensor:
+    def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         confidence = getattr(self.model, "confidence", None)
         if not callable(confidence) or isinstance(confidence, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
@@ -138,12 +138,12 @@ class Plain(Prepared):
     def _verdict(self, x: Tensor) -> Tensor:
         return self._room.passes(VERDICT, partial(self.checked, stays=True), x, apart=self._rows_apart)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         return mean_of([self._as_given(self._verdict, x) for _ in range(self.eot)])
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
-        direction: bool = False,
+        direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
         with with_gradient():
             x, y, targets = self.taken(x), indices("y", y), indices("targets", targets)
@@ -172,8 +172,9 @@ class Plain(Prepared):
         return value, logits, gradient
 
     def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with with_gradient(), no_autocast(x.device.type):
             x = self.taken(x)
             self.forwards += self.eot * len(x)
@@ -189,8 +190,9 @@ class Plain(Prepared):
             return logits, gradients
 
     def bind(
-        self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, otherwise: Prepared | None = None
-    ) -> Ask | None:
+        self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None,
+        otherwise: Prepared | None = None,
+    ) -> Ask | None:  # fmt: skip
         """Bind as `Prepared.bind`; where a pass fails, `otherwise` gives the gradient."""
         usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32 and not self._whole
         if not (usual and self._fits(x)) or torch.is_autocast_enabled(x.device.type):
@@ -217,7 +219,7 @@ class Plain(Prepared):
         """What its graphs depend on."""
         return kind_of(cast(nn.Module, self.source))
 
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
+    def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None

@@ -18,6 +18,7 @@ from fastadv.engine.precision import rounds_as
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 Directions = Tensor | Callable[[Tensor], Tensor]
+Rows = Tensor | None
 
 
 def log_confidence(model: Any, logits: Tensor) -> Tensor:
@@ -91,15 +92,20 @@ class Prepared:
     forwards: int = _count("forwards")
     backwards: int = _count("backwards")
 
-    # The four questions.
+    # The four questions. Each says by `rows`, int64 [n], of which samples of the batch its points are; None
+    # are all of them in their order. `of` gives a batch; most models know no more of a row than x.
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def of(self, x: Tensor, ids: Tensor) -> "Prepared":
+        """Return what answers about samples x [B, ...] with these ids int64 [B]."""
+        return self
+
+    def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
         """Return the logits of the search, the mean of `eot` passes, without a gradient."""
         raise NotImplementedError
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
-        direction: bool = False,
+        direction: bool = False, rows: Rows = None,
     ) -> Gradient:  # fmt: skip
         """Return a per-sample loss [B], the logits [B, K] and the gradient like x; means where `eot` > 1.
 
@@ -114,8 +120,9 @@ class Prepared:
         raise NotImplementedError
 
     def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
+        rows: Rows = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Return logits [B, K] and the gradients [B, C, ...] of directions [B, C, K] @ logits at x.
 
         `directions` may be a function of the logits, so that they can choose the classes; one-hot rows give
@@ -126,7 +133,7 @@ class Prepared:
         """
         raise NotImplementedError
 
-    def verdict(self, x: Tensor) -> Tensor:
+    def verdict(self, x: Tensor, rows: Rows = None) -> Tensor:
         """Return the logits of the model as given, in eval mode and its own precision."""
         raise NotImplementedError
 
@@ -151,11 +158,11 @@ class Prepared:
         """Whether the search uses the model as given itself, and no mean of several passes."""
         return self.as_given is self and self.eot == 1
 
-    def confidence(self, x: Tensor) -> Tensor:
+    def confidence(self, x: Tensor, rows: Rows = None) -> Tensor:
         """Return the model's own `confidence(x)` where it has one; otherwise that of its logits."""
         raise NotImplementedError
 
-    def clean_pass(self, x: Tensor) -> CleanPass | None:
+    def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
         """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
@@ -170,21 +177,20 @@ class Prepared:
 
     # Of the search.
 
-    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
+    def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Rows = None) -> Ask | None:
         """Return what gives `input_gradient`, with `direction`, at points [B, ...] of the samples x.
 
-        `loss` is a name in `ops.logit_loss.KINDS`. What is returned holds until the next call. None where
-        that takes more than a pass.
+        `loss` is a name in `ops.logit_loss.KINDS`. None where that takes more than a pass.
         """
 
     def captures(self, x: Tensor) -> Captures | None:
         """Return the graphs of steps on rows like x; None where the model has none."""
 
     def begin(self, x: Tensor, ids: Tensor) -> None:
-        """Take a batch x [B, ...] with the ids [B] of its rows, of which those that are asked for are."""
+        """TEMPORARY."""
 
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        """Take whose rows pass next, for a subclass that counts passes for each sample."""
+        """TEMPORARY."""
 
     def settle(self, x: Tensor) -> bool:
         """Prepare the search for rows like x; return whether nothing is left to prepare."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
-from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
@@ -109,7 +109,7 @@ def _ball(attack: Evidence) -> tuple[Any, Any]:
 def _problem(
     frozen: Prepared, dataset: Dataset[Any], ids: Tensor, chosen: Tensor, threat: Threat,
     judged: Criterion, goal: Goal,
-) -> Problem | None:  # fmt: skip
+) -> Task | None:  # fmt: skip
     """Return the problem of the samples `chosen` int64 [m] of the `ids` int64 [N]."""
     if not len(chosen):
         return None
@@ -119,12 +119,11 @@ def _problem(
     known = judged.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
     targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
     mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
-    task = problem(
-        x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
+    task = Task.of(
+        frozen, x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
     )  # fmt: skip
-    frozen.asks_for(numbers)
-    return task if task.labeled else task.checked(frozen.verdict(x), frozen.output_shape)
+    return task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), frozen.output_shape)
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

@@ -135,7 +135,7 @@ def attempted(
     spent = frozen.forwards - forwards, frozen.backwards - backwards
     lows, highs = zip(*(box.values() if isinstance(box, Mapping) else [box]), strict=True)
     problem = posed(partial(bound, attack), out, frozen, batch, judged, (min(lows), max(highs)))
-    return checked(f"attacks[{name!r}]", out, frozen, problem, right, claims, spent)
+    return checked(f"attacks[{name!r}]", out, problem, right, claims, spent)
 
 
 def untouched(batch: Batch, points: bool) -> dict[str, Tensor]:

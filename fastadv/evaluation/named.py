@@ -7,9 +7,9 @@ from typing import Any
 from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
-from fastadv.attacks.core.problem import check_threat
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.errors import InputError

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_flag, check_seed, knowing
 from fastadv.attacks import core
+from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
-from fastadv.attacks.core.problem import check_finite_radius, check_norm
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
 from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset

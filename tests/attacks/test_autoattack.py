@@ -11,7 +11,7 @@ from fastadv.attacks import AutoAttackResult, Status, autoattack
 from fastadv.attacks.auto.run import Run
 from fastadv.attacks.auto.versions import components
 from fastadv.attacks.autoattack import ATTACKS
-from fastadv.attacks.core.problem import problem
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import freeze
 from fastadv.evaluation import evaluate
@@ -99,8 +99,8 @@ def several(name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def test_the_components_of_the_published_versions(version, norm, classes, expected):
     """The numbers of Croce & Hein 2020: restarts are 1 where none are named."""
     net, x = linear(classes), images(1, dtype=torch.float32)
-    case = problem(x, labels(net, x), THREATS[norm](1e-6))
-    parts = components(version, Run(Trial(freeze(net), case), 0))
+    case = Task.of(freeze(net), x, labels(net, x), THREATS[norm](1e-6))
+    parts = components(version, Run(Trial(case), 0))
     arguments = [{k: v for k, v in part.arguments.items() if (k, v) != ("restarts", 1)} for part in parts]
     assert list(zip([part.name for part in parts], arguments, strict=True)) == expected
 

@@ -7,13 +7,11 @@ bench.suite.parity --variant quick` measures it again. The long runs are in docs
 from functools import cache
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, AttackResult, pgd, square
-from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 from fastadv.engine import freeze
 from fastadv.threat import Linf
 from tests.parity.case import Case
@@ -62,10 +60,8 @@ def loaded(net: str, data_dir: Path, weights: Path) -> Problem:
 
 @pytest.fixture(autouse=True)
 def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(*args: Any, queries: int, **options: Any) -> AttackResult:
-        return square(*args, queries=QUERIES, **options)
-
-    monkeypatch.setitem(COMPONENTS, "square", short)
+    whole = square.on
+    monkeypatch.setattr(square, "on", lambda task, **options: whole(task, **options | {"queries": QUERIES}))
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine.by_row import ByRow
+from fastadv.engine.mapped import Mapped
+from fastadv.engine.plain import Plain
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
 
@@ -161,23 +163,38 @@ def test_an_error_of_another_kind_stays_as_it_is() -> None:
         fa.attacks.pgd(honest("standard"), X, Y, THREAT, whole_batches=3)  # type: ignore[arg-type]
 
 
-def test_candidates_and_parts_of_a_batch_have_their_own_ids() -> None:
-    numbers = torch.tensor([3, 70, 41])
+def test_each_question_says_of_which_rows_its_points_are() -> None:
+    numbers, rows = torch.tensor([3, 70, 41]), torch.tensor([2, 0, 0, 2])
     for size in (0, 3, 5):
-        classifier = ByRow(ById().eval(), size=size)
-        classifier.begin(X[:3], numbers)
-        several = torch.rand(6, 1, 8, 8)
-        wanted = by_id(several, numbers.repeat_interleave(2)).detach()
-        classifier.asks_for(numbers, 2)
-        torch.testing.assert_close(classifier(several), wanted)
-        classifier.asks_for(numbers, 2)
-        parts = torch.cat([classifier(part) for part in several.split(4)])
-        torch.testing.assert_close(parts, wanted)
-        assert classifier.forwards == 12
+        classifier = ByRow(ById().eval(), size=size).of(X[:3], numbers)
+        points = torch.rand(4, 1, 8, 8)
+        wanted = by_id(points, numbers[rows]).detach()
+        torch.testing.assert_close(classifier(points, rows), wanted)
+        torch.testing.assert_close(classifier.verdict(points, rows), wanted)
+        torch.testing.assert_close(classifier.input_gradient(points, rows, rows=rows)[1], wanted)
+        some = classifier.of(points[:2], numbers[1:])  # a part of the batch
+        torch.testing.assert_close(some(points[:2]), by_id(points[:2], numbers[1:]).detach())
+        for several in (points, points[:2]):
+            with pytest.raises(InputError, match="points of the whole batch in its order, 3 rows"):
+                classifier(several)
     # the first call tries a few rows where the model's dtype is another
     model = ById().eval()
     model.net = deepcopy(model.net).double()
-    double = ByRow(model)
-    double.begin(X[:3], numbers)
-    logits = double.verdict(X[:3])
+    logits = ByRow(model).of(X[:3], numbers).verdict(X[:3])
     torch.testing.assert_close(logits.float(), by_id(X[:3], numbers).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_is_never_asked_about_other_rows() -> None:
+    """Points of some samples need their rows; of parameters of others there are none."""
+    light = fa.Through(lambda x, t: (x + t.view(-1, 1, 1, 1)).clamp(0, 1), fa.Linf(0.3, box=(-1, 1)),
+                       still=lambda x: x.new_zeros(len(x), 1))  # fmt: skip
+    net, numbers, rows = honest("standard"), torch.tensor([3, 70, 41]), torch.tensor([1, 2, 1, 0])
+    mapped, t = Mapped(Plain(net), light, X[:3], numbers), torch.rand(4, 1)
+    torch.testing.assert_close(mapped(t, rows), Plain(net)(light.image(t, X[rows])))
+    part = mapped.of(t[:2], numbers[1:])
+    torch.testing.assert_close(part(t[:2]), Plain(net)(light.image(t[:2], X[1:3])))
+    for points, some in ((t, None), (t, rows[:3]), (t[:2], None)):
+        with pytest.raises(InputError, match="rows: expected one for each of"):
+            mapped(points, some)
+    with pytest.raises(InputError, match="ids: expected some of the batch"):
+        mapped.of(t[:2], torch.tensor([3, 4]))

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -15,27 +16,23 @@ from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.core.points import like
-from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import FAILED
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
 from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.masking.symptoms import SEEN, symptoms
-from fastadv.attacks.methods.inner import InnerAttack, call_attack
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.special.labels import LABELS
 from fastadv.attacks.square import square
-from fastadv.engine import Prepared
-from fastadv.engine.mapped import Mapped
 from fastadv.errors import NoGradientError
 from fastadv.progress import say
 from fastadv.runs import processes
 from fastadv.text import percent
 
 OnProgress = Callable[[str, int], None]
-ATTACKS: dict[str, InnerAttack] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
+ATTACKS: dict[str, Any] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,14 @@ class Component:
     attack: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, model: Prepared, problem: Problem, seed: int) -> core.AttackResult:
+    def bound(self, task: core.Task, seed: int) -> Callable[[], core.AttackResult]:
+        """Return the attack with its arguments for a task."""
         attack, arguments = ATTACKS[self.attack], dict(self.arguments)
         if "seed" in inspect.signature(attack).parameters:
             arguments["seed"] = rng.derive(seed, f"autoattack {self.name}")
         if self.attack == "fab":
-            arguments["restart_radius"] = problem.threat.radius
-        return call_attack(attack, model, problem, **arguments)
+            arguments["restart_radius"] = task.threat.radius
+        return partial(attack.on, task, **arguments)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,8 +137,8 @@ class Run:
         """Look for symptoms of a model that attacks by gradients cannot judge."""
         if not len(self.left):
             return
-        self.trial.classifier.asks_for(self.trial.problem.ids[self.left[:SEEN]])
-        raised = symptoms(self.trial.classifier, self.trial.problem.x[self.left[:SEEN]])
+        few = self.trial.problem.take(self.left[:SEEN])
+        raised = symptoms(few.classifier, few.x, rows=few.rows)
         self.warnings |= {name: None for name in raised if randomized or name != "randomized"}
 
     def component(self, component: Component, index: Tensor | None = None) -> None:
@@ -153,7 +151,7 @@ class Run:
             self.on_progress(component.name, len(index))
         started = time.perf_counter()
         try:
-            out = component.run(self.trial.classifier, problem, self.seed)
+            out = component.bound(problem, self.seed)()
         except NoGradientError:
             self.note(f"{component.name}: not run, because the model has no gradient")
             self.warnings["zero_gradient"] = None
@@ -163,8 +161,8 @@ class Run:
         self.costs[component.name] = Cost(len(index), broken, out.forwards, out.backwards, seconds)
         self._say(f"{component.name}: robust accuracy")
         late = blind(self.costs)
-        maps = isinstance(self.trial.classifier, Mapped)  # where a search without gradients may see more
-        if not maps and square_stands_out(sum(by in late for by in self.by), len(self.by)):
+        # of parameters a search without gradients may see more
+        if not problem.through and square_stands_out(sum(by in late for by in self.by), len(self.by)):
             self.warnings["square"] = None
 
     def _take(self, name: str, out: core.AttackResult, index: Tensor) -> int:
@@ -229,12 +227,8 @@ class Run:
     def _confirm(self, index: int) -> None:
         """Move a success that the rounding of another batch denies further from the boundary."""
         problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
-        criterion = None if self.plain else problem.criterion
         try:
-            out = apgd(
-                self.trial.classifier, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
-                targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
-            )  # fmt: skip
+            out = apgd.on(problem, loss="margin", stop_early=False)
         except NoGradientError:  # of a randomized function: the success stays unconfirmed
             return
         if bool(out.success):

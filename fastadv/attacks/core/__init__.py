@@ -9,20 +9,21 @@ from fastadv._checks import check_count
 from fastadv.attacks.core.card import Attack
 from fastadv.attacks.core.card import registered as registered
 from fastadv.attacks.core.card import tested as tested
+from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.common import Classifier, Common, GradientCommon, Variant, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
-from fastadv.attacks.core.problem import Problem, check_finite_radius, check_norm
 from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.core.task import Task
 
 __all__ = [
     "WRONG", "Attack", "AttackResult", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
-    "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "OutsideTopK", "Problem",
-    "Rows", "Rule", "ScoredLook", "Search", "Status", "Variant", "WrongBy", "check_count",
+    "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "OutsideTopK", "Rows",
+    "Rule", "ScoredLook", "Search", "Status", "Task", "Variant", "WrongBy", "check_count",
     "check_finite_radius", "check_norm", "repeat", "run", "takes_common",
 ]  # fmt: skip

@@ -5,32 +5,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, wraps
 from math import prod
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, cast, get_args, overload
 
+import torch
 from torch import Tensor
 
-from fastadv._checks import FOREIGN, check_choice, check_count, eager
+from fastadv._checks import FOREIGN, check_choice, check_count, outside_compile
 from fastadv.attacks.core.card import REGISTRY
-from fastadv.attacks.core.criterion import Criterion, check_criterion
+from fastadv.attacks.core.checks import check_finite_radius, check_norm
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.meanings import NEAREST, NO_LOSS, documented
-from fastadv.attacks.core.problem import check_finite_radius, check_norm, from_bytes
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.through import Serves, on_parameters
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.special.training import warn_of_training
-from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.arguments import Outputs
+from fastadv.engine import Model, Prepared
 from fastadv.engine.by_row import explained, takes_ids
-from fastadv.engine.precision import no_autocast
-from fastadv.engine.prepare import WORTH
+from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.errors import InputError
 from fastadv.losses import check_loss
 from fastadv.text import radius_text
-from fastadv.threat import THREATS, Threat, Through
+from fastadv.threat import THREATS, Through
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Classifier = Model | Prepared
+R_co = TypeVar("R_co", covariant=True)
+Classifier = Model | Prepared | Task
 # the algorithm that an attack runs: this library's, or that of its paper
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
@@ -38,6 +38,18 @@ COUNTS = ("steps", "queries", "restarts", "searches")
 # passes of AutoAttack, on average, and of an attack without such arguments
 OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
+# maps of parameters that an attack serves; the axes of a sample's parameters that are an image
+Serves = Literal["any", "images", "none"]
+Door = Callable[[dict[str, Any]], dict[str, Any]]
+IMAGE = 3
+
+
+class Public(Protocol[P, R_co]):
+    """An attack as it is called, and `on` a task, for attacks that run others."""
+
+    on: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Common(TypedDict, total=False):
@@ -65,22 +77,30 @@ DEFAULTS = {
     "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "whole_batches": False,
     "freeze": None, "gradient": (),
 }  # fmt: skip
+# arguments that make the task; `precision` and `compile` are those of AutoAttack
+DOOR = {*Common.__annotations__, "precision", "compile"}
+PLACES = "model", "x", "y", "threat"
 
 
 @overload
-def takes_common(function: Callable[P, R], /) -> Callable[P, R]: ...
+def takes_common(function: Callable[P, R], /) -> Public[P, R]: ...
 
 
 @overload
 def takes_common(
-    *, norms: tuple[str, ...] = ..., finite: bool = ..., through: Serves = ..., **least: int
-) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    *,
+    norms: tuple[str, ...] = ...,
+    finite: bool = ...,
+    through: Serves = ...,
+    door: Door | None = ...,
+    **least: int,
+) -> Callable[[Callable[P, R]], Public[P, R]]: ...
 
 
 def takes_common(
     function: Callable[P, R] | None = None, /, *, norms: tuple[str, ...] = (), finite: bool = False,
-    through: Serves = "any", **least: int,
-) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:  # fmt: skip
+    through: Serves = "any", door: Door | None = None, **least: int,
+) -> Public[P, R] | Callable[[Callable[P, R]], Public[P, R]]:  # fmt: skip
     """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 
     They appear in its signature and, with all other arguments, in its help. The arguments are checked before
@@ -91,6 +111,7 @@ def takes_common(
         norms: of the threats that the attack serves; () leaves the check to `run`.
         finite: whether the radius must be finite.
         through: which maps of parameters it serves (`fastadv.Through`).
+        door: gives defaults of shared arguments that depend on others, by name.
         least: the smallest value of each argument that is a count, by name.
 
     Returns:
@@ -100,7 +121,7 @@ def takes_common(
         TypeError: the attack is called with arguments that it does not take.
     """
     if function is None:
-        return partial(takes_common, norms=norms, finite=finite, through=through, **least)
+        return partial(takes_common, norms=norms, finite=finite, through=through, door=door, **least)
     kinds = inspect.Parameter
     parameters = inspect.signature(function).parameters
     shared = [
@@ -120,68 +141,51 @@ def takes_common(
     placed = [name for name, parameter in parameters.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
     needed = {name for name in placed if fixed[name] is kinds.empty}
     counts = [name for name in (*COUNTS, "version") if name in fixed]
+    checks = _checks_of(function, parameters, norms, finite, least)
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return outside_compile(attack, *args, **kwargs)
         arguments: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
         if len(arguments) < len(args) + len(kwargs) or not needed <= arguments.keys() <= known:
-            foreign = {name: kwargs[name] for name in kwargs.keys() - known}
-            _check_foreign(function.__name__, foreign, norms)
+            _refuse(function.__name__, whole, norms, len(placed), args, kwargs)
+        for check in checks:
+            check(arguments)
+        planned_passes = passes({name: arguments.get(name, fixed[name]) for name in counts})
+        model, x = arguments["model"], arguments["x"]
+        if not isinstance(model, Task):
+            warn_of_training(function.__name__, arguments)
+        called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
+        asked = door(arguments) if door else {}
+        asked |= {name: arguments.pop(name) for name in DOOR & arguments.keys()}
+        with no_gradient():
             try:
-                whole.bind(*args, **kwargs)  # names what is wrong
-            except TypeError as error:
-                more = "; only model, x, y and threat go by place" if len(args) > len(placed) else ""
-                raise TypeError(f"{function.__name__}: {error}{more}") from None
-        ball: Any = arguments.get("threat")
-        if isinstance(ball, Threat):
-            arguments["x"] = from_bytes(arguments["x"], ball.box)
-        if maps := isinstance(ball, Through):
-            ball = ball.ball
-        if norms:
-            check_norm(function.__name__, ball, norms)
-        if finite:
-            check_finite_radius(ball)
-        if "variant" in arguments:
-            check_choice("variant", arguments["variant"], get_args(Variant))
-        outputs = _take_outputs(function.__name__, arguments, fixed)
-        loss: Any = arguments.get("loss", fixed.get("loss"))
-        # a "-targeted" loss has classes, and a check of its own
-        led = loss is None and arguments.get("criterion") is not None
-        if (
-            "loss" in parameters
-            and "classes" not in parameters
-            and (loss, fixed["loss"]) != (None, None)
-            and not led
-        ):
-            check_loss(loss)
-        for name, smallest in least.items():
-            if name in arguments and not (arguments[name] is None and _takes_none(parameters[name])):
-                check_count(name, arguments[name], smallest)
-        x = arguments.get("x")
-        warn_of_training(function.__name__, arguments)
-        rows = len(x) if isinstance(x, Tensor) and not x.is_nested and x.ndim else 0
-        work = passes({name: arguments.get(name, fixed[name]) for name in counts}) * rows
-        if work >= WORTH and not arguments.get("whole_batches"):
-            arguments["model"] = prepare(
-                arguments["model"], arguments.get("eot"), work=work, freeze=arguments.get("freeze"),
-                compile=arguments.get("compile"), rows=lambda: arguments["x"], outputs=outputs,
-            )  # fmt: skip
-        # its own arithmetic, too, is not that of an autocast around
-        with no_autocast(x.device.type if isinstance(x, Tensor) else "cpu"):
-            try:
-                out: R = on_parameters(attack, **arguments) if maps else function(**arguments)  # type: ignore
+                task = Task.of(**called, **asked, passes=planned_passes)
+                _check_through(function.__name__, through, task)
+                # its own arithmetic, too, is not that of an autocast around
+                with no_autocast(task.x.device.type):
+                    out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
             except Exception as error:
-                if (explanation := explained(error, arguments["model"], x)) is error:
+                model = model.classifier if isinstance(model, Task) else model
+                if (explanation := explained(error, model, x)) is error:
                     raise
                 raise explanation from error
         if isinstance(out, AttackResult):
+            out = task.with_images(out) if isinstance(called["threat"], Through) else out
             out = replace(out, attack=function.__name__)
-        return out
+        return out  # type: ignore[no-any-return]
+
+    def on(task: Task, **options: Any) -> R:
+        """Return the attack on a task, for an attack that runs others: nothing is checked again."""
+        if task.criterion is not WRONG:
+            _take_loss(function.__name__, parameters, task.criterion, options)
+        return function(task, task.x, task.y, task.threat, **options)  # type: ignore
 
     attack.__signature__ = whole  # type: ignore[attr-defined]
     attack.norms = norms or tuple(THREATS)  # type: ignore[attr-defined]
-    attack.through = through  # type: ignore[attr-defined]
+    attack.through, attack.on = through, on  # type: ignore[attr-defined]
     radius = "finite" if finite else "inf or the largest distance of interest"
     served = " or ".join(THREATS[norm].__name__ for norm in norms)
     others = {"threat": f"{served}; the radius is {radius},\n    a number or [B], in input units."}
@@ -190,33 +194,98 @@ def takes_common(
     if fixed.get("loss", "") is None:
         others |= NO_LOSS
     attack.__doc__ = documented(inspect.getdoc(function) or "", whole.parameters, others)
-    return eager(attack)
+    return cast(Public[P, R], attack)
 
 
-def _take_outputs(attack: str, arguments: dict[str, Any], fixed: Mapping[str, Any]) -> Outputs:
-    """Return which outputs the criterion takes; where they may be any, put its loss in place of a name."""
-    if arguments.get("criterion") is None:
-        return "classes"
-    arguments["criterion"] = criterion = check_criterion(arguments["criterion"]).for_labels(
-        arguments.get("y")
-    )
+def _refuse(
+    name: str, whole: inspect.Signature, norms: tuple[str, ...], places: int, args: Any, kwargs: Any
+) -> None:
+    """Raise TypeError for arguments that an attack does not take."""
+    foreign = {option: kwargs[option] for option in kwargs.keys() - whole.parameters.keys()}
+    _check_foreign(name, foreign, norms)
+    try:
+        whole.bind(*args, **kwargs)  # names what is wrong
+    except TypeError as error:
+        more = "; only model, x, y and threat go by place" if len(args) > places else ""
+        raise TypeError(f"{name}: {error}{more}") from None
+
+
+def _checks_of(
+    function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], norms: tuple[str, ...],
+    finite: bool, least: Mapping[str, int],
+) -> tuple[Callable[[dict[str, Any]], None], ...]:  # fmt: skip
+    """Return what checks the arguments of an attack by name, before it is called."""
+    name, checks = function.__name__, list[Callable[[dict[str, Any]], None]]()
+
+    def check_ball(arguments: dict[str, Any]) -> None:
+        threat = arguments.get("threat")
+        ball: Any = threat.ball if isinstance(threat, Through) else threat
+        if norms:
+            check_norm(name, ball, norms)
+        if finite:
+            check_finite_radius(ball)
+
+    def check_variant(arguments: dict[str, Any]) -> None:
+        check_choice("variant", arguments.get("variant", parameters["variant"].default), get_args(Variant))
+
+    def take_criterion(arguments: dict[str, Any]) -> None:
+        if arguments.get("criterion") is not None:
+            criterion = check_criterion(arguments["criterion"]).for_labels(arguments.get("y"))
+            _take_loss(name, parameters, criterion, arguments)
+
+    def check_counts(arguments: dict[str, Any]) -> None:
+        for count, smallest in least.items():
+            if count in arguments and not (arguments[count] is None and _takes_none(parameters[count])):
+                check_count(count, arguments[count], smallest)
+
+    def check_named_loss(arguments: dict[str, Any]) -> None:
+        loss = arguments.get("loss", parameters["loss"].default)
+        # None is the criterion's own
+        if loss is not None or (parameters["loss"].default is not None and not arguments.get("criterion")):
+            check_loss(loss)
+
+    if norms or finite:
+        checks.append(check_ball)
+    if "variant" in parameters:
+        checks.append(check_variant)
+    checks.append(take_criterion)
+    if "loss" in parameters and "classes" not in parameters:  # a "-targeted" loss has a check of its own
+        checks.append(check_named_loss)
+    return (*checks, check_counts) if least else tuple(checks)
+
+
+def _take_loss(
+    attack: str, parameters: Mapping[str, inspect.Parameter], criterion: Criterion, arguments: dict[str, Any]
+) -> None:
+    """Put the loss of a criterion in place of a name or of none."""
+    default = parameters["loss"].default if "loss" in parameters else None
     if criterion.outputs != "any":
-        if type(criterion) is not Criterion and criterion.outputs == "classes" and fixed.get("loss"):
+        if type(criterion) is not Criterion and criterion.outputs == "classes" and default:
             arguments.setdefault("loss", None)  # what the criterion raises
-        return criterion.outputs
+        return
     if getattr(REGISTRY.get(attack), "needs", "loss") == "classes":
         serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
         raise InputError(
             f"criterion: expected one of classes, which {attack} needs, got {criterion!r}, served by {serve}"
         )
-    default = fixed.get("loss")
     loss = arguments.get("loss", None if default is None else criterion.losses[0])
     if isinstance(loss, str):
         least = REGISTRY.get(attack) is not None and REGISTRY[attack].kind == "minimum"
         arguments["loss"] = criterion.margin if least and loss == "margin" else criterion.loss(loss)
     elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
         arguments["loss"] = _of_outputs(loss, criterion)
-    return "any"
+
+
+def _check_through(attack: str, served: Serves, task: Task) -> None:
+    """Raise InputError where an attack does not serve the map of parameters of a task."""
+    if task.through is None or served == "any" or (served == "images" and task.x.ndim == 1 + IMAGE):
+        return
+    wanted = "and no map of parameters" if served == "none" else "or a map of parameters [C, H, W]"
+    blind = "grid" if task.x[0].numel() <= 3 else "nes"
+    raise InputError(
+        f"threat: expected a ball {wanted} for {attack}, got {task.through.name}, whose parameters are "
+        f"{list(task.x.shape[1:])}; use apgd or, without gradients, {blind}"
+    )
 
 
 def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[..., Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._waiting import waits
+from fastadv._waiting import surely_finite, waits
 from fastadv.attacks.core.points import taken
 from fastadv.ops.keep_best import keep_best_
 
@@ -46,6 +46,10 @@ class Record:
         first = torch.where(first.isnan(), now, first)
         self.ranks = torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1)
 
+    def usable(self, gradient: Tensor) -> Tensor:
+        """Return a gradient, whose size is on record, with zeros for what is not finite."""
+        return gradient if surely_finite(self.largest_gradient) else gradient.nan_to_num(0.0, 0.0, 0.0)
+
     @property
     def unfinished(self) -> Tensor:
         """[n] the share of the rise of the rank that came with the last tenth of the gradients, or NaN."""
@@ -55,6 +59,13 @@ class Record:
         steps = (count / TAIL).ceil_().clamp_(1, TAIL).long()
         before = self.ranks.gather(1, (self.ranks.shape[1] - steps)[:, None]).squeeze(1)
         return ((self.rank - before) / (self.rank - first)).masked_fill_(self.rank == first, 0.0)
+
+    @property
+    def findings(self) -> dict[str, Any]:
+        """What a result says of its samples besides their points: bool [n] twice, and `unfinished`."""
+        not_finite = self.not_finite | ~(self.largest_gradient < torch.inf)
+        zero = (self.largest_gradient == 0) & ~not_finite
+        return {"not_finite": not_finite, "zero_gradient": zero, "unfinished": self.unfinished}
 
     def take(self, index: Tensor) -> "Record":
         return Record(*(taken(value, index) for value in vars(self).values()))

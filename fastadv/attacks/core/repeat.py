@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.attacks.core.loop import Loop
+from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
 from fastadv.engine.capture import Captures, Rows, Step
+from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
 
 
@@ -103,9 +104,10 @@ def _may_replay(search: Search) -> bool:
     """Return whether a step depends on nothing but rows, and reads nothing: in a loop, or the general way."""
     criterion, loss = search.problem.criterion, search.plan.loss
     if criterion.outputs == "any":  # whose losses are its methods; another function may hold anything
-        of_criterion = getattr(loss, "__self__", None) is criterion and criterion.fixed
-        return of_criterion and Loop.bound(search, "margin") is not None
-    return (Loop.single(search, "margin") if search.plan.minimum else search.loop) is not None
+        fixed = getattr(loss, "__self__", None) is criterion and criterion.fixed
+    else:
+        fixed = criterion is WRONG and (search.plan.minimum or loss in KINDS)
+    return fixed and search.lean
 
 
 def _captures(search: Search, repeated: _Repeated) -> Captures | None:

@@ -1,7 +1,8 @@
 """The course of every attack: first verdict, restarts of a rule, proof on the model as given, result."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from typing import Any, Unpack
@@ -10,21 +11,18 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, check_flag, check_seed
+from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Classifier, Common
-from fastadv.attacks.core.criterion import outputs_for
-from fastadv.attacks.core.gradient_rule import GradientRules, follow, rules_of
+from fastadv.attacks.core.gradient_rule import GradientRule, GradientRules, follow, rules_of
 from fastadv.attacks.core.points import like
-from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
-from fastadv.attacks.core.through import on_parameters
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
-from fastadv.engine import Prepared
-from fastadv.engine import prepare as prepared
 from fastadv.engine.bound import CleanPass
 from fastadv.engine.precision import no_gradient
+from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 
 # factors that lengthen the displacement of a point, in turn, where the model denies that it is a success
@@ -59,7 +57,8 @@ def run(
     without `stop_early`, judged by a fresh verdict.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K].
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. An attack that
+            `takes_common` is called with the task in its place, and hands that on.
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: ball and box in which points must lie.
@@ -91,95 +90,113 @@ def run(
         >>> tuple(out.x_adv.shape), out.forwards
         ((8, 1, 8, 8), 24)
     """
-    again = partial(
-        run, rule=rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts, stop_early=stop_early,
-        seed=seed, gradient=gradient,
-    )  # fmt: skip
-    if isinstance(threat, Through):
-        return on_parameters(partial(again, from_x=from_x), model, x, y, threat, gradient=gradient, **common)
-    with no_gradient():
-        check_count("restarts", restarts, 1)
-        check_seed(seed)
-        classifier, task = prepare(model, x, y, threat, **common)
-        raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
-        loss, within = task.margin if loss is None else loss, task.threat
-        if minimum:
-            task = replace(task, threat=within.with_radius(inf))
-        rules = rules_of(gradient)
-        for gradient_rule in rules:
-            gradient_rule.check(task.x, task.threat)
-        trial = Trial(classifier, task, from_x)
-        followed = partial(follow, rules=rules) if rules else None
-        plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, followed)
-        clean, trial.clean_pass = trial.clean_pass, None
-        while True:
-            record, classifier.replayed = Record.start(trial.problem.x), None
-            _search(classifier, trial.problem, trial.todo, record, plan, clean)
-            verdict = trial.verdict(record.x_adv)
-            if minimum or not trial.hold(record.x_adv, record.rank, verdict, loss):
-                break
-            clean = None  # replayed steps were those of another model: they are taken as they are
-        classifier.replayed = None
-        if minimum:
-            verdict = _overshoot(trial, record, verdict)
-        doubtful = (record.success | record.refuted) & ~verdict.met
-        if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, verdict)):
-            verdict = _search_again(trial, record, plan, doubtful, verdict)
-        broken = None
-        if minimum:
-            verdict, broken = _put_back(trial, record, verdict, within)
-        not_finite = record.not_finite | ~(record.largest_gradient < torch.inf)
-        out = trial.finish(
-            record.x_adv,
-            verdict,
-            loss,
-            not_finite=not_finite,
-            zero_gradient=(record.largest_gradient == 0) & ~not_finite,
-            within=within if minimum else None,
-            broken=broken,
-            unfinished=record.unfinished,
-        )
+    if not isinstance(model, Task):
+        task = Task.of(model, x, y, threat, **common)
+        with no_gradient():
+            out = run(
+                task, task.x, task.y, task.threat, rule, rows=rows, minimum=minimum, loss=loss,
+                restarts=restarts, stop_early=stop_early, seed=seed, gradient=gradient, from_x=from_x,
+            )  # fmt: skip
+        return task.with_images(out) if isinstance(threat, Through) else out
+    task = model
+    check_count("restarts", restarts, 1)
+    check_seed(seed)
+    raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
+    rules = _rules_for(task, gradient)
+    followed = partial(follow, rules=rules) if rules else None
+    plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, followed)
+    trial = Trial(task.within(task.threat.with_radius(inf)) if minimum else task, from_x)
+    ending = Minimum(trial, task.threat) if minimum else Budget(trial)
+    clean, trial.clean_pass = trial.clean_pass, None
+    classifier, loss = trial.classifier, task.margin if loss is None else loss
+    while True:
+        record, classifier.replayed = Record.start(trial.problem.x), None
+        for search in _attempts(trial.problem, trial.todo, record, plan, clean):
+            with suppress(Over):
+                rule(search)
+                search.close()
+        verdict = trial.verdict(record.x_adv)
+        if ending.holds(record, verdict, loss):
+            break
+        clean = None  # replayed steps were those of another model: they are taken as they are
+    classifier.replayed = None
+    verdict = ending.moved(record, verdict)
+    doubtful = (record.success | record.refuted) & ~verdict.met
+    if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, verdict)):
+        verdict = _search_again(ending, record, plan, doubtful, verdict)
+    out = ending.result(record, verdict, loss)
     if not (trial.in_one_pass and TWO_ANSWERS in out.flags):
         return out
     # the model may answer otherwise where a gradient is followed: its clean verdict is taken without
-    more = again(classifier, x, y, threat, **common)
+    more = run(
+        task, x, y, threat, rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts,
+        stop_early=stop_early, seed=seed, gradient=gradient,
+    )  # fmt: skip
     forwards, backwards = more.forwards + out.forwards, more.backwards + out.backwards
     flags = more.flags if TWO_ANSWERS in more.flags else (TWO_ANSWERS, *more.flags)
     return replace(more, forwards=forwards, backwards=backwards, flags=flags)
 
 
-def prepare(
-    model: Classifier, x: Tensor, y: Tensor | None, threat: Threat, **common: Unpack[Common]
-) -> tuple[Prepared, Problem]:
-    arguments: dict[str, Any] = dict(common)
-    eot = check_count("eot", arguments.pop("eot", 1), 1)
-    freeze = arguments.pop("freeze", None)
-    whole = check_flag("whole_batches", arguments.pop("whole_batches", False))
-    task = problem(x, y, threat, **arguments)
-    classifier = prepared(
-        model, eot if eot > 1 else None, freeze=freeze, size=len(task.x) if whole else 0,
-        outputs=outputs_for(arguments.get("criterion"), y),
-    )  # fmt: skip
-    criterion = task.criterion.meant_by(classifier.model)
-    return classifier, task if criterion is task.criterion else replace(task, criterion=criterion)
+def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
+    """Return the gradient rules, which serve the task."""
+    rules = rules_of(gradient)
+    if rules and task.through is not None:
+        raise InputError(
+            f"gradient: expected no rules with {task.through.name}, whose points are no images; "
+            "leave them out"
+        )
+    for rule in rules:
+        rule.check(task.x, task.threat)
+    return rules
 
 
-def _search(
-    classifier: Prepared, task: Problem, todo: Tensor, record: Record, plan: Plan,
-    clean: CleanPass | None = None,
-) -> None:  # fmt: skip
-    """Do all restarts on `todo` int64 [n]."""
+def _attempts(
+    task: Task, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None = None
+) -> Iterator[Search[Any]]:
+    """Yield the search of each restart on `todo` int64 [n]."""
     for restart in range(plan.restarts):
         index = todo[~record.success[todo]] if plan.stop_early and restart else todo
         if not len(index):
             return
-        search: Search[Any] = Search(classifier, task, index, record, plan, restart)
+        search: Search[Any] = Search(task, index, record, plan, restart)
         search.clean_pass, clean = clean, None
-        try:
-            plan.rule(search)
-            search.close()
-        except Over:
-            pass
+        yield search
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How an attack ends that looks for the strongest point of a ball."""
+
+    trial: Trial
+
+    def holds(self, record: Record, verdict: Verdict, loss: losses.Loss) -> bool:
+        """Return whether the search was one on the model, by what the model says of its points."""
+        return not self.trial.hold(record.x_adv, record.rank, verdict, loss)
+
+    def moved(self, record: Record, verdict: Verdict) -> Verdict:
+        """Return the verdict on points that may be moved for it."""
+        return verdict
+
+    def result(self, record: Record, verdict: Verdict, loss: losses.Loss) -> AttackResult:
+        return self.trial.finish(record.x_adv, verdict, loss, **record.findings)
+
+
+@dataclass(frozen=True)
+class Minimum(Budget):
+    """How an attack ends that looks for the success nearest to x; those `within` a threat count."""
+
+    within: Threat
+
+    def holds(self, record: Record, verdict: Verdict, loss: losses.Loss) -> bool:
+        return True
+
+    def moved(self, record: Record, verdict: Verdict) -> Verdict:
+        return _overshoot(self.trial, record, verdict)
+
+    def result(self, record: Record, verdict: Verdict, loss: losses.Loss) -> AttackResult:
+        verdict, broken = _put_back(self.trial, record, verdict, self.within)
+        about: dict[str, Any] = {**record.findings, "within": self.within, "broken": broken}
+        return self.trial.finish(record.x_adv, verdict, loss, **about)
 
 
 def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
@@ -198,24 +215,25 @@ def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, verdict: Verdict) -> Verdict:
+def _search_again(ending: Budget, record: Record, plan: Plan, doubtful: Tensor, verdict: Verdict) -> Verdict:
     """Attack the doubtful samples on the model as given, without early stop; return the new verdict."""
     # all take part where the model gives two answers for one x: no early success can then be trusted
-    classifier, index = trial.classifier, doubtful.nonzero().squeeze(1)
+    trial, index = ending.trial, doubtful.nonzero().squeeze(1)
     # every success of such a search is one that the model as given has seen
-    proved = record.success & (classifier.exact or plan.stop_early)
+    proved = record.success & (trial.classifier.exact or plan.stop_early)
     if trial.denied(proved | trial.already, verdict):
         trial.report_two_answers(record.x_adv, verdict)
         index = trial.todo
-    exact = classifier.as_given
-    if exact is classifier and not plan.stop_early:
+    exact = trial.classifier.as_given
+    if exact is trial.classifier and not plan.stop_early:
         return verdict
-    again = Record.start(trial.problem.x)
-    _search(exact, trial.problem, index, again, replace(plan, stop_early=False))
+    again, patient = Record.start(trial.problem.x), replace(plan, stop_early=False)
+    for search in _attempts(replace(trial.problem, classifier=exact), index, again, patient):
+        with suppress(Over):
+            plan.rule(search)
+            search.close()
     record.put(index, again.take(index))
-    verdict = trial.verdict(record.x_adv)
-    if plan.minimum:
-        verdict = _overshoot(trial, record, verdict)
+    verdict = ending.moved(record, trial.verdict(record.x_adv))
     if trial.denied(again.success, verdict):
         trial.report_two_answers(record.x_adv, verdict)
     return verdict

@@ -1,5 +1,6 @@
 """The samples still under attack: what is known of them, and how they leave."""
 
+from functools import partial
 from typing import Any, Generic
 
 import torch
@@ -9,11 +10,14 @@ from typing_extensions import TypeVar
 from fastadv import rng
 from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
-from fastadv.attacks.core.problem import Problem, StepSize
+from fastadv.attacks.core.checks import StepSize
+from fastadv.attacks.core.judge import Candidate, Judge, judge_for
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.special.edge import Edge
-from fastadv.engine import Prepared
-from fastadv.engine.bound import CleanPass
+from fastadv.attacks.special.snap import snap
+from fastadv.engine.bound import Ask, CleanPass
+from fastadv.losses import Loss
 from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
@@ -27,22 +31,19 @@ class Samples(Generic[R_co]):
     then sees points that may become the best as that precision holds them (`rounded`), so that a success is
     one of the tensor that is returned.
 
-    `problem` defines a success, `best` holds the best point so far of each sample, `rows` what the rule
-    remembers. `aims`, int64 [n], are the classes towards which losses lead, or None where losses lead away
-    from y; they are the targets unless a rule sets others. `restart` is the number of this run.
+    `problem` is the task of these samples, which defines a success; `best` holds the best point so far of
+    each sample, `rows` what the rule remembers. `restart` is the number of this run.
     """
 
     rows: R_co
 
-    def __init__(
-        self, classifier: Prepared, problem: Problem, index: Tensor, record: Record, plan: Plan, restart: int
-    ) -> None:
-        whole = len(index) == len(problem.x)
-        self.classifier, self.plan, self.restart = classifier, plan, restart
-        self.threshold = classifier.input_threshold
-        self.dtype = problem.x.dtype
-        self.problem = (problem if whole else problem.take(index)).wide()
-        self.aims = self.problem.targets
+    def __init__(self, task: Task, index: Tensor, record: Record, plan: Plan, restart: int) -> None:
+        whole = len(index) == len(task.x)
+        self.classifier, self.plan, self.restart = task.classifier, plan, restart
+        self.threshold = self.classifier.input_threshold
+        self.dtype = task.x.dtype
+        self.problem = (task if whole else task.take(index)).wide()
+        self._aims = self.problem.targets
         # if all are attacked, in the record's dtype, the best is the record itself until some leave
         self.best = record if whole and record.x_adv.dtype == self.x.dtype else record.take(index)
         self.best.x_adv = self.best.x_adv.to(self.x.dtype)
@@ -57,10 +58,10 @@ class Samples(Generic[R_co]):
         self.stays = False
         # a point has competed for the best
         self._competed = False
-        # the lean way, and whether there is none; where gradients are taken
-        self._loop: Any = None
-        self._rare = False
-        self.edge = Edge(problem.threat.box)
+        # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
+        self._judge: Judge | None = None
+        self._asked: tuple[Loss, Ask] | None = None
+        self.edge = Edge(task.threat.box)  # where gradients are taken
         self._start: Tensor | None = None  # at x, as the rule got it
         # a pass at x that waits for its backward pass
         self.clean_pass: CleanPass | None = None
@@ -79,6 +80,27 @@ class Samples(Generic[R_co]):
     def targets(self) -> Tensor | None:
         """int64 [n], wanted classes, or None."""
         return self.problem.targets
+
+    @property
+    def aims(self) -> Tensor | None:
+        """int64 [n], the classes to which losses lead, or None where they lead away from y.
+
+        They are the targets unless a rule sets others.
+        """
+        return self._aims
+
+    @aims.setter
+    def aims(self, classes: Tensor | None) -> None:
+        self._aims = classes
+        self._asked = None
+
+    @property
+    def judge_now(self) -> Judge:
+        """What judges points of the samples that are here."""
+        if self._judge is None:
+            exact = self.dtype == self.x.dtype and self.threshold is None
+            self._judge = judge_for(self.problem, self.best, self.plan, self._snap(), exact)
+        return self._judge
 
     @property
     def threat(self) -> Threat:
@@ -169,7 +191,7 @@ class Samples(Generic[R_co]):
         self._index, self._places = self._index[kept], self._places[kept]
         if not len(self._index):
             raise Over
-        self.problem, self.best, self._loop = self.problem.take(kept), self.best.take(kept), None
+        self.problem, self.best, self._judge = self.problem.take(kept), self.best.take(kept), None
         self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
         self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
@@ -184,8 +206,7 @@ class Samples(Generic[R_co]):
         if self.classifier.exact or not bool(best.success.any()):
             return best.success
         index = best.success.nonzero().squeeze(1)
-        self.classifier.asks_for(self.ids[index])
-        logits = self.classifier.verdict(self._cast(best.x_adv[index]))
+        logits = self.classifier.verdict(self._cast(best.x_adv[index]), self.problem.rows[index])
         confirmed = self.problem.take(index).met(logits)
         best.success[index] = confirmed
         best.refuted[index] |= ~confirmed
@@ -196,3 +217,18 @@ class Samples(Generic[R_co]):
         if points.dtype == self.dtype or self.classifier.sees(self.dtype) != self.dtype:
             return points
         return points.to(self.dtype)
+
+    def _snap(self) -> Candidate:
+        """Return what gives the points to keep: for a model that binarizes, the nearest to x alike."""
+        if self.threshold is None:
+            return _as_seen
+        return partial(_snapped, self.x.to(self.dtype), self.threshold, self.classifier.sees(self.dtype))
+
+
+def _as_seen(points: Tensor, dtype: torch.dtype) -> Tensor:
+    return points
+
+
+def _snapped(x: Tensor, threshold: float, sees: torch.dtype, points: Tensor, dtype: torch.dtype) -> Tensor:
+    x = x if points.ndim == x.ndim else x.unsqueeze(1)
+    return snap(x, points, threshold, sees, dtype).to(points.dtype)

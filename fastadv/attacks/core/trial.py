@@ -9,16 +9,14 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks.core.criterion import Goal
-from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.special import bounded_outputs, mixed_rows
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, are_soft, may_crowd
 from fastadv.attacks.special.labels import label_flags, warn_of_probabilities
-from fastadv.engine import Prepared
 from fastadv.engine.bound import CleanPass
 from fastadv.engine.guard import bound
-from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS, RANGE
 from fastadv.text import threat_text
@@ -51,7 +49,7 @@ class Verdict:
     distance: Tensor | None = None
     _loss: Tensor | None = None
 
-    def loss(self, problem: Problem, loss: losses.Loss) -> Tensor:
+    def loss(self, problem: Task, loss: losses.Loss) -> Tensor:
         """Return the loss [B] of an attack, computed once."""
         if self._loss is None:
             losses_of = loss_of if len(problem.y) else lambda logits, *_: logits.new_zeros(0)
@@ -60,19 +58,22 @@ class Verdict:
 
 
 class Trial:
-    """A problem with the model's verdict on its clean samples."""
+    """A task with the model's verdict on its clean samples."""
 
-    def __init__(self, classifier: Prepared, problem: Problem, from_x: bool = False) -> None:
-        """Pass x once; `from_x`: the first gradient will be taken at x, and needs no pass of its own."""
-        self.classifier, x = classifier, problem.x
+    def __init__(self, problem: Task, from_x: bool = False) -> None:
+        """Pass x, unless its logits are known; with `from_x` the pass waits for the first gradient, at x."""
+        classifier, x = problem.classifier, problem.x
+        self.classifier = classifier
         self.flags: tuple[str, ...] = ()
         self._before = classifier.forwards, classifier.backwards
         self._mixes: bool | None = None
         self.clean_pass: CleanPass | None = None
-        if len(x):
-            classifier.begin(x, problem.ids)
-            self.clean_pass = classifier.clean_pass(x) if from_x else None
-            clean = classifier.verdict(x) if self.clean_pass is None else self.clean_pass.logits
+        if problem.clean is not None:
+            clean = problem.clean
+        elif len(x):
+            self.clean_pass = classifier.clean_pass(x, problem.rows) if from_x else None
+            waiting = self.clean_pass
+            clean = classifier.verdict(x, problem.rows) if waiting is None else waiting.logits
         else:
             clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
         self.clean, self.in_one_pass = clean, self.clean_pass is not None
@@ -119,8 +120,7 @@ class Trial:
             self._not_finite, self._outside = self._not_finite | ~finite, self._outside | outside & finite
             x_adv[outside], self._lost = self.problem.x[outside], int(self._outside.sum())
             x_adv.clamp_(*self.problem.threat.box)  # what rounding took out
-        self.classifier.asks_for(self.problem.ids)
-        logits = self.classifier.verdict(x_adv)
+        logits = self.classifier.verdict(x_adv, self.problem.rows)
         return Verdict(logits, *self.problem.judged(logits), distance)
 
     def hold(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
@@ -162,7 +162,7 @@ class Trial:
         """Return whether rows depend on each other, found out once by a verdict on x_adv."""
         if self._mixes is None:
             self._mixes = mixed_rows.mixes_rows(
-                self.classifier, x_adv, self.problem.ids, verdict.logits, self._rounding()
+                self.classifier, x_adv, self.problem.rows, verdict.logits, self._rounding()
             )
             if self._mixes:
                 self._report(mixed_rows.FLAG)
@@ -185,12 +185,10 @@ class Trial:
         problem, few = self.problem, self.todo[:LOOKS]
         if not self.passed[1] or not len(few) or problem.criterion.outputs != "classes":
             return False
-        if isinstance(self.classifier, Mapped) or not bounded_outputs.looks_bounded(
-            self.clean[~self.unusable]
-        ):
+        if problem.through or not bounded_outputs.looks_bounded(self.clean[~self.unusable]):
             return False
-        x, ids = problem.x[few], problem.ids[few]
-        return bounded_outputs.falls_off(self.classifier, x, ids) > bounded_outputs.LIMIT
+        x, rows = problem.x[few], problem.rows[few]
+        return bounded_outputs.falls_off(self.classifier, x, rows) > bounded_outputs.LIMIT
 
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
-from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.repeat import radii, without_rows
 from fastadv.engine import Prepared
 from fastadv.engine.capture import Rows, Step

@@ -1,7 +1,7 @@
 """Share: one of many decisions, as of tags or at positions of a mask, and how many of them must be wrong."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from fastadv._checks import check_share
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
+from fastadv.attacks.core.task import handed
 from fastadv.attacks.criteria.lead import lead, straightened
 from fastadv.attacks.special.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
@@ -336,14 +337,21 @@ class Share(Criterion):
         return at.cross_entropy().masked_fill(done, most if targets is None else 0.0)
 
 
-def share_for(attack: str, criterion: Criterion | None) -> Share:
-    """Return the criterion of an attack of classes at positions; InputError unless it is a Share."""
-    if not isinstance(criterion, Share):
+def share_of(model: object) -> Share:
+    """Return the criterion of the task of an attack that `needs_share`."""
+    criterion = handed(model).criterion
+    assert isinstance(criterion, Share)
+    return criterion
+
+
+def needs_share(attack: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Raise InputError unless the criterion of an attack of classes at positions is a Share."""
+    if not isinstance(criterion := arguments.get("criterion"), Share):
         raise InputError(
             f"criterion: expected Share(least), as {attack} attacks a class at each position, got "
             f"{criterion!r}; pass criterion=fastadv.attacks.Share(least), or attack other outputs with pgd"
         )
-    return criterion
+    return {}
 
 
 def _each(at: Positions) -> tuple[Tensor, Tensor]:

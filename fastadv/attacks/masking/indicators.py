@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed, check_share, eager
+from fastadv.attacks.core.checks import check_finite_radius
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, decides_by_class
-from fastadv.attacks.core.problem import Problem, check_finite_radius
 from fastadv.attacks.core.result import AttackResult, classified
-from fastadv.attacks.core.run import prepare
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
@@ -87,11 +87,13 @@ def indicators(
     if share is not None:
         check_share("share", share, one=True)
     with torch.inference_mode(False), torch.no_grad():
-        classifier, problem = prepare(model, x, y, threat, ids=ids)
+        problem = Task.of(model, x, y, threat, ids=ids)
+        classifier = problem.classifier
         check_finite_radius(threat)
         if results is None:
             try:
-                results = {"pgd": pgd(classifier, x, y, threat, steps=probes.LONG_STEPS, seed=seed, ids=ids)}
+                out = pgd.on(problem, steps=probes.LONG_STEPS, seed=seed)
+                results = {"pgd": out}
             except NoGradientError:
                 results = {}
             share = None
@@ -114,7 +116,9 @@ def indicators(
                 f"results: expected one of an attack in {problem.threat.norm} and this box, for which any "
                 "wrong class is a success, got none; give the threat of the attacks, or leave results out"
             )
-        right = classified(classifier.verdict(problem.x), problem.y) if len(x) else problem.y.bool()
+        right = problem.y.bool()
+        if len(x):
+            right = classified(classifier.verdict(problem.x, problem.rows), problem.y)
         right = right.cpu()
         passes = sum(out.forwards + out.backwards for out in results.values()) / classifier.eot
         chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
@@ -171,7 +175,7 @@ class _Findings:
 
 
 def look(
-    classifier: Prepared, problem: Problem | None, chosen: Tensor, evidence: Sequence[Evidence],
+    classifier: Prepared, problem: Task | None, chosen: Tensor, evidence: Sequence[Evidence],
     right: Tensor, *, seed: int = 0, raised: Collection[str] | None = None, batch_size: int = SAMPLES,
 ) -> Indicators:  # fmt: skip
     """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
@@ -197,18 +201,16 @@ def look(
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
     with rng.generators_kept(device, rng.derive(seed, "indicators model")):
         few = problem.take(torch.arange(min(len(chosen), SEEN), device=device))
-        classifier.begin(problem.x, problem.ids)
-        classifier.asks_for(few.ids)
         if raised is None:
             asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
-            raised = symptoms(classifier, few.x, asked)
-        masked = _look_at_few(classifier, few, findings, raised, seed)
+            raised = symptoms(classifier, few.x, asked, few.rows)
+        masked = _look_at_few(few, findings, raised, seed)
         alone = guided and (stand_in or not findings.values["randomized"])
-        alone = alone and (stand_in or probes.stands_in(classifier, few.take(_least(few)), seed))
+        alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
             part = problem.take(index.to(device))
             left = part.take(held[index].nonzero().squeeze(1).to(device))
-            counts.update(_counts(classifier, part, left, seed, search))
+            counts.update(_counts(part, left, seed, search))
     for name, count in counts.items():
         findings.count(name, count, len(chosen))
     if alone and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
@@ -224,11 +226,11 @@ def look(
     )
 
 
-def _least(problem: Problem) -> Tensor:
+def _least(problem: Task) -> Tensor:
     return torch.arange(LEAST, device=problem.x.device)
 
 
-def _of_classes(problem: Problem) -> bool:
+def _of_classes(problem: Task) -> bool:
     return problem.criterion.outputs == "classes"
 
 
@@ -263,26 +265,22 @@ def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
     return findings
 
 
-def _look_at_few(
-    classifier: Prepared, few: Problem, findings: _Findings, raised: Collection[str], seed: int
-) -> dict[str, str]:
+def _look_at_few(few: Task, findings: _Findings, raised: Collection[str], seed: int) -> dict[str, str]:
     """Enter what a few samples say about the model; return the modules that hide their gradient."""
-    values, least = findings.values, few.take(_least(few))
+    values, least, classifier = findings.values, few.take(_least(few)), few.classifier
     values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
     if "optimizes" in raised:
-        values["optimizes"] = float(probes.wrong_gradients(classifier, few).float().mean())
-    classifier.asks_for(least.ids)
+        values["optimizes"] = float(probes.wrong_gradients(few).float().mean())
     skipped = not _of_classes(few) or values["probabilities"]
-    values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x)
-    values["edge_kink"] = probes.edge_kink(classifier, least)
-    values["mixed_rows"] = float(probes.rows_mix(classifier, least))
-    classifier.asks_for(least.ids)
+    values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x, least.rows)
+    values["edge_kink"] = probes.edge_kink(least)
+    values["mixed_rows"] = float(probes.rows_mix(least))
     masked = {module.name: str(module) for module in masked_within(classifier, least.x, probes.NAMING)}
     if masked or _stands_in(classifier):  # the gradient of a stand-in is not compared with the logits
         values["incorrect_gradient"] = float(bool(masked))
     elif probes.bounded(few):
         draws = rng.derive(seed, "indicators gradient")
-        values["incorrect_gradient"] = probes.missing_gradient(classifier, least, draws)
+        values["incorrect_gradient"] = probes.missing_gradient(least, draws)
     return masked
 
 
@@ -290,17 +288,15 @@ def _stands_in(classifier: Prepared) -> bool:
     return bool(replaced(classifier.model)) or classifier.input_threshold is not None
 
 
-def _counts(classifier: Prepared, part: Problem, left: Problem, seed: int, search: bool) -> dict[str, int]:
+def _counts(part: Task, left: Task, seed: int, search: bool) -> dict[str, int]:
     """Return at how many samples the gradient is zero, and what short attacks on those that held break."""
-    classifier.asks_for(part.ids)
-    loss = "ce" if part.criterion is WRONG else part.margin
-    flat = probes.without_gradient(classifier, part.x, part.y, loss, part.targets, part.mask)
+    flat = probes.without_gradient(part, "ce" if part.criterion is WRONG else part.margin)
     counts = {"zero_gradient": int(flat.sum())}
     if _of_classes(part) and probes.bounded(part):
         still = left if decides_by_class(part.criterion) else part
-        broken = probes.broken_without_radius(classifier, still, rng.derive(seed, "indicators unconstrained"))
+        broken = probes.broken_without_radius(still, rng.derive(seed, "indicators unconstrained"))
         counts["unconstrained"] = int((~broken).sum())
     if search and part.threat.finite:
-        broken = probes.broken_by_square(classifier, left, rng.derive(seed, "indicators square"))
+        broken = probes.broken_by_square(left, rng.derive(seed, "indicators square"))
         counts["square"] = int(broken.sum())
     return counts

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks.core.problem import check_images
+from fastadv.attacks.core.checks import check_images
 from fastadv.engine import Prepared
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.module import Method, as_module, replaced

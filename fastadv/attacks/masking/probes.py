@@ -7,19 +7,20 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv.attacks.core.problem import Problem
-from fastadv.attacks.methods.inner import call_attack
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
 from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import prepare
 from fastadv.engine.copying.copier import eval_copy
 from fastadv.engine.guard import bound
 from fastadv.engine.module import as_module
@@ -42,79 +43,83 @@ HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
 
 
-def _at(classifier: Prepared, problem: Problem, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
+def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
     """Return the margin [B] at x and its gradient, zero where the mask allows no change."""
-    value, _, gradient = classifier.input_gradient(x, problem.y, problem.margin, problem.targets, direction)
+    value, _, gradient = problem.classifier.input_gradient(
+        x, problem.y, problem.margin, problem.targets, direction, problem.rows
+    )
     return value, gradient if problem.mask is None else gradient.where(problem.mask, 0.0)
 
 
-def without_gradient(
-    classifier: Prepared, x: Tensor, y: Tensor, loss: losses.Loss = "ce", targets: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+def without_gradient(problem: Task, loss: losses.Loss = "ce") -> Tensor:
     """Return bool [B]: the gradient of a loss is zero in all values that may move, or not finite."""
+    x, mask = problem.x, problem.mask
     try:
-        gradient = classifier.input_gradient(x, y, loss, targets)[2]
+        about = problem.y, loss, problem.targets, False, problem.rows
+        gradient = problem.classifier.input_gradient(x, *about)[2]
     except NoGradientError:
         return torch.ones(len(x), dtype=torch.bool, device="cpu")
     gradient = (gradient if mask is None else gradient.where(mask, 0.0)).flatten(1)
     return ((gradient == 0).all(1) | ~gradient.isfinite().all(1)).cpu()
 
 
-def wrong_gradients(classifier: Prepared, problem: Problem) -> Tensor:
+def wrong_gradients(problem: Task) -> Tensor:
     """Return bool [B]: a short way along the gradient of the margin, the loss does not change as it says."""
     try:
-        return ~(_off(classifier, problem, WAY) <= OFF)
+        return ~(_off(problem, WAY) <= OFF)
     except NoGradientError:
         return torch.ones(len(problem.x), dtype=torch.bool, device="cpu")
 
 
-def _off(classifier: Prepared, problem: Problem, way: float) -> Tensor:
+def _off(problem: Task, way: float) -> Tensor:
     """Return [B], by what part the change of the margin, on a `way` of it along its gradient, is another."""
     x = problem.x
-    value, gradient = _at(classifier, problem, x)
+    value, gradient = _at(problem, x)
     step = way * value.abs() / gradient.flatten(1).square().sum(1)
     moved = (x + step.view(-1, *[1] * (x.ndim - 1)) * gradient).clamp(*problem.threat.box)
     expected = (gradient * (moved - x)).flatten(1).sum(1)
     there, here = (
-        losses.loss_value(classifier.verdict(point), problem.y, problem.margin, problem.targets)
+        losses.loss_value(
+            problem.classifier.verdict(point, problem.rows), problem.y, problem.margin, problem.targets
+        )
         for point in (moved, x)
     )
     return ((there - here) / expected - 1).abs().cpu()
 
 
-def _to_random_images(problem: Problem, seed: int, draw: int = 0) -> Tensor:
+def _to_random_images(problem: Task, seed: int, draw: int = 0) -> Tensor:
     """Return [B, ...], the ways from the samples to random images."""
     x, (low, high) = problem.x, problem.threat.box
     chance = rng.uniform(x[0].numel(), seed, problem.ids, draw).view(x.shape).to(x)
     return low + (high - low) * chance - x
 
 
-def stands_in(classifier: Prepared, problem: Problem, seed: int) -> bool:
+def stands_in(problem: Task, seed: int) -> bool:
     """Return whether the gradient is that of something else, as where a rounding has that of the identity."""
     # Between the samples and random images a kink is met by chance alone, and a step function stays on a way
     # that is short enough: in float64 where a copy of the model computes in it.
     if not bounded(problem):
         return False
     between = replace(problem, x=problem.x + BETWEEN * _to_random_images(problem, seed))
+    classifier = problem.classifier
     module = as_module(classifier.source)
     with suppress(Exception):  # code that names a dtype, devices without float64
         if module is not None:
             wide = eval_copy(module, follow=False).double()
             exact = prepare(wide, outputs=classifier.outputs, freeze=False)
-            off = _off(exact, replace(between, x=between.x.double()), SHORT)
+            off = _off(replace(between, classifier=exact, x=between.x.double()), SHORT)
             classifier.forwards += exact.forwards
             classifier.backwards += exact.backwards
             return bool(off.nanmedian() > APART)
     if torch.finfo(classifier.dtype or problem.x.dtype).eps > torch.finfo(torch.float32).eps:
         return False
     try:
-        return bool(_off(classifier.as_given, between, FLOAT32).nanmedian() > APART)
+        return bool(_off(replace(between, classifier=classifier.as_given), FLOAT32).nanmedian() > APART)
     except NoGradientError:
         return False
 
 
-def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float:
+def missing_gradient(problem: Task, seed: int) -> float:
     """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none."""
     # The change on the way to a random image, less the gradients added up, leaves a rest. Where a part of the
     # gradient is missing it has one sign in both halves: the mean product over the mean square of the
@@ -124,7 +129,7 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
     for draw, length in enumerate(WAYS):
         way = length * _to_random_images(problem, seed, 2 * draw)
         try:
-            value, slope = _on_the_way(classifier, problem, way, seed, 2 * draw + 1)
+            value, slope = _on_the_way(problem, way, seed, 2 * draw + 1)
         except NoGradientError:
             return 1.0
         change = value.diff(dim=1)
@@ -140,9 +145,7 @@ def missing_gradient(classifier: Prepared, problem: Problem, seed: int) -> float
     return max(min(shares), 0.0)
 
 
-def _on_the_way(
-    classifier: Prepared, problem: Problem, way: Tensor, seed: int, draw: int
-) -> tuple[Tensor, Tensor]:
+def _on_the_way(problem: Task, way: Tensor, seed: int, draw: int) -> tuple[Tensor, Tensor]:
     """Return [B, PARTS + 1], a random sum of the logits at the parts of a way, and its slope there."""
 
     def weights(logits: Tensor) -> Tensor:
@@ -150,18 +153,18 @@ def _on_the_way(
 
     values, slopes = [], []
     for part in range(PARTS + 1):
-        logits, gradient = classifier.jacobian(problem.x + part / PARTS * way, weights)
+        points = problem.x + part / PARTS * way
+        logits, gradient = problem.classifier.jacobian(points, weights, rows=problem.rows)
         values.append((weights(logits)[:, 0] * logits).double().sum(1))
         slopes.append((gradient[:, 0].double() * way).flatten(1).sum(1))
     return torch.stack(values, 1), torch.stack(slopes, 1)
 
 
-def edge_kink(classifier: Prepared, problem: Problem) -> float:
+def edge_kink(problem: Task) -> float:
     """Return the share of coordinates on a bound of the box whose derivative is 0 there, but not inside."""
 
     def gradient(points: Tensor, rows: Tensor) -> Tensor:
-        classifier.asks_for(problem.ids[rows])
-        return _at(classifier, problem.take(rows), points, direction=True)[1]
+        return _at(problem.take(rows), points, direction=True)[1]
 
     x, every = problem.x, torch.arange(len(problem.x), device=problem.x.device)
     try:
@@ -171,35 +174,32 @@ def edge_kink(classifier: Prepared, problem: Problem) -> float:
     return float(shares.mean())
 
 
-def rows_mix(classifier: Prepared, problem: Problem) -> bool:
+def rows_mix(problem: Task) -> bool:
     """Return whether logits at a few rows depend on the others."""
-    classifier.asks_for(problem.ids)
-    logits = classifier.verdict(problem.x)
-    rounding = bound(classifier.dtype) * float(logits.abs().max())
-    return mixed_rows.mixes_rows(classifier, problem.x, problem.ids, logits, rounding)
+    logits = problem.classifier.verdict(problem.x, problem.rows)
+    rounding = bound(problem.classifier.dtype) * float(logits.abs().max())
+    return mixed_rows.mixes_rows(problem.classifier, problem.x, problem.rows, logits, rounding)
 
 
-def broken_without_radius(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
+def broken_without_radius(problem: Task, seed: int) -> Tensor:
     """Return bool [B]: PGD on the margin in the whole box finds a wrong class."""
     low, high = box = problem.threat.box
-    whole = Linf(high - low, box)
+    whole = replace(problem, threat=Linf(high - low, box), targets=None, criterion=WRONG, mask=None)
     try:
-        out = pgd(
-            classifier, problem.x, problem.y, whole, steps=FREE_STEPS, loss="margin", seed=seed,
-            ids=problem.ids,
-        )  # fmt: skip
+        out = pgd.on(whole, steps=FREE_STEPS, loss="margin", seed=seed)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
     return out.success.cpu()
 
 
-def broken_by_square(classifier: Prepared, problem: Problem, seed: int) -> Tensor:
+def broken_by_square(problem: Task, seed: int) -> Tensor:
     """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
     # Squares that shrink as AutoAttack's do, with which the limit of the sign was chosen.
-    search = sparse_rs if problem.threat.norm == "l0" else partial(square, rescale=False)
-    return call_attack(search, classifier, problem, queries=QUERIES, seed=seed).success.cpu()
+    search: Any = sparse_rs.on if problem.threat.norm == "l0" else partial(square.on, rescale=False)  # type: ignore
+    success: Tensor = search(problem, queries=QUERIES, seed=seed).success
+    return success.cpu()
 
 
-def bounded(problem: Problem) -> bool:
+def bounded(problem: Task) -> bool:
     low, high = problem.threat.box
     return high - low < inf

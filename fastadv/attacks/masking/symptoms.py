@@ -26,7 +26,9 @@ OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, la
 Asked = tuple[Loss, Tensor, Tensor | None]  # loss, labels and targets of outputs that are no logits
 
 
-def symptoms(model: Model | Prepared, x: Tensor, asked: Asked | None = None) -> tuple[str, ...]:
+def symptoms(
+    model: Model | Prepared, x: Tensor, asked: Asked | None = None, rows: Tensor | None = None
+) -> tuple[str, ...]:
     """Return the signs that gradient attacks cannot judge a model, on x [B, ...], a few dozen samples.
 
     They are four of the five about which AutoAttack warns (Croce and Hein 2020); the fifth takes an attack:
@@ -36,10 +38,10 @@ def symptoms(model: Model | Prepared, x: Tensor, asked: Asked | None = None) -> 
     """
     classifier = prepare(model)
     with generators_kept(x.device):
-        verdicts = torch.stack([classifier.verdict(x) for _ in range(PASSES)])
-        optimizes = _optimizes(classifier, x)  # `verdict` watches the first pass itself
+        verdicts = torch.stack([classifier.verdict(x, rows) for _ in range(PASSES)])
+        optimizes = _optimizes(classifier, x, rows)  # `verdict` watches the first pass itself
         asked_for = asked or ("ce", verdicts[0].nan_to_num().argmax(1), None)
-        zero, scrambled = _gradients(classifier, x, *asked_for)
+        zero, scrambled = _gradients(classifier, x, *asked_for, rows)
     signs = {
         "randomized": scrambled or _randomized(classifier, verdicts, centered=asked is None),
         "probabilities": asked is None and _probabilities(classifier, verdicts[0]),
@@ -74,12 +76,12 @@ def _probabilities(classifier: Prepared, logits: Tensor) -> bool:
 
 
 def _gradients(
-    classifier: Prepared, x: Tensor, loss: Loss, y: Tensor, targets: Tensor | None
+    classifier: Prepared, x: Tensor, loss: Loss, y: Tensor, targets: Tensor | None, rows: Tensor | None
 ) -> tuple[bool, bool]:
     """Return whether a sample has no gradient, and whether most have others in a second pass."""
     try:
         first, second = (
-            classifier.input_gradient(x, y, loss, targets, direction=True)[2].flatten(1) for _ in range(2)
+            classifier.input_gradient(x, y, loss, targets, True, rows)[2].flatten(1) for _ in range(2)
         )
     except NoGradientError:
         return True, False
@@ -87,7 +89,7 @@ def _gradients(
     return bool((first == 0).all(1).any()), bool(apart.double().mean() > 0.5)
 
 
-def _optimizes(classifier: Prepared, x: Tensor) -> bool:
+def _optimizes(classifier: Prepared, x: Tensor, rows: Tensor | None) -> bool:
     """Return whether a pass calls a function of OPTIMIZING, unless a profiler has this thread already."""
     if sys.getprofile() is not None:
         return False
@@ -99,7 +101,7 @@ def _optimizes(classifier: Prepared, x: Tensor) -> bool:
 
     sys.setprofile(watch)
     try:
-        classifier.verdict(x)
+        classifier.verdict(x, rows)
     finally:
         sys.setprofile(None)
     return bool(seen)

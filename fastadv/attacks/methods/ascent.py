@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.attacks.core import Rule, Search, repeat
-from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
+from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.record import Steps
 from fastadv.threat import Threat
 

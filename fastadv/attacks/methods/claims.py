@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.checks import check_mask, from_bytes
 from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
 from fastadv.attacks.core.points import like
-from fastadv.attacks.core.problem import Problem, check_mask, from_bytes
 from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core.task import Task
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like
@@ -54,7 +55,7 @@ def is_own(attack: Any) -> bool:
 def posed(
     bound: Callable[[str], Any], out: Any, model: Prepared, batch: Any, judged: Criterion,
     box: tuple[float, float],
-) -> Problem:  # fmt: skip
+) -> Task:  # fmt: skip
     """Return what was asked of an attack, by what is bound to it under a name, or else by its result."""
     x, ids, goal = batch.x, batch.ids, getattr(out, "goal", None) or ANY_WRONG
     threats = bound("threat"), getattr(out, "threat", None), Named(inf, box, name="the box")
@@ -67,7 +68,9 @@ def posed(
     if mask is not None and not isinstance(threat, Through):
         mask = check_mask(mask, x)
     targets, mask = goal.targets if targets is None else targets, goal.mask if mask is None else mask
-    return Problem(x, batch.y, threat, targets, ids, criterion.meant_by(model.model), mask)
+    rows = torch.arange(len(x), device=x.device)
+    criterion = criterion.meant_by(model.model)
+    return Task(model.of(x, ids), x, batch.y, threat, targets, ids, rows, criterion, mask)
 
 
 def _of_rows(name: str, values: Any, batch: Any) -> Any:
@@ -86,7 +89,7 @@ def _of_rows(name: str, values: Any, batch: Any) -> Any:
 
 
 def checked(
-    name: str, out: Any, model: Prepared, problem: Problem, right: Tensor, claims: Counter[str],
+    name: str, out: Any, problem: Task, right: Tensor, claims: Counter[str],
     spent: tuple[int, int] = (0, 0),
 ) -> AttackResult:  # fmt: skip
     """Return the result of an attack, of whose successes among `right` bool [B] those count that are proved.
@@ -111,8 +114,7 @@ def checked(
     failed = ~finite | (parts.get("status", right) == Status.FAILED)
     success = claimed & inside
     if bool(success.any()):
-        model.begin(problem.x, problem.ids)
-        logits = model.verdict(x_adv)
+        logits = problem.classifier.verdict(x_adv, problem.rows)
         success = success & problem.met(logits) & criterion.met(logits, problem.y, problem.targets)
         failed |= ~logits.isfinite().all(1)
         if problem.targets is not None:  # of the target's own class no sample is led there
@@ -137,7 +139,7 @@ def checked(
     return replace(out, **values) if isinstance(out, AttackResult) else AttackResult(**values)
 
 
-def _parts_of(name: str, out: Any, problem: Problem) -> dict[str, Any]:
+def _parts_of(name: str, out: Any, problem: Task) -> dict[str, Any]:
     """Return the parts that a result has, by name, on the device of x; InputError for other shapes."""
     x = problem.x
     names = [one.name for one in fields(AttackResult)]
@@ -155,7 +157,7 @@ def _parts_of(name: str, out: Any, problem: Problem) -> dict[str, Any]:
     return parts | {"x_adv": points if points.is_floating_point() else points.to(x)}
 
 
-def _placed(problem: Problem, points: Tensor, parameters: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _placed(problem: Task, points: Tensor, parameters: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Return bool [B], which points are outside of what; the points, x in place of those; distances [B]."""
     threat, x = problem.threat, problem.x
     ball, center = problem.threat, problem.x

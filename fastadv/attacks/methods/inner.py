@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG
-from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.methods.claims import checked, is_own
-from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -25,28 +25,29 @@ def check_attack(attack: Any) -> None:
         raise InputError(f"attack: expected an attack, as partial(fa.attacks.bim, steps=10), got {attack!r}")
 
 
-def call_attack(attack: InnerAttack, model: Prepared, problem: Problem, **arguments: Any) -> AttackResult:
-    """Return the attack on the samples of a problem, with all that defines a success."""
-    options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
-    if problem.criterion is not WRONG:
-        options["criterion"] = problem.criterion
-    if problem.mask is not None:
-        options["mask"] = problem.mask
-    return attack(model, problem.x, problem.y, threat=problem.threat, **options, **arguments)
+def call_attack(attack: InnerAttack, task: Task, model: Classifier, x: Tensor, y: Tensor) -> AttackResult:
+    """Return an attack of the caller's choice, by all that defines a success in a task."""
+    options: dict[str, Any] = {"targets": task.targets, "ids": task.ids}
+    if task.criterion is not WRONG:
+        options["criterion"] = task.criterion
+    if task.mask is not None:
+        options["mask"] = task.mask
+    return attack(model, x, y, threat=task.threat, **options)
 
 
-def run_inner(
-    attack: InnerAttack, search: Search, model: Prepared, threat: Threat, targets: Tensor | None = None,
-    claims: Counter[str] | None = None,
-) -> AttackResult:  # fmt: skip
-    """Run another attack on the samples of a search; `claims` counts what one of the caller's own claims."""
-    targets = search.targets if targets is None else targets
-    task = replace(search.problem, x=search.problem.x.to(search.dtype), threat=threat, targets=targets)
+def inner_task(search: Search, threat: Threat, targets: Tensor | None = None) -> Task:
+    """Return the task of the samples of a search, as the caller gave them, in another threat."""
+    task = replace(search.problem.within(threat), x=search.problem.x.to(search.dtype))
+    return task if targets is None else task.towards(targets)
+
+
+def run_inner(attack: InnerAttack, task: Task, claims: Counter[str] | None = None) -> AttackResult:
+    """Run an attack of the caller's choice on a task; `claims` counts what one of his own claims."""
     if not is_own(attack):
-        return call_attack(attack, model, task)
-    out = call_attack(attack, model, replace(task, x=task.x.clone(), y=task.y.clone()))
+        return call_attack(attack, task, task, task.x, task.y)
+    out = call_attack(attack, task, task.classifier, task.x.clone(), task.y.clone())
     every = torch.ones_like(task.ids, dtype=torch.bool)
-    return checked("attack", out, model, task, every, Counter() if claims is None else claims)
+    return checked("attack", out, task, every, Counter() if claims is None else claims)
 
 
 def merge_result(search: Search, out: AttackResult) -> Tensor:

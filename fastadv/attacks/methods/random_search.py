@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._waiting import LONGEST_SEGMENT
-from fastadv.attacks.core import Common, Search, repeat
+from fastadv.attacks.core import WRONG, Search, Task, repeat
 from fastadv.attacks.core.record import Climb
 from fastadv.losses import Loss
 from fastadv.ops.keep_best import keep_best_
@@ -15,9 +15,9 @@ from fastadv.ops.keep_best import keep_best_
 SCHEDULED = 10_000
 
 
-def search_loss(common: Common) -> Loss | None:
+def search_loss(task: Task) -> Loss | None:
     """Cross-entropy where targets are given without a criterion; else None, the margin of the criterion."""
-    targeted = common.get("targets") is not None and common.get("criterion") is None
+    targeted = task.targets is not None and task.criterion is WRONG and task.classifier.outputs == "classes"
     return "ce" if targeted else None
 
 

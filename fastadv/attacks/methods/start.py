@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv import ops, rng
 from fastadv.attacks.core import Search
-from fastadv.attacks.core.problem import check_finite_box
+from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import farthest, like, unit, width

@@ -100,7 +100,7 @@ def inverse(logits: Tensor, interval: Tensor) -> tuple[Tensor, Tensor]:
 
 def unbent(
     classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, interval: Tensor,
-    exact: bool = False,
+    exact: bool = False, rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return loss, logits and gradient at points [n, ...] of rows whose outputs lie in the `interval` [n].
 
@@ -122,7 +122,7 @@ def unbent(
         both = torch.stack([margin.clamp_min(0), margin.clamp_max(0)], 1)
         return torch.where(apart.view(-1, 1, 1), both, torch.stack([by, torch.zeros_like(by)], 1))
 
-    logits, gradients = classifier.jacobian(points, directions)
+    logits, gradients = classifier.jacobian(points, directions, rows=rows)
     units, length = _units(gradients)
     if exact:
         units, gradients = units * like(length.amax(1), units), gradients * like(sizes[0], gradients)
@@ -170,15 +170,14 @@ def looks_bounded(logits: Tensor) -> bool:
     return float(shares.mean()) > DUE + 1.5 / len(logits)  # one is the end itself
 
 
-def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> float:
+def falls_off(classifier: Prepared, x: Tensor, rows: Tensor | None = None) -> float:
     """Return from 0 to 1 how strictly gradients fall off towards an end of the outputs where many crowd."""
     # It is the rank correlation of the distance from that end with the norm of the gradient. Where a net was
     # trained until its outputs crowd, gradients are small there, too, but in no order. Log probabilities are
     # logits but for one number a row, which takes the gradient of the largest: of them the lower end counts.
     points = torch.cat([x.lerp(x.roll(1, 0), part) for part in BLENDS])
-    if ids is not None:
-        classifier.asks_for(ids.repeat(len(BLENDS)))
-    logits = classifier.verdict(points)
+    rows = None if rows is None else rows.repeat(len(BLENDS))
+    logits = classifier.verdict(points, rows)
     ends = logits[logits.isfinite().all(1)]
     if not len(ends):
         return 0.0
@@ -193,7 +192,7 @@ def falls_off(classifier: Prepared, x: Tensor, ids: Tensor | None = None) -> flo
     directions = torch.nn.functional.one_hot(order, logits.shape[1]).to(logits)
     try:
         logits, sizes = classifier.jacobian(
-            points, directions, lambda gradient: gradient.flatten(1).norm(dim=1)
+            points, directions, lambda gradient: gradient.flatten(1).norm(dim=1), rows
         )
     except NoGradientError:
         return 0.0

@@ -11,21 +11,18 @@ FEW = 2  # rows that pass alone
 AGAIN = 4  # times; a model that draws once for a batch, such as a shift, may repeat itself by chance
 
 
-def mixes_rows(classifier: Prepared, x: Tensor, ids: Tensor, logits: Tensor, rounding: float) -> bool:
+def mixes_rows(classifier: Prepared, x: Tensor, rows: Tensor, logits: Tensor, rounding: float) -> bool:
     """Return whether a few rows of x [B, ...] have other logits [B, K] than alone, which stay the same."""
     few = x[: min(FEW, len(x) - 1)]
     if not len(few):
         return False
 
-    def verdict() -> Tensor:
-        classifier.asks_for(ids[: len(few)])
-        return classifier.verdict(few)
-
     try:
-        alone = verdict()
+        alone = classifier.verdict(few, rows[: len(few)])
         if not _apart(alone, logits[: len(few)], rounding):
             return False
-        return not any(_apart(alone, verdict(), rounding) for _ in range(AGAIN))
+        again = (classifier.verdict(few, rows[: len(few)]) for _ in range(AGAIN))
+        return not any(_apart(alone, logits, rounding) for logits in again)
     except Exception:  # models of one batch size raise anything
         return False
 

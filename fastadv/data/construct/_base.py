@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
-from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.checks import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_data
 from fastadv.data.folder import FolderSet

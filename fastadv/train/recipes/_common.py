@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._waiting import waits
+from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion, outputs_for
-from fastadv.attacks.core.problem import check_threat
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fastadv._checks import eager
 from fastadv._waiting import waits
-from fastadv.attacks.core import problem
+from fastadv.attacks.core import checks
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
@@ -170,11 +170,11 @@ def check_images(recipe: object, model: nn.Module, x: Tensor) -> Tensor:
     if in_run():
         return x
     threat = getattr(recipe, "threat", None)
-    images: Tensor = problem.from_bytes(x, (0, 1) if threat is None else threat.box)
+    images: Tensor = checks.from_bytes(x, (0, 1) if threat is None else threat.box)
     if threat is None:
         return images
     # reading values waits for a GPU: there the first batch of a model stands for the others
-    problem.check_images(images, threat.box, values=not waits(x.device) or model not in _met)
+    checks.check_images(images, threat.box, values=not waits(x.device) or model not in _met)
     _met.add(model)
     return images
 

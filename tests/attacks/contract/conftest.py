@@ -6,7 +6,7 @@ variants, run in one norm there, too, but where they must come near the closed f
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import wraps
 from typing import Any
 
@@ -42,8 +42,11 @@ def few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.
             monkeypatch.setattr(sys.modules["fastadv.attacks.minimum_norm"], name, count)
 
 
-def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Callable[..., AttackResult]:
-    return wraps(attack)(lambda *args, **options: attack(*args, **{**options, **few}))
+def shortened(attack: Any, few: dict[str, int]) -> Any:
+    """A component of AutoAttack with other options, on tasks."""
+    short = wraps(attack)(lambda *args, **options: attack(*args, **options))
+    short.on = lambda task, **options: attack.on(task, **{**options, **few})  # type: ignore[attr-defined]
+    return short
 
 
 def spied(
@@ -52,12 +55,13 @@ def spied(
     """Of each call of these components of AutoAttack, the arguments, the options and the result."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any], AttackResult]] = []
 
-    def spy(attack: Callable[..., AttackResult]) -> Callable[..., AttackResult]:
-        @wraps(attack)
-        def called(*args: Any, **options: Any) -> AttackResult:
-            calls.append((args, options, attack(*args, **options)))
+    def spy(attack: Any) -> Any:
+        def on(*args: Any, **options: Any) -> AttackResult:
+            calls.append((args, options, attack.on(*args, **options)))
             return calls[-1][2]
 
+        called = wraps(attack)(lambda *args, **options: attack(*args, **options))
+        called.on = on  # type: ignore[attr-defined]
         return called
 
     for name in names:

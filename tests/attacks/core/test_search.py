@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import run
-from fastadv.attacks.core.loop import Loop
+from fastadv.attacks.core import run, samples
+from fastadv.attacks.core.judge import Judge
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.special import edge
@@ -138,7 +138,8 @@ def test_steps_judged_at_once_are_those_of_single_calls(ascent, options, early, 
     if "targets" in arguments:
         arguments["targets"] = (y + 1) % 3
     at_once = ascent(model, x, y, **arguments)
-    monkeypatch.setattr(Loop, "of", lambda search: None)
+    monkeypatch.setattr(samples, "judge_for", lambda *about: Judge(*about[:4]))
+    monkeypatch.setattr(Search, "_bound", lambda search, loss: None)
     single = ascent(model, x, y, **arguments)
     for name, value in vars(single).items():
         if isinstance(value, Tensor):

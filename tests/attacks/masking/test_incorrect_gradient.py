@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv import Linf
 from fastadv.attacks import indicators, pgd
-from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.flags import SIGNS
 from fastadv.attacks.masking.masked_modules import masked_within
@@ -26,8 +26,8 @@ from tests.parity.models import WALL
 LIMIT = SIGNS["incorrect_gradient"].limit
 
 
-def case(x: Tensor) -> Problem:
-    return problem(x, torch.zeros(len(x), dtype=torch.long), Linf(0.1))
+def case(model: Any, x: Tensor) -> Task:
+    return Task.of(model, x, torch.zeros(len(x), dtype=torch.long), Linf(0.1))
 
 
 def digits(side: int = 8) -> Tensor:
@@ -39,7 +39,7 @@ def test_a_gradient_of_another_length_misses_as_computed(factor: float) -> None:
     """What is left over of each half of a way is (1 - factor) of the change."""
     net, x = linear().double(), images(9)
     frozen = freeze(lambda x: net(Changed.apply(x, lambda gradient: factor * gradient)))
-    missing = probes.missing_gradient(frozen, case(x), 3)
+    missing = probes.missing_gradient(case(frozen, x), 3)
     assert missing == pytest.approx(min((1 - factor) ** 2, 1.0), abs=1e-12)
 
 
@@ -57,13 +57,13 @@ def test_missing_pixels_are_counted_by_what_they_do() -> None:
         weight = probes.rng.uniform(2, 7, torch.arange(5), draw + 1)[:, 0] - 0.5
         over, change = (weight * way[:, 0]).square(), (weight * way.sum(1)).square()
         shares += [float(over.sum() / change.sum()), float((over / change).median())]
-    assert probes.missing_gradient(freeze(model), case(x), 7) == pytest.approx(min(*shares, 1), rel=1e-4)
+    assert probes.missing_gradient(case(freeze(model), x), 7) == pytest.approx(min(*shares, 1), rel=1e-4)
 
 
 def check(model: Any, x: Tensor) -> tuple[float, tuple[str, ...]]:
     frozen = freeze(model)
     modules = masked_within(frozen, x, probes.NAMING)
-    return probes.missing_gradient(frozen, case(x), 0), tuple(module.name for module in modules)
+    return probes.missing_gradient(case(frozen, x), 0), tuple(module.name for module in modules)
 
 
 QUIET: dict[str, tuple[nn.Module, Tensor]] = {
@@ -120,7 +120,7 @@ def test_a_gradient_that_is_known_to_be_anothers_is_not_compared() -> None:
 def test_what_cannot_be_compared() -> None:
     x = digits()
     for model, share in ((nn.Sequential(Detach(), HONEST["cnn"]), 1), (lambda x: 0 * x.flatten(1)[:, :3], 0)):
-        assert probes.missing_gradient(freeze(model), case(x), 0) == share
+        assert probes.missing_gradient(case(freeze(model), x), 0) == share
 
 
 def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:

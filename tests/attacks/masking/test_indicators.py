@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
 from fastadv.attacks.auto.run import ATTACKS
-from fastadv.attacks.core.problem import problem
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import Evidence, choose, look, probes
 from fastadv.attacks.masking.flags import SIGNS
 from fastadv.attacks.masking.verdict import CLEAN
@@ -134,11 +134,11 @@ def test_a_gradient_is_compared_with_the_loss() -> None:
     model, x, y = case()
     for scale in (1e-3, 1.0, 1e3):  # a short way is a share of the margin, whatever the scale of the logits
         scaled = freeze(lambda x, scale=scale: scale * model(x))
-        assert not probes.wrong_gradients(scaled, problem(x, y, THREAT)).any()
+        assert not probes.wrong_gradients(Task.of(scaled, x, y, THREAT)).any()
     mirrored = freeze(lambda x: model(Changed.apply(x, lambda gradient: gradient.flip(-1))))
-    assert probes.wrong_gradients(mirrored, problem(x, y, THREAT)).float().mean() > 0.5
+    assert probes.wrong_gradients(Task.of(mirrored, x, y, THREAT)).float().mean() > 0.5
     flat = freeze(nn.Sequential(Quantize(2), model))  # a gradient of zero says nothing right
-    assert probes.wrong_gradients(flat, problem(x, y, THREAT)).all()
+    assert probes.wrong_gradients(Task.of(flat, x, y, THREAT)).all()
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -152,7 +152,7 @@ def test_the_look_costs_at_most_its_share(held: bool) -> None:
     chosen = choose([attack], right, passes)
     assert len(chosen) == 9
     before = frozen.forwards + frozen.backwards
-    signs = look(frozen, problem(x[chosen], y[chosen], threat), chosen, [attack], right)
+    signs = look(frozen, Task.of(frozen, x[chosen], y[chosen], threat), chosen, [attack], right)
     assert signs.samples == 9
     assert signs.forwards + signs.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
     # eight are always looked at, and what Square broke may hold against the probes
@@ -191,13 +191,13 @@ def test_an_infinite_radius_leaves_what_needs_one() -> None:
     model, x, y = case()
     frozen, right = freeze(model), torch.ones(40, dtype=torch.bool)
     attack = Evidence.of(ddn(model, x, y, fa.L2(inf), steps=20))
-    signs = look(frozen, problem(x, y, fa.L2(inf)), torch.arange(40), [attack], right)
+    signs = look(frozen, Task.of(frozen, x, y, fa.L2(inf)), torch.arange(40), [attack], right)
     assert signs.unseen == {"square": "the radius is infinite"}
     assert signs.values["unconstrained"] == 0
-    endless = problem(x, y, fa.L2(1.0, box=(-inf, inf)))
+    endless = Task.of(frozen, x, y, fa.L2(1.0, box=(-inf, inf)))
     signs = look(frozen, endless, torch.arange(40), [attack], right)
     assert signs.unseen == dict.fromkeys(("incorrect_gradient", "unconstrained"), "the box is infinite")
-    targeted = problem(x, y, THREAT, targets=(y + 1) % 3)
+    targeted = Task.of(frozen, x, y, THREAT, targets=(y + 1) % 3)
     aimed = Evidence.of(pgd(model, x, y, THREAT, targets=targeted.targets))
     signs = look(frozen, targeted, torch.arange(40), [aimed], right)
     assert signs.verdict.startswith(CLEAN)
@@ -260,19 +260,22 @@ def test_wrong_input_is_named() -> None:
 
 def pixel(value: float, threat: fa.Threat, count: int = 40) -> Any:
     x = torch.full((count, 1, 2, 2), value)
-    return freeze(Threshold()), problem(x, torch.zeros(count, dtype=torch.long), threat)
+    return Task.of(freeze(Threshold()), x, torch.zeros(count, dtype=torch.long), threat)
 
 
 def test_what_the_probes_find_at_an_edge() -> None:
-    assert probes.broken_by_square(*pixel(0.45, fa.L0(1)), 0).any()
-    assert probes.broken_without_radius(*pixel(0.0, fa.Linf(0.01)), 0).all()
-    assert probes.broken_without_radius(*pixel(-1.0, fa.Linf(0.01, box=(-1.0, 1.0))), 0).all()
+    assert probes.broken_by_square(pixel(0.45, fa.L0(1)), 0).any()
+    assert probes.broken_without_radius(pixel(0.0, fa.Linf(0.01)), 0).all()
+    assert probes.broken_without_radius(pixel(-1.0, fa.Linf(0.01, box=(-1.0, 1.0))), 0).all()
 
 
 def test_gradients_that_are_zero_or_not_finite_are_none() -> None:
     model, x, y = case(10)
     for layer, none in ((nn.Identity(), False), (Quantize(50), True), (RootAtZero(), True), (Detach(), True)):
-        assert probes.without_gradient(freeze(nn.Sequential(layer, model)), x, y).tolist() == [none] * 10
+        assert (
+            probes.without_gradient(Task.of(nn.Sequential(layer, model), x, y, THREAT)).tolist()
+            == [none] * 10
+        )
 
 
 def test_what_an_attack_says_is_not_hidden_by_a_probe() -> None:

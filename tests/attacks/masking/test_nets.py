@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks.auto.run import ATTACKS
-from fastadv.attacks.core.problem import problem
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
 from fastadv.attacks.special.bounded_outputs import bounded, falls_off
@@ -111,8 +111,8 @@ NO_STAND_INS = {
 @pytest.mark.parametrize("name", [*SEEN, *NO_STAND_INS])
 def test_a_straight_through_rule_is_seen(name: str) -> None:
     classifier, x = prepare({**SEEN, **NO_STAND_INS}[name]()), TEST.x[:8]
-    task = problem(x, classifier.verdict(x).argmax(1), fa.Linf(0.1))
-    assert {probes.stands_in(classifier, task, seed) for seed in range(2)} == {name in SEEN}
+    task = Task.of(classifier, x, classifier.verdict(x).argmax(1), fa.Linf(0.1))
+    assert {probes.stands_in(task, seed) for seed in range(2)} == {name in SEEN}
 
 
 @pytest.mark.slow

@@ -1,0 +1,164 @@
+"""What an answer is worth: verdict, mark of what is not finite, rank, best point, and the move.
+
+A judge is chosen once for the samples that are in a search. A row whose logits are not finite is marked, and
+its point wins nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.points import like
+from fastadv.attacks.core.ranking import graded, keep_nearest, keep_strongest, loss_of, ranked, repeated
+from fastadv.attacks.core.record import Plan, Record
+from fastadv.attacks.core.task import Task
+from fastadv.ops import largest
+from fastadv.ops._rows import PerRow, limits, per_row
+from fastadv.ops.logit_loss import ENTROPIES, KINDS
+from fastadv.ops.registration.library import bind
+from fastadv.threat import Linf
+
+Move = tuple[Any, ...]  # what `judge_` takes of a step: x, radius, step size, box, and what each row has
+Candidate = Callable[[Tensor, torch.dtype], Tensor]  # (points, dtype of the logits) -> points
+STAY: Move = None, 0.0, 0.0, 0.0, 0.0, None, None
+
+
+class Verdict(NamedTuple):
+    """Which points are adversarial, bool [n] or [n, C]; of several decisions, how many have turned."""
+
+    met: Tensor
+    turned: Tensor | None = None
+    distance: Tensor | None = None  # where points compete by it
+
+
+@dataclass(eq=False)
+class Judge:
+    """Judges by any criterion points of `task`, which compete for the `best` as the `plan` says.
+
+    `candidate` (points, dtype of the logits) gives what is kept of points that the model has seen.
+    """
+
+    looks: ClassVar[bool] = False  # whether it sees for itself which logits are finite
+    task: Task
+    best: Record
+    plan: Plan
+    candidate: Candidate
+
+    def __call__(
+        self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
+        finite: Tensor | None,
+    ) -> Verdict:  # fmt: skip
+        """Judge points [n, ...] or [n, C, ...] by an answer, and keep the best.
+
+        The `value` is that of the plan's loss, or None; `finite`, bool like it, tells which logits are, None
+        where all.
+        """
+        met, turned, _ = verdict = self.weigh(logits, gradient, finite)
+        kept = self.candidate(seen, logits.dtype)
+        if self.plan.minimum:
+            order = self.task.threat.order
+            return Verdict(met, turned, keep_nearest(self.best, self.task.x, kept, met, order))
+        strength = self.strength(value, logits, turned)
+        if self.plan.stop_early:  # a broken row is left alone, so that nothing depends on when it leaves
+            strength = torch.where(like(self.best.success, strength), torch.nan, strength)
+        keep_strongest(self.best, kept, met, strength, finite)
+        if gradient is not None and gradient.ndim == self.task.x.ndim:
+            self.best.note_rank()
+        return verdict
+
+    def weigh(self, logits: Tensor, gradient: Tensor | None, finite: Tensor | None) -> Verdict:
+        """Return the verdict on points that do not compete."""
+        self.note(gradient, finite)
+        shape, criterion = logits.shape[:-1], self.task.criterion
+        y, targets = repeated(self.task.y, *shape[1:]), repeated(self.task.targets, *shape[1:])
+        flat, turned = logits.flatten(0, -2), None
+        if (decisions := criterion.decisions(flat, y, targets)) is None:
+            met = criterion.met(flat, y, targets).view(shape)
+        else:
+            met, turned = (decisions[0] >= decisions[1]).view(shape), decisions[0].view(shape)
+        if finite is not None:
+            met, turned = met & finite, None if turned is None else turned * finite
+        return Verdict(met, turned)
+
+    def note(self, gradient: Tensor | None, finite: Tensor | None) -> None:
+        """Put on record how large a gradient is, and which rows have logits that are not finite."""
+        if gradient is not None:
+            functions = gradient if gradient.ndim == self.task.x.ndim else gradient.flatten(1, 2)
+            size = largest(functions).to(self.best.largest_gradient.dtype)
+            torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
+        if finite is not None:
+            self.best.not_finite.logical_or_(~finite.view(len(finite), -1).all(1))
+
+    def step(
+        self, points: Tensor, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor,
+        finite: Tensor | None, step_size: Any,
+    ) -> Tensor:  # fmt: skip
+        """Judge points that the model has `seen`, and return where a step of the threat leads."""
+        self(seen, value, logits, gradient, finite)
+        return self.task.threat.step_(points, self.best.usable(gradient), self.task.x, step_size)
+
+    def strength(self, value: Tensor | None, logits: Tensor, turned: Tensor | None) -> Tensor:
+        """Return by what points compete with a budget, of the loss of the plan."""
+        task, shape = self.task, logits.shape[:-1]
+        if value is None:
+            value = loss_of(logits, task.y, self.plan.loss, task.targets, task.ids)
+        y, targets = repeated(task.y, *shape[1:]), repeated(task.targets, *shape[1:])
+        value = graded(value.flatten(), logits.flatten(0, -2), y, self.plan.loss, targets)
+        return ranked(value.view(shape), turned)
+
+
+@dataclass(eq=False)
+class Fused(Judge):
+    """Judges one point a sample by one kernel: any wrong class, by a loss that it knows, in float32."""
+
+    looks = True
+
+    def __post_init__(self) -> None:
+        best, task, plan = self.best, self.task, self.plan
+        self._judge, self._loss = bind("judge_", task.x.device), bind("logit_loss", task.x.device)
+        self._record = best.x_adv, best.rank, best.success, best.not_finite, best.largest_gradient, best.ranks
+        sharp = plan.loss in ENTROPIES and task.targets is None
+        self._rest = task.y, task.targets, sharp, plan.stop_early
+
+    def __call__(
+        self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
+        finite: Tensor | None,
+    ) -> Verdict:  # fmt: skip
+        if seen.ndim > self.task.x.ndim or (gradient is not None and gradient.ndim > seen.ndim):
+            return super().__call__(seen, value, logits, gradient, finite)
+        return self._judged(seen, value, logits, gradient, STAY)
+
+    def step(
+        self, points: Tensor, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor,
+        finite: Tensor | None, step_size: PerRow,
+    ) -> Tensor:  # fmt: skip
+        task = self.task
+        if type(task.threat) is not Linf:
+            return super().step(points, seen, value, logits, gradient, finite, step_size)
+        radius, radii = per_row("radius", task.threat.radius, task.x)
+        size, sizes = per_row("step_size", step_size, task.x)
+        move = task.x, radius, size, *limits(task.threat.box), radii, sizes
+        self._judged(points, value, logits, gradient, move)
+        return points
+
+    def _judged(
+        self, points: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None, move: Move
+    ) -> Verdict:
+        met = torch.empty_like(self.best.success)
+        if value is None:
+            value, by_logits = torch.empty_like(self.best.rank), torch.empty_like(logits)
+            self._loss(value, by_logits, logits, self.task.y, self.plan.loss, self.task.targets, True)
+        self._judge(*self._record, met, points, gradient, logits, value, *self._rest, *move)
+        return Verdict(met)
+
+
+def judge_for(task: Task, best: Record, plan: Plan, candidate: Candidate, exact: bool) -> Judge:
+    """Return what judges points of these samples; `exact`: the model sees them as they are kept."""
+    named = isinstance(plan.loss, str) and plan.loss in KINDS and not plan.minimum
+    single = exact and task.clean is not None and task.clean.dtype == task.x.dtype == torch.float32
+    fused = named and single and task.criterion is WRONG
+    return (Fused if fused else Judge)(task, best, plan, candidate)

@@ -1,0 +1,262 @@
+"""What an attack is asked, and who answers: made once by the door of a call, and handed on."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv._checks import check_count, check_flag
+from fastadv._waiting import surely_finite
+from fastadv.attacks.core.checks import check_images, check_mask, check_threat
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
+from fastadv.attacks.core.points import taken
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.special.bounded_outputs import bounded
+from fastadv.attacks.special.labels import check_index
+from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.arguments import Outputs
+from fastadv.engine.mapped import Mapped
+from fastadv.engine.precision import Precision
+from fastadv.errors import InputError
+from fastadv.threat import Threat, Through
+
+# What a task has of each sample
+SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean", "bounded")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Samples to attack, what a success is, and the classifier that is asked.
+
+    Attributes:
+        classifier: what answers; of a map of parameters, about these.
+        x: [B, ...], the clean samples, or the parameters that leave them as they are.
+        y: int64 [B], labels; or what else the criterion takes [B, ...].
+        threat: the ball and box in which points must lie.
+        targets: like y, what to reach, or None for anything but y.
+        ids: int64 [B], sample numbers.
+        rows: int64 [B], the places of the samples in the batch that the classifier knows.
+        criterion: what a success must fulfill beyond the class.
+        mask: bool like x, True where x may change; None lets all of x change.
+        clean: [B, K], the logits of the model as given at x; None before it has seen x.
+        bounded: int64 [B], the interval into which outputs were squashed (`bounded_outputs.py`), or None.
+        labeled: whether y was given; else it is what the criterion makes of the outputs at x.
+    """
+
+    classifier: Prepared
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    targets: Tensor | None
+    ids: Tensor
+    rows: Tensor
+    criterion: Criterion = WRONG
+    mask: Tensor | None = None
+    clean: Tensor | None = None
+    bounded: Tensor | None = None
+    labeled: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        model: "Model | Prepared | Task",
+        x: Tensor,
+        y: Tensor | None,
+        threat: Threat,
+        *,
+        targets: Tensor | None = None,
+        criterion: Criterion | None = None,
+        mask: Tensor | None = None,
+        ids: Tensor | None = None,
+        eot: int = 1,
+        whole_batches: bool = False,
+        freeze: bool | None = None,
+        precision: Precision | None = None,
+        compile: bool | None = None,
+        passes: int = 0,
+    ) -> "Task":
+        """Return the task of a call, whose arguments are checked.
+
+        Args:
+            model: as in every attack; a task stands for its classifier, and for what that says of its own x.
+            x: as in every attack, like all others but the last.
+            y: labels.
+            threat: a ball, or a map of parameters.
+            targets: what to reach.
+            criterion: what a success is.
+            mask: where x, or the parameters, may change.
+            ids: sample numbers.
+            eot: passes of which the search takes the mean.
+            whole_batches: whether the model takes batches of the size of x alone.
+            freeze: whether to search on a frozen copy; None decides by the work.
+            precision: of the search, as in `fastadv.freeze`.
+            compile: the same.
+            passes: of each sample that the attack plans.
+        """
+        task = model if isinstance(model, Task) else None
+        source = model.classifier if isinstance(model, Task) else model
+        check_threat(threat, maps=True)
+        criterion = check_criterion(criterion).for_labels(y)
+        x = check_images(x, threat.box, values=task is None or x is not task.x)
+        size, averages = len(x), check_count("eot", eot, 1)
+        _check_batch(x, y)
+        whole = check_flag("whole_batches", whole_batches)
+        classifier = prepare(
+            source, averages if averages > 1 else None, work=passes * size, freeze=freeze,
+            size=size if whole else 0, precision=precision, compile=compile, rows=lambda: x,
+            outputs=criterion.outputs,
+        )  # fmt: skip
+        if criterion.outputs == "any" and not size:  # no sample meets anything
+            y, criterion, targets = torch.zeros(0, dtype=torch.long, device=x.device), WRONG, None
+        labels = criterion.labels("y", y, size, x.device)
+        if targets is not None:
+            targets = criterion.labels("targets", targets, size, x.device)
+        rows = torch.arange(size, device=x.device)
+        numbers = rows if ids is None else check_index("ids", ids, size, x.device)
+        clean = None
+        if task is None or not torch.equal(numbers, task.ids):
+            classifier = classifier.of(x, numbers)
+        else:
+            rows, same = task.rows, classifier.source is task.classifier.source and x is task.x
+            clean = task.clean if same and classifier.outputs == task.classifier.outputs else None
+        ball = threat
+        if isinstance(threat, Through):
+            classifier, ball, clean = Mapped(classifier, threat, x, numbers), threat.ball, None
+            x = check_images(threat.parameters(x, numbers), ball.box)
+            rows = torch.arange(size, device=x.device)
+        if criterion.outputs == "logit":  # of two classes
+            criterion = WRONG
+        return cls(
+            classifier, x, numbers.new_zeros(size, 2) if labels is None else labels, _with_radii(ball, x),
+            targets, numbers, rows, criterion.meant_by(classifier.model),
+            None if mask is None else check_mask(mask, x), clean, labeled=labels is not None,
+        )  # fmt: skip
+
+    def take(self, index: Tensor) -> Self:
+        """Return the task of the samples `index`, int [m] or bool [B]."""
+        samples: dict[str, Any] = {name: taken(getattr(self, name), index) for name in SAMPLES}
+        return replace(self, threat=self.threat.take(index), **samples)
+
+    def within(self, threat: Threat) -> Self:
+        """Return the task in another ball."""
+        return replace(self, threat=threat)
+
+    def towards(self, targets: Tensor) -> Self:
+        """Return the task with other targets."""
+        return replace(self, targets=targets)
+
+    def wide(self) -> Self:
+        """Return the task in float32, in the box as half precision holds it; itself where x is wider."""
+        dtype = torch.promote_types(self.x.dtype, torch.float32)
+        if dtype == self.x.dtype:
+            return self
+        return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
+
+    def seen(self, x: Tensor, clean: Tensor, crowds: bool) -> Self:
+        """Return the task with x in another layout, and the logits there, which may crowd at an end."""
+        return replace(self, x=x, clean=clean, bounded=bounded(clean) if crowds else None)
+
+    @property
+    def through(self) -> Through | None:
+        """The map of parameters; None where x are images."""
+        return self.classifier.threat if isinstance(self.classifier, Mapped) else None
+
+    def with_images(self, out: AttackResult) -> AttackResult:
+        """Return a result with the images of the parameters that an attack has found."""
+        if not isinstance(mapped := self.classifier, Mapped):
+            return out
+        images = mapped.threat.image(out.x_adv, mapped.x[self.rows], self.ids)
+        mapped.threat.check_images(images)
+        return replace(out, x_adv=images, parameters=out.x_adv, threat=mapped.threat)
+
+    @property
+    def outputs(self) -> Outputs:
+        return self.criterion.outputs
+
+    @property
+    def plain(self) -> bool:
+        """Whether any wrong class at any point of the threat is a success."""
+        return self.targets is None and self.criterion is WRONG and self.mask is None
+
+    @property
+    def margin(self) -> losses.Loss:
+        """The loss [B] that is positive where the criterion is met."""
+        return "margin" if self.criterion is WRONG else self.criterion.margin
+
+    @property
+    def leading(self) -> losses.Loss:
+        """The loss [B] that searches for the strongest point raise by default."""
+        return "margin" if self.criterion is WRONG else self.criterion.leading
+
+    @property
+    def several(self) -> bool:
+        """Whether a success takes several decisions at once."""
+        return self.criterion.several(self.targets is not None)
+
+    def right(self, logits: Tensor) -> Tensor:
+        """Return bool [B], which logits [B, K] are right without an attack."""
+        criterion = self.criterion
+        of_outputs = type(criterion).right is not Criterion.right or criterion.outputs == "any"
+        return (
+            criterion.right(logits, self.y)
+            if of_outputs or self.targets is None
+            else logits.argmax(1) == self.y
+        )
+
+    def checked(self, logits: Tensor, shape: torch.Size | None) -> Self:
+        """Return the task, which the logits at x fit; of outputs of that shape these, if y is missing."""
+        if not len(logits):
+            return self
+        y = fitting(self.criterion, logits, shape, self.y if self.labeled else None, self.targets)
+        return self if self.labeled else replace(self, y=y, labeled=True)
+
+    def met(self, logits: Tensor) -> Tensor:
+        """Return bool [B], which logits [B, K] are finite and meet the criterion."""
+        return self.judged(logits)[0]
+
+    def judged(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what `met` returns, and bool [B], which are finite; None where all surely are."""
+        met = self.criterion.met(logits, self.y, self.targets)
+        if surely_finite(logits):
+            return met, None
+        finite = logits.isfinite().all(1)
+        return met & finite, finite
+
+    def masked(self, points: Tensor) -> Tensor:
+        """Return points [B, ...] or candidates [B, C, ...] with x wherever the mask allows no change."""
+        if self.mask is None:
+            return points
+        if points.ndim == self.x.ndim:
+            return torch.where(self.mask, points, self.x)
+        return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
+
+
+def handed(model: object) -> Task:
+    """Return the task that `takes_common` hands to an attack in place of the model."""
+    if not isinstance(model, Task):
+        raise InputError(f"model: expected the task that takes_common makes, got {type(model).__name__}")
+    return model
+
+
+def _check_batch(x: Tensor, y: Tensor | None) -> None:
+    """Raise InputError where x is one image without a batch around it."""
+    several = y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (len(x),)))
+    if x.ndim == 3 and not several:
+        raise InputError(
+            f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
+            "dimension: x[None], and y as a tensor [1]"
+        )
+
+
+def _with_radii(threat: Threat, x: Tensor) -> Threat:
+    """Return a threat with radii on the device of x; InputError unless they are one for each sample."""
+    radius = threat.radius
+    if not isinstance(radius, Tensor) or not radius.ndim:
+        return threat
+    if radius.shape != x.shape[:1]:
+        raise InputError(
+            f"radius: expected a number or one for each of {len(x)} samples, got shape {tuple(radius.shape)}"
+        )
+    return threat.with_radius(radius.to(x.device))
