@@ -57,7 +57,7 @@ class Judge:
         The `value` is that of the plan's loss, or None; `finite`, bool like it, tells which logits are, None
         where all.
         """
-        met, turned, _ = verdict = self.weigh(logits, gradient, finite)
+        met, turned, _ = verdict = self.weigh(seen, value, logits, gradient, finite)
         kept = self.candidate(seen, logits.dtype)
         if self.plan.minimum:
             order = self.task.threat.order
@@ -70,7 +70,10 @@ class Judge:
             self.best.note_rank()
         return verdict
 
-    def weigh(self, logits: Tensor, gradient: Tensor | None, finite: Tensor | None) -> Verdict:
+    def weigh(
+        self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
+        finite: Tensor | None,
+    ) -> Verdict:  # fmt: skip
         """Return the verdict on points that do not compete."""
         self.note(gradient, finite)
         shape, criterion = logits.shape[:-1], self.task.criterion

@@ -30,6 +30,8 @@ class Look:
         distance: [n] or [n, C], from x; set in a minimum-norm attack, where points compete.
     """
 
+    along: ClassVar[str] = ""  # the attribute with gradients
+    answers: ClassVar[tuple[str, ...]] = ()  # what a look without finite logits repeats of the last one
     x_adv: Tensor
     seen: Tensor
     logits: Tensor
@@ -68,8 +70,9 @@ class GradientLook(ScoredLook):
         others: as in `ScoredLook`.
     """
 
+    along = "gradient"
+    answers = "logits", "loss"
     gradient: Tensor
-    answers: ClassVar = ("logits", "loss", "gradient")
 
 
 @dataclass(eq=False)
@@ -81,8 +84,9 @@ class JacobianLook(Look):
         others: as in `Look`.
     """
 
+    along = "gradients"
+    answers = ("logits",)
     gradients: Tensor
-    answers: ClassVar = ("logits", "gradients")
 
 
 def go_on(

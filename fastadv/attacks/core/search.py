@@ -296,40 +296,36 @@ class Search(Samples[R_co]):
 
     def _judged(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
         """Give a look of that loss its verdict; its points compete for the best if `judge`; samples leave."""
-        finite, value = self._finite(look.logits), None
-        gradient = look.gradient if isinstance(look, GradientLook) else None
-        gradient = look.gradients if isinstance(look, JacobianLook) else gradient
-        if isinstance(look, ScoredLook) and loss == self.plan.loss and self.aims is self.targets:
-            value = look.loss
-        if judge:
-            self._competed = True
-            verdict = self.judge_now(look.seen, value, look.logits, gradient, finite)
-        else:
-            verdict = self.judge_now.weigh(look.logits, gradient, finite)
-        look.adversarial, look.count, _ = verdict
-        if isinstance(look, GradientLook | JacobianLook):
+        finite, gradient = self._finite(look.logits), getattr(look, look.along, None)
+        known = loss == self.plan.loss and self.aims is self.targets
+        value = getattr(look, "loss", None) if known else None
+        verdict = (self.judge_now if judge else self.judge_now.weigh)(
+            look.seen, value, look.logits, gradient, finite
+        )
+        look.adversarial, look.count, distance = verdict
+        self._competed |= judge
+        if gradient is not None:
+            setattr(look, look.along, self.best.usable(gradient))
             self._stand_in(look, finite)
-        if verdict.distance is not None:
+        if distance is not None:
             same = look.x_adv is look.seen and self.threshold is None
-            look.distance = verdict.distance if same else self.distance(look.x_adv)
+            look.distance = distance if same else self.distance(look.x_adv)
         kept = self._evaluated(judge)
         return look if kept is None else look.take(kept)
 
-    def _stand_in(self, look: GradientLook | JacobianLook, finite: Tensor | None) -> None:
+    def _stand_in(self, look: Look, finite: Tensor | None) -> None:
         """Let a look repeat the last answer where its logits are not `finite`; one without goes back."""
-        *rest, along = look.answers
-        setattr(look, along, self.best.usable(getattr(look, along)))
         if self.stays:
             return  # steps of a graph in which there were such logits are taken again
         if finite is not None:
-            for name in rest:
+            for name in look.answers:
                 now, last = getattr(look, name), self.answer.get(name)
                 if last is not None and last.shape == now.shape:
                     setattr(look, name, torch.where(like(finite, now), now, last.to(now.dtype)))
-            gradient = getattr(look, along)
-            look.x_adv, gradient = go_on(look.x_adv, self.x, finite, gradient, self.answer.get(along))
-            setattr(look, along, gradient)
-        self.answer = {name: getattr(look, name) for name in look.answers}
+            gradient, last = getattr(look, look.along), self.answer.get(look.along)
+            look.x_adv, gradient = go_on(look.x_adv, self.x, finite, gradient, last)
+            setattr(look, look.along, gradient)
+        self.answer = {name: getattr(look, name) for name in (*look.answers, look.along)}
 
     def _evaluated(self, judge: bool = True) -> Tensor | None:
         """Count an evaluation, and drop the samples that it has broken; return int [m], who stays, if any."""

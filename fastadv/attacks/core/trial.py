@@ -190,6 +190,30 @@ class Trial:
         x, rows = problem.x[few], problem.rows[few]
         return bounded_outputs.falls_off(self.classifier, x, rows) > bounded_outputs.LIMIT
 
+    def _flag(
+        self, status: Tensor, verdict: Verdict, loss: losses.Loss, failed: Tensor, budget: bool
+    ) -> None:
+        """Add what casts doubt on a result."""
+        problem, count, box = self.problem, len(status), self.problem.threat.box
+        aimless, held = problem.targets is None, status == Status.HELD
+        if budget and problem.threat.covers(problem.x):
+            flag = _wide(problem.threat)
+            self._report(flag, in_notes=flag.endswith("?"))
+        if self._lost:
+            about = self._lost, count, threat_text(problem.threat), *box
+            self._report(OUTSIDE.format(*about), in_notes=False)
+        unusable = int(self.unusable.sum())
+        if bool(failed.any()):
+            self.flags += failed_flags(
+                unusable, int(((status == Status.FAILED) & ~self.unusable).sum()), count
+            )
+        if self.some_already and aimless and not unusable:
+            classes = self.clean.shape[1] * (problem.outputs == "classes")
+            self.flags += label_flags(int(self.attacked.sum()), count, classes)
+        self.flags += (bounded_outputs.FLAG,) * self._is_bounded()
+        if loss == "ce" and budget and aimless:
+            self.flags += (SOFT_LOGITS,) * are_soft(verdict.logits[held], problem.y[held])
+
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,
         zero_gradient: Tensor, unfinished: Tensor, within: Threat | None = None,
@@ -207,24 +231,7 @@ class Trial:
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
         if within is not None:
             value = torch.where(broken, value, self._at_x.loss(problem, loss))
-        if within is None and problem.threat.covers(problem.x):
-            flag = _wide(problem.threat)
-            self._report(flag, in_notes=flag.endswith("?"))
-        if self._lost:
-            about = self._lost, len(status), threat_text(problem.threat), *problem.threat.box
-            self._report(OUTSIDE.format(*about), in_notes=False)
-        if bool(failed.any()):
-            unusable = int(self.unusable.sum())
-            failures = int(((status == Status.FAILED) & ~self.unusable).sum())
-            self.flags += failed_flags(unusable, failures, len(status))
-        if self.some_already and problem.targets is None and not bool(self.unusable.any()):
-            classes = self.clean.shape[1] * (problem.criterion.outputs == "classes")
-            self.flags += label_flags(int(self.attacked.sum()), len(status), classes)
-        if self._is_bounded():
-            self.flags += (bounded_outputs.FLAG,)
-        if loss == "ce" and within is None and problem.targets is None:
-            held = status == Status.HELD
-            self.flags += (SOFT_LOGITS,) * are_soft(verdict.logits[held], problem.y[held])
+        self._flag(status, verdict, loss, failed, within is None)
         distance = verdict.distance
         distance = problem.threat.distance(x_adv, problem.x) if distance is None else distance
         return AttackResult(

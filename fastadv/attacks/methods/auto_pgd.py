@@ -1,7 +1,6 @@
 """The stages of Auto-PGD: ascent in one ball, with steps that adapt their own length."""
 
 from collections.abc import Iterator
-from copy import copy
 
 import torch
 from torch import Tensor
@@ -80,32 +79,31 @@ class Stage:
 
     def run(self, points: Tensor) -> None:
         self.begin(points)
+        name = type(self), self.factor, self.loss
         for first, end, interval in spans(self.moves, self.shares):
-            self._go(first, end)
+            if first == 0:
+                self._move(0)
+            # moves that are alike; the last one needs no gradient
+            alike = range(max(first, 1), min(end, self.moves - 1))
+            repeat(self.search, self.next, len(alike), name, self.moves - end)
             if end < self.moves:
                 self.check(interval)
+            elif end > 1:
+                self._move(end - 1)
 
-    def _go(self, first: int, end: int) -> None:
-        """Make the moves `first` to `end` - 1."""
-        if first == 0:
-            self._move(0)
-        alike = range(max(first, 1), min(end, self.moves - 1))
-        step, name = lambda search: self._over(search)._move(1), (type(self), self.factor, self.loss)
-        repeat(self.search, step, len(alike), name, self.moves - end)
-        if end == self.moves > 1:
-            self._move(end - 1)
-
-    def _over(self, search: Search[Ascents]) -> "Stage":
-        """Return this stage with what another search has in its rows."""
-        if search is self.search:
-            return self
-        other = copy(self)
-        other.search = search
-        return other
+    def next(self, search: Search[Ascents]) -> None:
+        """Make a move that is neither the first nor the last one, on what another search has in its rows."""
+        here, self.search = self.search, search
+        try:
+            self._move(1)
+        finally:
+            self.search = here
 
     def begin(self, points: Tensor) -> None:
         rows, search = self.search.rows, self.search
-        look = self._evaluate(points, self.moves == 0)
+        # points of a larger ball are no candidates
+        look_at = self.search.gradient if self.moves else self.search.score
+        look: ScoredLook = look_at(points, self.loss, self.factor == 1)
         self._stand(look)
         rows.before, rows.top = look.x_adv.clone(), look.x_adv.clone()
         rows.top_gradient = torch.zeros_like(rows.top)
@@ -139,7 +137,8 @@ class Stage:
 
     def _move(self, move: int) -> None:
         rows = self.search.rows
-        look = self._evaluate(self.step(move), last=move == self.moves - 1)
+        look_at = self.search.score if move == self.moves - 1 else self.search.gradient
+        look: ScoredLook = look_at(self.step(move), self.loss, self.factor == 1)
         loss = self.value(look).to(rows.loss.dtype)
         rows.rises += loss > rows.loss
         self._stand(look)
@@ -150,13 +149,6 @@ class Stage:
         self.search.rows.points = look.x_adv
         if isinstance(look, GradientLook):
             self.search.rows.gradient = look.gradient
-
-    def _evaluate(self, points: Tensor, last: bool) -> ScoredLook:
-        # points of a larger ball are no candidates
-        judge = self.factor == 1
-        if last:
-            return self.search.score(points, self.loss, judge)
-        return self.search.gradient(points, self.loss, judge)
 
     def _keep_top(self, look: ScoredLook) -> None:
         rows = self.search.rows
