@@ -52,12 +52,11 @@ def bounded(logits: Tensor) -> Tensor | None:
     if logits.shape[1] < FEWEST:
         return None
     rows = logits.sort(1).values
-    at_an_end = _ends(rows)[2]
-    unit, symmetric = (_crowded(rows, start) for start in (0, -1))
-    symmetric &= ~unit
-    unknown = at_an_end & ~unit & ~symmetric
-    kind = UNIT * unit + SYMMETRIC * symmetric + UNKNOWN * unknown
-    return kind if bool(kind.any()) else None
+    unit, symmetric, unknown = _crowded(rows, 0), _crowded(rows, -1), _ends(rows)[2]
+    if not bool((unit | symmetric | unknown).any()):
+        return None
+    kind = torch.where(unknown, UNKNOWN, 0).masked_fill(symmetric, SYMMETRIC)
+    return kind.masked_fill(unit, UNIT)
 
 
 def _crowded(rows: Tensor, start: int) -> Tensor:

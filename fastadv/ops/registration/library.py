@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -227,8 +227,13 @@ def op(name: str) -> Callable[..., torch.Tensor]:
 
 def bind(name: str, device: torch.device) -> Callable[..., None]:
     """Return the op's kernel for a device as kernel(*results, *arguments), which checks none of them."""
+    return _bound(name, device.type)
+
+
+@cache
+def _bound(name: str, kind: str) -> Callable[..., None]:
     card = CARDS[name]
-    launcher = {"cpu": cpu_launcher, "cuda": triton_launcher}.get(device.type)
+    launcher = {"cpu": cpu_launcher, "cuda": triton_launcher}.get(kind)
     kernel = (launcher and launcher(card)) or partial(_written, card)
 
     def bound(*args: Any) -> None:
