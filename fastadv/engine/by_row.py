@@ -64,7 +64,8 @@ class ByRow(Plain):
         about._ids = ids
         if not self.size or not len(ids):
             return about
-        if len(ids.unique()) < len(ids):
+        order = ids.sort().values
+        if bool((order[1:] == order[:-1]).any()):
             raise InputError("ids: expected each once with whole_batches, got one twice; number the rows")
         known = ids[:, None] == self._batch_ids[None].to(ids.device)
         if len(self._batch_ids) and bool(known.any(1).all()):  # a part of the batch that is passed

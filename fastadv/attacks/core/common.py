@@ -17,7 +17,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.meanings import NEAREST, NO_LOSS, documented
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.task import Task
+from fastadv.attacks.core.task import Classified, Task
 from fastadv.attacks.special.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.by_row import explained, takes_ids
@@ -30,7 +30,7 @@ from fastadv.threat import THREATS, Through
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-Classifier = Model | Prepared | Task
+Classifier = Model | Prepared | Classified
 # the algorithm that an attack runs: this library's, or that of its paper
 Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
@@ -121,7 +121,8 @@ def takes_common(
         TypeError: the attack is called with arguments that it does not take.
     """
     if function is None:
-        return partial(takes_common, norms=norms, finite=finite, through=through, door=door, **least)
+        options: Any = {"norms": norms, "finite": finite, "through": through, "door": door, **least}
+        return partial(takes_common, **options)
     kinds = inspect.Parameter
     parameters = inspect.signature(function).parameters
     shared = [
@@ -155,7 +156,7 @@ def takes_common(
             check(arguments)
         planned_passes = passes({name: arguments.get(name, fixed[name]) for name in counts})
         model, x = arguments["model"], arguments["x"]
-        if not isinstance(model, Task):
+        if not isinstance(model, Classified):
             warn_of_training(function.__name__, arguments)
         called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
         asked = door(arguments) if door else {}
@@ -168,7 +169,7 @@ def takes_common(
                 with no_autocast(task.x.device.type):
                     out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
             except Exception as error:
-                model = model.classifier if isinstance(model, Task) else model
+                model = model.classifier if isinstance(model, Classified) else model
                 if (explanation := explained(error, model, x)) is error:
                     raise
                 raise explanation from error

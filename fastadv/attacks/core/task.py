@@ -27,41 +27,51 @@ SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean", "bounded")
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """Samples to attack, what a success is, and the classifier that is asked.
+class Classified:
+    """Samples that a classifier has classified, which attacks take in place of the model.
 
     Attributes:
         classifier: what answers; of a map of parameters, about these.
         x: [B, ...], the clean samples, or the parameters that leave them as they are.
-        y: int64 [B], labels; or what else the criterion takes [B, ...].
-        threat: the ball and box in which points must lie.
-        targets: like y, what to reach, or None for anything but y.
         ids: int64 [B], sample numbers.
         rows: int64 [B], the places of the samples in the batch that the classifier knows.
-        criterion: what a success must fulfill beyond the class.
-        mask: bool like x, True where x may change; None lets all of x change.
         clean: [B, K], the logits of the model as given at x; None before it has seen x.
-        bounded: int64 [B], the interval into which outputs were squashed (`bounded_outputs.py`), or None.
-        labeled: whether y was given; else it is what the criterion makes of the outputs at x.
     """
 
     classifier: Prepared
     x: Tensor
-    y: Tensor
-    threat: Threat
-    targets: Tensor | None
     ids: Tensor
     rows: Tensor
+    clean: Tensor | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task(Classified):
+    """Samples to attack, what a success is, and the classifier that is asked.
+
+    Attributes:
+        y: int64 [B], labels; or what else the criterion takes [B, ...].
+        threat: the ball and box in which points must lie.
+        targets: like y, what to reach, or None for anything but y.
+        criterion: what a success must fulfill beyond the class.
+        mask: bool like x, True where x may change; None lets all of x change.
+        bounded: int64 [B], the interval into which outputs were squashed (`bounded_outputs.py`), or None.
+        labeled: whether y was given; else it is what the criterion makes of the outputs at x.
+        others: as in `Classified`.
+    """
+
+    y: Tensor
+    threat: Threat
+    targets: Tensor | None = None
     criterion: Criterion = WRONG
     mask: Tensor | None = None
-    clean: Tensor | None = None
     bounded: Tensor | None = None
     labeled: bool = True
 
     @classmethod
     def of(
         cls,
-        model: "Model | Prepared | Task",
+        model: Model | Prepared | Classified,
         x: Tensor,
         y: Tensor | None,
         threat: Threat,
@@ -80,7 +90,7 @@ class Task:
         """Return the task of a call, whose arguments are checked.
 
         Args:
-            model: as in every attack; a task stands for its classifier, and for what that says of its own x.
+            model: as in every attack; what is classified stands for its classifier, and for the logits at x.
             x: as in every attack, like all others but the last.
             y: labels.
             threat: a ball, or a map of parameters.
@@ -95,8 +105,8 @@ class Task:
             compile: the same.
             passes: of each sample that the attack plans.
         """
-        task = model if isinstance(model, Task) else None
-        source = model.classifier if isinstance(model, Task) else model
+        task = model if isinstance(model, Classified) else None
+        source = model.classifier if isinstance(model, Classified) else model
         check_threat(threat, maps=True)
         criterion = check_criterion(criterion).for_labels(y)
         x = check_images(x, threat.box, values=task is None or x is not task.x)
@@ -129,10 +139,18 @@ class Task:
         if criterion.outputs == "logit":  # of two classes
             criterion = WRONG
         return cls(
-            classifier, x, numbers.new_zeros(size, 2) if labels is None else labels, _with_radii(ball, x),
-            targets, numbers, rows, criterion.meant_by(classifier.model),
-            None if mask is None else check_mask(mask, x), clean, labeled=labels is not None,
-        )  # fmt: skip
+            classifier,
+            x,
+            numbers,
+            rows,
+            clean,
+            y=numbers.new_zeros(size, 2) if labels is None else labels,
+            threat=_with_radii(ball, x),
+            targets=targets,
+            criterion=criterion.meant_by(classifier.model),
+            mask=None if mask is None else check_mask(mask, x),
+            labeled=labels is not None,
+        )
 
     def take(self, index: Tensor) -> Self:
         """Return the task of the samples `index`, int [m] or bool [B]."""

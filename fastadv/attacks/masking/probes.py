@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,15 +188,16 @@ def broken_without_radius(problem: Task, seed: int) -> Tensor:
         out = pgd.on(whole, steps=FREE_STEPS, loss="margin", seed=seed)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
-    return out.success.cpu()
+    success: Tensor = out.success.cpu()
+    return success
 
 
 def broken_by_square(problem: Task, seed: int) -> Tensor:
     """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
     # Squares that shrink as AutoAttack's do, with which the limit of the sign was chosen.
-    search: Any = sparse_rs.on if problem.threat.norm == "l0" else partial(square.on, rescale=False)  # type: ignore
-    success: Tensor = search(problem, queries=QUERIES, seed=seed).success
-    return success.cpu()
+    search = sparse_rs.on if problem.threat.norm == "l0" else partial(square.on, rescale=False)
+    success: Tensor = search(problem, queries=QUERIES, seed=seed).success.cpu()
+    return success
 
 
 def bounded(problem: Task) -> bool:

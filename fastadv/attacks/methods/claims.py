@@ -70,7 +70,10 @@ def posed(
     targets, mask = goal.targets if targets is None else targets, goal.mask if mask is None else mask
     rows = torch.arange(len(x), device=x.device)
     criterion = criterion.meant_by(model.model)
-    return Task(model.of(x, ids), x, batch.y, threat, targets, ids, rows, criterion, mask)
+    return Task(
+        model.of(x, ids), x, ids, rows, None, y=batch.y, threat=threat, targets=targets, criterion=criterion,
+        mask=mask,
+    )  # fmt: skip
 
 
 def _of_rows(name: str, values: Any, batch: Any) -> Any:
