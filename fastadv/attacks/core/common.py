@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, wraps
 from math import prod
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, cast, get_args, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ def takes_common(
 def takes_common(
     function: Callable[P, R] | None = None, /, *, norms: tuple[str, ...] = (), finite: bool = False,
     through: Serves = "any", door: Door | None = None, **least: int,
-) -> Public[P, R] | Callable[[Callable[P, R]], Public[P, R]]:  # fmt: skip
+) -> Any:  # fmt: skip
     """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 
     They appear in its signature and, with all other arguments, in its help. The arguments are checked before
@@ -121,8 +121,7 @@ def takes_common(
         TypeError: the attack is called with arguments that it does not take.
     """
     if function is None:
-        options: Any = {"norms": norms, "finite": finite, "through": through, "door": door, **least}
-        return partial(takes_common, **options)
+        return partial(takes_common, norms=norms, finite=finite, through=through, door=door, **least)
     kinds = inspect.Parameter
     parameters = inspect.signature(function).parameters
     shared = [
@@ -195,7 +194,7 @@ def takes_common(
     if fixed.get("loss", "") is None:
         others |= NO_LOSS
     attack.__doc__ = documented(inspect.getdoc(function) or "", whole.parameters, others)
-    return cast(Public[P, R], attack)
+    return attack
 
 
 def _refuse(

@@ -109,7 +109,8 @@ class Task(Classified):
         source = model.classifier if isinstance(model, Classified) else model
         check_threat(threat, maps=True)
         criterion = check_criterion(criterion).for_labels(y)
-        x = check_images(x, threat.box, values=task is None or x is not task.x)
+        known = task is not None and x is task.x
+        x = check_images(x, threat.box, values=not (known and getattr(task, "box", None) == threat.box))
         size, averages = len(x), check_count("eot", eot, 1)
         _check_batch(x, y)
         whole = check_flag("whole_batches", whole_batches)
@@ -129,7 +130,7 @@ class Task(Classified):
         if task is None or not torch.equal(numbers, task.ids):
             classifier = classifier.of(x, numbers)
         else:
-            rows, same = task.rows, classifier.source is task.classifier.source and x is task.x
+            rows, same = task.rows, known and classifier.source is task.classifier.source
             clean = task.clean if same and classifier.outputs == task.classifier.outputs else None
         ball = threat
         if isinstance(threat, Through):
@@ -151,6 +152,11 @@ class Task(Classified):
             mask=None if mask is None else check_mask(mask, x),
             labeled=labels is not None,
         )
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """The box in which x lies."""
+        return self.threat.box
 
     def take(self, index: Tensor) -> Self:
         """Return the task of the samples `index`, int [m] or bool [B]."""
