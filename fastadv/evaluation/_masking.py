@@ -51,14 +51,15 @@ def indicators(
     raised += [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
 
-    def make() -> Part:
+    part = kept.kept(PART, known)
+    if part is None:
         task = None
         if threat is not None and not isinstance(threat, Named):
             task = _problem(frozen, dataset, ids, chosen, threat, criterion, goal)
         looked = look(frozen, task, chosen, evidence, correct, batch_size=batch_size)
-        return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
-
-    signs = Indicators(**kept.get(PART, known, make).notes)
+        part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
+        kept.add(PART, known, part)
+    signs = Indicators(**part.notes)
     drawn = worst_draws(rows)
     if drawn is not None and eot > 1 and "randomized" in signs.flagged:
         one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"

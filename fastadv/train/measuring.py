@@ -16,7 +16,7 @@ from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
-from fastadv.evaluation.measure import Evaluation, check_evaluation
+from fastadv.evaluation.job import Evaluation, check_evaluation
 from fastadv.evaluation.named import labels_of
 from fastadv.runs import processes
 from fastadv.runs.card import instruction

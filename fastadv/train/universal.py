@@ -29,7 +29,7 @@ from fastadv.engine.prepare import answers
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation import evaluate
 from fastadv.evaluation._outcome import NOT_RUN
-from fastadv.evaluation.measure import for_data
+from fastadv.evaluation.job import for_data
 from fastadv.evaluation.named import labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
