@@ -1,55 +1,38 @@
-"""The work of an evaluation: its batches, what each attack does to them, and the table of all."""
+"""What is evaluated: a model, data and attacks, read in batches with the verdict on each."""
 
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeVar
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.attacks.autoattack import EOT
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
-from fastadv.attacks.core.result import NOT_FINITE, Status
-from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
+from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.by_row import FEWER
-from fastadv.engine.module import replaced
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
-from fastadv.evaluation import _masking as masking
-from fastadv.evaluation import _outcome as outcomes
-from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Batch, Part, Shelf, attempted, joined
-from fastadv.evaluation._parts import Parts
-from fastadv.evaluation.draws import ONE_DRAW, RANDOMIZED, Drawing
-from fastadv.evaluation.named import Attack, Attacks, bound, boxes_of, criterion_of, labels_of, named
-from fastadv.evaluation.row import Samples, component_of, told_apart
-from fastadv.evaluation.sums import sums_at
-from fastadv.evaluation.table import Table
+from fastadv.evaluation._outcome import Batch
+from fastadv.evaluation.draws import ONE_DRAW, Drawing
+from fastadv.evaluation.named import Attack, Attacks, boxes_of, criterion_of, labels_of, named
 from fastadv.runs import processes
-from fastadv.runs.card import data_hash
 from fastadv.runs.identity import describe
 from fastadv.threat import Threat
-
-REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A model under attacks: every batch is measured and attacked, and all of them are judged."""
+class Job:
+    """A model, the data, and the attacks, with what reads the samples in batches."""
 
     frozen: Prepared
     dataset: Dataset[Any]
@@ -58,13 +41,8 @@ class Evaluation:
     limit: int | None
     box: Boxes = UNIT
     criterion: Criterion = WRONG
-    keep_samples: bool = False
-    parts: Parts = field(default_factory=lambda: Parts(None))
-    looked: bool = False  # whether signs of masking are looked for
     drawing: Drawing = ONE_DRAW
     share: Callable[[int], Sequence[int]] = range  # the batches to work on, of so many
-    events: Events = field(default_factory=Events)
-    shelf: Shelf = field(default_factory=Shelf)
     earlier: Sequence[int] = ()  # numbers of samples that the folder had before there were more
 
     def positions(self) -> list[Tensor]:
@@ -137,141 +115,18 @@ class Evaluation:
         seen = predicted.bincount(minlength=logits.shape[1] * classes)
         return Batch(number, frozen, x, y, ids, correct, failed, correct, seen)
 
-    def table(self) -> Table:
-        """Attack all batches, and put them together."""
-        started, done = time.perf_counter(), list[list[Part]]()
-        with self.drawing.kept(self.frozen.device):
-            for clean, *attacked in self.results(self.measure):
-                done.append([clean, *attacked])
-                if processes.world() > 1:
-                    for name, part in zip(self.attacks, attacked, strict=True):
-                        self.events.finished(name, clean, part, self.drawing.count)
-        return self.judge(done, started)
-
-    def measure(self, batch: Batch) -> list[Part]:
-        """Measure a batch without an attack, and under each."""
-        verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
-        counted = self.count_at(batch.x, batch)
-        if self.drawing.count > 1:
-            drawn = batch.drawn | (counted["draws.right"] > 0).to(batch.x.device)
-            batch = replace(batch, drawn=drawn)
-        clean, attacked = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
-        data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
-        for name in self.attacks:
-            file = f"{batch.number:05d}-{self.parts.places.get(name, 0):02d}"
-            part = self.parts.kept(file, verdict, data)
-            if part is None:
-                part = self.attack(name, batch)
-                self.parts.add(file, verdict, part, data)
-            attacked.append(part)
-            if processes.world() == 1:
-                self.events.finished(name, clean, part, self.drawing.count)
-        if attacked and all("refused" in part.notes for part in attacked):
-            raise InputError(attacked[0].notes["refused"])
-        if self.keep_samples:
-            kept = outcomes.nearest(batch, attacked)
-            clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
-        return [self.shelf.keep(part) for part in (clean, *attacked)]
-
-    def count_at(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return what counts at points x [B, ...] of a batch: sums of the criterion, and draws."""
-        frozen = batch.asked()
-        with self.drawing.kept(x.device, batch.number, 0, 1):
-            counted = {f"sums.{k}": v for k, v in sums_at(self.criterion, frozen, x, batch.y).items()}
-        if self.drawing.count > 1:
-            drawn = self.drawing.draw(frozen, x, batch.y, batch.ids, batch.number)
-            counted |= {f"draws.{name}": value.cpu() for name, value in drawn.items()}
-        return counted
-
-    def attack(self, name: str, batch: Batch) -> Part:
-        """Run an attack on a batch, or note why it does not serve the threat."""
-        attack = self.events.begun(name, self.attacks[name])
-        tensors = outcomes.untouched(batch, points=self.keep_samples or self.parts.path is not None)
-        usable = (~batch.failed).nonzero().flatten()
-        if not len(usable):
-            return Part(tensors | self.count_at(batch.x, batch))
-        some, claims, several = batch.take(usable), Counter[str](), self.drawing.count > 1
-        started, compared = time.perf_counter(), self.frozen.compared
-        # with several draws, all samples that are right in some of them are attacked
-        token = right_at_times.set(some.ids[some.drawn] if several else None)
-        try:
-            with self.drawing.kept(batch.x.device, batch.number, 1 + crc32(name.encode())):
-                result = attempted(name, attack, some, self.criterion, self.box, claims)
-        except InputError as error:
-            if error.argument not in REFUSALS:
-                raise
-            return Part(tensors | self.count_at(batch.x, batch), {"refused": str(error)})
-        finally:
-            right_at_times.reset(token)
-        # reading the results waits for the device: the seconds are then the attack's own
-        outcomes.write(tensors, result, some, usable.cpu())
-        tensors["seconds"][0] = time.perf_counter() - started
-        # passes that compare the copy at a process's first batches do not count: else more processes would
-        # count more
-        passes = zip((result.forwards, result.backwards), self.frozen.compared, compared, strict=True)
-        cost = [int(total) - (now - then) for total, now, then in passes]
-        tensors["cost"] = torch.tensor(cost, device="cpu")
-        notes = outcomes.notes_of(result, claims)
-        wrong = some.correct & (result.status == int(Status.ALREADY_WRONG))
-        changed = len(usable) == len(batch.y) and bool(wrong.any())
-        if (TWO_ANSWERS in notes["flags"] or changed) and not several:
-            notes["flags"].append(RANDOMIZED)
-        x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
-        return Part(tensors | self.count_at(x_adv, batch), notes)
-
-    def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
-        """Put the batches together, each without an attack and under each."""
-        parts, *attacked = zip(*done, strict=True)
-        correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
-        self.check_finite(len(failed), int(failed.sum()))
-        clean = outcomes.draws_of(parts, correct, self.drawing.count)
-        rows = told_apart([
-            outcomes.row(name, attack, correct, own_parts, self.drawing.count, clean)
-            for (name, attack), own_parts in zip(self.attacks.items(), attacked, strict=True)
-        ])  # fmt: skip
-        samples = None
-        if self.keep_samples:
-            values = outcomes.columns(parts, "samples")
-            samples = Samples(**values, component=component_of(values["by"], rows))
-        seen = torch.stack([part["seen"] for part in parts]).sum(0)
-        remarks, signs = outcomes.remarks(correct, failed, seen), None
-        if self.looked and rows:
-            bindings = (bound(attack, "criterion") for attack in self.attacks.values())
-            criteria = [criterion for criterion in bindings if criterion is not None]
-            ran = [place for place, row in enumerate(rows) if not row.refused]
-            look = partial(
-                masking.indicators, self.frozen, self.dataset, [rows[place] for place in ran],
-                [attacked[place] for place in ran], correct, ids, self.batch_size, self.parts,
-                self.criterion, remarks, self._eot(), criteria,
-            )  # fmt: skip
-            signs = processes.from_first(look)
-        # the clock of the first process, and the parts that all have read
-        times = processes.tell((time.perf_counter() - started, self.parts.seconds))
-        seconds = times[0][0] + sum(before for _, before in times)
-        return Table(
-            rows, correct, failed, ids, seconds, samples, replaced(self.frozen.model), signs, clean,
-            criterion=self.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
-        )  # fmt: skip
-
     def check_finite(self, samples: int, failed: int) -> None:
         """Raise InputError where no sample has finite logits, unless those of another share may have some."""
         with processes.agreement():
             if failed == samples == sample_count(self.dataset, self.limit):
                 raise InputError(NOT_FINITE)
 
-    def _eot(self) -> int:
-        """Return the most passes over which an attack averages a gradient."""
-        passes = [self.frozen.eot]
-        for attack in self.attacks.values():
-            passes.append(bound(attack, "eot") or EOT * (bound(attack, "version") == "rand"))
-        return max(passes)
-
 
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
     threat: Threat | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
     **options: Any,
-) -> Evaluation:  # fmt: skip
+) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
     attacks = named(attacks, threat, criterion=criterion)
     judged = criterion_of(attacks, criterion)
@@ -282,7 +137,7 @@ def prepared(
     work = planned(*attacks.values()) * sample_count(dataset, limit)
     rows = (lambda: _first(dataset, box, judged)[0]) if may_compile else None
     frozen = prepare(model, work=work, rows=rows, outputs=judged.outputs, **options)
-    return Evaluation(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
+    return Job(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
 
 
 def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
@@ -308,7 +163,7 @@ def _of_one_size(parts: Sequence[Tensor], numbers: Sequence[int]) -> list[list[i
     return groups
 
 
-def description(job: Evaluation, identity: str | None = None) -> dict[str, Any]:
+def description(job: Job, identity: str | None = None) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
     model = describe(job.frozen.model, identity=identity)
     return {
@@ -318,7 +173,7 @@ def description(job: Evaluation, identity: str | None = None) -> dict[str, Any]:
     }
 
 
-def environment(job: Evaluation) -> dict[str, Any]:
+def environment(job: Job) -> dict[str, Any]:
     """Return what processes have alike, though a run may go on elsewhere."""
     return {"torch": torch.__version__, "frozen": job.frozen.describe()}
 

@@ -24,6 +24,7 @@ from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.draws import Drawing
 from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.named import Attacks
+from fastadv.evaluation.run import Evaluation
 from fastadv.evaluation.table import Table
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
@@ -173,17 +174,12 @@ def evaluate(
     with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
-        job = replace(
-            job,
-            keep_samples=keep_samples or certificates is not None,
-            parts=parts,
-            looked=indicators and not apart,
-            drawing=drawing,
-            share=share,
-            events=Events(on_event, tick, count * len(job.attacks)),
-            earlier=[before for before in (parts.identity or config)["samples"] if before < count],
-        )
-        table = job.table()
+        before = (parts.identity or config)["samples"]
+        earlier = [samples for samples in before if samples < count]
+        job = replace(job, drawing=drawing, share=share, earlier=earlier)
+        events = Events(on_event, tick, count * len(job.attacks))
+        keep_samples = keep_samples or certificates is not None
+        table = Evaluation(job, keep_samples, parts, indicators and not apart, events).table()
         if apart:
             number = len(job.positions())
             parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
