@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -140,19 +139,22 @@ def smooth(
         # parts whose images share passes
         shared = min(TOGETHER, -(-len(parts) // processes.world())) if smoothed.waits else 1
 
-        def make(place: int) -> list[dict[str, Tensor]]:
-            several = parts[place * shared :][:shared]
-            certified = cache(partial(_certify, smoothed, judge, dataset, several, n0))
-
-            def part(k: int) -> dict[str, Tensor]:
-                number = place * shared + k
-                file = f"part-{number:05d}.safetensors"
-                return keeper.part(file, f"{of} {number}", lambda: (certified()[k], None))[0]
-
-            return [part(k) for k in range(len(several))]
+        def make(first: int) -> list[dict[str, Tensor]]:
+            several, certified = parts[first : first + shared], list[dict[str, Tensor]]()
+            results = []
+            for k in range(len(several)):
+                file, seal_of = f"part-{first + k:05d}.safetensors", f"{of} {first + k}"
+                kept = keeper.part(file, seal_of)
+                if kept is None:
+                    certified = certified or _certify(smoothed, judge, dataset, several, n0)
+                    kept = certified[k], None
+                    keeper.keep(file, seal_of, *kept)
+                results.append(kept[0])
+            return results
 
         done: list[dict[str, Tensor]] = []
-        for several in processes.in_turn(-(-len(parts) // shared), make):
+        firsts = range(0, len(parts), shared)
+        for several in processes.in_turn(len(firsts), map(make, processes.share_of(firsts))):
             done += several
             if tick is not None and not processes.rank():
                 tick(min(len(done) * PART, count), count)

@@ -116,9 +116,9 @@ def answers(prepared: Prepared, x: Tensor, ids: Tensor | None = None) -> dict[st
     plain = prepare(prepared.source, freeze=False, size=size, outputs=prepared.outputs)
     ids = torch.arange(len(x), device="cpu") if ids is None else ids
     x, ids = (each.to(device=plain.device) for each in (x, ids))
+    plain = plain.of(x, ids)
 
     def logits() -> Tensor:
-        plain.begin(x, ids)
         with rng.generators_kept(x.device, seed=0):
             return plain.verdict(x)[:FIRST_SAMPLES]
 

@@ -186,12 +186,6 @@ class Prepared:
     def captures(self, x: Tensor) -> Captures | None:
         """Return the graphs of steps on rows like x; None where the model has none."""
 
-    def begin(self, x: Tensor, ids: Tensor) -> None:
-        """TEMPORARY."""
-
-    def asks_for(self, ids: Tensor, each: int = 1) -> None:
-        """TEMPORARY."""
-
     def settle(self, x: Tensor) -> bool:
         """Prepare the search for rows like x; return whether nothing is left to prepare."""
         return True

@@ -1,24 +1,24 @@
 """Signs of masked gradients in an evaluation: what its attacks say together, and probes of some samples."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from fastadv.attacks.autoattack import EOT
 from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.data._batches import batches
-from fastadv.engine import Prepared
 from fastadv.evaluation._outcome import Part, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
-from fastadv.evaluation.named import labels_of
+from fastadv.evaluation.job import Job
+from fastadv.evaluation.named import bound, labels_of
 from fastadv.evaluation.row import Row, worst_draws
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
@@ -28,15 +28,16 @@ RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings tha
 
 
 def indicators(
-    frozen: Prepared, dataset: Dataset[Any], rows: Sequence[Row],
-    parts: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor, batch_size: int, kept: Parts,
-    criterion: Criterion = WRONG, remarks: Sequence[str] = (), eot: int = 1,
-    asked: Collection[Criterion] = (),
-) -> Indicators:  # fmt: skip
-    """Return the indicators of an evaluation, by the `parts` of each row, with the largest eot."""
-    # `criterion` says which samples are right, and those that are `asked` of attacks what a success is.
-    goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked)}
-    evidence = [_evidence(row, of_row, criterion, goals) for row, of_row in zip(rows, parts, strict=True)]
+    job: Job, kept: Parts, rows: Sequence[Row], parts: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor
+) -> Indicators:
+    """Return the indicators of an evaluation, by the `parts` of each row."""
+    frozen, criterion = job.frozen, job.criterion
+    ran = [(row, of_row) for row, of_row in zip(rows, parts, strict=True) if not row.refused]
+    rows = [row for row, _ in ran]
+    # `criterion` says which samples are right, and those that are bound to attacks what a success is
+    asked = [bound(attack, "criterion") for attack in job.attacks.values()]
+    goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked if one is not None)}
+    evidence = [_evidence(row, of_row, criterion, goals) for row, of_row in ran]
     metrics = {attack.threat.metric for attack in evidence if attack.threat is not None}
     alike = [[one for one in evidence if one.threat and one.threat.metric == metric] for metric in metrics]
     raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
@@ -51,20 +52,29 @@ def indicators(
     raised += [name for name in RAISED if _says(rows, name)]
     known = {"looked_at": ids[chosen], "correct": correct}
 
-    def make() -> Part:
+    part = kept.kept(PART, known)
+    if part is None:
         task = None
         if threat is not None and not isinstance(threat, Named):
-            task = _problem(frozen, dataset, ids, chosen, threat, criterion, goal)
-        looked = look(frozen, task, chosen, evidence, correct, batch_size=batch_size)
-        return Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
-
-    signs = Indicators(**kept.get(PART, known, make).notes)
-    drawn = worst_draws(rows)
+            task = _problem(job, ids, chosen, threat, goal)
+        looked = look(frozen, task, chosen, evidence, correct, batch_size=job.batch_size)
+        part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
+        kept.add(PART, known, part)
+    signs = Indicators(**part.notes)
+    drawn, eot = worst_draws(rows), _eot(job)
     if drawn is not None and eot > 1 and "randomized" in signs.flagged:
         one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
-        remarks = [f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot}).", *remarks]
-        signs = replace(signs, lower={**signs.lower, "randomized": 0.0})
-    return replace(signs, remarks=remarks)
+        randomized = f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot})."
+        signs = replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized])
+    return signs
+
+
+def _eot(job: Job) -> int:
+    """Return the most passes over which an attack averages a gradient."""
+    passes = [job.frozen.eot]
+    for attack in job.attacks.values():
+        passes.append(bound(attack, "eot") or EOT * (bound(attack, "version") == "rand"))
+    return max(passes)
 
 
 def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping[str, Criterion]) -> Evidence:
@@ -106,15 +116,12 @@ def _ball(attack: Evidence) -> tuple[Any, Any]:
     return (None, math.inf) if attack.threat is None else (attack.threat.metric, attack.threat.radius)
 
 
-def _problem(
-    frozen: Prepared, dataset: Dataset[Any], ids: Tensor, chosen: Tensor, threat: Threat,
-    judged: Criterion, goal: Goal,
-) -> Task | None:  # fmt: skip
+def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) -> Task | None:
     """Return the problem of the samples `chosen` int64 [m] of the `ids` int64 [N]."""
     if not len(chosen):
         return None
-    labels = labels_of(judged)
-    batch = next(batches(dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
+    frozen, judged, labels = job.frozen, job.criterion, labels_of(job.criterion)
+    batch = next(batches(job.dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
     x, y, numbers = (tensor.to(frozen.device) for tensor in batch)
     known = judged.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
     targets = None if goal.targets is None else goal.targets[chosen].to(y.device)

@@ -1,13 +1,12 @@
 """What one attack did to one batch, and what that comes to over all batches."""
 
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,14 +15,13 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import FAILED, failed_flags
-from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
+from fastadv.attacks.core.task import Classified
 from fastadv.attacks.masking.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.methods.claims import checked, claim_flags, is_own, posed
 from fastadv.attacks.special.labels import LABELS, label_flags
-from fastadv.data.imageset import UNIT, Boxes
-from fastadv.engine import Prepared
+from fastadv.data.imageset import Boxes
 from fastadv.errors import InputError, NoGradientError
-from fastadv.evaluation.draws import RANDOMIZED, Draws
+from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.named import Attack, bound, minimizes, name_of, takes
 from fastadv.evaluation.row import Components, Row
 from fastadv.threat import THREATS, Named, Threat
@@ -34,28 +32,22 @@ NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
 NOT_RUN = "zero_gradient: the attack could not run"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
-Counted = Callable[[Tensor], dict[str, Tensor]]
-"""Of points x_adv [B, ...] of a batch: sums of the criterion, and draws."""
 
+@dataclass(frozen=True, eq=False)
+class Batch(Classified):
+    """The samples of a batch on the model's device, and which are right without an attack."""
 
-class Batch(NamedTuple):
-    """Samples, and which are right without an attack, on the model's device; `failed`: logits not finite."""
-
-    x: Tensor
+    number: int
     y: Tensor
-    ids: Tensor
-    right: Tensor
-    failed: Tensor
-    logits: Tensor
-    drawn: Tensor  # bool [B], right in some draw of x, where there are several
-
-    @property
-    def correct(self) -> Tensor:
-        """bool [B]."""
-        return self.right & ~self.failed
+    correct: Tensor  # bool [B]
+    failed: Tensor  # bool [B], without finite logits
+    drawn: Tensor  # bool [B], right in the verdict or in some draw of x
+    seen: Tensor  # int64 [K], how many images of the whole batch the model takes for each class
 
     def take(self, kept: Tensor) -> "Batch":
-        return Batch(*(value[kept] for value in self))
+        """Return the batch of some samples."""
+        names = ("x", "y", "ids", "rows", "clean", "correct", "failed", "drawn")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
 @dataclass(frozen=True)
@@ -105,9 +97,8 @@ class Shelf:
 
 
 def attempted(
-    name: str, attack: Attack, frozen: Prepared, batch: Batch, judged: Criterion, box: Boxes,
-    claims: Counter[str],
-) -> AttackResult:  # fmt: skip
+    name: str, attack: Attack, batch: Batch, judged: Criterion, box: Boxes, claims: Counter[str]
+) -> AttackResult:
     """Run an attack, with `ids` if it takes them; what one of the caller's own claims is checked.
 
     One that needs a gradient where there is none breaks nothing, and a flag says so.
@@ -115,11 +106,12 @@ def attempted(
     options: dict[str, Any] = {"ids": batch.ids} if takes(attack, "ids") else {}
     # indicators of an evaluation are over all attacks and batches
     options |= {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
-    check, forwards, backwards = is_own(attack), frozen.forwards, frozen.backwards
-    x, y, right = batch.x, batch.y, batch.correct
-    frozen.asks_for(batch.ids)  # an attack of the caller's own may pass the model without more
+    x, y, right, check = batch.x, batch.y, batch.correct, is_own(attack)
+    # an attack of the caller's own may pass the model without more
+    frozen = batch.classifier.of(x, batch.ids)
+    model, forwards, backwards = frozen if check else batch, frozen.forwards, frozen.backwards
     try:
-        out = attack(frozen, x.clone() if check else x, y.clone() if check else y, **options)
+        out = attack(model, x.clone() if check else x, y.clone() if check else y, **options)
     except NoGradientError as error:
         flags = (f"{NOT_RUN} ({error})",)
         nothing = SimpleNamespace(x_adv=x, success=torch.zeros_like(right), zero_gradient=right, flags=flags)
@@ -155,44 +147,17 @@ def untouched(batch: Batch, points: bool) -> dict[str, Tensor]:
     return tensors | ({"x_adv": batch.x.to("cpu", copy=True)} if points else {})
 
 
-def outcome(
-    name: str, attack: Attack, frozen: Prepared, whole: Batch, points: bool, several: bool, at: Counted,
-    judged: Criterion = WRONG, box: Boxes = UNIT,
-) -> Part:  # fmt: skip
-    """Run one attack on one batch; `several`: on all samples that are right in some draw."""
-    tensors = untouched(whole, points)
-    usable = (~whole.failed).nonzero().flatten()
-    if not len(usable):
-        return Part(tensors | at(whole.x))
-    batch, place = whole.take(usable), usable.cpu()
-    started, claims = time.perf_counter(), Counter[str]()
-    before = frozen.compared
-    token = right_at_times.set(batch.ids[batch.right | batch.drawn] if several else None)
-    try:
-        result = attempted(name, attack, frozen, batch, judged, box, claims)
-    finally:
-        right_at_times.reset(token)
-    # reading the results waits for the device: the seconds are then the attack's own
+def write(tensors: dict[str, Tensor], result: AttackResult, batch: Batch, place: Tensor) -> None:
+    """Write what an attack did to the samples of a batch into the tensors of all, at these places."""
     for key, values in _of_samples(result, batch.correct).items():
         if key in tensors:
             tensors[key][place] = values.to("cpu", tensors[key].dtype)
-    tensors["seconds"][0] = time.perf_counter() - started
-    # passes that compare the copy at a process's first batches do not count: else more processes count more
-    passes = zip((result.forwards, result.backwards), frozen.compared, before, strict=True)
-    tensors["cost"] = torch.tensor([int(total) - (now - then) for total, now, then in passes], device="cpu")
     for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
         if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
             tensors[key] = goal[:1].to("cpu", copy=True)
         elif goal is not None:
-            blank = torch.zeros(len(whole.y), *goal.shape[1:], dtype=goal.dtype, device="cpu")
+            blank = torch.zeros(len(tensors["broken"]), *goal.shape[1:], dtype=goal.dtype, device="cpu")
             tensors[key] = blank.index_copy(0, place, goal.cpu())
-    notes = _notes(result, claims)
-    wrong = result.status == int(Status.ALREADY_WRONG)
-    changed = len(usable) == len(whole.y) and bool((batch.correct & wrong).any())
-    if (TWO_ANSWERS in notes["flags"] or changed) and not several:
-        notes["flags"].append(RANDOMIZED)
-    tensors |= at(whole.x.index_copy(0, usable, result.x_adv.to(whole.x)))
-    return Part(tensors, notes)
 
 
 def _of_samples(result: AttackResult, right: Tensor) -> dict[str, Tensor]:
@@ -215,7 +180,7 @@ def _of_samples(result: AttackResult, right: Tensor) -> dict[str, Tensor]:
     return values
 
 
-def _notes(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
+def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
     """Return what an attack says of a batch, as JSON."""
     notes = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if claims:
@@ -263,8 +228,8 @@ def remarks(correct: Tensor, failed: Tensor, seen: Tensor) -> list[str]:
 
 def nearest(batch: Batch, parts: Sequence[Part]) -> dict[str, Tensor]:
     """Return the `Samples` of a batch, each with the nearest of its adversarial examples, by their fields."""
-    x, y, ids, _, unusable, *_ = (value.cpu() for value in batch)
-    correct = batch.correct.cpu()
+    names = ("x", "y", "ids", "correct", "failed")
+    x, y, ids, correct, unusable = (getattr(batch, name).cpu() for name in names)
     distances = torch.empty(len(parts), len(y), device="cpu").double()
     x_adv, by = x.clone(), torch.full_like(ids, -1)
     distance = torch.where(correct | unusable, torch.inf, 0.0).double()

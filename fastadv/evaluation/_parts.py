@@ -3,7 +3,7 @@
 Shares of one evaluation, which processes that knew nothing of each other made, are put together by `merge`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation._outcome import Part
 from fastadv.runs.files import read_json, seal, write_json
 from fastadv.runs.identity import ANSWERS, check_same
-from fastadv.runs.work import Keeper, Kept, Pieces, read_part
+from fastadv.runs.work import Keeper, Pieces, read_part
 from fastadv.runs.work import merge as merge_pieces
 
 IDENTITY = "evaluation.json"
@@ -36,28 +36,31 @@ class Parts(Keeper):
         there = [name for name, _ in (self.identity or config)["attacks"]]
         self.places = {name: there.index(name) for name, _ in config["attacks"]}
 
-    def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part], data: str = "") -> Part:
-        """Return the part `name` with the tensors `known`: read if it is there, else made and written."""
-
-        def whole() -> Kept:
-            part = make()
-            return {**known, **part.tensors}, {"notes": part.notes, "data": data}
-
-        def fits(path: Path, part: Kept) -> bool:
-            tensors, about = part
-            if about["data"] != data:
-                raise InputError(
-                    f"{path}: expected the run that wrote it, got one with another dataset= (samples or "
-                    "labels that are there are others here); add those after them, or choose another folder"
-                )
-            # another `known`, as by a randomized model
-            same = all(key in tensors and torch.equal(tensors[key], known[key]) for key in known)
-            self.seconds += float(tensors.get("seconds", 0.0)) * same
-            return same
-
-        of = "" if self.identity is None else _seal(self.identity, name, self.places.values())
-        tensors, about = self.part(_file_of(name), of, whole, fits)
+    def kept(self, name: str, known: Mapping[str, Tensor], data: str = "") -> Part | None:
+        """Return the part `name` with the tensors `known`; None where it is not there, or has others."""
+        file = _file_of(name)
+        kept = self.part(file, self._seal(name))
+        if self.path is None or kept is None:
+            return None
+        tensors, about = kept
+        if about["data"] != data:
+            raise InputError(
+                f"{self.path / file}: expected the run that wrote it, got one with another dataset= (samples "
+                "or labels that are there are others here); add those after them, or choose another folder"
+            )
+        # other tensors `known`, as by a randomized model
+        if not all(key in tensors and torch.equal(tensors[key], known[key]) for key in known):
+            return None
+        self.seconds += float(tensors.get("seconds", 0.0))
         return Part(tensors, about["notes"])
+
+    def add(self, name: str, known: Mapping[str, Tensor], part: Part, data: str = "") -> None:
+        """Keep the part `name`, with the tensors `known`."""
+        about = {"notes": part.notes, "data": data}
+        self.keep(_file_of(name), self._seal(name), {**known, **part.tensors}, about)
+
+    def _seal(self, name: str) -> str:
+        return "" if self.identity is None else _seal(self.identity, name, self.places.values())
 
     def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
         """Write that the share `rank` of `world_size` is done."""

@@ -20,7 +20,8 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
-from fastadv.evaluation.measure import description, environment, evaluate, prepared
+from fastadv.evaluation.job import description, environment, prepared
+from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack, bound, minimizes, name_of
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
@@ -225,22 +226,24 @@ def accuracy_against_radius(
     total = sample_count(job.dataset, limit) * len(attacks)
     claims = Counter[str]()
 
-    def held(number: int, batch: Batch) -> tuple[int, list[int]]:
+    def held(batch: Batch) -> tuple[int, int, list[int]]:
+        """Return the samples of a batch, those without finite logits, and those right at each radius."""
         alive = batch.take(batch.correct)
         left = [len(alive.y)] if tried[0] == 0 else []
         for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
-                result = attempted(name, attack, job.frozen, alive, job.criterion, job.box, claims)
+                result = attempted(name, attack, alive, job.criterion, job.box, claims)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))
             left.append(len(alive.y))
             # the batches before this one are done, or about to be in the other processes
-            done = number * batch_size * len(attacks) + turn * len(batch.y)
+            done = batch.number * batch_size * len(attacks) + turn * len(batch.y)
             tell(tick, f"{name}: {len(alive.y)} of {len(batch.y)} left", done, total)
-        return len(batch.y), left
+        return len(batch.y), int(batch.failed.sum()), left
 
     with shown(progress, "measuring the curve") as tick:
-        samples, left = zip(*job.over_batches(held), strict=True)
+        samples, failed, left = zip(*job.results(held), strict=True)
+    job.check_finite(sum(samples), sum(failed))
     _warn_of(claim_flags(claims))
     return Curve(tried, np.sum(left, axis=0) / sum(samples))
 

@@ -96,28 +96,24 @@ class Drawing:
         seed = rng.derive(self.seed, "draws", *counters) if counters else None
         return rng.generators_kept(device or rng.CPU, seed)
 
-    def draw(self, frozen: Prepared, x: Tensor, y: Tensor, ids: Tensor, number: int) -> dict[str, Tensor]:
+    def draw(self, frozen: Prepared, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
         """Classify batch `number`, x [B, ...], `count` times as given; right, voted and early [B]."""
         # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
         # for x and for each x_adv, so that these draws of an attack that changes nothing are those of x
         size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED
-        parts = [*zip(torch.split(x, size), torch.split(ids, size), strict=True)]
+        rows = torch.arange(len(x), device=x.device)
+        parts = [*zip(torch.split(x, size), torch.split(rows, size), strict=True)]
         votes = torch.zeros(len(y), 1, device=y.device)
         early = right = votes[:, 0]
         with self.kept(x.device, number, 0, 0):
             for draw in range(self.count):
-                logits = torch.cat([_verdict(frozen, *part) for part in parts])
+                logits = torch.cat([frozen.verdict(*part) for part in parts])
                 finite = logits.isfinite().all(1, keepdim=True)
                 votes = votes + nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * finite
                 right = votes.gather(1, y[:, None]).squeeze(1)
                 early = right if draw < self.count // 2 else early
         voted = right > votes.scatter(1, y[:, None], 0.0).amax(1)
         return {"right": right.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
-
-
-def _verdict(frozen: Prepared, x: Tensor, ids: Tensor) -> Tensor:
-    frozen.asks_for(ids)
-    return frozen.verdict(x)
 
 
 ONE_DRAW = Drawing()

@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -86,15 +86,17 @@ def from_first(make: Callable[[], T]) -> T:
     return result
 
 
-def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
-    """Yield what make(0) to make(count - 1) give, in every process; each makes every W-th of them."""
+def in_turn(count: int, results: Iterator[T]) -> Iterator[T]:
+    """Yield `count` results in every process, in their order; `results` are those of this one: every W-th."""
     for first in range(0, count, world()):
-        number = first + rank()
-        result = None
         with agreement():
-            if number < count:
-                result = make(number)
+            result = next(results, None)
         yield from cast(list[T], tell(result)[: count - first])
+
+
+def share_of(work: Sequence[T]) -> Sequence[T]:
+    """Return the pieces of work whose results `in_turn` expects of this process."""
+    return work[rank() :: world()]
 
 
 def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:

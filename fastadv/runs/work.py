@@ -54,7 +54,7 @@ class Keeper:
         if self._lock is not None:
             self._lock.close()
 
-    # all processes call `begun`, `identify`, `read` and `result` together; `part` each by itself
+    # all processes call `begun`, `identify`, `read` and `result` together; `part` and `keep` each by itself
     def begun(self, file: str, resume: bool, what: str, read: Callable[[Path], T]) -> T | None:
         """Return what a run left in `file`, None in a new folder; InputError for one without `resume`."""
 
@@ -109,23 +109,18 @@ class Keeper:
         folder = self.path
         return None if folder is None else processes.from_first(lambda: work(folder / file))
 
-    def part(
-        self,
-        file: str,
-        seal: str,
-        make: Callable[[], Kept],
-        fits: Callable[[Path, Kept], bool] = lambda path, part: True,
-    ) -> Kept:
-        """Return the part in `file`, made where it is not there, has another seal, or does not fit."""
+    def part(self, file: str, seal: str) -> Kept | None:
+        """Return the part in `file`; None where it is not there, or has another seal."""
+        path = self.there(file)
+        return None if path is None else read_part(path, seal)
+
+    def keep(self, file: str, seal: str, tensors: Mapping[str, Tensor], about: Any = None) -> None:
+        """Write a part into `file`; nothing without a folder."""
         if self.path is None:
-            return make()
+            return
         path = self.path / file
-        part = read_part(path, seal) if path.exists() else None
-        if part is None or not fits(path, part):
-            part = tensors, about = make()
-            with writing(path):
-                save_tensors(path, tensors, {"of": seal, "about": json.dumps(about)})
-        return part
+        with writing(path):
+            save_tensors(path, tensors, {"of": seal, "about": json.dumps(about)})
 
 
 def read_part(path: Path, seal: str) -> Kept | None:

@@ -16,8 +16,9 @@ from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
-from fastadv.evaluation.measure import Evaluation, check_evaluation
+from fastadv.evaluation.job import Job, check_evaluation
 from fastadv.evaluation.named import labels_of
+from fastadv.evaluation.run import Evaluation
 from fastadv.runs import processes
 from fastadv.runs.card import instruction
 from fastadv.train._steps import Steps
@@ -77,7 +78,7 @@ class Measure:
         frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
         asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
-        table = Evaluation(*asked).table()
+        table = Evaluation(Job(*asked)).table()
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:

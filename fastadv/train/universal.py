@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_flag, check_seed, knowing
-from fastadv.attacks import core
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
 from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepare import answers
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation import evaluate
 from fastadv.evaluation._outcome import NOT_RUN
-from fastadv.evaluation.measure import for_data
+from fastadv.evaluation.job import for_data
 from fastadv.evaluation.named import labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
@@ -117,10 +116,9 @@ class _Ascent:
     def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return sums over samples, in float64: of `SUMS` numbers, and of their weighted gradients."""
         # a sample whose gradient is not finite counts for nothing
-        classifier, now = self.classifier, self.state.points["now"]
+        classifier, now = self.classifier.of(x, ids), self.state.points["now"]
         known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
         meant = WRONG if self.criterion.outputs == "logit" else self.criterion
-        classifier.begin(x, ids)
         if number < self.checks:
             clean = classifier.verdict(x)
             known = fitting(meant, clean, classifier.output_shape, known, None)
@@ -130,7 +128,6 @@ class _Ascent:
             images = self.map.image(leaf, x, ids, number + 1)
         if not images.requires_grad:
             raise NoGradientError(f"map: expected images that depend on t, got others from {self.map.name}")
-        classifier.asks_for(ids)
         loss = "margin" if meant is WRONG else meant.margin
         soft = self.state.soft
         try:
@@ -206,7 +203,7 @@ class _Ascent:
 
 @knowing
 def universal(
-    model: nn.Module | core.Classifier, data: Data | Tensor, threat: Threat, *, attack: str = "apgd",
+    model: Model | Prepared, data: Data | Tensor, threat: Threat, *, attack: str = "apgd",
     epochs: int = 10, batch_size: int = 128, targets: int | None = None,
     criterion: Criterion | None = None, seed: int = 0, run_dir: str | PathLike[str] | None = None,
     resume: bool = False, identity: str | None = None, progress: Progress = False,

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +80,18 @@ class Work:
         """Compute every batch that is not kept yet; return the results of all, in the order of the images."""
         whole = plain({**identity, "seed": self.seed})
         short = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
-        done: list[Done] = []
-        with Keeper(self.folder / f"{short}-{seal(whole)[:8]}") as keeper:
+        done, folder = list[Done](), self.folder / f"{short}-{seal(whole)[:8]}"
+        with Keeper(folder) as keeper:
             for start in range(0, len(self.images), batch_size):
                 part = self.images.part(start, start + batch_size)
                 file = f"{start:05d}-{start + len(part):05d}.safetensors"
-                make = partial(_timed, compute, part)
-                tensors, about = keeper.part(file, seal(whole), make, partial(_fits, part.describe()))
+                kept = keeper.part(file, seal(whole))
+                if kept is None:
+                    kept = _timed(compute, part)
+                    keeper.keep(file, seal(whole), *kept)
+                tensors, about = kept
+                images = part.describe()  # a part of other images must not be lost
+                check_same(folder / file, {name: about[name] for name in images}, images)
                 done.append(Done(tensors, about["seconds"]))
                 tick(start + len(part))
         return Done(
@@ -100,12 +104,6 @@ def _timed(compute: Compute, part: Images) -> Kept:
     began = time.perf_counter()
     tensors = {key: value.cpu() for key, value in compute(part).items()}  # waits for the device
     return tensors, {"seconds": time.perf_counter() - began, **part.describe()}
-
-
-def _fits(images: Mapping[str, str], path: Path, part: Kept) -> bool:
-    """Return True; InputError for a part of other images, which must not be lost."""
-    check_same(path, {name: part[1][name] for name in images}, images)
-    return True
 
 
 def attack(

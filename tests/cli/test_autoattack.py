@@ -7,8 +7,8 @@ import torch
 
 import fastadv as fa
 from fastadv.data import load
-from fastadv.evaluation import measure
-from fastadv.evaluation._outcome import outcome
+from fastadv.evaluation import run
+from fastadv.evaluation._outcome import attempted
 from fastadv.runs.files import load_tensors
 
 COUNT = 32
@@ -37,9 +37,9 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
         calls.append(arguments)
         if len(calls) in (1, 3):
             raise KeyboardInterrupt
-        return outcome(*arguments)
+        return attempted(*arguments)
 
-    monkeypatch.setattr(measure, "outcome", stopping)
+    monkeypatch.setattr(run, "attempted", stopping)
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run", code=130)
     assert stopped.err.endswith("nothing was finished yet: add --resume to begin again in run\n")
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run --resume", code=130)

@@ -127,11 +127,13 @@ class Task(Classified):
         rows = torch.arange(size, device=x.device)
         numbers = rows if ids is None else check_index("ids", ids, size, x.device)
         clean = None
-        if task is None or not torch.equal(numbers, task.ids):
-            classifier = classifier.of(x, numbers)
-        else:
-            rows, same = task.rows, known and classifier.source is task.classifier.source
+        if task is not None and torch.equal(numbers, task.ids):
+            same = known and classifier.source is task.classifier.source
             clean = task.clean if same and classifier.outputs == task.classifier.outputs else None
+        if task is not None and classifier is task.classifier and torch.equal(numbers, task.ids):
+            rows = task.rows
+        else:
+            classifier = classifier.of(x, numbers)
         ball = threat
         if isinstance(threat, Through):
             classifier, ball, clean = Mapped(classifier, threat, x, numbers), threat.ball, None

@@ -2,13 +2,13 @@
 
 import logging
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.criterion import Goal
+from fastadv.attacks.core.criterion import WRONG, Goal
 from fastadv.attacks.core.ranking import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
 from fastadv.attacks.core.task import Task
@@ -68,6 +68,8 @@ class Trial:
         self._before = classifier.forwards, classifier.backwards
         self._mixes: bool | None = None
         self.clean_pass: CleanPass | None = None
+        if problem.outputs == "any" and not len(x):  # no sample meets anything
+            problem = replace(problem, y=problem.ids, targets=None, criterion=WRONG)
         if problem.clean is not None:
             clean = problem.clean
         elif len(x):

@@ -195,7 +195,8 @@ def look(
         names = [name for name in SIGNS if name in findings.unseen or name not in findings.values]
         findings.unseen = {name: findings.unseen.get(name, why) for name in names}
         return findings.ended(evidence)
-    device, search = problem.x.device, all(attack.gradient and not attack.blind.any() for attack in evidence)
+    classifier, device = problem.classifier, problem.x.device
+    search = all(attack.gradient and not attack.blind.any() for attack in evidence)
     held = ~broken_by(evidence, len(right))[chosen]
     counts: Counter[str] = Counter()
     # The draws of a randomized model follow from the seed, and the caller's generators stay.

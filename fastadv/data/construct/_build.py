@@ -128,8 +128,7 @@ def build(
             if show is not None:
                 show(done, total)
 
-        def shard(place: int) -> Shard:
-            k = numbers[place]
+        def shard(k: int) -> Shard:
             if keeper.path is not None and keeper.there(shard_name(k)):
                 return read_shard(keeper.path, k, config)
             rows = dict[str, Tensor]()
@@ -143,7 +142,8 @@ def build(
             return Shard(rows) if keeper.path is None else write_shard(keeper.path, k, rows, config)
 
         shards = dict[int, Shard]()
-        for k, there in zip(numbers, processes.in_turn(len(numbers), shard), strict=True):
+        results = processes.in_turn(len(numbers), map(shard, processes.share_of(numbers)))
+        for k, there in zip(numbers, results, strict=True):
             shards[k] = there
             if k not in built:
                 tick(len(ranges[k]))
@@ -168,8 +168,8 @@ def _assembled(
         tensors = joined([shards[k] for k in sorted(shards)])
         return ConstructedSet(tensors, processes.from_first(lambda: make_card(tensors, config)))
     others = [k for k in range(count) if k not in shards]
-    read = processes.in_turn(len(others), lambda place: read_shard(folder, others[place], config))
-    shards |= dict(zip(others, read, strict=True))
+    read = (read_shard(folder, k, config) for k in processes.share_of(others))
+    shards |= dict(zip(others, processes.in_turn(len(others), read), strict=True))
     return indexed(folder, config, [shards[k] for k in range(count)])
 
 

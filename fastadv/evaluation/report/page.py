@@ -105,8 +105,8 @@ def _predicted(
     def logits(x: Tensor) -> Tensor:
         rows = []
         for part, ids in zip(torch.split(x, BATCH), torch.split(samples.ids, BATCH), strict=True):
-            frozen.begin(part, ids)
-            rows.append(frozen.verdict(part.to(device=frozen.device)).cpu())
+            about = part.to(device=frozen.device)
+            rows.append(frozen.of(about, ids.to(about.device)).verdict(about).cpu())
         return torch.cat(rows)
 
     seen, clean = logits(samples.x_adv).argmax(1), logits(samples.x)

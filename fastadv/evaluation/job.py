@@ -1,0 +1,183 @@
+"""What is evaluated: a model, data and attacks, read in batches with the verdict on each."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import check_count
+from fastadv.attacks.core.common import planned
+from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
+from fastadv.attacks.core.result import NOT_FINITE
+from fastadv.data._batches import batches
+from fastadv.data.given import Data, as_dataset
+from fastadv.data.imageset import UNIT, Boxes
+from fastadv.data.sampling import first_samples, sample_count
+from fastadv.engine import Prepared, prepare
+from fastadv.engine.by_row import FEWER
+from fastadv.engine.search_copy import ROWS
+from fastadv.errors import InputError
+from fastadv.evaluation._outcome import Batch
+from fastadv.evaluation.draws import ONE_DRAW, Drawing
+from fastadv.evaluation.named import Attack, Attacks, boxes_of, criterion_of, labels_of, named
+from fastadv.runs import processes
+from fastadv.runs.identity import describe
+from fastadv.threat import Threat
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, the data, and the attacks, with what reads the samples in batches."""
+
+    frozen: Prepared
+    dataset: Dataset[Any]
+    attacks: Mapping[str, Attack]
+    batch_size: int
+    limit: int | None
+    box: Boxes = UNIT
+    criterion: Criterion = WRONG
+    drawing: Drawing = ONE_DRAW
+    share: Callable[[int], Sequence[int]] = range  # the batches to work on, of so many
+    earlier: Sequence[int] = ()  # numbers of samples that the folder had before there were more
+
+    def positions(self) -> list[Tensor]:
+        """Return the positions of each batch; those of earlier numbers of samples first, as they were."""
+        parts, seen = list[Tensor](), torch.zeros(0, dtype=torch.long, device="cpu")
+        for count in (*self.earlier, self.limit):
+            positions = first_samples(self.dataset, count)
+            missing, new = len(positions) - len(seen), positions[~torch.isin(positions, seen)]
+            # some of each class of a sorted set, of which others were drawn before
+            more = new[torch.arange(missing, device="cpu") * len(new) // missing]
+            parts += torch.split(more, self.batch_size)
+            seen = torch.cat(parts)
+        return parts
+
+    def read(self, order: Tensor, size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the samples at these positions in batches, on the model's device."""
+        labels = labels_of(self.criterion)
+        for batch in batches(self.dataset, size, order=order, box=self.box, labels=labels, **options):
+            x, y, ids = (tensor.to(device=self.frozen.device) for tensor in batch)
+            yield x, y, ids
+
+    def results(self, work: Callable[[Batch], T]) -> Iterator[T]:
+        """Return what `work` makes of each batch, in their order and in every process; each makes some."""
+        # whole batches, as one process would take them, since rounding may depend on the size
+        parts = self.positions()
+        with self.drawing.kept(self.frozen.device, 0):
+            self._compare_first(torch.cat(parts))
+        with processes.agreement():
+            numbers = self.share(len(parts))
+        batches = self._with_verdict(parts, processes.share_of(numbers))
+        return processes.in_turn(len(numbers), map(work, batches))
+
+    def _compare_first(self, positions: Tensor) -> None:
+        """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
+        with processes.agreement():
+            for x, _, _ in self.read(positions, ROWS, workers=0):
+                if self.frozen.check(x):
+                    return
+
+    def _with_verdict(self, parts: Sequence[Tensor], numbers: Sequence[int]) -> Iterator[Batch]:
+        """Yield the batches of these numbers with the verdict on them; of several draws that of its seed."""
+        for alike in _of_one_size(parts, numbers):
+            size = len(parts[alike[0]])
+            samples = self.read(torch.cat([parts[number] for number in alike]), size)
+            for number, (x, y, ids) in zip(alike, samples, strict=True):
+                yield self._judged(number, x, y, ids, size)
+
+    def _judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
+        """Return the batch `number` with the verdict on it; the last one may be below the `size`."""
+        frozen, criterion = self.frozen.of(x, ids), self.criterion
+        classes = criterion.outputs == "classes"
+        known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
+        try:
+            with self.drawing.kept(frozen.device, number, 0):
+                logits = frozen.verdict(x)
+        except Exception as error:
+            if len(x) == size:
+                raise
+            raise InputError(FEWER.format(error, len(x), size)) from error
+        if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
+            raise InputError(
+                f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
+                f"got {int(y.min())} to {int(y.max())}; map the labels"
+            )
+        y = fitting(criterion, logits, frozen.output_shape, known, None)
+        failed = ~logits.isfinite().all(1)
+        correct = criterion.right(logits, y) & ~failed
+        predicted = logits[~failed].argmax(1).cpu() if classes else ids[:0].cpu()
+        seen = predicted.bincount(minlength=logits.shape[1] * classes)
+        rows = torch.arange(len(x), device=x.device)
+        return Batch(frozen, x, ids, rows, logits, number, y, correct, failed, correct, seen)
+
+    def check_finite(self, samples: int, failed: int) -> None:
+        """Raise InputError where no sample has finite logits, unless those of another share may have some."""
+        with processes.agreement():
+            if failed == samples == sample_count(self.dataset, self.limit):
+                raise InputError(NOT_FINITE)
+
+
+def prepared(
+    model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
+    threat: Threat | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
+    **options: Any,
+) -> Job:  # fmt: skip
+    """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
+    attacks = named(attacks, threat, criterion=criterion)
+    judged = criterion_of(attacks, criterion)
+    dataset = as_dataset(dataset, labels=labels_of(judged))
+    check_evaluation(dataset, batch_size, limit)
+    box = boxes_of(attacks, threat, dataset=dataset)
+    judged = for_data(judged, dataset, box)
+    work = planned(*attacks.values()) * sample_count(dataset, limit)
+    rows = (lambda: _first(dataset, box, judged)[0]) if may_compile else None
+    frozen = prepare(model, work=work, rows=rows, outputs=judged.outputs, **options)
+    return Job(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
+
+
+def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
+    """Return the criterion for labels like those of the data."""
+    if criterion.outputs == "classes":
+        return criterion
+    return criterion.for_labels(_first(dataset, box, criterion)[1])
+
+
+def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first sample, with its label and number."""
+    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+
+
+def _of_one_size(parts: Sequence[Tensor], numbers: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of parts in groups, in which only the last may be smaller than the first."""
+    groups = list[list[int]]()
+    for number in numbers:
+        if groups and len(parts[groups[-1][0]]) == len(parts[groups[-1][-1]]) >= len(parts[number]):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+def description(job: Job, identity: str | None = None) -> dict[str, Any]:
+    """Describe what an evaluation is of, but for its data, as JSON."""
+    model = describe(job.frozen.model, identity=identity)
+    return {
+        "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
+        "attacks": [[name, describe(attack, identity=identity)] for name, attack in job.attacks.items()],
+        "identity": identity,
+    }
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """Return what processes have alike, though a run may go on elsewhere."""
+    return {"torch": torch.__version__, "frozen": job.frozen.describe()}
+
+
+def check_evaluation(dataset: Dataset[Any], batch_size: int, limit: int | None) -> None:
+    check_count("batch_size", batch_size, 1)
+    first_samples(dataset, limit, tell=True)
