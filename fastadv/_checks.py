@@ -132,13 +132,17 @@ def meant(name: Any, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(plain[one]) for one in near)}?" if near else ""
 
 
-def eager(function: Callable[P, R]) -> Callable[P, R]:
+def eager(
+    function: Callable[P, R], check: Callable[[Mapping[str, Any]], None] | None = None
+) -> Callable[P, R]:
     """Let code in torch.compile call a function as it is: torch.compiler.disable, whose import takes long."""
     disabled: list[Callable[P, R]] = []
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         if not torch.compiler.is_compiling():
+            if check is not None:
+                check(kwargs)
             return function(*args, **kwargs)
         if not disabled:
             disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
@@ -151,16 +155,14 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function say which argument was meant where it is called with one that it does not have."""
     known = inspect.signature(function).parameters
 
-    @wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs.keys() - known.keys():
-            write = FOREIGN.get(name, "").format(kwargs[name], ball="Linf")
+    def check(named: Mapping[str, Any]) -> None:
+        for name in named.keys() - known.keys():
+            write = FOREIGN.get(name, "").format(named[name], ball="Linf")
             helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
             advice = f"; write {write}" if helps else meant(name, known)
             raise TypeError(f"{function.__name__}: no argument {name!r}{advice}")
-        return function(*args, **kwargs)
 
-    return eager(called)
+    return eager(function, check)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
+_last_iterate: Callable[..., Tensor] = unwrap(last_iterate)  # `Crafted` sees to torch.compile
 OBJECTIVES = ("ce", "bce")  # the cross-entropy of a softmax, or of a sigmoid for each class
 
 
@@ -131,7 +133,7 @@ def ascent(
     else:
         check_loss(loss)
     length = step_length(threat, step_size, steps, 2.5)
-    return last_iterate(
+    return _last_iterate(
         follower(model, outputs), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
     )
 
