@@ -33,7 +33,7 @@ def met(call, recipe):
 
 @pytest.mark.parametrize(
     ("call", "recipe", "most"),
-    [(fit, PGD, 10), (epochs, PGD, 9), (fit, TRADES(fa.Linf(0.1), steps=2), 11), (fit, AWP(PGD), 12)],
+    [(fit, PGD, 10), (epochs, PGD, 9), (fit, TRADES(fa.Linf(0.1), steps=2), 11), (fit, AWP(PGD), 11)],
 )
 def test_few_functions_lie_between_fit_and_the_search(call, recipe, most):
     stacks = met(call, recipe)

@@ -55,7 +55,13 @@ class AWP(OwnStep):
         _common.check_positive("gamma", self.gamma)
 
     def step(self, at: Step) -> Tensor:
-        loss_at = self._crafted(at)
+        with at.autocast():
+            loss_of_weights = base.loss_of(self.recipe)(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+
+        def loss_at() -> Tensor:
+            with at.autocast():
+                return loss_of_weights()
+
         ascent = self._ascent(at, loss_at)
         with _common.put_back(ascent):
             with torch.no_grad():
@@ -65,17 +71,6 @@ class AWP(OwnStep):
             at.backward(loss)
         at.descend()
         return loss.detach()
-
-    def _crafted(self, at: Step) -> Callable[[], Tensor]:
-        """Craft examples now, and return the recipe's loss on them as a function of the weights."""
-        with at.autocast():
-            loss = base.loss_of(self.recipe)(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-
-        def loss_at() -> Tensor:
-            with at.autocast():
-                return loss()
-
-        return loss_at
 
     def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
         """Compute v for each weight."""
