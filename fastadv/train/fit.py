@@ -101,6 +101,7 @@ def fit(
         >>> reports[1].epoch, reports[1].loss < reports[0].loss
         (2, True)
     """
+    # so far the arguments are all that is local
     return list(begun(Job(**locals())).go())
 
 
