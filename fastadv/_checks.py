@@ -156,14 +156,16 @@ def knowing(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs.keys() - known.keys():
-            write = FOREIGN.get(name, "").format(kwargs[name], ball="Linf")
+        if foreign := sorted(kwargs.keys() - known.keys()):
+            write = FOREIGN.get(name := foreign[0], "").format(kwargs[name], ball="Linf")
             helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
             advice = f"; write {write}" if helps else meant(name, known)
             raise TypeError(f"{function.__name__}: no argument {name!r}{advice}")
+        if torch.compiler.is_compiling():
+            return outside_compile(function, *args, **kwargs)
         return function(*args, **kwargs)
 
-    return eager(called)
+    return called
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from fastadv.rng import CPU
 from fastadv.train.optim import DeviceRates
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._followers import Followers
-from fastadv.train.recipes.base import take_step
+from fastadv.train.recipes.base import loss_of, owns_step
 
 LEAST = 16  # full steps of an epoch, for fewer of which a capture takes longer than it saves
 
@@ -38,8 +39,14 @@ def can_follow(model: nn.Module) -> bool:
 
 
 def run(recipe: Recipe | OwnStep, rates: DeviceRates | None, at: Step, captured: bool = False) -> None:
+    """Train on one batch: by the recipe's own step, or by one step of the optimizer on its loss."""
     with nullcontext() if rates is None else rates.in_use(captured):
-        take_step(recipe, at)
+        if owns_step(recipe):
+            return at.check(recipe.step(at))
+        with at.autocast():
+            loss = loss_of(cast(Recipe, recipe))(at.model, at.x, at.y, ids=at.ids, seed=at.seed)()
+        at.backward(loss)
+        at.descend()
 
 
 def _note(noted: Tensor, loss: Tensor) -> None:

@@ -94,10 +94,8 @@ class Feed:
 
         An augmentation sets the generators of torch, NumPy and Python, which the caller keeps.
         """
-        order = self.order(epoch)[done * self.batch_size :]
-        if self.world > 1 and len(order):
-            parts = torch.split(order, self.batch_size)
-            order = torch.cat([self.share(done + k).part(rows) for k, rows in enumerate(parts)])
+        parts = torch.split(self.order(epoch)[done * self.batch_size :], self.batch_size)
+        order = torch.cat([self.share(step).part(rows) for step, rows in enumerate(parts, done)])
         read = self._reader.batches(order, rng.derive(self.seed, "samples", epoch))
         for step, (x, y, ids) in enumerate(read, done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)

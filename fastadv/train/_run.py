@@ -124,41 +124,50 @@ class Run:
         return not (last.epoch >= self.epochs or tired or alarmed)
 
     def _epoch(self) -> EpochReport:
-        epoch = len(self.done) + 1
+        steps, epoch = self.steps, len(self.done) + 1
         tested = epoch % self.measure.every == 0 or epoch == self.epochs
-        with rng.generators_kept(self.steps.feed.device):
-            with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
-                self._train()
+        before, started = self.seconds, time.perf_counter()
+        with rng.generators_kept(steps.feed.device):
+            with torch.inference_mode(False), torch.enable_grad(), _training(steps), self._kept_checkpoint():
+                for done in steps.epoch(epoch, self.step):
+                    self.step, self.seconds = done, before + time.perf_counter() - started
+                    self._show(epoch)
+                    if self._is_due():
+                        steps.check()
+                        self._save()
             started = time.perf_counter()
-            measured = self.measure(self.steps) if tested else {"tested": False}
+            measured = self.measure(steps) if tested else {"tested": False}
         report = EpochReport(
             epoch=epoch,
-            loss=float(self.steps.losses.sum()),
-            learning_rate=self.steps.learning_rate,
+            loss=float(steps.losses.sum()),
+            learning_rate=steps.learning_rate,
             seconds=self.seconds + time.perf_counter() - started,
             **{"clean_accuracy": None, "robust_accuracy": {}, **measured},
         )
         # A loss of robustness is a fault of any recipe but standard training
-        if tested and not isinstance(innermost(self.steps.recipe), Standard):
+        if tested and not isinstance(innermost(steps.recipe), Standard):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may
         report = processes.from_first(lambda: report)
         self._keep(report)
         return report
 
-    def _train(self) -> None:
-        epoch, steps = len(self.done) + 1, self.steps.feed.steps
-        before, started = self.seconds, time.perf_counter()
-        every = self.steps.execution.checkpoint_every
+    def _show(self, epoch: int) -> None:
+        steps = self.steps.feed.steps
         loss = f", loss {self.done[-1].loss:.4f}" if self.done else ""
         text = f"epoch {epoch} of {self.epochs}{loss}"
+        tell(self.tick, text, (epoch - 1) * steps + self.step, self.epochs * steps)
+
+    def _is_due(self) -> bool:
+        """Return whether a checkpoint is written within the epoch, after this step."""
+        every = self.steps.execution.checkpoint_every
+        return every is not None and self.step % every == 0 and self.step < self.steps.feed.steps
+
+    @contextmanager
+    def _kept_checkpoint(self) -> Iterator[None]:
+        """Say in what stops a run which checkpoint is kept."""
         try:
-            for done in self.steps.epoch(epoch, self.step):
-                self.step, self.seconds = done, before + time.perf_counter() - started
-                tell(self.tick, text, (epoch - 1) * steps + self.step, self.epochs * steps)
-                if every and self.step % every == 0 and self.step < steps:
-                    self.steps.check()
-                    self._save()
+            yield
         except (FloatingPointError, InputError, LostProcessError) as error:
             if self.record.checkpoint is None:
                 raise

@@ -1,7 +1,7 @@
 """The steps of an epoch: batch by batch, what the recipe does with each, and their losses."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,13 +118,16 @@ class Steps:
                 full = at.share.size == self.feed.batch_size
                 take = captured.take if full and captured else plainly
                 seed = rng.derive(self.feed.seed, "torch", epoch, step, *at.share.key)
-                try:
-                    self._take(take, at, seed, full)
-                except Exception as error:  # a compiler raises anything
-                    if not (full and self.untried):
-                        raise
-                    self._leave_compiler(first_line(error))
-                    self._take(take, at, seed, full)
+                trying = True
+                while trying:
+                    try:
+                        with self._around(at, seed, full):
+                            take(at)
+                        trying = False
+                    except Exception as error:  # a compiler raises anything
+                        if not (full and self.untried):
+                            raise
+                        self._leave_compiler(first_line(error))
                 self.untried = self.untried and not full
                 self.scheduler.step()
                 if self.average is not None:
@@ -140,14 +143,16 @@ class Steps:
                 "optimization=Optimization(drop_last=True) (--drop-last), or choose another batch_size"
             ) from error
 
-    def _take(self, take: Callable[[Step], None], at: Step, seed: int, full: bool) -> None:
+    @contextmanager
+    def _around(self, at: Step, seed: int, full: bool) -> Iterator[None]:
+        """Set up a step, inside: random numbers, followers, BatchNorm of all processes, compiled model."""
         rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
         with (
             (self.followers if full else self.few).in_use(),
             nullcontext() if at.share.world == 1 else WholeBatch(at.share),
             called_by(self.model, self.call if full else None),
         ):
-            take(at)
+            yield
 
     def _leave_compiler(self, why: str) -> None:
         logger.warning("training: the model is not compiled: %s", why)

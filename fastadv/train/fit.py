@@ -101,30 +101,8 @@ def fit(
         >>> reports[1].epoch, reports[1].loss < reports[0].loss
         (2, True)
     """
-    job = Job(
-        model=model,
-        train_set=train_set,
-        recipe=recipe,
-        epochs=epochs,
-        threat=threat,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        augment=augment,
-        test_set=test_set,
-        test_attacks=test_attacks,
-        run_dir=run_dir,
-        resume=resume,
-        identity=identity,
-        seed=seed,
-        device=device,
-        progress=progress,
-        optimization=optimization,
-        measuring=measuring,
-        ending=ending,
-        execution=execution,
-    )
-    return list(begun(job).go())
+    # so far the arguments are all that is local
+    return list(begun(Job(**locals())).go())
 
 
 def epochs(

@@ -24,12 +24,21 @@ RECIPE = FastTraining(fa.Linf(0.1))
 COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
 
 
+HELD_OUT = nets.images(30, seed=5)
+
+
 @pytest.fixture
 def scripted(monkeypatch):
-    def script(accuracies, crafted=0.5):
-        robust = iter(accuracies)
-        monkeypatch.setattr(Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(robust)}))
-        monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: crafted)
+    """The accuracies under attack that a run is told, epoch by epoch, on the test set and on `HELD_OUT`."""
+
+    def script(test, held_out=()):
+        robust = {False: iter(test), True: iter(held_out)}
+
+        def told(self, steps):
+            return 0.9, {"fgsm": next(robust[len(self.data) == len(HELD_OUT)])}
+
+        monkeypatch.setattr(Measure, "_accuracies", told)
+        monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
         monkeypatch.setattr(Measure, "size", 1000)
 
     return script
@@ -93,22 +102,10 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert same(fa.models.read_weights(tmp_path / "best.safetensors")[0], states[0])
 
 
-HELD_OUT = nets.images(30, seed=5)
-
-
-def scripted_by_set(monkeypatch, validation, test):
-    """The accuracies under attack that a run is told, epoch by epoch, on 30 images held out and on others."""
-    script = {True: iter(validation), False: iter(test)}
-    monkeypatch.setattr(
-        Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(script[len(self.data) == 30])})
-    )
-    monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
-
-
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkeypatch, folder):
+def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, scripted, folder):
     test = [0.2, 0.3, 0.9, 0.1, 0.9, 0.9]
-    scripted_by_set(monkeypatch, [0.2, 0.6, 0.6, 0.5, 0.4, 0.5], test)
+    scripted(test, [0.2, 0.6, 0.6, 0.5, 0.4, 0.5])
     run_dir = tmp_path if folder else None
     model, states, past = run(run_dir, patience=2, validation_set=HELD_OUT)
     assert [report.robust_accuracy["fgsm"] for report in past] == test[:4]
@@ -128,10 +125,9 @@ def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkey
 
 
 @pytest.mark.parametrize("falling", ["validation", "test"])
-def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
+def test_alarms_are_raised_by_the_validation_set(scripted, falling):
     accuracies = [COLLAPSE, [0.6] * 6]
-    scripted_by_set(monkeypatch, *(accuracies if falling == "validation" else reversed(accuracies)))
-    monkeypatch.setattr(Measure, "size", 1000)
+    scripted(*(accuracies if falling == "test" else reversed(accuracies)))
     _, _, past = run(on_alarm="stop", validation_set=HELD_OUT)
     assert len(past) == (4 if falling == "validation" else 6)
 

@@ -233,43 +233,48 @@ def test_an_epoch_is_trained_when_its_report_is_asked_for(tmp_path):
     assert list(training) == []
 
 
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint(tmp_path):
-    class Bad(Standard):
-        def __call__(self, model, x, y, *, ids=None, seed=0):
-            Bad.calls += 1
-            loss = super().__call__(model, x, y)
-            return loss * math.nan if Bad.calls == 10 else loss
+class Spoiled(Standard):
+    """In one of its calls the loss, or its gradient, is not finite."""
 
-    Bad.calls = 0
-    model, past = net(), []
+    calls = 0
+
+    def __call__(self, model, x, y, *, ids=None, seed=0, at=10, change=lambda loss, model: loss * math.nan):
+        Spoiled.calls += 1
+        loss = super().__call__(model, x, y)
+        return change(loss, model) if Spoiled.calls == at else loss
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    monkeypatch.setattr(Spoiled, "calls", 0)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint(tmp_path, calls):
+    model, options = net(), {"recipe": Spoiled(), "run_dir": tmp_path, "identity": "counts its calls"}
     with pytest.raises(FloatingPointError, match="nan in epoch 2 at step 2") as caught:
-        past.extend(train(model, recipe=Bad(), run_dir=tmp_path, identity="counts its calls"))
+        train(model, **options)
     order = fa.rng.permutation(50, fa.rng.derive(0, "order", 2))[16:24].tolist()
     assert f"(samples {', '.join(map(str, order))})" in str(caught.value)
     assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    Bad.calls = 100
-    (report,) = train(recipe=Bad(), run_dir=tmp_path, resume=True, identity="counts its calls")
+    (report,) = train(resume=True, **options)
     assert report.epoch == 2
 
 
 @pytest.mark.parametrize("every", [None, 2])
-def test_weights_that_are_not_finite_reach_no_checkpoint(every, tmp_path):
+def test_weights_that_are_not_finite_reach_no_checkpoint(every, tmp_path, calls):
     """A finite loss may have an infinite gradient; after the last step of an epoch no loss would tell."""
-    steps = 7 if every is None else 2
+    last = 7 + (7 if every is None else 2)
 
-    class Rooted(Standard):
-        def __call__(self, model, x, y, *, ids=None, seed=0):
-            Rooted.calls += 1
-            nothing = sum(weight.sum() for weight in model.parameters()) * 0.0
-            return super().__call__(model, x, y) + (nothing.sqrt() if Rooted.calls == 7 + steps else nothing)
+    def rooted(loss, model):
+        return loss + (sum(weight.sum() for weight in model.parameters()) * 0.0).sqrt()
 
-    Rooted.calls = 0
+    recipe = functools.partial(Spoiled(), at=last, change=rooted)
     with pytest.raises(FloatingPointError, match="finite weights, got NaN or infinity in ") as caught:
-        train(recipe=Rooted(), run_dir=tmp_path, checkpoint_every=every)
+        train(recipe=recipe, run_dir=tmp_path, checkpoint_every=every, identity="counts its calls")
     assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
-    assert Rooted.calls == 7 + steps
+    assert Spoiled.calls == last
     kept, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
 

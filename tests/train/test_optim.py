@@ -1,4 +1,4 @@
-"""Schedules: the learning rate of each step, against their closed forms."""
+"""Optimizers by name and by function, schedules against closed forms, averages, presets, ramps."""
 
 import math
 from functools import partial
@@ -13,8 +13,8 @@ from fastadv.errors import InputError
 from fastadv.models.zoo import find
 from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Piecewise, Standard, fit
 from fastadv.train._steps import MovingAverage
-from fastadv.train.optim import first_recipes, make_optimizer, make_schedule
-from fastadv.train.presets import PRESETS, find_preset
+from fastadv.train.optim import find_rate, first_recipes, make_optimizer, make_schedule
+from fastadv.train.presets import find_preset
 from fastadv.train.schedules import SCHEDULES
 
 from .nets import assert_same, images, net, run
@@ -22,7 +22,7 @@ from .nets import assert_same, images, net, run
 
 def rates(schedule, steps, epochs=1, **options):
     options = Optimization(schedule=schedule, **options)
-    optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, options)
+    optimizer = make_optimizer(nn.Linear(2, 2), "sgd", 0.1, options)
     scheduler, values = make_schedule(optimizer, options, epochs, steps), []
     for _ in range(steps * epochs):
         values.append(optimizer.param_groups[0]["lr"])
@@ -53,9 +53,9 @@ def test_rate_and_momentum_cycle_as_those_of_torch():
     steps, ours, theirs, rated = 400, [], [], {}
     for name in ("sgd", "adam"):
         options = Optimization(schedule="one_cycle_momentum", momentum=0.85)
-        optimizer = make_optimizer(torch.nn.Linear(2, 2), name, 0.1, options)
+        optimizer = make_optimizer(nn.Linear(2, 2), name, 0.1, options)
         scheduler = make_schedule(optimizer, options, 1, steps)
-        peer = make_optimizer(torch.nn.Linear(2, 2), name, 0.1, options)
+        peer = make_optimizer(nn.Linear(2, 2), name, 0.1, options)
         cycle = torch.optim.lr_scheduler.OneCycleLR(peer, 0.1, steps)
         for _ in range(steps):
             for moving, follows, kept in ((optimizer, scheduler, ours), (peer, cycle, theirs)):
@@ -71,7 +71,7 @@ def test_rate_and_momentum_cycle_as_those_of_torch():
     assert max(rated[optimizer]) == rated[optimizer][120] == pytest.approx(0.1)
     assert (rated[optimizer][0], SCHEDULES["one_cycle"](1.0)) == pytest.approx((0.1 / 25, 1 / 25e4))
     with pytest.raises(InputError, match="one that leaves the momentum alone, which Adagrad"):
-        make_schedule(torch.optim.Adagrad(torch.nn.Linear(1, 1).parameters()), options, 1, 2)
+        make_schedule(torch.optim.Adagrad(nn.Linear(1, 1).parameters()), options, 1, 2)
 
 
 def test_by_epoch_the_rate_stays_for_an_epoch():
@@ -93,8 +93,8 @@ def test_warm_up_rises_linearly_to_the_schedule():
 @pytest.mark.parametrize("clip_norm", [0.01, 1e6])
 def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optimizer):
     torch.manual_seed(0)  # Adam's first step turns a gradient near 0 into a sign, which rounding decides
-    data, model = images(8), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-    twin = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    data, model = images(8), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin.load_state_dict(model.state_dict())
     options = Optimization(weight_decay=0.01, clip_norm=clip_norm)
     fit(model, data, Standard(), epochs=1, learning_rate=0.1, optimizer=optimizer, optimization=options)
@@ -113,7 +113,7 @@ def test_gradients_that_frozen_weights_hold_do_not_count_and_stay():
     models[0][0].weight.grad = torch.full_like(models[0][0].weight, 100.0)
     for model in models:
         fit(model, images(), Standard(), epochs=1, optimization=Optimization(clip_norm=0.1))
-    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+    assert_same(*models)
     assert (models[0][0].weight.grad == 100).all()
 
 
@@ -127,7 +127,7 @@ def test_the_momentum_of_batchnorm_is_that_asked_for_and_the_models_own_afterwar
     assert_same(model, other)
     assert model[1].momentum == 0.1
     with pytest.raises(InputError, match="batch_norm_momentum: expected a model with BatchNorm"):
-        fit(torch.nn.Linear(2, 2), images(), Standard(), epochs=1, optimization=optimization)
+        fit(nn.Linear(2, 2), images(), Standard(), epochs=1, optimization=optimization)
 
 
 DECAY = 0.6
@@ -144,9 +144,8 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
         history.append({name: value.double().clone() for name, value in model.state_dict().items()})
 
     start = {name: value.double() for name, value in model.state_dict().items()}
-    options = {"epochs": 2, "batch_size": 8}
-    options |= {"optimization": Optimization(ema=DECAY), "progress": note}
-    epochs = fa.train.epochs(model, images(), Standard(), **options)
+    options = {"optimization": Optimization(ema=DECAY), "progress": note}
+    epochs = fa.train.epochs(model, images(), Standard(), epochs=2, batch_size=8, **options)
     reports, averaged = list(epochs), epochs.averaged()
     for name, weight in model.named_parameters():
         wanted = start[name]
@@ -201,15 +200,10 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_figures_and_networks_are_those_of_robustbench(name):
-    preset, entry = PRESETS[name], find(PUBLISHED[name])
+    preset, entry = find_preset(name), find(PUBLISHED[name])
     assert (preset.clean, preset.robust) == (entry.clean, entry.robust)
     assert preset.model == entry.net.create
     assert preset.options | {"normalize": None} == entry.net.options | {"normalize": None}
-
-
-def test_a_preset_of_another_name_is_refused():
-    with pytest.raises(InputError, match="preset: expected one of wong2020"):
-        find_preset("nobody")
 
 
 def ramped(ramp, recipe, epochs):
@@ -282,3 +276,81 @@ RECIPES = [
 def test_what_cannot_climb_is_named(word, ramp, recipe, epochs):
     with pytest.raises(InputError, match=word):
         ramped(ramp, recipe, epochs)
+
+
+RMSPROP = partial(torch.optim.RMSprop, lr=0.01)
+OF_TORCH = {
+    "sgd": lambda w: torch.optim.SGD(w, 0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda w: torch.optim.SGD(w, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "adam": lambda w: torch.optim.Adam(w, 0.1, weight_decay=0.01),
+    "adamw": lambda w: torch.optim.AdamW(w, 0.1, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_a_name_is_that_optimizer_of_torch(name):
+    model, twin = net(), net()
+    ours = make_optimizer(model, name, 0.1, Optimization(weight_decay=0.01))
+    theirs = OF_TORCH[name](twin.parameters())
+    assert find_rate(name, None) == (1e-3 if name.startswith("adam") else 0.05)
+    for _ in range(3):
+        for optimizer, trained in ((ours, model), (theirs, twin)):
+            for k, weight in enumerate(trained.parameters()):
+                weight.grad = weight.detach().sin() + k
+            optimizer.step()
+    assert_same(model, twin)
+
+
+def test_groups_have_their_own_decay():
+    model = nn.ModuleDict({"stem": nn.Linear(3, 4), "norm": nn.LayerNorm((2, 4))})
+    model.update({"head": nn.Linear(4, 2), "bn": nn.BatchNorm1d(4)})
+    model["head"].bias.requires_grad_(False)
+    optimizer = make_optimizer(model, "adamw", 0.1, Optimization(weight_decay=0.01, norm_decay=False))
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    met = {
+        names[id(weight)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
+    assert met == {
+        "stem.weight": (0.1, 0.01), "stem.bias": (0.1, 0.0), "norm.weight": (0.1, 0.0),
+        "norm.bias": (0.1, 0.0), "head.weight": (0.1, 0.01), "bn.weight": (0.1, 0.0), "bn.bias": (0.1, 0.0),
+    }  # fmt: skip
+
+
+class Hoarder(torch.optim.SGD):
+    kept = staticmethod(lambda weight: [weight])
+
+    def step(self, closure=None):
+        super().step()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["hoard"] = self.kept(weight)
+
+
+BAD = {
+    "name": ("lion", "expected one of sgd, nesterov, adam, adamw"),
+    "no optimizer": (lambda groups: groups, "returns a torch.optim.Optimizer.* got a list"),
+    "its own weights": (lambda groups: torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1), "others"),
+    "closure": (lambda groups: torch.optim.LBFGS(groups), "closure"),
+    "state": (partial(Hoarder, lr=0.1), "Hoarder with others"),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "match"), BAD.values(), ids=BAD)
+def test_what_cannot_train_or_be_kept_is_refused_before_the_first_step(optimizer, match, tmp_path):
+    model, seen = net(), []
+    with pytest.raises(InputError, match=f"optimizer: .*{match}"):
+        fit(model, images(), Standard(), epochs=1, optimizer=optimizer, run_dir=tmp_path / "a",
+            progress=lambda done, total: seen.append(done))  # fmt: skip
+    assert not seen
+    assert_same(model, net())
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.5}, {"weight_decay": 0.1}], ids=str)
+def test_options_that_a_function_has_itself_are_refused_beside_it(options):
+    with pytest.raises(InputError, match=rf"{next(iter(options))}: expected it in the optimizer"):
+        fit(net(), images(), Standard(), epochs=1, optimizer=RMSPROP, optimization=Optimization(**options))
+    with pytest.raises(InputError, match="momentum: expected a number > 0 for 'nesterov'"):
+        make_optimizer(net(), "nesterov", 0.1, Optimization(momentum=0))
+    assert find_rate(RMSPROP, None) is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,12 @@ from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.arguments import check_logits
 from fastadv.errors import InputError
-from fastadv.losses import Loss, binary_cross_entropy, check_loss
+from fastadv.losses import Loss, binary_cross_entropy
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
+_last_iterate: Callable[..., Tensor] = unwrap(last_iterate)  # `Crafted` sees to torch.compile
 OBJECTIVES = ("ce", "bce")  # the cross-entropy of a softmax, or of a sigmoid for each class
 
 
@@ -123,15 +125,13 @@ def ascent(
     if criterion is not None:
         criterion = criterion.for_labels(y)
         y = labels_for(criterion, y)
-    if criterion is not None and outputs == "any":
-        # The distance to the outputs at x, and its square, have no gradient there
-        rising = criterion.leading if unlabeled else criterion.rising
-        loss = rising if loss == "ce" else loss
-        loss = criterion.loss(loss) if isinstance(loss, str) else loss
-    else:
-        check_loss(loss)
+        if outputs == "any":
+            # The distance to the outputs at x, and its square, have no gradient there
+            rising = criterion.leading if unlabeled else criterion.rising
+            loss = rising if loss == "ce" else loss
+            loss = criterion.loss(loss) if isinstance(loss, str) else loss
     length = step_length(threat, step_size, steps, 2.5)
-    return last_iterate(
+    return _last_iterate(
         follower(model, outputs), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
     )
 

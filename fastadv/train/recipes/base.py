@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeGuard, cast
 from weakref import WeakSet
 
@@ -144,15 +145,11 @@ def is_loss(recipe: object) -> bool:
     return True
 
 
-def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
-    """Train on one batch: by the recipe's own step, or by one step of the optimizer on its loss."""
-    if owns_step(recipe):
-        at.check(recipe.step(at))
-        return
-    with at.autocast():
-        loss = cast(Recipe, recipe)(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-    at.backward(loss)
-    at.descend()
+def loss_of(recipe: Recipe) -> Callable[..., Callable[[], Tensor]]:
+    """Return what makes, of the arguments of a recipe, its loss as a function of the weights alone."""
+    if isinstance(recipe, Crafted) and type(recipe).__call__ is Crafted.__call__:
+        return recipe._crafted
+    return partial(partial, recipe)
 
 
 def seed_of(seed: int | None, ids: Tensor | None) -> int:
@@ -267,10 +264,16 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
-        x, seed = check_images(self, model, x), seed_of(seed, ids)
+        return self._crafted(model, x, y, ids=ids, seed=seed_of(seed, ids))()
+
+    def _crafted(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int
+    ) -> Callable[[], Tensor]:
+        """Craft examples now, and return the loss on them as a function of the weights."""
+        x = check_images(self, model, x)
         x_adv = self.craft(model, x, y, ids=ids, seed=seed)
         y = labels_or_outputs(getattr(self, "criterion", None), model, x, y)
-        return self._loss(model, x, y, x_adv, ids, seed)
+        return partial(self._loss, model, x, y, x_adv, ids, seed)
 
     def _loss(
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from fastadv._checks import check_count
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 from fastadv.train.recipes import _common, base
-from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
+from fastadv.train.recipes.base import OwnStep, Recipe, Step
 
 TINY = 1e-30  # keeps the division finite where the gradient is zero
 
@@ -56,7 +55,13 @@ class AWP(OwnStep):
         _common.check_positive("gamma", self.gamma)
 
     def step(self, at: Step) -> Tensor:
-        loss_at = self._crafted(at)
+        with at.autocast():
+            loss_of_weights = base.loss_of(self.recipe)(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+
+        def loss_at() -> Tensor:
+            with at.autocast():
+                return loss_of_weights()
+
         ascent = self._ascent(at, loss_at)
         with _common.put_back(ascent):
             with torch.no_grad():
@@ -66,23 +71,6 @@ class AWP(OwnStep):
             at.backward(loss)
         at.descend()
         return loss.detach()
-
-    def _crafted(self, at: Step) -> Callable[[], Tensor]:
-        """Craft examples now, and return the recipe's loss on them as a function of the weights."""
-        recipe = self.recipe
-        loss = partial(recipe, at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-        if isinstance(recipe, Crafted):
-            base.check_images(recipe, at.model, at.x)
-            with at.autocast():
-                x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-            y = base.labels_or_outputs(getattr(recipe, "criterion", None), at.model, at.x, at.y)
-            loss = partial(recipe._loss, at.model, at.x, y, x_adv, at.ids, at.seed)
-
-        def loss_at() -> Tensor:
-            with at.autocast():
-                return loss()
-
-        return loss_at
 
     def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
         """Compute v for each weight."""

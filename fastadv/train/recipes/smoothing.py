@@ -1,6 +1,5 @@
 """Training for randomized smoothing: under Gaussian noise, SmoothAdv, and Consistency."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,13 +98,11 @@ class SmoothAdv(Crafted):
         y = check_index("y", y, len(x), x.device)
         noise = gaussian(x, self.sigma, self.noises, ids, seed).transpose(0, 1)
         step_size = step_length(self.threat, self.step_size, self.steps, 2.0)
-        walk = Walk(self.threat, self._look, step_size, "smoothadv", self.noises)
+        look = partial(partial, self._gradient)  # binds the model and its rows
+        walk = Walk(self.threat, look, step_size, "smoothadv", self.noises)
         with torch.no_grad():
             rows = walk.rows(x.detach().clone(), x.detach(), y=y, noise=noise)
             return walk(follower(model), rows, self.steps)
-
-    def _look(self, model: Prepared, rows: Rows) -> Callable[[Tensor], Tensor]:
-        return partial(self._gradient, model, rows)
 
     def _gradient(self, model: Prepared, rows: Rows, x_adv: Tensor) -> Tensor:
         """Return the gradient of -log of the mean probability at x_adv, times a positive number."""

@@ -1,4 +1,4 @@
-"""A recipe that owns its step: what it is given, what lies in the checkpoint, what is said when it fails."""
+"""Recipes that own their step: what one is given and keeps, free training and AWP by hand."""
 
 import copy
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import files
-from fastadv.train import Execution, FreeTraining, Standard, fit
+from fastadv.train import AWP, TRADES, Execution, FreeTraining, PGDTraining, Standard, fit
 from fastadv.train.augment import make_augment
 from tests.train.nets import images, net, run
-from tests.train.recipes.hand import RADIUS, step_at, warm_net
+from tests.train.recipes.hand import RADIUS, SEED, gradients, step_at, warm_net
 
 
 @dataclass(frozen=True)
@@ -120,3 +120,64 @@ def test_weights_perturbation_and_loss_of_two_batches():
     assert (second.abs() == RADIUS).any()
     assert ((smaller.x + second < 0) | (smaller.x + second > 1)).any()  # the box limits no perturbation
     assert all(part.training for part in model.modules())
+
+
+INNER = PGDTraining(fa.Linf(RADIUS), 2)
+PERTURBED = [INNER, TRADES(fa.Linf(RADIUS), 2)]
+
+
+def perturbed_by_hand(model, at, inner, gamma):
+    x_adv = inner.craft(model, at.x, at.y, ids=at.ids, seed=at.seed)
+    probe = copy.deepcopy(model)
+    at_w = gradients(inner.objective(probe, at.x, at.y, x_adv), probe)
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight, gradient in zip(moved.parameters(), at_w, strict=True):
+            if weight.ndim > 1:
+                weight.add_(gamma * weight.norm() * gradient / gradient.norm())
+    loss = inner.objective(moved, at.x, at.y, x_adv)
+    by_weight = gradients(loss, moved)
+    with torch.no_grad():
+        for weight, gradient in zip(model.parameters(), by_weight, strict=True):
+            weight.sub_(0.1 * gradient)
+        for buffer, after in zip(model.buffers(), moved.buffers(), strict=True):
+            buffer.copy_(after)
+    return loss.detach()
+
+
+@pytest.mark.parametrize("inner", PERTURBED, ids=["pgd", "trades"])
+def test_weights_loss_and_statistics_of_one_batch(inner):
+    model = warm_net()
+    hand, plain = copy.deepcopy(model), copy.deepcopy(model)
+    at = step_at(model)
+    loss = AWP(inner, gamma=0.05).step(at)
+    torch.testing.assert_close(loss.detach(), perturbed_by_hand(hand, at, inner, 0.05))
+    torch.testing.assert_close(model.state_dict(), hand.state_dict())
+    before = inner(plain, at.x, at.y, ids=at.ids, seed=SEED)
+    assert loss > before + 0.01  # the perturbation raises the loss
+
+
+def test_without_a_craft_of_its_own_a_recipe_runs_twice_with_the_same_noise():
+    def recipe(model, x, y, *, ids, seed):
+        return INNER(model, x, y, ids=ids, seed=seed)
+
+    one, two = warm_net(), warm_net()
+    AWP(Standard(), 0.01).step(step_at(one))
+    AWP(lambda model, x, y, *, ids, seed: Standard()(model, x, y), 0.01).step(step_at(two))
+    torch.testing.assert_close(one.state_dict(), two.state_dict())
+    loss = AWP(recipe, 0.05).step(step_at(warm_net()))
+    assert loss > INNER(warm_net(), *(getattr(step_at(warm_net()), name) for name in "xy"), seed=SEED)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were():
+    class Broken(Exception):
+        pass
+
+    def check(loss):
+        raise Broken
+
+    model = warm_net()
+    before = copy.deepcopy(dict(model.named_parameters()))
+    with pytest.raises(Broken):
+        AWP(INNER, 0.1).step(step_at(model, check=check))
+    torch.testing.assert_close(dict(model.named_parameters()), before, rtol=0, atol=0)
