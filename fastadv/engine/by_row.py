@@ -65,9 +65,9 @@ class ByRow(Plain):
     def asks_for(self, ids: Tensor, each: int = 1) -> None:
         self._asked, self._next = ids if each == 1 else ids.repeat_interleave(each), 0
 
-    def taken(self, x: object) -> Tensor:
+    def taken(self, x: object, rows: Tensor | None = None) -> Tensor:
         before = self._next
-        x = super().taken(x)
+        x = super().taken(x, rows)
         self._next = before  # it may have tried a few rows
         return x
 
