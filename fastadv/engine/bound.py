@@ -73,43 +73,43 @@ Ask = Callable[[Tensor], Gradient]
 
 
 class Bound:
-    """Loss, logits and gradient of a plain model."""
+    """Loss, logits and gradient of a plain model, which the call around holds in eval mode."""
 
     # A pass that fails is replaced by `otherwise` from then on, which says why, or mends
 
     def __init__(
-        self, checked: CheckedModel, leaf: Callable[[Tensor], Tensor], count: Callable[[int], None],
-        otherwise: Ask, x: Tensor, y: Tensor, loss: str, targets: Tensor | None,
-    ) -> None:  # fmt: skip
-        """Bind the model of a plain search; `leaf`, `count` are its methods."""
-        self._checked, self._leaf, self._count, self._otherwise = checked, leaf, count, otherwise
+        self, plain: Any, otherwise: Ask, x: Tensor, y: Tensor, loss: str, targets: Tensor | None
+    ) -> None:
+        """Bind a `Plain`."""
+        self._plain, self._otherwise = plain, otherwise
         self._rest = y, loss, targets
         self._kernel = bind("logit_loss", x.device)
         self._by_logits = x.new_empty(0)  # which the next call overwrites
-        self._model: Callable[[Tensor], Tensor] | None = checked
+        self._model: Callable[[Tensor], Tensor] | None = plain.checked
+        self._checked: CheckedModel | None = plain.checked  # until its checks are done
         self._copies = False  # whether logits are copied, since they move with the points
 
     def __call__(self, points: Tensor) -> Gradient:
         y, loss, targets = self._rest
         if self._model is not None:
             # a new leaf each time: a forward may hang hooks on it
-            before, leaf = version(points), self._leaf(points)
+            plain, before, leaf = self._plain, version(points), self._plain.leaf(points)
+            checked = self._checked
             try:
-                with torch.enable_grad():
+                with torch.enable_grad(), checked.differentiated() if checked else NOTHING:
                     attached = self._model(leaf)
-                logits = attached.detach().clone() if self._copies else attached.detach()
-                if logits.shape != self._by_logits.shape:
-                    logits = self._meet(logits, leaf)
-                value = logits.new_empty(len(logits))
-                self._kernel(value, self._by_logits, logits, y, loss, targets, True)
-                checked = self._model is self._checked
-                with self._checked.differentiated() if checked else NOTHING:
+                    logits = attached.detach().clone() if self._copies else attached.detach()
+                    if logits.shape != self._by_logits.shape:
+                        logits = self._meet(logits, leaf)
+                    value = logits.new_empty(len(logits))
+                    self._kernel(value, self._by_logits, logits, y, loss, targets, True)
                     (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
-                if checked and self._checked.is_bare(len(leaf)):
+                if checked and checked.is_bare(len(leaf)):
                     # All checks of a pass are done; logits that lie in x are still to be seen
-                    self._model, self._by_logits = self._checked.model, value.new_empty(0)
+                    self._checked, self._model = None, checked.model
+                    self._by_logits = value.new_empty(0)
                 if gradient is not None and version(points) == before:
-                    self._count(len(points))
+                    plain.count(len(points))
                     return value, logits, gradient
             except InputError:
                 raise
@@ -146,7 +146,7 @@ class CleanPass:
     ) -> Gradient:
         """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
         plain, logits = self.plain, self.logits if rows is None else self.logits[rows]
-        with with_gradient(), no_autocast(self.x.device.type):
+        with with_gradient(), plain.in_eval(), no_autocast(self.x.device.type):
             value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))

@@ -1,8 +1,7 @@
 """ByRow: the model as given, which is told the ids of its rows, or always sees whole batches."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.engine.arguments import OUTPUTS, Outputs
-from fastadv.engine.bound import CleanPass, Gradient
 from fastadv.engine.plain import Plain
-from fastadv.engine.prepared import Directions, Loss, Model, Prepared, Rows
+from fastadv.engine.prepared import Model, Prepared, Rows
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
 
@@ -76,51 +74,16 @@ class ByRow(Plain):
         about._batch, about._batch_ids = x[every], ids[every]
         return about
 
-    def verdict(self, x: Tensor, rows: Rows = None) -> Tensor:
-        with self._about(x, rows):
-            return super().verdict(x)
+    def model_of(self, rows: Rows) -> Model:
+        every = torch.arange(len(self._ids), device=self._ids.device) if rows is None else rows
+        return partial(self._asked, every)
 
-    def confidence(self, x: Tensor, rows: Rows = None) -> Tensor:
-        with self._about(x, rows):
-            return super().confidence(x)
-
-    def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
-        with self._about(x, rows):
-            return super().__call__(x)
-
-    def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
-        direction: bool = False, rows: Rows = None,
-    ) -> Gradient:  # fmt: skip
-        with self._about(x, rows):
-            return super().input_gradient(x, y, loss, targets, direction)
-
-    def jacobian(
-        self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
-        rows: Rows = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with self._about(x, rows):
-            return super().jacobian(x, directions, reduce)
-
-    def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
-        with self._about(x, rows):
-            return super().clean_pass(x)
-
-    @contextmanager
-    def _about(self, x: Tensor, rows: Rows) -> Iterator[None]:
-        """Ask, inside, about points x of these rows."""
-        rows = torch.arange(len(self._ids), device=self._ids.device) if rows is None else rows
+    def _asked(self, rows: Tensor, x: Tensor) -> Any:
+        """Return the logits of points of the rows, or of a single row that passes twice."""
+        rows = rows.repeat(2) if len(x) == 2 > len(rows) else rows
         if len(x) != len(rows):
             raise InputError(UNKNOWN.format(len(rows), len(x)))
-        before, self.checked.call = self.checked.call, lambda model, some: self._asked(model, some, rows)
-        try:
-            yield
-        finally:
-            self.checked.call = before
-
-    def _asked(self, model: Any, x: Tensor, rows: Tensor) -> Any:
-        """Return the logits of the rows; of the first where a few are tried, and of one that passes twice."""
-        rows = rows[: len(x)] if len(x) <= len(rows) else rows.repeat(len(x) // len(rows))
+        model: Any = self.checked.model
         ids = self._ids[rows].to(x.device)
         if not self.size:
             return self._told(model, x, ids)

@@ -18,6 +18,7 @@ from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
 from fastadv.engine.copying.reach import Stamp
 from fastadv.engine.guard import allowed
+from fastadv.engine.mode import evaluated
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, Options, check_possible, no_gradient, with_gradient
@@ -75,6 +76,10 @@ class Frozen(Prepared):
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
+        with evaluated(model):
+            self._prepare(model)
+
+    def _prepare(self, model: Model | Prepared) -> None:
         plain = Plain(model, self.eot, self.counts, self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
@@ -90,9 +95,10 @@ class Frozen(Prepared):
 
     def _renew(self) -> None:
         """Freeze the source anew where it has changed."""
-        if self._stamp is None or self._stamp.same():
-            return
-        with self._lock:
+        with self._plain.in_eval():
+            if self._stamp is None or self._stamp.same():
+                return
+        with self._lock, self._plain.in_eval():
             if not self._stamp.same():  # or else another thread has done it meanwhile
                 noted = CHANGED in self.notes
                 self._freeze(self.source)
@@ -176,8 +182,9 @@ class Frozen(Prepared):
 
         Returns False where parts, attributes, modes or hooks of it or of its copy have changed.
         """
-        if self._parts is None or not self._parts.same():
-            return False
+        with self._plain.in_eval():
+            if self._parts is None or not self._parts.same():
+                return False
         self.search.refresh()
         self._stale, self._refreshed = True, self._refreshed + 1
         if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
@@ -191,6 +198,10 @@ class Frozen(Prepared):
 
     def _answer(self, x: Tensor, kind: str, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
         """Return an answer of the copy, which is compared first, or else of the model as given."""
+        with self._plain.in_eval():
+            return self._inside(x, kind, ask)
+
+    def _inside(self, x: Tensor, kind: str, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
         self._renew()
         x = self._plain.taken(x)
 
@@ -299,16 +310,26 @@ class Frozen(Prepared):
         if self._measures:  # which waits for the batch that is attacked
             return True
         settled = self.settle(x)
+        with self._plain.in_eval():
+            self._check(x)
+        return settled
+
+    def _check(self, x: Tensor) -> None:
         if GRADIENT in self.search.kinds:
             self._tried(partial(self._compare, x, GRADIENT), lambda: None)
-        return settled
 
     def settle(self, x: Tensor) -> bool:
         """Choose the search copy, and prepare it, on the first batch."""
         if self.settled or len(x) == 0:
             return self.settled
         # A randomized model's next draws do not depend on when it is prepared
-        with self._lock, generators_kept(x.device), torch.inference_mode(False), torch.no_grad():
+        with (
+            self._lock,
+            self._plain.in_eval(),
+            generators_kept(x.device),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
             if self.settled:  # another thread has done it meanwhile
                 return True
             asked = self.asked

@@ -1,6 +1,7 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
-from fastadv.engine.checked import RECURRENT, CheckedModel, known_of
+from fastadv.engine.checked import RECURRENT, CheckedModel
 from fastadv.engine.copying.copier import LAZY, eval_copy
-from fastadv.engine.copying.first_pass import asks_for_gradients, on_gpu
+from fastadv.engine.first_pass import asks_for_gradients
+from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, log_confidence, mean_of
@@ -38,11 +40,9 @@ class Refusal(NoGradientError, RuntimeError):
 class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
-    It rewrites, compares and times nothing. A module in eval mode is called as it is, once first passes of a
-    copy have shown that it writes no attribute, buffer or `.grad`; a copy of one that does takes its place.
-    What it writes for batches of other sizes alone is not seen, and is written into the model itself.
-    One in training mode is copied: the copy is in eval mode, shares all weights and follows them where they
-    change in place. After any other change of the model make a new one, as each call of an attack does.
+    It rewrites, compares, copies and times nothing: for the length of each question all parts are in eval
+    mode, and then as they were. What the forward writes, such as a counter or a cache, it writes. Weights may
+    change between calls; after any other change of the model make a new one, as each call of an attack does.
     Where memory runs out, a batch passes in halves.
 
     Args:
@@ -63,29 +63,42 @@ class Plain(Prepared):
     ) -> None:  # fmt: skip
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
-        module, device = as_module(source), None
-        parts: list[nn.Module] = []
-        if module is None:
-            checked = CheckedModel(source, outputs=outputs)
-        else:
-            parts = parts_of(module)
-            weights, buffers = tensors_of(parts)
-            known = known_of(module, parts)
-            copied = known.writes or _needs_copy(parts, [*weights, *buffers])
-            run = eval_copy(module, follow=None if known.writes else False) if copied else module
-            checked = CheckedModel(run, one_dtype(weights), known, not copied, outputs)
-            device = next((tensor.device for tensor in (*weights, *buffers)), None)
-        checked.mends_rows = device is None or device.type == "cpu"
-        self.source, self.checked, self.eot = source, checked, check_count("eot", eot, 1)
-        self.dtype, self.device, self.counts = checked.dtype, device, counts or Counts()
-        self._by_grad_mode = asks_for_gradients(source, parts)
+        module = as_module(source)
+        self._parts: list[nn.Module] = [] if module is None else parts_of(module)
+        weights, buffers = tensors_of(self._parts)
+        self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
+        self.checked = CheckedModel(source if module is None else module, one_dtype(weights), outputs)
+        if any(isinstance(part, LazyModuleMixin) for part in self._parts):
+            raise InputError(LAZY)
+        if any(map(Tensor.is_inference, (*weights, *buffers))):  # which are part of no graph
+            self._use_copy()
+        self.dtype = self.checked.dtype
+        self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
+        self.checked.mends_rows = self.device is None or self.device.type == "cpu"
+        self._by_grad_mode = asks_for_gradients(source, self._parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._added = dict[str, None]()
 
+    def _use_copy(self) -> None:
+        """Go on with a copy, whose weights take part in graphs and ask for no gradient."""
+        self.checked.model = eval_copy(cast(nn.Module, self.checked.model), follow=False)
+        self._parts = parts_of(self.checked.model)
+
     @property
     def model(self) -> Model:  # type: ignore[override]
         return self.checked.model
+
+    def model_of(self, rows: Tensor | None) -> Model:
+        """Return what is called for points of the samples `rows` int64 [n] of a batch, None for all of it.
+
+        It may be called with the points of all these rows twice, one after the other.
+        """
+        return self.checked.model
+
+    def in_eval(self) -> InEval:
+        """Keep the model in eval mode inside."""
+        return InEval(self._parts)
 
     @property
     def outputs(self) -> Outputs:  # type: ignore[override]
@@ -113,61 +126,74 @@ class Plain(Prepared):
 
     @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return self._as_given(self._verdict, x)
+        with no_gradient(), self.in_eval():
+            x = self.taken(x, rows).contiguous()
+            self.forwards += x.shape[0]
+            with no_autocast(x.device.type):
+                x = x.to(self.sees(x.dtype))
+                return self._room.passes(VERDICT, self._logits, x, rows, apart=self._rows_apart)
+
+    def _logits(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        # copied, as the next pass may overwrite them
+        return self.checked(x, self.model_of(rows)).clone()
 
     @eager
     def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         confidence = getattr(self.model, "confidence", None)
         if not callable(confidence) or isinstance(confidence, nn.Module):  # a part of that name is no method
-            return log_confidence(self.model, self.verdict(x)).exp()
-        return self._as_given(confidence, x).clone()  # as logits that stay
-
-    def taken(self, x: object) -> Tensor:
-        """Return x [B, ...] checked, once the model has met the like."""
-        x = check_input(x, self.device)
-        self.forwards += self.checked.meet(x)
-        return x
-
-    def _as_given(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with no_gradient():
-            x = self.taken(x).contiguous()
+            return log_confidence(self.model, self.verdict(x, rows)).exp()
+        with no_gradient(), self.in_eval():
+            x = self.taken(x, rows).contiguous()
             self.forwards += x.shape[0]
             with no_autocast(x.device.type):
-                return run(x.to(self.sees(x.dtype)))
+                values: Tensor = confidence(x.to(self.sees(x.dtype)))
+                return values.clone()
 
-    def _verdict(self, x: Tensor) -> Tensor:
-        return self._room.passes(VERDICT, partial(self.checked, stays=True), x, apart=self._rows_apart)
+    def taken(self, x: object, rows: Tensor | None = None) -> Tensor:
+        """Return x [B, ...] checked, once the model has met the like."""
+        x = check_input(x, self.device)
+        self.forwards += self.checked.meet(x, rows, self.model_of)
+        return x
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return mean_of([self._as_given(self._verdict, x) for _ in range(self.eot)])
+        return mean_of([self.verdict(x, rows) for _ in range(self.eot)])
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
-        with with_gradient():
-            x, y, targets = self.taken(x), indices("y", y), indices("targets", targets)
+        with with_gradient(), self.in_eval():
+            x, y, targets = self.taken(x, rows), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
-            step = partial(self._gradient, loss=loss, direction=direction and self.eot == 1)
-            # a loss that is a function may hold one value for each sample of the batch
-            if callable(loss):
-                return step(x, y, targets)
-            return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
+            direction = direction and self.eot == 1
+            if callable(loss) or self._room.most(GRADIENT, x) == len(x):
+                try:
+                    return self._gradient(x, y, targets, rows, loss, direction)
+                except Exception as error:
+                    # a loss that is a function may hold one value for each sample of the batch
+                    if callable(loss) or len(x) < 2 or not (ran_out(error) and self._rows_apart()):
+                        raise
+                # Outside of `except`: the error holds on to what the pass had in memory
+                self._room.halve(GRADIENT, x, len(x))
+            step = partial(self._gradient, loss=loss, direction=direction)
+            return self._room.passes(GRADIENT, step, x, y, targets, rows, apart=self._rows_apart)
 
     def _gradient(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: Loss, direction: bool
-    ) -> Gradient:
+        self, x: Tensor, y: Tensor | None, targets: Tensor | None, rows: Tensor | None, loss: Loss,
+        direction: bool,
+    ) -> Gradient:  # fmt: skip
         passes: list[Gradient] = []
-        with no_autocast(x.device.type):
-            for _ in range(self.eot):
-                leaf = self.leaf(x)
-                attached = self.followed(leaf)
+        for _ in range(self.eot):
+            leaf = self.leaf(x)
+            with no_autocast(x.device.type):
+                with self._refusals(leaf, rows):
+                    attached = self.checked(leaf, self.model_of(rows))
                 # copied, since they may be a part of x itself
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-                gradient = self.pull(leaf, attached, by_logits)
-                passes.append((value, logits, gradient.to(x.dtype)))
-                self.count(len(x))
+                gradient = self.pull(leaf, attached, by_logits, rows=rows)
+            passes.append((value, logits, gradient.to(x.dtype)))
+            self.count(len(x))
         value, logits, gradient = map(mean_of, zip(*passes, strict=True))
         return value, logits, gradient
 
@@ -175,16 +201,15 @@ class Plain(Prepared):
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with with_gradient(), no_autocast(x.device.type):
-            x = self.taken(x)
+        with with_gradient(), self.in_eval(), no_autocast(x.device.type):
+            x = self.taken(x, rows)
             self.forwards += self.eot * len(x)
             leaf = self.leaf(x)
-            attached = self.followed(leaf)
-            for _ in range(self.eot - 1):
-                attached = attached + self.followed(leaf)
-            attached = attached / self.eot if self.eot > 1 else attached
+            with self._refusals(leaf, rows):
+                passes = [self.checked(leaf, self.model_of(rows)) for _ in range(self.eot)]
+            attached = mean_of(passes)
             logits = attached.detach().clone()
-            back = partial(self.pull, leaf, attached, retain_graph=True)
+            back = partial(self.pull, leaf, attached, retain_graph=True, rows=rows)
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
@@ -199,37 +224,37 @@ class Plain(Prepared):
             return None
         general = (otherwise or self).input_gradient
         ask = partial(general, y=y, loss=loss, targets=targets, direction=True)
-        return Bound(self.checked, self.leaf, self.count, ask, x, y, loss, targets)
+        return Bound(self, ask, x, y, loss, targets)
 
     def captures(self, x: Tensor) -> Captures | None:
         if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
             return None
         model = cast(nn.Module, self.model)
+        kind, held = self._kind, None if model is self.source else model  # which holds its graphs
 
         def alike() -> bool:
-            # counters of its own would be those of a pass that nobody asked for
-            probe = Plain(self.source, counts=self.counts, outputs=self.outputs)
-            return isinstance(probe.model, nn.Module) and passes_alike(probe.model, probe, x)
+            with self.in_eval():
+                return passes_alike(model, Plain(self.source, counts=self.counts, outputs=self.outputs), x)
 
-        kind, held = self._kind, None if model is self.source else model  # which holds its graphs
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
 
     @cached_property
     def _kind(self) -> Hashable | None:
         """What its graphs depend on."""
-        return kind_of(cast(nn.Module, self.source))
+        with self.in_eval():
+            return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
         if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
             return None
-        with with_gradient(), no_autocast(x.device.type):
-            x = self.taken(x)
+        with with_gradient(), self.in_eval(), no_autocast(x.device.type):
+            x = self.taken(x, rows)
             if not self._fits(x):
                 return None
             leaf = self.leaf(x)
             try:
-                attached = self.checked(leaf)
+                attached = self.checked(leaf, self.model_of(rows))
             except InputError:
                 raise
             except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
@@ -242,19 +267,24 @@ class Plain(Prepared):
         seen = self.sees(x.dtype)
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
-    def followed(self, leaf: Tensor) -> Tensor:
-        """Return the logits [B, K] at a leaf; Refusal where the model refuses to be followed."""
+    @contextmanager
+    def _refusals(self, leaf: Tensor, rows: Tensor | None) -> Iterator[None]:
+        """Raise Refusal where the model refuses to be followed inside."""
         try:
-            return self.checked(leaf)
+            yield
+            return
         except Exception as error:  # models raise anything
             if not _by_following(error):
                 raise
             refusal = error
         with torch.no_grad():
-            self.checked(leaf.detach())  # it raises where the gradient is not to blame
+            self.checked(leaf.detach(), self.model_of(rows))  # it raises where the gradient is not to blame
         raise Refusal(REFUSES.format("forward", first_line(refusal))) from refusal
 
-    def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+    def pull(
+        self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False,
+        rows: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
@@ -268,13 +298,14 @@ class Plain(Prepared):
                 if not _by_following(error):
                     raise
                 raise Refusal(REFUSES.format("backward", first_line(error))) from error
-        self._whole |= whole  # the copy's weights ask for none; of a function's that is not known
-        if whole and checked.uncopied:
-            checked.use_copy()
+        if whole:  # a gradient to all leaves, of which weights must ask for none; of a function's it does
+            self._whole = True
+            self._use_copy()
         self.forwards += len(leaf)
-        attached = checked(leaf)
-        with checked.differentiated():
-            return pull(attached, leaf, by_logits, retain_graph, self._whole)
+        with self.in_eval():
+            attached = checked(leaf, self.model_of(rows))
+            with checked.differentiated():
+                return pull(attached, leaf, by_logits, retain_graph, self._whole)
 
     def _fits(self, x: Tensor) -> bool:
         """Return whether x passes with its gradient at once, as far as is known."""
@@ -289,17 +320,3 @@ def _by_following(error: Exception) -> bool:
     """Return whether an error may be that of a model that has no gradient."""
     # Steps that a capture does not allow raise anything
     return not (isinstance(error, InputError) or ran_out(error) or in_step())
-
-
-def _needs_copy(parts: list[nn.Module], tensors: list[Tensor]) -> bool:
-    """Return whether a model cannot be called as it is."""
-    # Training mode learns, and in it alone cuDNN differentiates recurrent layers; what scripted parts write
-    # is not seen, and inference tensors are part of no graph
-    kinds = {*map(type, parts)}
-    if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
-        raise InputError(LAZY)
-    if any(part.training for part in parts) or any(map(Tensor.is_inference, tensors)):
-        return True
-    if not any(issubclass(kind, torch.jit.ScriptModule | nn.RNNBase) for kind in kinds):
-        return False
-    return any(isinstance(part, torch.jit.ScriptModule) or on_gpu(part) for part in parts)

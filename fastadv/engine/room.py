@@ -58,9 +58,8 @@ class Room:
         rows = x.shape[0]
         return min(self._most.get((kind, x.dtype, x.shape[1:]), rows), rows) if self._most else rows
 
-    def halved(self, kind: str, x: Tensor, todo: list[slice]) -> list[slice]:
-        """Split the parts of x in `todo`, the first of which did not fit, into parts of half its size."""
-        count = todo[0].stop - todo[0].start
+    def halve(self, kind: str, x: Tensor, count: int) -> int:
+        """Return, and keep in mind, half of so many rows of x, which did not fit; free memory."""
         most = self._most[kind, x.dtype, x.shape[1:]] = (count + 1) // 2
         log.warning(
             "memory ran out with %d samples of shape %s at once; going on with %d",
@@ -69,11 +68,7 @@ class Room:
         release()
         if x.is_cuda:
             torch.cuda.empty_cache()
-        return [
-            slice(part.start + piece.start, part.start + piece.stop)
-            for part in todo
-            for piece in slices(part.stop - part.start, most)
-        ]
+        return most
 
     def passes(
         self, kind: str, step: Callable[..., T], x: Tensor, *rows: Tensor | None, apart: Callable[[], bool],
@@ -92,7 +87,12 @@ class Room:
                 if count < 2 or not ran_out(error) or not apart():
                     raise
             # Outside of `except`: the error holds on to what the pass had in memory
-            todo = self.halved(kind, x, todo)
+            most = self.halve(kind, x, count)
+            todo = [
+                slice(part.start + piece.start, part.start + piece.stop)
+                for part in todo
+                for piece in slices(part.stop - part.start, most)
+            ]
         return results[0] if len(results) == 1 else joined(results)
 
 

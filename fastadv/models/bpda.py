@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv._checks import meant
 from fastadv._torch import version
 from fastadv.engine.copying.copier import eval_copy
-from fastadv.engine.copying.first_pass import bar
+from fastadv.engine.first_pass import bar
 from fastadv.engine.module import is_replaced, label, unwrap
 from fastadv.errors import InputError, NoGradientError
 

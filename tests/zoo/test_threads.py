@@ -120,7 +120,8 @@ def test_threads_attack_one_model(cases: list[Case]) -> None:
     with unrelated_models():
         for case in cases:
             model, (x, y) = case.model(), case.net.images(3)
-            before, outs = State.of(model, randomness=False), {}
+            outs: dict[int, fa.attacks.AttackResult] = {}
+            before = State.of(model, values=case.net.name != "buffers_written", randomness=False)
 
             def work(number: int, model=model, x=x, y=y, outs=outs) -> None:
                 outs[number] = fa.attacks.pgd(model, x, y, fa.Linf(0.05), steps=2)

@@ -21,6 +21,7 @@ from fastadv.attacks.core.task import Classified, Task
 from fastadv.attacks.special.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.by_row import explained, takes_ids
+from fastadv.engine.mode import evaluated
 from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.errors import InputError
 from fastadv.losses import check_loss
@@ -155,12 +156,14 @@ def takes_common(
             check(arguments)
         planned_passes = passes({name: arguments.get(name, fixed[name]) for name in counts})
         model, x = arguments["model"], arguments["x"]
-        if not isinstance(model, Classified):
+        if isinstance(model, Classified):
+            model = model.classifier
+        else:
             warn_of_training(function.__name__, arguments)
         called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
         asked = door(arguments) if door else {}
         asked |= {name: arguments.pop(name) for name in DOOR & arguments.keys()}
-        with no_gradient():
+        with no_gradient(), evaluated(model):
             try:
                 task = Task.of(**called, **asked, passes=planned_passes)
                 _check_through(function.__name__, through, task)
@@ -168,7 +171,6 @@ def takes_common(
                 with no_autocast(task.x.device.type):
                     out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
             except Exception as error:
-                model = model.classifier if isinstance(model, Classified) else model
                 if (explanation := explained(error, model, x)) is error:
                     raise
                 raise explanation from error

@@ -21,6 +21,7 @@ from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
 from fastadv.engine.bound import CleanPass
+from fastadv.engine.mode import evaluated
 from fastadv.engine.precision import no_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
@@ -92,7 +93,7 @@ def run(
     """
     if not isinstance(model, Task):
         task = Task.of(model, x, y, threat, **common)
-        with no_gradient():
+        with no_gradient(), evaluated(task.classifier):
             out = run(
                 task, task.x, task.y, task.threat, rule, rows=rows, minimum=minimum, loss=loss,
                 restarts=restarts, stop_early=stop_early, seed=seed, gradient=gradient, from_x=from_x,

@@ -60,7 +60,7 @@ class Samples(Generic[R_co]):
         self._competed = False
         # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
         self._judge: Judge | None = None
-        self._asked: tuple[Loss, Ask] | None = None
+        self._asked: tuple[tuple[Loss, bool], Ask] | None = None
         self.edge = Edge(task.threat.box)  # where gradients are taken
         self._start: Tensor | None = None  # at x, as the rule got it
         # a pass at x that waits for its backward pass
@@ -179,6 +179,7 @@ class Samples(Generic[R_co]):
 
     def close(self) -> None:
         """Prove the successes of the samples that are still here, and write all of them to the record."""
+        self._asked = None  # which holds the search
         if self.plan.stop_early:
             self._prove()
         if self.best is not self._record:
@@ -190,6 +191,7 @@ class Samples(Generic[R_co]):
         self._record.put(self._index[gone], self.best.take(gone))
         self._index, self._places = self._index[kept], self._places[kept]
         if not len(self._index):
+            self._asked = None
             raise Over
         self.problem, self.best, self._judge = self.problem.take(kept), self.best.take(kept), None
         self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)

@@ -151,17 +151,18 @@ class Search(Samples[R_co]):
 
     def ask(self, loss: losses.Loss) -> Ask:
         """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
-        if self._asked is None or self._asked[0] != loss:
-            self._asked = loss, self._chosen(loss)
+        chosen = loss, self.edge.met  # after the first gradient a pass is enough, unless the edge is a kink
+        if self._asked is None or self._asked[0] != chosen:
+            self._asked = chosen, self._chosen(loss)
         return self._asked[1]
 
     def _chosen(self, loss: losses.Loss) -> Ask:
         if self.plan.gradient is not None:
             follow: Any = self.plan.gradient
             return partial(follow, self, loss=loss)
-        if not self.edge.met or self.edge.depth is not None or self._is_squashed(loss):
-            return partial(self.input_gradient, loss=loss)
-        return self._bound(loss) or self._pull(loss)
+        if not self.edge.met or self.edge.depth is not None:
+            return self._at_edge(loss)
+        return (None if self._is_squashed(loss) else self._bound(loss)) or self._pull(loss)
 
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
@@ -180,15 +181,16 @@ class Search(Samples[R_co]):
 
     def input_gradient(self, points: Tensor, loss: losses.Loss, direction: bool = True) -> Gradient:
         """Return loss, logits and gradient, as a model does, at points that are none for the best."""
-        first, pull = not self.edge.met, self._pull(loss, direction)
-        clean, self.clean_pass = self.clean_pass, None
-        if clean is not None and 2 * len(points) >= len(clean.logits) and not self._is_squashed(loss):
+        return self._at_edge(loss, direction)(points)
+
+    def _at_edge(self, loss: losses.Loss, direction: bool = True) -> Ask:
+        """Return what asks at points or, where these show a kink, a little inside of the box."""
+        pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
+        if clean is not None and 2 * len(self.x) >= len(clean.logits) and not self._is_squashed(loss):
             pull = partial(self._pull_at_x, clean, pull, loss, direction)
         alone, single = partial(self.loss_at, loss=loss), partial(self._ask_rows, loss)
-        value, logits, gradient = self.edge.around(points, pull, alone, single)
-        if first:
-            self._asked = None  # a pass is enough now, unless the edge is a kink
-        return value, logits, gradient
+        around: Any = self.edge.around
+        return partial(around, pull=pull, alone=alone, ask=single)
 
     def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what gives loss, logits and gradient in a pass of its own."""

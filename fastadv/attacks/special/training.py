@@ -11,7 +11,7 @@ from torch import nn
 from fastadv._checks import warn
 from fastadv._torch import parts_of, version
 from fastadv.engine import Frozen, Prepared
-from fastadv.engine.copying.reach import modules_in
+from fastadv.engine.module import modules_in
 
 # writes into a weight by one step of an optimizer, at most; and calls that came a step apart, which tell
 WRITES, STEPS = 8, 3

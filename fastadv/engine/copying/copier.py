@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_FUNCTION, NormBase, copy_all_, held_by
-from fastadv.engine.copying.first_pass import bar_alike, stays_in_training
 from fastadv.engine.copying.reach import content, holds_module, reachable
+from fastadv.engine.first_pass import bar
 from fastadv.errors import InputError
 
 
@@ -131,8 +131,7 @@ class _Copy:
         for part in opaque:
             self._adopt(part)
         self._to_eval(modules)
-        for part in modules:
-            bar_alike(self.memo.get(id(part)), part)
+        bar(self.result, model)
 
     def _share(self, module: nn.Module) -> None:
         """Enter the tensors that a module holds into the memo."""
@@ -223,7 +222,6 @@ class _Copy:
             if not theirs.is_inference():
                 tensor.data = theirs.data
         for part in self.result.modules():
-            part.training |= stays_in_training(part)
             if isinstance(part, NormBase) and part.training:  # it would write into the model's statistics
                 for buffer in part.buffers(recurse=False):
                     buffer.data = buffer.data.clone()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import Plain, freeze
-from fastadv.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 
@@ -39,29 +38,6 @@ class Guarded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.writer.write()
         return self.tools[0].relu(self.net(x))
-
-
-class Refusing(nn.Linear):
-    def __deepcopy__(self, memo: object) -> "Refusing":
-        raise NotImplementedError("one of a kind")
-
-
-class Itself(nn.Linear):
-    def __deepcopy__(self, memo: object) -> "Itself":
-        return self
-
-
-def test_what_cannot_be_copied_is_refused_untouched() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), Refusing(6, 3))
-    with pytest.raises(InputError, match=r"one of a kind.*plain function"):
-        freeze(model)
-    with pytest.raises(InputError, match="plain function"):
-        freeze(nn.Sequential(nn.Flatten(), Itself(6, 3)))
-    assert all(part.training for part in model.modules())
-    assert all(p.requires_grad for p in model.parameters())
-    x = torch.rand(4, 6)
-    torch.testing.assert_close(freeze(lambda x: model.eval()(x))(x), model(x))
-    assert all(p.grad is None for p in model.parameters())
 
 
 def test_locks_files_and_writers_are_shared() -> None:
@@ -130,58 +106,6 @@ class Unregistered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.parts["part"](x)
-
-
-class Fresh(nn.Linear):
-    """Copies itself, and its weights with it."""
-
-    def __deepcopy__(self, memo: object) -> "Fresh":
-        copied = Fresh(self.in_features, self.out_features)
-        copied.load_state_dict(self.state_dict())
-        return copied
-
-
-class Reduced(nn.Linear):
-    """Copies itself into another module."""
-
-    def __deepcopy__(self, memo: object) -> nn.Module:
-        return nn.Linear(self.in_features, self.out_features, bias=False)
-
-
-def test_a_deepcopy_of_its_own() -> None:
-    model, x = nn.Sequential(Fresh(6, 4), nn.ReLU(), Fresh(4, 3)), torch.rand(4, 6)
-    frozen = Plain(model)
-    with torch.no_grad():
-        model[2].weight.mul_(2)
-    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
-    with pytest.raises(InputError, match="same tensors"):
-        freeze(nn.Sequential(Reduced(6, 3)))
-
-
-class Merging(nn.Linear):
-    """Adds an adapter to its weights in eval mode, and takes it away in training mode."""
-
-    def __init__(self) -> None:
-        super().__init__(6, 3)
-        self.extra, self.merged = nn.Parameter(torch.ones(3, 6)), False
-
-    def train(self, mode: bool = True) -> "Merging":
-        if mode == self.merged:
-            self.weight.data += self.extra.data * (-1 if mode else 1)
-            self.merged = not mode
-        return super().train(mode)
-
-
-def test_a_train_method_that_writes_weights() -> None:
-    model = nn.Sequential(Merging())
-    kept = model[0].weight.clone()
-    with pytest.raises(InputError, match=r"call model\.eval"):
-        freeze(model)
-    assert torch.equal(model[0].weight, kept)
-    assert model.training
-    expected, x = model.eval()(torch.ones(2, 6)).detach(), torch.ones(2, 6)
-    torch.testing.assert_close(freeze(model).verdict(x), expected)
-    torch.testing.assert_close(model(x), expected)
 
 
 @pytest.mark.parametrize("inside", [False, True])

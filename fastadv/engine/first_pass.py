@@ -1,9 +1,9 @@
-"""Whether parts compute otherwise in training mode, and whether a first pass runs those that would learn."""
+"""First passes, in which functions that run a module in training mode are refused, and copies that stray."""
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fastadv._torch import COMPILED_FUNCTION
-from fastadv.engine.copying.reach import modules_in
-from fastadv.engine.module import is_compiled
+from fastadv.engine.module import modules_in
+from fastadv.engine.precision import NOTHING
 from fastadv.errors import InputError
 
 GRAD_MODE = frozenset({"is_grad_enabled", "requires_grad", "grad_fn", "is_inference_mode_enabled"})
@@ -75,75 +75,84 @@ FUNCTION = (
     "model: expected a function that runs modules in eval mode, got one with {} in training mode, in which "
     "{} would learn from the attack or draw random numbers; call its eval(), or pass the module"
 )
-MODULE = (
-    "model: expected a module that runs its own parts, got one that runs {} in training mode, in which {} "
-    "would learn from the attack or draw random numbers; write its forward as a method that reaches every "
-    "part through self, hold parts in attributes or nn.ModuleList, or call their eval()"
-)
 ORIGINAL = (
     "model: expected a module that runs its own parts, got one whose copy runs {} of the original; "
     "write its forward as a method that reaches every part through self"
 )
-# Modules that replace others, with the models whose parts must not run in them
+# Copies, with the models whose parts must not run in them
 _originals: "WeakKeyDictionary[nn.Module, list[ref[nn.Module]]]" = WeakKeyDictionary()
 
 
+class RunsOriginal(InputError):
+    """A copy of a model that runs parts of the model itself."""
+
+
 def bar(copied: nn.Module, *models: nn.Module) -> None:
-    """Let `copied`, which answers otherwise, be refused where its first pass runs parts of these models."""
+    """Let `copied` be refused where its first pass runs parts of these models."""
     _originals[copied] = [ref(model) for model in models]
 
 
-def bar_alike(copied: nn.Module | None, model: nn.Module) -> None:
-    """Bar from a copy of a model what is barred from that."""
-    if copied is not None and model in _originals:
-        _originals[copied] = _originals[model]
+def first_pass(model: object) -> AbstractContextManager[None]:
+    """Return what a first pass of the model is made in; a module that is no copy of ours needs nothing."""
+    if not isinstance(model, nn.Module):
+        return _refusing(model)
+    if model not in _originals:
+        return NOTHING
+    originals = [original() for original in _originals[model]]
+    barred = {part for original in originals if original is not None for part in original.modules()}
+
+    def look(part: nn.Module) -> None:
+        if part in barred:
+            raise RunsOriginal(ORIGINAL.format(type(part).__name__))
+
+    return _watched(look)
+
+
+def _refusing(function: object) -> AbstractContextManager[None]:
+    seen = set[nn.Module]()  # with the parts of what was called: those of a module in eval mode are meant
+
+    def look(root: nn.Module) -> None:
+        if root not in seen and (learner := _learner(root, function)) is not None:
+            raise InputError(FUNCTION.format(type(root).__name__, type(learner).__name__))
+        seen.update(root.modules())
+
+    compiled = getattr(function, COMPILED_FUNCTION, None)
+    if compiled is None:
+        return _watched(look)
+    for part in modules_in(compiled):  # hooks do not see what compiled code calls
+        look(part)
+    return NOTHING
 
 
 @contextmanager
-def stays_inside(model: object) -> Iterator[None]:
-    """Raise InputError before this thread calls a module that learns or draws random numbers, inside."""
-    # parts of a module in eval mode may be called; a direct call of `forward` or in compiled code is not seen
-    parts = {*model.modules()} if isinstance(model, nn.Module) else set[nn.Module]()
-    originals = [original() for part in parts for original in _originals.get(part, ())]
-    barred = {part for original in originals if original is not None for part in original.modules()}
-    compiled = getattr(model, COMPILED_FUNCTION, None)
+def _watched(look: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Look at each module before this thread calls it inside; the error of a look goes on, even if caught."""
     strays, thread = list[InputError](), threading.get_ident()
-
-    def look(root: nn.Module) -> None:
-        if root not in parts and (learner := _learner(root, model)) is not None:
-            text = MODULE if isinstance(model, nn.Module) else FUNCTION
-            strays.append(InputError(text.format(type(root).__name__, type(learner).__name__)))
-            raise strays[0]
-        parts.update(root.modules())
 
     def before(part: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling() or threading.get_ident() != thread:
             return
-        if part in barred:
-            strays.append(InputError(ORIGINAL.format(type(part).__name__)))
-            raise strays[0]
-        look(part)
-
-    if compiled is not None or any(map(is_compiled, parts)):
-        for part in modules_in(compiled):
+        try:
             look(part)
-        yield
-        return
+        except InputError as error:
+            strays.append(error)
+            raise
+
     hook = register_module_forward_pre_hook(before)
     try:
         yield
     finally:
         hook.remove()
-    if strays:  # the model caught the error
+    if strays:
         raise strays[0]
 
 
-def _learner(root: nn.Module, model: object) -> nn.Module | None:
-    """Return a part of `root` that learns, or draws numbers in a function where nobody asked for them."""
+def _learner(root: nn.Module, function: object) -> nn.Module | None:
+    """Return a part of `root` that would learn, or draw numbers where nobody asked for them."""
     learners = [part for part in root.modules() if part.training and reads_mode(part)]
-    if not learners or isinstance(model, nn.Module):
-        return next(iter(learners), None)
+    if not learners:
+        return None
     # dropout is meant where the module around it is in eval mode
-    around = [module for module in (root, *modules_in(model)) if not module.training]
+    around = [module for module in (root, *modules_in(function)) if not module.training]
     meant = {part for module in around for part in module.modules()}
     return next((part for part in learners if part not in meant or [*part.buffers(recurse=False)]), None)

@@ -1,0 +1,99 @@
+"""evaluated: a model in eval mode for the length of a call, and as it was after that."""
+
+import threading
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from fastadv._torch import parts_of
+from fastadv.engine.module import as_module
+from fastadv.engine.precision import NOTHING
+from fastadv.engine.prepared import Prepared
+
+_lock = threading.RLock()
+# parts of models that calls hold in eval mode, by their ids: each with its own mode, and how many calls
+_held: dict[int, tuple[bool, int]] = {}
+
+
+def evaluated(model: object) -> AbstractContextManager[None]:
+    """Keep a model in eval mode inside, with all of its parts; a function passes through.
+
+    Calls within one another and threads are counted: the last that leaves gives each part its mode back.
+
+    Args:
+        model: module, bound method or partial of one, function, or prepared.
+
+    Returns:
+        A context manager.
+    """
+    if isinstance(model, Prepared):
+        model = getattr(model, "inner", model).source
+    module = as_module(model)
+    return NOTHING if module is None else InEval(parts_of(module))
+
+
+class _Here(threading.local):
+    """The first parts of what calls of this thread hold, by their ids."""
+
+    def __init__(self) -> None:
+        self.roots = set[int]()
+
+
+_here = _Here()
+
+
+class InEval:
+    """Keeps parts, the first of which leads to the others, in eval mode inside; entered once."""
+
+    __slots__ = ("_held_here", "_holds", "_parts")
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        self._parts, self._holds, self._held_here = parts, False, False
+
+    def __enter__(self) -> None:
+        parts = self._parts
+        with _lock:
+            # a frozen script has no mode
+            trains = True in [getattr(part, "training", False) for part in parts]
+            # A call around this one leaves later. One of another thread may leave earlier: what it holds is
+            # in eval mode, and has to stay there.
+            self._held_here = bool(parts) and id(parts[0]) in _here.roots
+            shared = _held and not self._held_here and not _held.keys().isdisjoint(map(id, parts))
+            self._holds = trains or bool(shared)
+            if self._holds:
+                self._hold(trains)
+
+    def _hold(self, trains: bool) -> None:
+        for part in self._parts:
+            training, calls = _held.get(id(part), (getattr(part, "training", False), 0))
+            _held[id(part)] = training, calls + 1
+        _here.roots.add(id(self._parts[0]))
+        if trains:
+            try:
+                self._parts[0].eval()
+            except BaseException:
+                self._leave()
+                raise
+
+    def __exit__(self, *error: Any) -> None:
+        if self._holds:
+            with _lock:
+                self._leave()
+
+    def _leave(self) -> None:
+        if not self._held_here:
+            _here.roots.discard(id(self._parts[0]))
+        modes = list[tuple[nn.Module, bool]]()  # as they were; as they are, where another call holds a part
+        for part in self._parts:
+            training, calls = _held.pop(id(part))
+            if calls > 1:
+                _held[id(part)], training = (training, calls - 1), part.training
+            modes.append((part, training))
+        try:
+            for part, training in modes:
+                if part.training != training:
+                    part.train(training)  # its own may do more than set modes
+        finally:
+            for part, training in modes:
+                part.training = training
