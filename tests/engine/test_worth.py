@@ -77,7 +77,7 @@ def test_options_go_with_the_call(asked: dict[str, Any], monkeypatch: pytest.Mon
 
     fa.evaluate(model, (X, y), {"own": attack}, indicators=False, **asked)
     monkeypatch.setattr(
-        Component, "run", lambda component, model, *rest: attack(model, X, y, torch.arange(4))
+        Component, "bound", lambda part, task, seed: partial(attack, task.classifier, X, y, torch.arange(4))
     )
     fa.attacks.autoattack(model, X, y, fa.Linf(0.01), version=["apgd-ce"], indicators=False, **asked)
     assert [getattr(each.options, name) for each in seen] == [value] * 2

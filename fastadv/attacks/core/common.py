@@ -163,13 +163,13 @@ def takes_common(
         called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
         asked = door(arguments) if door else {}
         asked |= {name: arguments.pop(name) for name in DOOR & arguments.keys()}
-        with no_gradient(), evaluated(model):
+        device = x.device.type if isinstance(x, Tensor) else "cpu"
+        # its own arithmetic, too, is not that of an autocast around
+        with no_gradient(), no_autocast(device), evaluated(model):
             try:
                 task = Task.of(**called, **asked, passes=planned_passes)
                 _check_through(function.__name__, through, task)
-                # its own arithmetic, too, is not that of an autocast around
-                with no_autocast(task.x.device.type):
-                    out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
+                out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
             except Exception as error:
                 if (explanation := explained(error, model, x)) is error:
                     raise
