@@ -14,11 +14,10 @@ from fastadv.attacks.core.problem import Problem, problem
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
-from fastadv.data._batches import batches
-from fastadv.evaluation._outcome import Part, of_all, wanted_of
+from fastadv.evaluation._outcome import Part, joined, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.job import Job
-from fastadv.evaluation.named import bound, labels_of
+from fastadv.evaluation.named import bound
 from fastadv.evaluation.row import Row, worst_draws
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
@@ -82,15 +81,14 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
     # The criterion that an attack keeps to itself is not known here.
     wanted, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
     criterion = goals.get(wanted) if wanted else usual
-    whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
     components = row.components
     return Evidence.gathered(
         row.broken,
-        unmoved=whole["unmoved"] | whole["failed.attack"],
+        unmoved=joined(parts, "unmoved") | joined(parts, "failed.attack"),
         held=bool((row.correct & ~row.broken).any()),
         backwards=row.backwards,
         parts=None if components is None else (components.costs, components.by_any_of),
-        unfinished=torch.cat([part["unfinished"] for part in parts]),
+        unfinished=joined(parts, "unfinished"),
         passes=row.forwards + row.backwards,
         threat=None if criterion is None else row.threat,
         soft=SOFT_LOGITS in row.flags,
@@ -120,18 +118,15 @@ def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) 
     """Return the problem of the samples `chosen` int64 [m] of the `ids` int64 [N]."""
     if not len(chosen):
         return None
-    frozen, judged, labels = job.frozen, job.criterion, labels_of(job.criterion)
-    batch = next(batches(job.dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
-    x, y, numbers = (tensor.to(frozen.device) for tensor in batch)
-    known = judged.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
+    x, y, numbers = next(job.read(ids[chosen], len(chosen)))
     targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
     mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
     task = problem(
-        x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
+        x, job.labels(y), threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
     )  # fmt: skip
-    frozen.asks_for(numbers)
-    return task if task.labeled else task.checked(frozen.verdict(x), frozen.output_shape)
+    job.frozen.asks_for(numbers)
+    return task if task.labeled else task.checked(job.frozen.verdict(x), job.frozen.output_shape)
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

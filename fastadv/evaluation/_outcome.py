@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -156,35 +156,29 @@ def untouched(batch: Batch, points: bool) -> dict[str, Tensor]:
 
 def write(tensors: dict[str, Tensor], result: AttackResult, batch: Batch, place: Tensor) -> None:
     """Write what an attack did to the samples of a batch into the tensors of all, at these places."""
-    for key, values in _of_samples(result, batch.correct).items():
-        if key in tensors:
-            tensors[key][place] = values.to("cpu", tensors[key].dtype)
-    for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
-        if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
-            tensors[key] = goal[:1].to("cpu", copy=True)
-        elif goal is not None:
-            blank = torch.zeros(len(tensors["broken"]), *goal.shape[1:], dtype=goal.dtype, device="cpu")
-            tensors[key] = blank.index_copy(0, place, goal.cpu())
-
-
-def _of_samples(result: AttackResult, right: Tensor) -> dict[str, Tensor]:
-    """Return what is kept of each sample, of those that were right without the attack."""
-    broken = right & result.success
+    right, broken = batch.correct, batch.correct & result.success
     distance = torch.where(broken, result.distance.to(torch.float64), torch.inf)
     values = {
         "broken": broken,
         "distance": distance.masked_fill(~right, 0.0),
         "failed.attack": right & (result.status == int(Status.FAILED)),
         "unmoved": right & ~broken & result.zero_gradient,
+        "unfinished": result.unfinished,
         "x_adv": result.x_adv,
     }
-    if result.unfinished is not None:
-        values["unfinished"] = result.unfinished
     if isinstance(result, AutoAttackResult):
         names = list(result.costs)
         by = torch.tensor([names.index(one) if one else -1 for one in result.by], device="cpu")
         values["component"] = by.masked_fill(~broken.cpu(), -1)
-    return values
+    for key, value in values.items():
+        if key in tensors and value is not None:
+            tensors[key][place] = value.to("cpu", tensors[key].dtype)
+    for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
+        if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
+            tensors[key] = goal[:1].to("cpu", copy=True)
+        elif goal is not None:
+            blank = torch.zeros(len(tensors["broken"]), *goal.shape[1:], dtype=goal.dtype, device="cpu")
+            tensors[key] = blank.index_copy(0, place, goal.cpu())
 
 
 def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
@@ -346,14 +340,13 @@ def _components(parts: Sequence[Part]) -> Components | None:
     """Return the components of all batches; None for an attack that has none."""
     if not any("costs" in part.notes for part in parts):
         return None
-    costs: dict[str, Cost] = {}
-    by = []
+    costs, by = dict[str, dict[str, Any]](), []
     for part in parts:
-        here = {name: Cost(**cost) for name, cost in part.notes.get("costs", {}).items()}
+        here = part.notes.get("costs", {})
         for name, cost in here.items():
-            before = astuple(costs.get(name, Cost(0, 0, 0, 0, 0.0)))
-            costs[name] = Cost(*(a + b for a, b in zip(before, astuple(cost), strict=True)))
+            before = costs.get(name, dict.fromkeys(cost, 0))
+            costs[name] = {key: before[key] + value for key, value in cost.items()}
         # the last place is for -1, which stands for no component
         places = torch.tensor([*map(list(costs).index, here), -1], device="cpu")
         by.append(places[part["component"]])
-    return Components(torch.cat(by), costs)
+    return Components(torch.cat(by), {name: Cost(**cost) for name, cost in costs.items()})
