@@ -86,21 +86,19 @@ class Shelf:
     # small results between batches split the memory which their passes leave, and the next need more
 
     def __init__(self) -> None:
-        self._block, self._used = torch.empty(0, dtype=torch.uint8, device="cpu"), 0
+        self._free = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def keep(self, part: Part) -> Part:
-        """Return a part with copies of its small tensors, and without points."""
-        tensors = {name: self._kept(tensor) for name, tensor in part.tensors.items() if name != "x_adv"}
-        return replace(part, tensors=tensors)
+        """Return a part with copies of its small tensors."""
+        return replace(part, tensors={name: self._kept(tensor) for name, tensor in part.tensors.items()})
 
     def _kept(self, tensor: Tensor) -> Tensor:
         size = tensor.numel() * tensor.element_size()
         if size > BLOCK // 4:
             return tensor
-        if self._used + size > len(self._block):
-            self._block, self._used = torch.empty(BLOCK, dtype=torch.uint8, device="cpu"), 0
-        place = self._block[self._used : self._used + size]
-        self._used += math.ceil(size / LINE) * LINE
+        if size > len(self._free):
+            self._free = torch.empty(BLOCK, dtype=torch.uint8, device="cpu")
+        place, self._free = self._free[:size], self._free[math.ceil(size / LINE) * LINE :]
         return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 

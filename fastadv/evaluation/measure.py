@@ -209,13 +209,13 @@ class Evaluation:
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False  # whether signs of masking are looked for
     events: Events = field(default_factory=Events)
-    shelf: Shelf = field(default_factory=Shelf)
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
-        started, done = time.perf_counter(), list[list[Part]]()
+        started, done, shelf = time.perf_counter(), list[list[Part]](), Shelf()
         with self.job.drawing.kept(self.job.frozen.device):
-            for clean, *attacked in self.job.results(self.measure):
+            for parts in self.job.results(self.measure):
+                clean, *attacked = map(shelf.keep, parts)
                 done.append([clean, *attacked])
                 if processes.world() > 1:
                     for name, part in zip(self.job.attacks, attacked, strict=True):
@@ -245,7 +245,9 @@ class Evaluation:
         if self.keep_samples:
             kept = outcomes.nearest(batch, attacked)
             clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
-        return [self.shelf.keep(part) for part in (clean, *attacked)]
+        for part in attacked:
+            part.tensors.pop("x_adv", None)  # points that nobody needs any more
+        return [clean, *attacked]
 
     def count_at(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return what counts at points x [B, ...] of a batch: sums of the criterion, and draws."""
