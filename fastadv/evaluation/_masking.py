@@ -99,19 +99,16 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
 
 def _main(evidence: Sequence[Evidence]) -> Evidence | None:
     """Return one in the threat with most passes; any wrong class, and a finite radius, come first."""
+    balls = [(one, one.threat.metric, one.threat.radius) for one in evidence if one.threat is not None]
 
-    def weight(main: Evidence) -> tuple[bool, bool, int]:
-        alike = [attack for attack in evidence if attack.threat and attack.goal.like(main.goal)]
-        ball = _ball(main)
-        spent = sum(attack.passes for attack in alike if _ball(attack) == ball)
-        followed = any(attack.gradient for attack in alike)
-        return main.goal.whole and followed, math.isfinite(ball[1]), spent
+    def weight(ball: tuple[Evidence, Any, Any]) -> tuple[bool, bool, int]:
+        main, metric, radius = ball
+        alike = [other for other in balls if other[0].goal.like(main.goal)]
+        spent = sum(one.passes for one, *where in alike if where == [metric, radius])
+        followed = any(one.gradient for one, *_ in alike)
+        return main.goal.whole and followed, math.isfinite(radius), spent
 
-    return max((attack for attack in evidence if attack.threat), key=weight, default=None)
-
-
-def _ball(attack: Evidence) -> tuple[Any, Any]:
-    return (None, math.inf) if attack.threat is None else (attack.threat.metric, attack.threat.radius)
+    return max(balls, key=weight, default=(None,))[0]
 
 
 def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) -> Problem | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,12 +115,12 @@ def attempted(
     frozen = batch.asked()  # an attack of the caller's own may pass the model without more
     check, forwards, backwards = is_own(attack), frozen.forwards, frozen.backwards
     x, y, right = batch.x, batch.y, batch.correct
+    out: Any
     try:
         out = attack(frozen, x.clone() if check else x, y.clone() if check else y, **options)
     except NoGradientError as error:
-        flags = (f"{NOT_RUN} ({error})",)
-        nothing = SimpleNamespace(x_adv=x, success=torch.zeros_like(right), zero_gradient=right, flags=flags)
-        out, check = cast(AttackResult, nothing), True
+        nothing = {"success": torch.zeros_like(right), "zero_gradient": right}
+        out, check = SimpleNamespace(x_adv=x, **nothing, flags=(f"{NOT_RUN} ({error})",)), True
     except InputError as error:
         of_data = bound(attack, name := error.argument) if error.argument in ("targets", "mask") else None
         if not isinstance(of_data, Tensor) or not of_data.ndim or len(of_data) == len(x):
@@ -128,7 +128,7 @@ def attempted(
         do = f"pass a function (model, x, y, ids) that gives the attack {name}[ids]"
         raise InputError(f"{error}; samples come in batches: {do}") from error
     if not check:
-        return out
+        return out  # type: ignore[no-any-return]
     spent = frozen.forwards - forwards, frozen.backwards - backwards
     lows, highs = zip(*(box.values() if isinstance(box, Mapping) else [box]), strict=True)
     problem = posed(partial(bound, attack), out, frozen, batch, judged, (min(lows), max(highs)))
