@@ -14,11 +14,10 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
-from fastadv.data._batches import batches
-from fastadv.evaluation._outcome import Part, of_all, wanted_of
+from fastadv.evaluation._outcome import Part, joined, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.job import Job
-from fastadv.evaluation.named import bound, labels_of
+from fastadv.evaluation.named import bound
 from fastadv.evaluation.row import Row, worst_draws
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
@@ -82,15 +81,14 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
     # The criterion that an attack keeps to itself is not known here.
     wanted, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
     criterion = goals.get(wanted) if wanted else usual
-    whole = {name: torch.cat([part[name] for part in parts]) for name in ("unmoved", "failed.attack")}
     components = row.components
     return Evidence.gathered(
         row.broken,
-        unmoved=whole["unmoved"] | whole["failed.attack"],
+        unmoved=joined(parts, "unmoved") | joined(parts, "failed.attack"),
         held=bool((row.correct & ~row.broken).any()),
         backwards=row.backwards,
         parts=None if components is None else (components.costs, components.by_any_of),
-        unfinished=torch.cat([part["unfinished"] for part in parts]),
+        unfinished=joined(parts, "unfinished"),
         passes=row.forwards + row.backwards,
         threat=None if criterion is None else row.threat,
         soft=SOFT_LOGITS in row.flags,
@@ -101,36 +99,32 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
 
 def _main(evidence: Sequence[Evidence]) -> Evidence | None:
     """Return one in the threat with most passes; any wrong class, and a finite radius, come first."""
+    balls = [(one, one.threat.metric, one.threat.radius) for one in evidence if one.threat is not None]
 
-    def weight(main: Evidence) -> tuple[bool, bool, int]:
-        alike = [attack for attack in evidence if attack.threat and attack.goal.like(main.goal)]
-        ball = _ball(main)
-        spent = sum(attack.passes for attack in alike if _ball(attack) == ball)
-        followed = any(attack.gradient for attack in alike)
-        return main.goal.whole and followed, math.isfinite(ball[1]), spent
+    def weight(ball: tuple[Evidence, Any, Any]) -> tuple[bool, bool, int]:
+        main, metric, radius = ball
+        alike = [other for other in balls if other[0].goal.like(main.goal)]
+        spent = sum(one.passes for one, *where in alike if where == [metric, radius])
+        followed = any(one.gradient for one, *_ in alike)
+        return main.goal.whole and followed, math.isfinite(radius), spent
 
-    return max((attack for attack in evidence if attack.threat), key=weight, default=None)
-
-
-def _ball(attack: Evidence) -> tuple[Any, Any]:
-    return (None, math.inf) if attack.threat is None else (attack.threat.metric, attack.threat.radius)
+    return max(balls, key=weight, default=(None,))[0]
 
 
 def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) -> Task | None:
     """Return the problem of the samples `chosen` int64 [m] of the `ids` int64 [N]."""
     if not len(chosen):
         return None
-    frozen, judged, labels = job.frozen, job.criterion, labels_of(job.criterion)
-    batch = next(batches(job.dataset, len(chosen), order=ids[chosen], box=threat.box, labels=labels))
-    x, y, numbers = (tensor.to(frozen.device) for tensor in batch)
-    known = judged.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
+    x, y, numbers = next(job.read(ids[chosen], len(chosen)))
     targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
     mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
     task = Task.of(
-        frozen, x, known, threat, targets=targets, criterion=goal.criterion, ids=numbers,
+        job.frozen, x, job.labels(y), threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
     )  # fmt: skip
-    return task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), frozen.output_shape)
+    return (
+        task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), job.frozen.output_shape)
+    )
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

@@ -3,10 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,21 +78,19 @@ class Shelf:
     # small results between batches split the memory which their passes leave, and the next need more
 
     def __init__(self) -> None:
-        self._block, self._used = torch.empty(0, dtype=torch.uint8, device="cpu"), 0
+        self._free = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def keep(self, part: Part) -> Part:
-        """Return a part with copies of its small tensors, and without points."""
-        tensors = {name: self._kept(tensor) for name, tensor in part.tensors.items() if name != "x_adv"}
-        return replace(part, tensors=tensors)
+        """Return a part with copies of its small tensors."""
+        return replace(part, tensors={name: self._kept(tensor) for name, tensor in part.tensors.items()})
 
     def _kept(self, tensor: Tensor) -> Tensor:
         size = tensor.numel() * tensor.element_size()
         if size > BLOCK // 4:
             return tensor
-        if self._used + size > len(self._block):
-            self._block, self._used = torch.empty(BLOCK, dtype=torch.uint8, device="cpu"), 0
-        place = self._block[self._used : self._used + size]
-        self._used += math.ceil(size / LINE) * LINE
+        if size > len(self._free):
+            self._free = torch.empty(BLOCK, dtype=torch.uint8, device="cpu")
+        place, self._free = self._free[:size], self._free[math.ceil(size / LINE) * LINE :]
         return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
@@ -110,12 +108,12 @@ def attempted(
     # an attack of the caller's own may pass the model without more
     frozen = batch.classifier.of(x, batch.ids)
     model, forwards, backwards = frozen if check else batch, frozen.forwards, frozen.backwards
+    out: Any
     try:
         out = attack(model, x.clone() if check else x, y.clone() if check else y, **options)
     except NoGradientError as error:
-        flags = (f"{NOT_RUN} ({error})",)
-        nothing = SimpleNamespace(x_adv=x, success=torch.zeros_like(right), zero_gradient=right, flags=flags)
-        out, check = cast(AttackResult, nothing), True
+        nothing = {"success": torch.zeros_like(right), "zero_gradient": right}
+        out, check = SimpleNamespace(x_adv=x, **nothing, flags=(f"{NOT_RUN} ({error})",)), True
     except InputError as error:
         of_data = bound(attack, name := error.argument) if error.argument in ("targets", "mask") else None
         if not isinstance(of_data, Tensor) or not of_data.ndim or len(of_data) == len(x):
@@ -123,7 +121,7 @@ def attempted(
         do = f"pass a function (model, x, y, ids) that gives the attack {name}[ids]"
         raise InputError(f"{error}; samples come in batches: {do}") from error
     if not check:
-        return out
+        return out  # type: ignore[no-any-return]
     spent = frozen.forwards - forwards, frozen.backwards - backwards
     lows, highs = zip(*(box.values() if isinstance(box, Mapping) else [box]), strict=True)
     problem = posed(partial(bound, attack), out, frozen, batch, judged, (min(lows), max(highs)))
@@ -149,35 +147,29 @@ def untouched(batch: Batch, points: bool) -> dict[str, Tensor]:
 
 def write(tensors: dict[str, Tensor], result: AttackResult, batch: Batch, place: Tensor) -> None:
     """Write what an attack did to the samples of a batch into the tensors of all, at these places."""
-    for key, values in _of_samples(result, batch.correct).items():
-        if key in tensors:
-            tensors[key][place] = values.to("cpu", tensors[key].dtype)
-    for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
-        if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
-            tensors[key] = goal[:1].to("cpu", copy=True)
-        elif goal is not None:
-            blank = torch.zeros(len(tensors["broken"]), *goal.shape[1:], dtype=goal.dtype, device="cpu")
-            tensors[key] = blank.index_copy(0, place, goal.cpu())
-
-
-def _of_samples(result: AttackResult, right: Tensor) -> dict[str, Tensor]:
-    """Return what is kept of each sample, of those that were right without the attack."""
-    broken = right & result.success
+    right, broken = batch.correct, batch.correct & result.success
     distance = torch.where(broken, result.distance.to(torch.float64), torch.inf)
     values = {
         "broken": broken,
         "distance": distance.masked_fill(~right, 0.0),
         "failed.attack": right & (result.status == int(Status.FAILED)),
         "unmoved": right & ~broken & result.zero_gradient,
+        "unfinished": result.unfinished,
         "x_adv": result.x_adv,
     }
-    if result.unfinished is not None:
-        values["unfinished"] = result.unfinished
     if isinstance(result, AutoAttackResult):
         names = list(result.costs)
         by = torch.tensor([names.index(one) if one else -1 for one in result.by], device="cpu")
         values["component"] = by.masked_fill(~broken.cpu(), -1)
-    return values
+    for key, value in values.items():
+        if key in tensors and value is not None:
+            tensors[key][place] = value.to("cpu", tensors[key].dtype)
+    for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
+        if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
+            tensors[key] = goal[:1].to("cpu", copy=True)
+        elif goal is not None:
+            blank = torch.zeros(len(tensors["broken"]), *goal.shape[1:], dtype=goal.dtype, device="cpu")
+            tensors[key] = blank.index_copy(0, place, goal.cpu())
 
 
 def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
@@ -339,14 +331,13 @@ def _components(parts: Sequence[Part]) -> Components | None:
     """Return the components of all batches; None for an attack that has none."""
     if not any("costs" in part.notes for part in parts):
         return None
-    costs: dict[str, Cost] = {}
-    by = []
+    costs, by = dict[str, dict[str, Any]](), []
     for part in parts:
-        here = {name: Cost(**cost) for name, cost in part.notes.get("costs", {}).items()}
+        here = part.notes.get("costs", {})
         for name, cost in here.items():
-            before = astuple(costs.get(name, Cost(0, 0, 0, 0, 0.0)))
-            costs[name] = Cost(*(a + b for a, b in zip(before, astuple(cost), strict=True)))
+            before = costs.get(name, dict.fromkeys(cost, 0))
+            costs[name] = {key: before[key] + value for key, value in cost.items()}
         # the last place is for -1, which stands for no component
         places = torch.tensor([*map(list(costs).index, here), -1], device="cpu")
         by.append(places[part["component"]])
-    return Components(torch.cat(by), costs)
+    return Components(torch.cat(by), {name: Cost(**cost) for name, cost in costs.items()})

@@ -40,12 +40,12 @@ class Parts(Keeper):
         """Return the part `name` with the tensors `known`; None where it is not there, or has others."""
         file = _file_of(name)
         kept = self.part(file, self._seal(name))
-        if self.path is None or kept is None:
+        if kept is None:
             return None
         tensors, about = kept
         if about["data"] != data:
             raise InputError(
-                f"{self.path / file}: expected the run that wrote it, got one with another dataset= (samples "
+                f"{self.path}/{file}: expected the run that wrote it, got one with another dataset= (samples "
                 "or labels that are there are others here); add those after them, or choose another folder"
             )
         # other tensors `known`, as by a randomized model

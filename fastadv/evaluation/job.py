@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -64,6 +65,10 @@ class Job:
             x, y, ids = (tensor.to(device=self.frozen.device) for tensor in batch)
             yield x, y, ids
 
+    def labels(self, y: Tensor) -> Tensor | None:
+        """Return labels that were read as the criterion takes them; None where there are none."""
+        return self.criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
+
     def results(self, work: Callable[[Batch], T]) -> Iterator[T]:
         """Return what `work` makes of each batch, in their order and in every process; each makes some."""
         # whole batches, as one process would take them, since rounding may depend on the size
@@ -84,22 +89,22 @@ class Job:
 
     def _with_verdict(self, parts: Sequence[Tensor], numbers: Sequence[int]) -> Iterator[Batch]:
         """Yield the batches of these numbers with the verdict on them; of several draws that of its seed."""
-        for alike in _of_one_size(parts, numbers):
-            size = len(parts[alike[0]])
-            samples = self.read(torch.cat([parts[number] for number in alike]), size)
-            for number, (x, y, ids) in zip(alike, samples, strict=True):
-                yield self._judged(number, x, y, ids, size)
+        for size, alike in groupby(numbers, lambda number: len(parts[number])):
+            same = [*alike]
+            samples = self.read(torch.cat([parts[number] for number in same]), size)
+            for number, (x, y, ids) in zip(same, samples, strict=True):
+                yield self._judged(number, x, y, ids, len(parts[0]))
 
     def _judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
-        """Return the batch `number` with the verdict on it; the last one may be below the `size`."""
+        """Return the batch `number` with the verdict on it; `size` is that of the first batch."""
         frozen, criterion = self.frozen.of(x, ids), self.criterion
         classes = criterion.outputs == "classes"
-        known = criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(x), x.device)
+        known = self.labels(y)
         try:
             with self.drawing.kept(frozen.device, number, 0):
                 logits = frozen.verdict(x)
         except Exception as error:
-            if len(x) == size:
+            if len(x) >= size:
                 raise
             raise InputError(FEWER.format(error, len(x), size)) from error
         if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
@@ -150,17 +155,6 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
 def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first sample, with its label and number."""
     return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
-
-
-def _of_one_size(parts: Sequence[Tensor], numbers: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of parts in groups, in which only the last may be smaller than the first."""
-    groups = list[list[int]]()
-    for number in numbers:
-        if groups and len(parts[groups[-1][0]]) == len(parts[groups[-1][-1]]) >= len(parts[number]):
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
 
 
 def description(job: Job, identity: str | None = None) -> dict[str, Any]:

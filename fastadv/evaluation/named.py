@@ -87,10 +87,11 @@ def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = No
     if criterion is not None:
         check_criterion(criterion)
     asked = [attack for attack in attacks.values() if criterion is None or takes(attack, "criterion")]
-    bound_to = [bound(attack, "criterion") for attack in asked] or [criterion]
+    bound_to = [bound(attack, "criterion") for attack in asked]
+    if criterion is not None or not bound_to:
+        bound_to.append(criterion)
     if criterion is not None and all(one == criterion for one in bound_to):
         return criterion
-    bound_to += [] if criterion is None else [criterion]
     meanings = [WRONG if decides_by_class(one) else one for one in bound_to]
     if any(one != meanings[0] for one in meanings):
         raise InputError(

@@ -22,10 +22,7 @@ RADII = {
 }
 # images of which its accuracies are
 IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
-# fields that a run cannot know: whoever submits the entry says it
-TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")
-SAID = (*TEXTS, "additional_data", "number_forward_passes")
-# RobustBench has this order
+# in RobustBench's order; what a run cannot know, whoever submits the entry says
 FIELDS = (
     "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
     "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
@@ -45,9 +42,6 @@ def entry(
             f"threat: expected one of RobustBench's tables of {dataset}, {tables}, got {threat}; "
             "give an entry at another radius another name of the data set"
         )
-    strange = sorted((about or {}).keys() - set(SAID))
-    if strange:
-        raise InputError(f"about: expected fields among {', '.join(SAID)}, got {', '.join(strange)}")
     for name, share in (("clean_accuracy", clean_accuracy), ("accuracy", accuracy)):
         check_share(name, share, zero=True, one=True)
     measured = {
@@ -58,6 +52,9 @@ def entry(
         "autoattack_acc": f"{100 * accuracy:.2f}",
         "unreliable": unreliable,
     }
+    others = [field for field in FIELDS if field not in measured]
+    if strange := sorted((about or {}).keys() - set(others)):
+        raise InputError(f"about: expected fields among {', '.join(others)}, got {', '.join(strange)}")
     return dict.fromkeys(FIELDS) | measured | dict(about or {})
 
 

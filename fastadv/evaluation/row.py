@@ -148,8 +148,10 @@ class Row:
     @property
     def robust_accuracy(self) -> float:
         """Share of ALL samples that are right without the attack and that it did not break; of one draw."""
-        if self.refused or self.draws is not None:
-            return math.nan if self.draws is None else self.draws.one_draw
+        if self.refused:
+            return math.nan
+        if self.draws is not None:
+            return self.draws.one_draw
         return (self.correct & ~self.broken).double().mean().item()
 
     @property
@@ -160,8 +162,10 @@ class Row:
     @property
     def success_rate(self) -> float:
         """Share of the INITIALLY CORRECT samples that the attack broke; NaN where there are none."""
-        if self.refused or self.clean is not None:
-            before = self.clean.one_draw if self.clean else 0.0
+        if self.refused:
+            return math.nan
+        if self.clean is not None:
+            before = self.clean.one_draw
             return max(0.0, 1 - self.robust_accuracy / before) if before else math.nan
         right = int(self.correct.sum())
         return int(self.broken.sum()) / right if right else math.nan

@@ -17,8 +17,8 @@ from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.job import Job, check_evaluation
+from fastadv.evaluation.measure import Evaluation
 from fastadv.evaluation.named import labels_of
-from fastadv.evaluation.run import Evaluation
 from fastadv.runs import processes
 from fastadv.runs.card import instruction
 from fastadv.train._steps import Steps

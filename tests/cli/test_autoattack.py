@@ -7,7 +7,7 @@ import torch
 
 import fastadv as fa
 from fastadv.data import load
-from fastadv.evaluation import run
+from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import attempted
 from fastadv.runs.files import load_tensors
 
@@ -39,7 +39,7 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
             raise KeyboardInterrupt
         return attempted(*arguments)
 
-    monkeypatch.setattr(run, "attempted", stopping)
+    monkeypatch.setattr(measure, "attempted", stopping)
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run", code=130)
     assert stopped.err.endswith("nothing was finished yet: add --resume to begin again in run\n")
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run --resume", code=130)

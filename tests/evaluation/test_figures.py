@@ -137,22 +137,6 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
     assert texts(drawn[0])[1].startswith(below)
 
 
-def test_errors_are_named_and_leave_no_file(tmp_path):
-    path = tmp_path / "a.png"
-    for wrong in (
-        lambda: figures.strips([], path),
-        lambda: figures.Strip("a", X, list("abc")),
-        lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])),
-        lambda: figures.Strip("a", X.expand(4, 2, 8, 8)),
-        lambda: figures.curves({}, path),
-        lambda: figures.curves({"a": ([0, 1], [1])}, path),
-        lambda: figures.curves({"a": LINE}, tmp_path / "a.gif"),
-    ):
-        with pytest.raises(InputError, match="expected"):
-            wrong()
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, in place of files."""
@@ -194,11 +178,20 @@ def test_sources_stand_above_what_was_made_of_them(drawn, shift):
     assert left[:3] == left[3:6] == left[6:9]
 
 
-@pytest.mark.parametrize(
-    ("channels", "name", "per_class", "says"),
-    [(1, "a.png", 0, "per_class"), (1, "a.gif", 1, "path"), (2, "a.png", 1, "1 or 3")],
-)
-def test_wrong_arguments(channels, name, per_class, says, tmp_path):
-    base = base_set(3, 2, channels)
-    with pytest.raises(InputError, match=says):
-        thumbnails(constructed(base), base, tmp_path / name, per_class=per_class)
+def test_errors_are_named_and_leave_no_file(tmp_path):
+    path, base, two = tmp_path / "a.png", base_set(3, 2), base_set(3, 2, channels=2)
+    for wrong, says in (
+        (lambda: figures.strips([], path), "rows"),
+        (lambda: figures.Strip("a", X, list("abc")), "captions"),
+        (lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])), "marked"),
+        (lambda: figures.Strip("a", X.expand(4, 2, 8, 8)), "images"),
+        (lambda: figures.curves({}, path), "lines"),
+        (lambda: figures.curves({"a": ([0, 1], [1])}, path), "lines"),
+        (lambda: figures.curves({"a": LINE}, tmp_path / "a.gif"), "path"),
+        (lambda: thumbnails(constructed(base), base, path, per_class=0), "per_class"),
+        (lambda: thumbnails(constructed(base), base, tmp_path / "a.gif"), "path"),
+        (lambda: thumbnails(constructed(two), two, path), "images"),
+    ):
+        with pytest.raises(InputError, match=f"{says}.*expected"):
+            wrong()
+    assert list(tmp_path.iterdir()) == []

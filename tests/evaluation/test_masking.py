@@ -1,28 +1,40 @@
-"""The verdict of an evaluation: what all attacks say together, in texts, and in the folder of a run."""
+"""The verdict of an evaluation: what all attacks say together, and what is said before a figure in doubt."""
 
 import json
+import re
+from dataclasses import replace
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import fastadv as fa
+from fastadv.attacks import Indicators
+from fastadv.attacks.special.labels import label_flags
 from fastadv.data import ImageSet
 from fastadv.errors import NoGradientError
 from fastadv.evaluation import Table, _masking, evaluate
 from tests.attacks.nets import images, labels, mlp
-from tests.defenses import Detach, RootAtZero
+from tests.defenses import Detach, Quantize, RootAtZero
 from tests.evaluation.nets import timeless
+from tests.evaluation.test_report import written
 
 X = images(60, dtype=torch.float32)
 NET = mlp(dtype=torch.float32)
-SET = ImageSet(X, labels(NET, X), 3, "noise")
-PGD = partial(fa.attacks.pgd, threat=fa.Linf(0.08), steps=40)
+Y = labels(NET, X)
+SET = ImageSet(X, Y, 3, "noise")
+PGD = partial(fa.attacks.pgd, threat=fa.Linf(0.08))
+LONG = partial(PGD, steps=40)
+WRONG = (Y + 1) % 3
+NOTHING = "misclassified before the attack: nothing was attacked; are labels and model of one kind?"
+MASKED = nn.Sequential(Quantize(4), NET)
 
 
-def signs(table: Table) -> fa.attacks.Indicators:
+def signs(table: Table) -> Indicators:
     assert table.indicators is not None
     return table.indicators
 
@@ -33,7 +45,7 @@ def looked(attacks: dict[str, Any], **options: Any) -> Table:
 
 @pytest.mark.slow
 def test_the_verdict_is_told_everywhere() -> None:
-    table = looked({"pgd": PGD, "long": partial(PGD, steps=300, stop_early=False)})
+    table = looked({"pgd": LONG, "long": partial(LONG, steps=300, stop_early=False)})
     assert table.verdict == signs(table).verdict
     assert table.verdict == f"No sign of masking ({signs(table).samples} samples probed)"
     assert str(table).splitlines()[-1] == table.verdict
@@ -42,7 +54,7 @@ def test_the_verdict_is_told_everywhere() -> None:
     assert as_json["samples"] >= 8
     passes = sum(row.forwards + row.backwards for row in table.rows)
     assert 0 < signs(table).forwards + signs(table).backwards <= 0.05 * passes
-    without = looked({"pgd": PGD}, indicators=False)
+    without = looked({"pgd": LONG}, indicators=False)
     assert (without.indicators, without.verdict) == (None, "")
     assert without.to_dict()["indicators"] is None
     assert evaluate(NET, SET).indicators is None
@@ -50,7 +62,7 @@ def test_the_verdict_is_told_everywhere() -> None:
 
 @pytest.mark.slow
 def test_it_is_kept_and_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    attacks = {"pgd": partial(PGD, steps=300, stop_early=False)}
+    attacks = {"pgd": partial(LONG, steps=300, stop_early=False)}
     first = looked(attacks, run_dir=tmp_path)
     assert (tmp_path / "indicators.safetensors").exists()
     monkeypatch.setattr(_masking, "look", None)  # not asked again
@@ -68,8 +80,8 @@ def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
     """What a larger radius, or an attack for the nearest, broke within this radius counts; no other norm."""
     table = looked(
         {
-            "small": partial(PGD, threat=fa.Linf(0.01), steps=2),
-            "pgd": partial(PGD, steps=300, stop_early=False),
+            "small": partial(LONG, threat=fa.Linf(0.01), steps=2),
+            "pgd": partial(LONG, steps=300, stop_early=False),
             "l2": partial(fa.attacks.pgd, threat=fa.L2(0.1), steps=2),
             "nearest": partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=40),
         }
@@ -82,27 +94,27 @@ def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
 def test_two_answers_are_no_clean_verdict() -> None:
     """Also where an attack saw them, and no probe: the answer depends on the place in the batch."""
 
-    class Together(torch.nn.Module):
+    class Together(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             logits: torch.Tensor = NET(x)
             return logits * torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0)[:, None]
 
     for draws in (1, 3):
-        table = evaluate(Together(), SET, {"pgd": PGD}, draws=draws)
+        table = evaluate(Together(), SET, {"pgd": LONG}, draws=draws)
         assert "randomized" in signs(table).flagged
 
 
 def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
-    table = evaluate(torch.nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(PGD, steps=3)}, limit=7)
+    table = evaluate(nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(LONG, steps=3)}, limit=7)
     assert (signs(table).samples, table["pgd"].failed) == (0, 7)
     assert signs(table).values["zero_gradient"] == 1
 
 
 @pytest.mark.slow
 def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> None:
-    cut = torch.nn.Sequential(Detach(), NET)
+    cut = nn.Sequential(Detach(), NET)
     square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=60)
-    table = evaluate(cut, SET, {"pgd": PGD, "square": square}, keep_samples=True, batch_size=40)
+    table = evaluate(cut, SET, {"pgd": LONG, "square": square}, keep_samples=True, batch_size=40)
     row = table["pgd"]
     assert (row.robust_accuracy, row.unmoved, row.backwards) == (table.clean_accuracy, 60, 0)
     assert row.forwards > 0
@@ -116,8 +128,121 @@ def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> 
         "Do not trust (3 signs).", "incorrect_gradient", "zero_gradient", "unconstrained", "Next",
     ]  # fmt: skip
     assert "'0' cuts the graph at 100% of its inputs: give fa.models.bpda(model, {'0'" in table.verdict
-    drawn = evaluate(cut, SET, {"pgd": PGD}, draws=3)["pgd"].draws
+    drawn = evaluate(cut, SET, {"pgd": LONG}, draws=3)["pgd"].draws
     assert drawn is not None
     assert drawn.right.min() == 3
     with pytest.raises(NoGradientError):
-        PGD(cut, X, SET.y)
+        LONG(cut, X, SET.y)
+
+
+def digits() -> tuple[nn.Module, ImageSet]:
+    x = fa.data.load("digits", "test").x[:30]
+    model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
+    with torch.no_grad():
+        return model, ImageSet(x, model(x).argmax(1), 10, "digits")
+
+
+@pytest.mark.slow
+def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
+    model, data = digits()
+    apgd = partial(fa.attacks.apgd, steps=5)
+    alone = fa.evaluate(model, data, {"apgd": apgd}, threat=fa.Moved(1, 15), batch_size=16)
+    assert alone.verdict.startswith("Do not trust (")
+    assert all(text in alone.verdict for text in ("few_parameters", "fastadv.attacks.grid"))
+    both = fa.evaluate(model, data, {"apgd": apgd, "grid": "grid"}, threat=fa.Moved(1, 15), keep_samples=True)
+    assert "few_parameters" not in both.verdict
+    assert "square" not in both.indicators.flagged
+    assert "30 samples, Moved 1 px, 15°; accuracy" in str(both)
+    rows = json.loads(json.dumps(both.to_dict()))["attacks"]
+    assert [(row["norm"], row["radius"]) for row in rows] == [("Moved 1 px, 15°", 1.0)] * 2
+    assert both["grid"].robust_accuracy <= both["apgd"].robust_accuracy < 1
+    broken = both.samples.success
+    with torch.no_grad():
+        assert torch.equal(model(both.samples.x_adv).argmax(1) != data.y, broken)
+    fa.evaluation.report(both, tmp_path / "report.html", model=model)
+    assert "changed within Moved 1 px, 15°" in (tmp_path / "report.html").read_text()
+    # a flow has many parameters, and a ball has none
+    for threat in (fa.Flow(0.3), fa.Linf(0.05)):
+        assert "few_parameters" not in fa.evaluate(model, data, {"apgd": apgd}, threat=threat).verdict
+
+
+@pytest.mark.slow
+def test_autoattack_is_flagged_too() -> None:
+    model, data = digits()
+    aa = partial(fa.attacks.autoattack, threat=fa.Moved(1, 10), version=["apgd-ce", "square"])
+    table = fa.evaluate(model, data, {"aa": aa}, limit=5)
+    assert "few_parameters" in table.verdict
+    assert not any("square" in flag for flag in table.rows[0].flags)
+    assert "few_parameters" in str(aa(model, data.x, data.y))
+
+
+def test_a_masked_model_is_told_first(tmp_path) -> None:
+    first, *_ = str(PGD(MASKED, X, Y)).splitlines()
+    assert first.startswith("Not a robust accuracy: every gradient was zero on ")
+    assert re.search("robust at most [0-9.]+%$", first)
+    assert str(PGD(NET, X, Y)).startswith("pgd, Linf 0.08: clean 100.0%, robust ")
+    table = evaluate(MASKED, (X, labels(MASKED, X)), {"pgd": PGD}, keep_samples=True)
+    lead, most = "Not a robust accuracy: gradients are masked.", f"At most {100 * table.worst_case:.1f}%"
+    assert str(table).startswith(f"{lead} {most}.\nattack ")
+    page = written(tmp_path, table, title="mine")
+    assert f"<title>{lead} {most}. mine</title>" in page.source
+    assert f'<h1><span class="raised">{lead}</span> mine</h1>' in page.source
+    assert f"{lead} At most {table.held.sum()} of 60 images" in page.text
+    assert f"{most} within L∞ 0.08: " in page.text
+    assert "pairs denied" in page.source
+    assert "95%" not in page.text
+    assert "pairs denied" not in written(tmp_path, replace(table, indicators=None)).source
+
+
+def test_labels_that_do_not_fit_are_told() -> None:
+    for out in (PGD(NET, X[:16], WRONG[:16]), fa.attacks.autoattack(NET, X[:16], WRONG[:16], fa.Linf(0.08))):
+        assert out.flags == (f"labels: all 16 were {NOTHING}",)
+        assert out.flags[0] in str(out)
+    assert PGD(NET, X, WRONG, targets=Y).flags == ()  # whose labels lead away
+    table = evaluate(NET, (X, WRONG), {"pgd": PGD}, batch_size=7)
+    assert table.verdict.startswith(
+        f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: 9 checks"
+    )
+    assert f"All 60 were {NOTHING}" in evaluate(NET, (X, WRONG), {"pgd": PGD}, indicators=False).notes()
+    few = torch.where(torch.arange(60) < 4, Y, WRONG)
+    assert "4 of 60 were right" in PGD(NET, X, few).flags[0]
+    verdict = evaluate(NET, (X, few), {"pgd": PGD}, batch_size=1).verdict
+    assert verdict.startswith("4 of 60 were right before the attack, fewer than chance, 1 in 3, allows")
+    # P(X <= 1 | 100, 1/10) = 0.0003, P(X <= 2) = 0.0019
+    doubted = [bool(label_flags(*counts)) for counts in ((1, 100, 10), (2, 100, 10), (1, 1000))]
+    assert doubted == [True, False, False]
+
+
+class Sick(nn.Module):
+    def __init__(self, sick: torch.Tensor, net: nn.Module = NET) -> None:
+        super().__init__()
+        self.sick, self.net = sick, net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        same = (x.flatten(1)[:, None] == self.sick.flatten(1)).all(2).any(1)
+        return self.net(x).masked_fill(same[:, None], torch.nan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("y", [Y, WRONG, torch.where(torch.arange(60) < 4, Y, WRONG)])
+@pytest.mark.parametrize("finite", [1, 5, 59, 60])
+def test_a_table_doubts_labels_where_a_result_does(finite: int, y: torch.Tensor) -> None:
+    """Not where some logits are not finite, which explains as much."""
+    model = Sick(X[finite:])
+    said = [flag[8:].capitalize() for flag in PGD(model, X, y).flags if flag.startswith("labels: ")]
+    assert bool(said) == (finite == 60 and y is not Y)
+    for size in (7, 60):
+        table = evaluate(model, (X, y), {"pgd": PGD}, batch_size=size, draws=1 + size % 2)
+        assert table.remarks == said
+        assert ("labels" in table.verdict) == bool(said)
+        assert table.failed.sum() == 60 - finite
+
+
+def test_what_explains_a_figure_is_said() -> None:
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(X[0].numel(), 3))
+    constant[1].bias.data, even = torch.tensor([0.0, 50.0, 0.0]), torch.arange(60) % 3
+    for model, y in ((constant, even), (constant, even * 0 + 1), (Sick(X[:1], constant), even)):
+        verdict = evaluate(model, (X, y), {"pgd": PGD}).verdict
+        assert verdict.startswith("The model predicts one class for all images. ") == bool((y != 1).any())
+    chance = Indicators({"square": 0.05}, lower={"square": 0.0})
+    assert chance.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"

@@ -216,10 +216,9 @@ def grown(attacks: list[str], counting: Counting) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [["pgd", "near"], ["near", "pgd"], ["fgsm", "near", "pgd"]])
-@pytest.mark.parametrize("draws", [1, 3])
-def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str], draws: int):
+def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str]):
     """The table is that of a whole evaluation; of the folder, fewer attacks may be asked for."""
-    settings = {"model": Flips(0.2) if draws > 1 else Threshold(), "draws": draws}
+    settings = {"model": Flips(0.2), "draws": 3}
     run(tmp_path, attacks={"near": Counting()}, **settings)
     again = Counting()
     table = run(tmp_path, attacks=grown(order, again), resume=True, **settings)
