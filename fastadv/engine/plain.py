@@ -188,12 +188,13 @@ class Plain(Prepared):
             with no_autocast(x.device.type):
                 with self._refusals(leaf, rows):
                     attached = self.checked(leaf, self.model_of(rows))
+                self.forwards += x.shape[0]
                 # copied, since they may be a part of x itself
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
                 gradient = self.pull(leaf, attached, by_logits, rows=rows)
+            self.backwards += x.shape[0]
             passes.append((value, logits, gradient.to(x.dtype)))
-            self.count(len(x))
         value, logits, gradient = map(mean_of, zip(*passes, strict=True))
         return value, logits, gradient
 
