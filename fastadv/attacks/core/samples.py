@@ -38,7 +38,7 @@ class Samples(Generic[R_co]):
     rows: R_co
 
     def __init__(self, task: Task, index: Tensor, record: Record, plan: Plan, restart: int) -> None:
-        whole = len(index) == len(task.x)
+        whole = index.shape == task.x.shape[:1]
         self.classifier, self.plan, self.restart = task.classifier, plan, restart
         self.threshold = self.classifier.input_threshold
         self.dtype = task.x.dtype

@@ -186,7 +186,7 @@ class Search(Samples[R_co]):
     def _at_edge(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what asks at points or, where these show a kink, a little inside of the box."""
         pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
-        if clean is not None and 2 * len(self.x) >= len(clean.logits) and not self._is_squashed(loss):
+        if clean is not None and 2 * self.x.shape[0] >= clean.logits.shape[0] and not self._is_squashed(loss):
             pull = partial(self._pull_at_x, clean, pull, loss, direction)
         alone, single = partial(self.loss_at, loss=loss), partial(self._ask_rows, loss)
         around: Any = self.edge.around
@@ -214,7 +214,7 @@ class Search(Samples[R_co]):
         """Return the same at x by the pass that gave the clean verdict."""
         if not (points is self._start or torch.equal(points, self.x)):
             return pull(points)
-        rows = None if len(points) == len(clean.logits) else self._places
+        rows = None if points.shape[0] == clean.logits.shape[0] else self._places
         return clean.gradient(rows, self.y, of_rows(loss, self.ids), self.aims, direction)
 
     def _is_squashed(self, loss: losses.Loss) -> bool:

@@ -68,11 +68,11 @@ class Trial:
         self._before = classifier.forwards, classifier.backwards
         self._mixes: bool | None = None
         self.clean_pass: CleanPass | None = None
-        if problem.outputs == "any" and not len(x):  # no sample meets anything
+        if problem.outputs == "any" and not x.shape[0]:  # no sample meets anything
             problem = replace(problem, y=problem.ids, targets=None, criterion=WRONG)
         if problem.clean is not None:
             clean = problem.clean
-        elif len(x):
+        elif x.shape[0]:
             self.clean_pass = classifier.clean_pass(x, problem.rows) if from_x else None
             waiting = self.clean_pass
             clean = classifier.verdict(x, problem.rows) if waiting is None else waiting.logits
@@ -93,7 +93,7 @@ class Trial:
         crowd = may_crowd(clean if problem.criterion.outputs == "classes" else clean[:, :0])
         looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
         unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
-        if unusable and len(x):
+        if unusable and x.shape[0]:
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, problem.criterion.outputs == "classes")
         right = self.attacked if problem.plain else problem.right(clean)
@@ -112,7 +112,7 @@ class Trial:
 
     def verdict(self, x_adv: Tensor) -> Verdict:
         """Return what the model as given says of x_adv; samples outside the threat are first put to x."""
-        if not len(self.todo):
+        if not self.todo.shape[0]:
             return self._at_x
         distance: Tensor | None
         distance, inside = self.problem.threat.measure(x_adv, self.problem.x)
