@@ -93,12 +93,13 @@ def bar(copied: nn.Module, *models: nn.Module) -> None:
 
 
 def first_pass(model: object) -> AbstractContextManager[None]:
-    """Return what a first pass of the model is made in; a module that is no copy of ours needs nothing."""
+    """Return what a first pass of the model is made in; a module without a copy of ours needs nothing."""
     if not isinstance(model, nn.Module):
         return _refusing(model)
-    if model not in _originals:
+    copies = [part for part in model.modules() if part in _originals] if _originals else []
+    if not copies:
         return NOTHING
-    originals = [original() for original in _originals[model]]
+    originals = [original() for part in copies for original in _originals[part]]
     barred = {part for original in originals if original is not None for part in original.modules()}
 
     def look(part: nn.Module) -> None:
