@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import RLock
 from typing import Any
@@ -38,6 +38,56 @@ COPIES = "given copies of x, into which the model writes"
 NO_GRADIENT = "it has no gradient at the first samples, by which a copy is compared"
 DENIED = "the losses of a search differed from the model's at the same points"
 CHANGED = "the model has changed since freeze; it was frozen again"
+
+
+@dataclass
+class Question:
+    """What is asked of a Frozen: of its copy, and of the model as given where that does not answer."""
+
+    frozen: "Frozen"
+    plain: Plain
+    x: Tensor  # may be left of a larger batch, in the layout of the search
+    kind: str
+    fault: str = ""  # why the copy cannot answer
+
+    def compare(self) -> None:
+        """Compare the copy with the model for rows like x, the first of each kind of pass."""
+        frozen, asked = self.frozen, self.frozen.asked
+        try:
+            if not frozen.search.knows(self.x, self.kind):
+                plain = Plain(frozen.source, counts=frozen.counts, outputs=frozen.outputs)
+                compare(frozen.search, plain, self.x, self.kind)
+                frozen.discount(asked)
+        except Exception as error:  # models raise anything
+            self._blame(error, asked)
+
+    @contextmanager
+    def of_copy(self) -> Iterator[SearchCopy | None]:
+        """Ask the copy inside, or None; where it fails, go on behind."""
+        asked = self.frozen.asked
+        if self.frozen.searches(self.x, self.kind):
+            self.compare()
+        if self.fault or not self.frozen.searches(self.x, self.kind):
+            yield None
+            return
+        try:
+            yield self.frozen.search
+        except Exception as error:  # models raise anything
+            self._blame(error, asked)
+
+    def _blame(self, error: Exception, asked: tuple[int, int]) -> None:
+        """Take why the copy cannot answer; raise what is no fault of it."""
+        cut, ours = isinstance(error, NoGradientError), isinstance(error, Apart | RunsOriginal)
+        if in_step() or (isinstance(error, InputError) and not (cut or ours)):
+            raise error
+        self.frozen.discount(asked)
+        self.fault = str(error) if ours else f"the search copy failed ({first_line(error)})"
+        self.fault = NO_GRADIENT if cut else self.fault
+
+    def conclude(self) -> None:
+        """Leave a copy that could not answer: the model has answered, so the copy was to blame."""
+        if self.fault:
+            self.frozen.search.leave(self.fault)
 
 
 class Frozen(Prepared):
@@ -109,6 +159,16 @@ class Frozen(Prepared):
             if self._stamp is not None and kind not in self._looked:
                 self._looked.add(kind)
                 self._stamp.forgive()
+
+    @contextmanager
+    def _question(self, x: Tensor, kind: str) -> Iterator[Question]:
+        """Ask the copy and, where that fails, the model; if that has answered, the copy was to blame."""
+        with self._asked(kind) as plain:
+            question = Question(self, plain, plain.taken(x), kind)
+            if self.searches(x, kind):
+                self.settle(question.x)
+            yield question
+            question.conclude()
 
     @cached_property
     def compiled(self) -> "Frozen":
@@ -189,104 +249,53 @@ class Frozen(Prepared):
             self.search.compared.clear()
         return True
 
-    def _searches(self, x: Tensor, kind: str = GRADIENT) -> bool:
+    def searches(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether the copy answers for rows like x, not the model as given."""
         few = x.is_cpu and x.numel() < FEW and self.search.ordinary
         return kind in self.search.kinds and not few and not has_global_hooks()
 
-    def _settled(self, x: Tensor, kind: str) -> bool:
-        """Return the same, once the copy is prepared for rows like x."""
-        if self._searches(x, kind):
-            self.settle(x)
-        return self._searches(x, kind)
-
-    def _compare(self, x: Tensor, kind: str) -> None:
-        """Compare passes of the copy with those of the model, the first of each kind."""
-        if not self.search.knows(x, kind):
-            asked = self.asked
-            compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
-            self._discount(asked)
-
-    def _fault(self, error: Exception, asked: tuple[int, int]) -> str:
-        """Return why the copy cannot answer; raise what is no fault of it."""
-        cut = isinstance(error, NoGradientError)
-        if in_step() or (isinstance(error, InputError) and not isinstance(error, RunsOriginal) and not cut):
-            raise error
-        self._discount(asked)
-        if cut:
-            return NO_GRADIENT
-        ours = isinstance(error, Apart | RunsOriginal)
-        return str(error) if ours else f"the search copy failed ({first_line(error)})"
-
-    def _discount(self, asked: tuple[int, int]) -> None:
+    def discount(self, asked: tuple[int, int]) -> None:
         """Count all that was passed since so much had been asked for as passed to compare."""
         self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
-    def _leave(self, why: str) -> None:
-        """Leave the copy, if there is a reason: the model as given has answered, so the copy was to blame."""
-        if why:
-            self.search.leave(why)
-
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        with no_gradient(), self._asked(LOGITS) as plain:
-            x, why = plain.taken(x), ""
-            if self._settled(x, LOGITS):
-                asked = self.asked
-                try:
-                    self._compare(x, LOGITS)
-                    return self.search(x)
-                except Exception as error:  # models raise anything
-                    why = self._fault(error, asked)
-            # x may be left of a larger batch, in the layout of the search
-            answer = plain(x.contiguous())
-            self._leave(why)
-            return answer
+        with no_gradient(), self._question(x, LOGITS) as asked:
+            with asked.of_copy() as search:
+                if search is not None:
+                    return search(asked.x)
+            return asked.plain(asked.x.contiguous())
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
-        with with_gradient(), self._asked(GRADIENT) as plain:
-            x, why = plain.taken(x), ""
-            if self._settled(x, GRADIENT):
-                asked = self.asked
-                try:
-                    self._compare(x, GRADIENT)
-                    return self.search.input_gradient(x, y, loss, targets, direction)
-                except Exception as error:  # models raise anything
-                    why = self._fault(error, asked)
-            answer = plain.input_gradient(x.contiguous(), y, loss, targets, direction)
-            self._leave(why)
-            return answer
+        with with_gradient(), self._question(x, GRADIENT) as asked:
+            with asked.of_copy() as search:
+                if search is not None:
+                    return search.input_gradient(asked.x, y, loss, targets, direction)
+            return asked.plain.input_gradient(asked.x.contiguous(), y, loss, targets, direction)
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with with_gradient(), self._asked(JACOBIAN) as plain:
-            x, why = plain.taken(x), ""
-            if self._settled(x, JACOBIAN):
-                asked = self.asked
-                try:
-                    self._compare(x, JACOBIAN)
-                    return self.search.jacobian(x, directions, reduce)
-                except Exception as error:  # models raise anything
-                    why = self._fault(error, asked)
-            answer = plain.jacobian(x.contiguous(), directions, reduce)
-            self._leave(why)
-            return answer
+        with with_gradient(), self._question(x, JACOBIAN) as asked:
+            with asked.of_copy() as search:
+                if search is not None:
+                    return search.jacobian(asked.x, directions, reduce)
+            return asked.plain.jacobian(asked.x.contiguous(), directions, reduce)
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None) -> Ask | None:
         with self._asked("bind") as plain:
-            if not self._searches(x):
+            if not self.searches(x):
                 return plain.bind(x, y, loss, targets, self)
         return lambda points: self.input_gradient(points, y, loss, targets, True)
 
     def layout(self, x: Tensor) -> Tensor:
-        return self.search.layout(x) if self._searches(x) else x
+        return self.search.layout(x) if self.searches(x) else x
 
     def full_batch(self, x: Tensor) -> int:
         return self.search.parts.full(x)
@@ -295,7 +304,7 @@ class Frozen(Prepared):
         if self.options.cuda_graph is False or not waits(x.device):
             return None
         with self._asked("captures") as plain:  # a replay looks at nothing
-            graphs = self.search.captures(x) if self._searches(x) else plain.captures(x)
+            graphs = self.search.captures(x) if self.searches(x) else plain.captures(x)
         return graphs and replace(graphs, tell=self._tell)
 
     def _tell(self, why: str) -> None:
@@ -317,14 +326,11 @@ class Frozen(Prepared):
     def check(self, x: Tensor) -> bool:
         if self._measures:  # which waits for the batch that is attacked
             return True
-        with self._asked(GRADIENT):
-            settled = self.settle(x)
+        with self._asked(GRADIENT) as plain:
+            settled, question = self.settle(x), Question(self, plain, x, GRADIENT)
             if GRADIENT in self.search.kinds:
-                asked = self.asked
-                try:
-                    self._compare(x, GRADIENT)
-                except Exception as error:  # models raise anything
-                    self._leave(self._fault(error, asked))
+                question.compare()
+                question.conclude()
         return settled
 
     def settle(self, x: Tensor) -> bool:
@@ -349,5 +355,5 @@ class Frozen(Prepared):
                 self.forwards += best.forwards
                 self.backwards += best.backwards
                 self.search.counts = self.counts
-            self._discount(asked)
+            self.discount(asked)
             return self.settled
