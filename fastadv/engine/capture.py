@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import has_global_hooks, has_modes, held_by, sharding, version
-from fastadv.engine.copying.copier import FIXED, HOOKS, OWN
-from fastadv.engine.copying.reach import Trace
 from fastadv.engine.module import is_compiled
 from fastadv.engine.precision import switches
+from fastadv.engine.stamp import FIXED, HOOKS, OWN
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import CPU, generators_kept
@@ -30,7 +29,7 @@ from fastadv.text import first_line
 KINDS = 4  # of which graphs are kept, as they hold on to weights that were replaced
 FEW = 16  # rows that pass twice, to see whether they pass alike
 LEAST = 8  # steps, for fewer of which capturing costs more than it gains
-PLAIN = tuple(FIXED)  # kinds of values that are compared themselves
+PLAIN = (*FIXED, torch.Size)  # kinds of values that are compared themselves
 
 CAPTURED = "captured as CUDA graphs"  # a note
 
@@ -197,12 +196,17 @@ def kind_of(model: nn.Module) -> Hashable | None:
 
 
 def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
-    """Return whether two passes of a few rows by `run`, among others, agree to the bit, without trace."""
-    few, half, trace = x[:FEW], (min(len(x), FEW) + 1) // 2, Trace(model)
+    """Return whether two passes of a few rows by `run`, among others, agree to the bit, and write nothing."""
+    few, half, buffers = x[:FEW], (min(len(x), FEW) + 1) // 2, list(model.buffers())
+
+    def state() -> Hashable:
+        grads = (id(weight.grad) for weight in model.parameters())
+        return drawn([CPU, x.device]), kind_of(model), *grads, *map(version, buffers)
+
     with generators_kept(x.device):
-        before = drawn([CPU, x.device])
+        before, values = state(), [buffer.clone() for buffer in buffers]
         first, again = (run(rows)[:half] for rows in (few, torch.cat([few[:half], few[half:] / 2])))
-        return torch.equal(first, again) and before == drawn([CPU, x.device]) and not trace.written()
+        return torch.equal(first, again) and before == state() and all(map(torch.equal, values, buffers))
 
 
 def _switches() -> Hashable:
@@ -215,11 +219,11 @@ def _switches() -> Hashable:
     )  # fmt: skip
 
 
-def drawn(devices: Iterable[torch.device]) -> list[Hashable]:
+def drawn(devices: Iterable[torch.device]) -> tuple[Hashable, ...]:
     """Return the states of the generators of Python, NumPy, and of torch on these devices."""
     on_gpu = torch.cuda.get_rng_state
     states = [on_gpu(device) if device.type == "cuda" else torch.get_rng_state() for device in devices]
-    return [random.getstate(), repr(np.random.get_state()), *(bytes(state.tolist()) for state in states)]
+    return random.getstate(), repr(np.random.get_state()), *(bytes(state.tolist()) for state in states)
 
 
 def _attributes(part: nn.Module) -> list[Hashable]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fastadv._torch import COMPILED_FUNCTION
-from fastadv.engine.module import modules_in
+from fastadv.engine.module import is_compiled, modules_in
 from fastadv.engine.precision import NOTHING
 from fastadv.errors import InputError
 
@@ -93,12 +93,14 @@ def bar(copied: nn.Module, *models: nn.Module) -> None:
 
 
 def first_pass(model: object) -> AbstractContextManager[None]:
-    """Return what a first pass of the model is made in; a module that is no copy of ours needs nothing."""
+    """Return what a first pass of the model is made in; a module without a copy of ours needs nothing."""
     if not isinstance(model, nn.Module):
         return _refusing(model)
-    if model not in _originals:
+    parts = list(model.modules()) if _originals else []
+    copies = [part for part in parts if part in _originals]
+    if not copies or any(map(is_compiled, parts)):  # hooks do not see what compiled code calls
         return NOTHING
-    originals = [original() for original in _originals[model]]
+    originals = [original() for part in copies for original in _originals[part]]
     barred = {part for original in originals if original is not None for part in original.modules()}
 
     def look(part: nn.Module) -> None:

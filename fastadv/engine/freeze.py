@@ -32,8 +32,11 @@ def freeze(
     gradients are compared with the model's on the caller's own batches. Where they differ by more than
     rounding, the model itself replaces the copy; a note and a warning say so.
 
-    The model may change afterwards: the next call sees it and freezes the model anew (see `Frozen`), which
-    takes as long as the first time. So a model that trains is better attacked as it is.
+    The result is a snapshot. Where the model's tensors, parts or hooks change afterwards, or numbers and
+    texts that are attributes of its modules, the next call freezes it anew, which takes as long as the first
+    time; after a change in a list, a closure or an object that it holds, freeze it again. So a model that
+    trains is better attacked as it is. What `copy.deepcopy` refuses to copy, and a model whose copy would run
+    parts of the original, is searched as given; a note and a warning say so.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
@@ -60,9 +63,8 @@ def freeze(
         A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
 
     Raises:
-        InputError: the model is neither a module nor a function, cannot be copied or is lazy; an option is
-            unknown, or cannot be had of this model. On the first batch: a copy of the model would run parts
-            of the original, or the precision is "auto" in a group of processes.
+        InputError: the model is neither a module nor a function, or is lazy; an option is unknown, or cannot
+            be had of this model. On the first batch: the precision is "auto" in a group of processes.
 
     Example:
         >>> import fastadv as fa

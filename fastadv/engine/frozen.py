@@ -1,13 +1,14 @@
 """Frozen: the model as given for verdicts, and a faster copy for the search."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from threading import RLock
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks
@@ -16,20 +17,18 @@ from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
-from fastadv.engine.copying.reach import Stamp
+from fastadv.engine.first_pass import RunsOriginal
 from fastadv.engine.guard import allowed
-from fastadv.engine.mode import evaluated
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import AUTO, Options, check_possible, no_gradient, with_gradient
+from fastadv.engine.precision import AUTO, NOTHING, Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
+from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
 from fastadv.text import first_line
-
-T = TypeVar("T")
 
 REFRESHES = 256
 # values of a batch on a CPU, fewer of which pass as in a plain call: a gradient of an image of 32 by 32 takes
@@ -41,6 +40,56 @@ DENIED = "the losses of a search differed from the model's at the same points"
 CHANGED = "the model has changed since freeze; it was frozen again"
 
 
+@dataclass
+class Question:
+    """What is asked of a Frozen: of its copy, and of the model as given where that does not answer."""
+
+    frozen: "Frozen"
+    plain: Plain
+    x: Tensor  # may be left of a larger batch, in the layout of the search
+    kind: str
+    fault: str = ""  # why the copy cannot answer
+
+    def compare(self) -> None:
+        """Compare the copy with the model for rows like x, the first of each kind of pass."""
+        frozen, asked = self.frozen, self.frozen.asked
+        try:
+            if not frozen.search.knows(self.x, self.kind):
+                plain = Plain(frozen.source, counts=frozen.counts, outputs=frozen.outputs)
+                compare(frozen.search, plain, self.x, self.kind)
+                frozen.discount(asked)
+        except Exception as error:  # models raise anything
+            self._blame(error, asked)
+
+    @contextmanager
+    def of_copy(self) -> Iterator[SearchCopy | None]:
+        """Ask the copy inside, or None; where it fails, go on behind."""
+        asked = self.frozen.asked
+        if self.frozen.searches(self.x, self.kind):
+            self.compare()
+        if self.fault or not self.frozen.searches(self.x, self.kind):
+            yield None
+            return
+        try:
+            yield self.frozen.search
+        except Exception as error:  # models raise anything
+            self._blame(error, asked)
+
+    def _blame(self, error: Exception, asked: tuple[int, int]) -> None:
+        """Take why the copy cannot answer; raise what is no fault of it."""
+        cut, ours = isinstance(error, NoGradientError), isinstance(error, Apart | RunsOriginal)
+        if in_step() or (isinstance(error, InputError) and not (cut or ours)):
+            raise error
+        self.frozen.discount(asked)
+        self.fault = str(error) if ours else f"the search copy failed ({first_line(error)})"
+        self.fault = NO_GRADIENT if cut else self.fault
+
+    def conclude(self) -> None:
+        """Leave a copy that could not answer: the model has answered, so the copy was to blame."""
+        if self.fault:
+            self.frozen.search.leave(self.fault)
+
+
 class Frozen(Prepared):
     """A classifier frozen by `fastadv.freeze`: it searches on a faster copy, and answers as the model.
 
@@ -50,10 +99,11 @@ class Frozen(Prepared):
     they differ, as they do for a randomized model, or the copy fails, the model replaces it from then on,
     with a warning. `forwards` and `backwards` count these comparisons. A batch may pass the copy in parts.
 
-    It is not stale: each call looks whether the model's tensors, parts, attributes, modes and hooks are what
-    they were, but not into closures, arrays of NumPy and other objects that it holds. Otherwise `source` is
+    It is a snapshot by name: each call looks whether the model's parts, their types and hooks, its tensors,
+    and the numbers and texts that are attributes of its modules are what they were. Otherwise `source` is
     frozen anew by the same options, and the counts go on; a note and, the first time, a line in the log say
-    so. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts from 0.
+    so. What changes elsewhere, as in a list, a closure or an object that a module holds, is not seen: make a
+    new one then. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts from 0.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K].
@@ -76,44 +126,49 @@ class Frozen(Prepared):
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
-        with evaluated(model):
-            self._prepare(model)
-
-    def _prepare(self, model: Model | Prepared) -> None:
         plain = Plain(model, self.eot, self.counts, self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
-        self.source, self.dtype, self.device = plain.source, plain.dtype, plain.device
-        self.search, self._plain, self._stale = SearchCopy(plain, self.options), plain, False
-        follows = self.options.follow
-        stamp = None if module is None else Stamp(module, values=not follows)
-        self._stamp: Stamp | None = None if follows else stamp
-        self._parts: Stamp | None = stamp if follows else None
+        self.source, self.dtype, self.device, self._plain = plain.source, plain.dtype, plain.device, plain
+        with plain.in_eval():
+            self.search = SearchCopy(plain, self.options)
+            self._stamp = None if module is None else Stamp(module, values=not self.options.follow)
+        self._looked = set[str]()  # kinds of questions, of which one has shown what the model itself writes
         self._measures = self.options.precision == AUTO
         # Settled means that the search copy was chosen and prepared
         self.settled = self.search.idle and not self._measures
 
     def _renew(self) -> None:
-        """Freeze the source anew where it has changed."""
-        with self._plain.in_eval():
-            if self._stamp is None or self._stamp.same():
-                return
-        with self._lock, self._plain.in_eval():
+        """Freeze the source anew where it has changed; in eval mode."""
+        if self._stamp is None or self.options.follow or self._stamp.same():
+            return
+        with self._lock:
             if not self._stamp.same():  # or else another thread has done it meanwhile
                 noted = CHANGED in self.notes
                 self._freeze(self.source)
                 (self.add_note if noted else self.search.warn)(CHANGED)
 
-    def _as_plain(self) -> Plain:
-        """Return the model as given as a plain call prepares it; the caller has looked at the stamp."""
-        if self._stale:  # its buffers are those of a model that has trained since
-            self._plain = Plain(self.source, self.eot, self.counts, self.outputs)
-            self._stale = False
-        return self._plain
+    @contextmanager
+    def _asked(self, kind: str) -> Iterator[Plain]:
+        """Ask the model as it is now inside, in eval mode; what it writes itself is no change of it."""
+        before = self._plain
+        with before.in_eval():
+            self._renew()
+            with NOTHING if self._plain is before else self._plain.in_eval():
+                yield self._plain
+            if self._stamp is not None and kind not in self._looked:
+                self._looked.add(kind)
+                self._stamp.forgive()
 
-    def _now(self) -> Plain:
-        self._renew()
-        return self._as_plain()
+    @contextmanager
+    def _question(self, x: Tensor, kind: str) -> Iterator[Question]:
+        """Ask the copy and, where that fails, the model; if that has answered, the copy was to blame."""
+        with self._asked(kind) as plain:
+            question = Question(self, plain, plain.taken(x), kind)
+            if self.searches(x, kind):
+                self.settle(question.x)
+            yield question
+            question.conclude()
 
     @cached_property
     def compiled(self) -> "Frozen":
@@ -142,11 +197,12 @@ class Frozen(Prepared):
 
     @property
     def model(self) -> Model:  # type: ignore[override]
-        return self._now().model
+        with self._asked("model") as plain:
+            return plain.model
 
     @property
     def as_given(self) -> Prepared:
-        return self if self.search.idle else self._as_plain()
+        return self if self.search.idle else self._plain
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -167,118 +223,81 @@ class Frozen(Prepared):
         return self._plain.sees(dtype)
 
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return self._now().verdict(x)
+        with self._asked("verdict") as plain:
+            return plain.verdict(x)
 
     def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return self._now().confidence(x)
+        with self._asked("confidence") as plain:
+            return plain.confidence(x)
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # The model as given passes; its graph must not stay in memory while the copy is compared
-        plain = self._now()
-        return plain.clean_pass(x) if self.settled else None
+        with self._asked("clean pass") as plain:
+            return plain.clean_pass(x) if self.settled else None
 
     def refresh(self) -> bool:
         """Take the current values of a model that trains, if this was made to follow it.
 
-        Returns False where parts, attributes, modes or hooks of it or of its copy have changed.
+        Returns False where parts, attributes, modes or hooks of it have changed.
         """
         with self._plain.in_eval():
-            if self._parts is None or not self._parts.same():
+            if not self.options.follow or self._stamp is None or not self._stamp.same():
                 return False
         self.search.refresh()
-        self._stale, self._refreshed = True, self._refreshed + 1
+        self._refreshed += 1
         if self._refreshed % REFRESHES == 0:  # what rounds little today may round more with other weights
             self.search.compared.clear()
         return True
 
-    def _copied(self, x: Tensor, kind: str = GRADIENT) -> bool:
+    def searches(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether the copy answers for rows like x, not the model as given."""
         few = x.is_cpu and x.numel() < FEW and self.search.ordinary
         return kind in self.search.kinds and not few and not has_global_hooks()
 
-    def _answer(self, x: Tensor, kind: str, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
-        """Return an answer of the copy, which is compared first, or else of the model as given."""
-        with self._plain.in_eval():
-            return self._inside(x, kind, ask)
-
-    def _inside(self, x: Tensor, kind: str, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
-        self._renew()
-        x = self._plain.taken(x)
-
-        def compared() -> T:
-            self._compare(x, kind)
-            return ask(self.search, x)
-
-        def plainly() -> T:
-            # x may be left of a larger batch, in the layout of the search
-            return ask(self._as_plain(), x.contiguous())
-
-        if self._copied(x, kind):
-            self.settle(x)
-        return self._tried(compared, plainly) if self._copied(x, kind) else plainly()
-
-    def _compare(self, x: Tensor, kind: str) -> None:
-        """Compare passes of the copy with those of the model, the first of each kind."""
-        asked = self.asked
-        if not self.search.knows(x, kind):
-            compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
-            self._discount(asked)
-
-    def _tried(self, by_copy: Callable[[], T], by_plain: Callable[[], T]) -> T:
-        """Return by_copy(); where the copy fails or is not the model, by_plain(), from now on."""
-        asked = self.asked
-        try:
-            return by_copy()
-        except Exception as error:  # models raise anything
-            cut = isinstance(error, NoGradientError)
-            if in_step() or (isinstance(error, InputError) and not cut):
-                raise
-            why = str(error)
-            if not isinstance(error, Apart):
-                why = NO_GRADIENT if cut else f"the search copy failed ({first_line(error)})"
-        self._discount(asked)
-        answer = by_plain()  # it raises where the copy is not to blame
-        self.search.leave(why)
-        return answer
-
-    def _discount(self, asked: tuple[int, int]) -> None:
+    def discount(self, asked: tuple[int, int]) -> None:
         """Count all that was passed since so much had been asked for as passed to compare."""
         self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        with no_gradient():
-            return self._answer(x, LOGITS, lambda engine, x: engine(x))
+        with no_gradient(), self._question(x, LOGITS) as asked:
+            with asked.of_copy() as search:
+                if search is not None:
+                    return search(asked.x)
+            return asked.plain(asked.x.contiguous())
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
-        def ask(engine: Plain | SearchCopy, x: Tensor) -> Gradient:
-            return engine.input_gradient(x, y, loss, targets, direction)
-
-        with with_gradient():
-            return self._answer(x, GRADIENT, ask)
+        with with_gradient(), self._question(x, GRADIENT) as asked:
+            with asked.of_copy() as search:
+                if search is not None:
+                    return search.input_gradient(asked.x, y, loss, targets, direction)
+            return asked.plain.input_gradient(asked.x.contiguous(), y, loss, targets, direction)
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with with_gradient():
-            return self._answer(x, JACOBIAN, lambda engine, x: engine.jacobian(x, directions, reduce))
+        with with_gradient(), self._question(x, JACOBIAN) as asked:
+            with asked.of_copy() as search:
+                if search is not None:
+                    return search.jacobian(asked.x, directions, reduce)
+            return asked.plain.jacobian(asked.x.contiguous(), directions, reduce)
 
     def bind(
         self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
     ) -> Ask | None:
-        self._renew()
-        if not self._copied(x):
-            return self._as_plain().bind(x, y, loss, targets, rows, self)
+        with self._asked("bind") as plain:
+            if not self.searches(x):
+                return plain.bind(x, y, loss, targets, rows, self)
         return partial(self.input_gradient, y=y, loss=loss, targets=targets, direction=True)
 
     def layout(self, x: Tensor) -> Tensor:
-        return self.search.layout(x) if self._copied(x) else x
+        return self.search.layout(x) if self.searches(x) else x
 
     def full_batch(self, x: Tensor) -> int:
         return self.search.parts.full(x)
@@ -286,8 +305,8 @@ class Frozen(Prepared):
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or not waits(x.device):
             return None
-        self._renew()  # a replay looks at nothing
-        graphs = self.search.captures(x) if self._copied(x) else self._as_plain().captures(x)
+        with self._asked("captures") as plain:  # a replay looks at nothing
+            graphs = self.search.captures(x) if self.searches(x) else plain.captures(x)
         return graphs and replace(graphs, tell=self._tell)
 
     def _tell(self, why: str) -> None:
@@ -309,14 +328,12 @@ class Frozen(Prepared):
     def check(self, x: Tensor) -> bool:
         if self._measures:  # which waits for the batch that is attacked
             return True
-        settled = self.settle(x)
-        with self._plain.in_eval():
-            self._check(x)
+        with self._asked(GRADIENT) as plain:
+            settled, question = self.settle(x), Question(self, plain, x, GRADIENT)
+            if GRADIENT in self.search.kinds:
+                question.compare()
+                question.conclude()
         return settled
-
-    def _check(self, x: Tensor) -> None:
-        if GRADIENT in self.search.kinds:
-            self._tried(partial(self._compare, x, GRADIENT), lambda: None)
 
     def settle(self, x: Tensor) -> bool:
         """Choose the search copy, and prepare it, on the first batch."""
@@ -324,22 +341,15 @@ class Frozen(Prepared):
             return self.settled
         # A randomized model's next draws do not depend on when it is prepared
         with (
-            self._lock,
-            self._plain.in_eval(),
-            generators_kept(x.device),
-            torch.inference_mode(False),
+            self._lock, self._plain.in_eval(), generators_kept(x.device), torch.inference_mode(False),
             torch.no_grad(),
-        ):
+        ):  # fmt: skip
             if self.settled:  # another thread has done it meanwhile
                 return True
             asked = self.asked
             if not self._measures:
-                self.search.prepare(x[:ROWS], self._as_plain())
+                self.search.prepare(x[:ROWS], self._plain)
                 self.settled = True
-                if self._parts is not None and not self.options.compile:  # as a compiler writes attributes
-                    # parts into which a pass may write
-                    parts = cast(nn.Module, self.search.module), cast(nn.Module, self.search.model)
-                    self._parts = Stamp(*parts, values=False)
             elif choice := fastest(lambda one: Frozen(self.source, replace(self.options, precision=one)), x):
                 best, note = choice
                 best.add_note(note)
@@ -347,5 +357,5 @@ class Frozen(Prepared):
                 self.forwards += best.forwards
                 self.backwards += best.backwards
                 self.search.counts = self.counts
-            self._discount(asked)
+            self.discount(asked)
             return self.settled

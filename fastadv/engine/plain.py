@@ -17,7 +17,7 @@ from fastadv.engine.arguments import Outputs, check_input, check_model, indices,
 from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel
-from fastadv.engine.copying.copier import LAZY, eval_copy
+from fastadv.engine.copy import copied
 from fastadv.engine.first_pass import asks_for_gradients
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
@@ -31,6 +31,9 @@ REFUSES = (
     "model: expected logits that depend on x differentiably, got a model whose {} pass raises where a "
     "gradient is followed ({}); mend it, or use an attack without gradients"
 )
+
+
+LAZY = "model: expected initialized parameters, got a lazy module; run the model once"
 
 
 class Refusal(NoGradientError, RuntimeError):
@@ -82,7 +85,7 @@ class Plain(Prepared):
 
     def _use_copy(self) -> None:
         """Go on with a copy, whose weights take part in graphs and ask for no gradient."""
-        self.checked.model = eval_copy(cast(nn.Module, self.checked.model), follow=False)
+        self.checked.model = copied(cast(nn.Module, self.checked.model), buffers=True)
         self._parts = parts_of(self.checked.model)
 
     @property

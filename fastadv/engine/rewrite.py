@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import BatchNorm, is_transformed, nodes_of, without_modes
-from fastadv.engine.copying.copier import HOOKS
 from fastadv.engine.module import device_of
+from fastadv.engine.stamp import HOOKS
 
 Run = Callable[..., Any]
 # Ways to compute functions of torch, which return NotImplemented where they do not suit or gain

@@ -1,8 +1,8 @@
 """The search copy of a frozen model: what is copied, and how it passes batches."""
 
 import logging
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from threading import RLock
 from typing import Any, TypeVar, cast
@@ -15,16 +15,17 @@ from fastadv.engine.arguments import indices, labels_for
 from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
-from fastadv.engine.copying.copier import eval_copy, take_values
+from fastadv.engine.copy import copied, take_values
 from fastadv.engine.cpu.winograd import gains_by_rows
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options, no_autocast, rounds_as, tf32, to_half
 from fastadv.engine.prepared import Directions
-from fastadv.engine.rewrite import Pair, Rewrite, Rewriting, fold
+from fastadv.engine.rewrite import Lens, Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
-from fastadv.engine.room import GRADIENT, Parts, mixes_rows, room_of
+from fastadv.engine.room import GRADIENT, Parts, mixes_rows, ran_out, room_of
+from fastadv.errors import InputError
 from fastadv.ops._step import may_be_narrow
 
 T = TypeVar("T")
@@ -52,51 +53,57 @@ class SearchCopy:
         self.room, self.lock, self.pairs = room_of(plain.source), RLock(), list[Pair]()
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
-        rewrites, self._mixes = self._rewrites(), isinstance(self.model, nn.Module) and mixes_rows(self.model)
+        self.notes = dict[str, None]()  # in the order in which they came
+        self._mixes = self.module is not None and mixes_rows(self.module)
+        rewrites = self._rewrites()
         # kinds of passes for which the copy answers, not the model as given
         self.kinds = self._kinds() if rewrites or options.special else set[str]()
-        rewrites = rewrites if self.kinds else []
-        self.channels_last = CHANNELS_LAST in rewrites
+        self.channels_last = bool(self.kinds) and CHANNELS_LAST in rewrites
         if self.kinds and self.module is not None:
-            self.model = self._copied(self.module)
+            self._copy(self.module)
+        rewrites = rewrites if self.kinds else []
         self._folds = FOLD in rewrites
         self.rewriting = Rewriting(rewrites, self.weights)
         # A watched pass has these alone: others would keep what they make of weights that are not folded yet
         self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
-        self._check(plain.checked.mends_rows)
-        self.uncompiled: CheckedModel | None = None  # what is compiled, as it is
+        self.checked = self._checks(plain.checked.mends_rows)
+        self.uncompiled = self.checked  # what is compiled, as it is
         wide = "winograd" in self.rewriting.notes and gains_by_rows(cast(nn.Module, self.model))
         self.parts = Parts(None if options.compile else self.model, wide)
-        self.notes = dict.fromkeys(self._first_notes())  # in the order in which they came
+        self.notes |= dict.fromkeys(self._first_notes())
 
     def _rewrites(self) -> list[Rewrite]:
-        rewrites = applicable(self.model, self.weights) if isinstance(self.model, nn.Module) else []
+        rewrites = [] if self.module is None else applicable(self.module, self.weights)
         # a compiler looks at functions for itself
         return [rewrite for rewrite in rewrites if rewrite in BEFORE] if self.options.compile else rewrites
 
-    def _check(self, mends_rows: bool) -> None:
-        self.checked = CheckedModel(self.model, outputs=self.options.outputs)
-        self.checked.mends_rows = mends_rows
+    def _checks(self, mends_rows: bool) -> CheckedModel:
+        checked = CheckedModel(self.model, outputs=self.options.outputs)
+        checked.mends_rows = mends_rows
+        return checked
 
     def _kinds(self) -> set[str]:
         """Return what a copy may answer, if it gains."""
-        function, mean = not isinstance(self.model, nn.Module), self.options.eot > 1
         # Statistics of a batch: what a search finds in one is not proved by a part of it
-        if mean or self._mixes or (function and not self.options.compile):
+        if self.options.eot > 1 or self._mixes or (self.module is None and not self.options.compile):
             return set()
         # half precision does not tell apart losses that attacks without a gradient compare
         return {GRADIENT, JACOBIAN} | (set() if self.half else {LOGITS})
 
-    def _copied(self, module: nn.Module) -> nn.Module:
+    def _copy(self, module: nn.Module) -> None:
+        """Take a copy of the module; where there can be none, the model as given searches."""
         follow, half = self.options.follow, self.options.half
+        try:
+            self.model = copied(module, buffers=follow)
+        except InputError as error:
+            self.channels_last = False
+            return self.leave(str(error))
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
-            copied = eval_copy(module, follow=follow, apart=follow)
             if self.channels_last or half is not None or follow:
-                lay_out(copied, self.channels_last)
+                lay_out(self.model, self.channels_last)
             if half is not None:
-                to_half(copied, half)
-        return copied
+                to_half(self.model, half)
 
     def _first_notes(self) -> list[str]:
         options, bpda = self.options, in_words(replaced(self.module))
@@ -147,8 +154,8 @@ class SearchCopy:
             self.notes[f"folded {len(self.pairs)} BatchNorm"] = None
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
-            self.uncompiled, self.model = self.checked, torch.compile(self.model)
-            self._check(self.checked.mends_rows)
+            self.model = torch.compile(self.model)
+            self.checked = self._checks(self.checked.mends_rows)
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
 
@@ -160,15 +167,15 @@ class SearchCopy:
                 for pair in self.pairs:
                     pair.refresh()
 
-    def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
-        """Return step(x, *rows) of parts in turn that are fast and fit into memory, unless `whole`."""
-        if whole:
-            return step(x, *rows)
+    def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any) -> T:
+        """Return step(x, *rows) of parts in turn that are fast and fit into memory."""
         return self.room.passes(kind, step, x, *rows, apart=lambda: True, most=self.parts.full(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of one pass of x; a step of `in_parts`."""
-        return self._forward(self._ready(x), self.rewriting)
+        with self._seen_by(x, self.rewriting) as lens:
+            logits = self.checked(self._ready(x), lens=lens)
+        return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def __call__(self, x: Tensor) -> Tensor:
         self.counts.forwards += len(x)
@@ -178,17 +185,31 @@ class SearchCopy:
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
         y, targets = indices("y", y), indices("targets", targets)
+        y = labels_for(loss, y, targets)
         self.counts.forwards += len(x)
         self.counts.backwards += len(x)
-        step = partial(self._gradient, loss=loss, direction=direction)
         # a loss that is a function may hold one value for each sample of the batch
-        whole = callable(loss)
-        return self.in_parts(GRADIENT, step, x, labels_for(loss, y, targets), targets, whole=whole)
+        if callable(loss) or self._whole(x):
+            try:
+                return self._gradient(x, y, targets, loss, direction)
+            except Exception as error:
+                if callable(loss) or len(x) < 2 or not ran_out(error):
+                    raise
+            # Outside of `except`: the error holds on to what the pass had in memory
+            self.room.halve(GRADIENT, x, len(x))
+        step = partial(self._gradient, loss=loss, direction=direction)
+        return self.in_parts(GRADIENT, step, x, y, targets)
+
+    def _whole(self, x: Tensor) -> bool:
+        """Return whether x passes at once."""
+        return (self.parts.full(x) or len(x)) >= len(x) == self.room.most(GRADIENT, x)
 
     def _gradient(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
+        self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
     ) -> Gradient:
-        leaf, attached = self.followed(x)
+        leaf = self._ready(x).detach().requires_grad_()
+        with self._seen_by(x, self.rewriting) as lens:
+            attached = self.checked(leaf, lens=lens)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
@@ -229,21 +250,23 @@ class SearchCopy:
         """Compute in the precision of the copy inside, whatever autocast is on around."""
         return tf32(device) if self.tf32 else no_autocast(device)
 
-    def _forward(self, x: Tensor, rewriting: Rewriting, checked: CheckedModel | None = None) -> Tensor:
+    @contextmanager
+    def _seen_by(self, x: Tensor, rewriting: Rewriting) -> Iterator[Lens | None]:
+        """Compute as the copy does inside, and note what the lens that comes has rewritten."""
         lens = rewriting.lens()
         with self._precisely(x.device.type):
-            logits = (checked or self.checked)(x, lens=lens)
+            yield lens
         if lens is not None:
             used = (note for name, note in rewriting.notes.items() if note and name in lens.used)
             self.notes |= dict.fromkeys(used)
-        return logits if logits.requires_grad else logits.clone()  # as what stays
 
     def followed(
         self, x: Tensor, rewriting: Rewriting | None = None, checked: CheckedModel | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
-        return leaf, self._forward(leaf, self.rewriting if rewriting is None else rewriting, checked)
+        with self._seen_by(x, self.rewriting if rewriting is None else rewriting) as lens:
+            return leaf, (checked or self.checked)(leaf, lens=lens)
 
     def backward(
         self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import meant
 from fastadv._torch import version
-from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.copy import copied as copied_of
 from fastadv.engine.first_pass import bar
 from fastadv.engine.module import is_replaced, label, unwrap
 from fastadv.errors import InputError, NoGradientError
@@ -188,7 +188,8 @@ def bpda(model: nn.Module, gradients: Mapping[str, Gradient]) -> nn.Module:
         )
     model = unwrap(model)
     chosen = _chosen(model, _checked(gradients))
-    copied = eval_copy(_Together(model, list(gradients.values())), follow=False)
+    together = _Together(model, list(gradients.values()))
+    copied = copied_of(together, buffers=True, name=type(model).__name__)
     copied_model = copied.get_submodule("model")
     substitutes = dict(zip(gradients, copied.gradients, strict=True))  # type: ignore[arg-type]
     bar(copied_model, model, *(net for net in gradients.values() if isinstance(net, nn.Module)))

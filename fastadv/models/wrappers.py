@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv._checks import check_count, check_number, check_seed
 from fastadv.engine import log_confidence
-from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.copy import copied
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.losses import log_mean
@@ -192,7 +192,7 @@ def representation(
         raise InputError(
             "representation: expected a model with an nn.Linear, got none; name a module whose output to use"
         )
-    return _Watched(eval_copy(model), name).eval()
+    return _Watched(copied(model, buffers=True), name).eval()
 
 
 class _Function(nn.Module):

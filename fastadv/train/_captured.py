@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from fastadv._torch import has_hooks
 from fastadv.engine.capture import drawn, kind_of, obstacle, stepping
-from fastadv.engine.copying.copier import registers_all
-from fastadv.engine.copying.reach import Stamp
+from fastadv.engine.stamp import Stamp, is_seen
 from fastadv.ops import _graphs
 from fastadv.rng import CPU
 from fastadv.train.optim import DeviceRates
@@ -32,10 +31,7 @@ def is_fixed(recipe: Recipe | OwnStep) -> bool:
 
 def can_follow(model: nn.Module) -> bool:
     """Return whether a graph of the model holds as long as a look at it tells no change."""
-    return (
-        kind_of(model) is not None and Stamp(model, values=False).known and registers_all(model)
-        and not any(map(has_hooks, model.parameters()))
-    )  # fmt: skip
+    return kind_of(model) is not None and is_seen(model) and not any(map(has_hooks, model.parameters()))
 
 
 def run(recipe: Recipe | OwnStep, rates: DeviceRates | None, at: Step, captured: bool = False) -> None:

@@ -41,7 +41,7 @@ def test_a_callers_mistake_is_no_failure_of_the_model() -> None:
             frozen(torch.rand(3, 11))
     assert frozen.notes == ()
     frozen.input_gradient(x, y)
-    assert not frozen._copied(x)
+    assert not frozen.searches(x)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.engine import Frozen, Plain, Prepared, prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
-from tests.attacks.contract.unchanged import Tally
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
 from tests.zoo.net import module
 
@@ -238,11 +237,11 @@ class OfTheBatch(nn.BatchNorm2d):
 
 @by_either
 def test_a_forward_takes_statistics_of_the_batch_in_any_mode(prepared, search_copy):
-    model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3), Tally()).eval()
+    model = nn.Sequential(OfTheBatch(2), nn.Flatten(), nn.Linear(128, 3)).eval()
     wanted = nn.functional.batch_norm(X, None, None, training=True).flatten(1) @ model[2].weight.T
     logits = prepared(model).verdict(X)
     torch.testing.assert_close(logits, wanted + model[2].bias)
-    assert model[-1].calls > 0  # what it writes it writes
+    assert model[0].running_mean.any()  # what it writes it writes
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The contract of rewrites: a copy is the model over nets, precisions, layouts, threads and batches."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -105,16 +106,15 @@ def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) 
 )
 def test_a_search_copy_is_the_model(precision, most, count, threads, monkeypatch):
     threads(count)
-    used, forward, lens = set[str](), SearchCopy._forward, Rewriting.lens
+    used, seen_by = set[str](), SearchCopy._seen_by
 
-    def watched(search: SearchCopy, x: Tensor, rewriting: Any, *rest: Any) -> Tensor:
-        lenses = []
-        rewriting.lens = lambda: lenses.append(lens(rewriting)) or lenses[0]
-        logits = forward(search, x, rewriting, *rest)
-        used.update(["channels-last"] * search.channels_last, ["fold"] * bool(search.pairs), lenses[0].used)
-        return logits
+    @contextmanager
+    def watched(search: SearchCopy, x: Tensor, rewriting: Rewriting) -> Iterator[Any]:
+        with seen_by(search, x, rewriting) as lens:
+            yield lens
+        used.update(["channels-last"] * search.channels_last, ["fold"] * bool(search.pairs), lens.used)
 
-    monkeypatch.setattr(SearchCopy, "_forward", watched)
+    monkeypatch.setattr(SearchCopy, "_seen_by", watched)
     # the comparison would hide what is wrong
     monkeypatch.setattr("fastadv.engine.frozen.compare", lambda *args: None)
     torch.manual_seed(0)

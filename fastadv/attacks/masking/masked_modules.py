@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv.attacks.core.checks import check_images
 from fastadv.engine import Prepared
-from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.copy import copied
 from fastadv.engine.module import Method, as_module, replaced
 from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
@@ -127,7 +127,7 @@ def _masked(
     """Return what is masked in a copy of the module, which computes in `dtype` or as it comes."""
     device = x.device
     with torch.inference_mode(False), torch.no_grad(), rng.generators_kept(device), no_autocast(device.type):
-        model = eval_copy(module, follow=False)
+        model = copied(module)
         return _examined(model if dtype is None else model.to(dtype), x.to(dtype or x.dtype), budget)
 
 

@@ -20,7 +20,7 @@ from fastadv.attacks.special import edge, mixed_rows
 from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
 from fastadv.engine import prepare
-from fastadv.engine.copying.copier import eval_copy
+from fastadv.engine.copy import copied
 from fastadv.engine.guard import bound
 from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
@@ -104,7 +104,7 @@ def stands_in(problem: Task, seed: int) -> bool:
     module = as_module(classifier.source)
     with suppress(Exception):  # code that names a dtype, devices without float64
         if module is not None:
-            wide = eval_copy(module, follow=False).double()
+            wide = copied(module).double()
             exact = prepare(wide, outputs=classifier.outputs, freeze=False)
             off = _off(replace(between, classifier=exact, x=between.x.double()), SHORT)
             classifier.forwards += exact.forwards

@@ -9,10 +9,9 @@ from torch import nn
 from fastadv._torch import compiled_call
 from fastadv.engine import Frozen, Plain, Prepared
 from fastadv.engine.arguments import Outputs
-from fastadv.engine.copying.copier import registers_all
-from fastadv.engine.copying.reach import Stamp
 from fastadv.engine.freeze import follow
 from fastadv.engine.precision import Precision
+from fastadv.engine.stamp import is_seen
 
 MOST = 8  # followers of a run
 
@@ -51,7 +50,7 @@ class Followers:
         """Return what to attack of the model as it is now."""
         held = self._held.pop((id(model), outputs), None)
         if held is None or not held.refresh():
-            if not (Stamp(model, values=False).known and registers_all(model)):
+            if not is_seen(model):
                 return Plain(model, outputs=outputs)
             compiled = compiled_call(model) is not None
             precision = "fp32" if compiled and not self.compile else self.precision

@@ -24,20 +24,6 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
         assert all(one._version == version and torch.equal(one, value) for one, version, value in kept)
 
 
-class Tally(nn.Module):
-    """Counts its calls in a buffer and in a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(1))
-        self.sizes: list[int] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.sizes.append(1)
-        return x
-
-
 def trained() -> nn.Sequential:
     """A net with gradients, a frozen layer and one BatchNorm of its own mode."""
     model = convnet().train()

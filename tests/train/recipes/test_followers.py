@@ -26,21 +26,29 @@ class Net(nn.Module):
             torch.manual_seed(0)
             self.parts = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
             self.last = nn.Linear(144, 3)
-        self.temperature, self.logits_of = 1.0, _same
+        self.temperature = 1.0
+        self.register_buffer("shift", torch.zeros(3))
+        self.logits_of = _same
 
     def forward(self, x):
-        return self.logits_of(self.last(self.parts(x).flatten(1))) * self.temperature
+        logits = self.logits_of(self.last(self.parts(x).flatten(1)))
+        return logits * self.temperature + self.shift
 
 
-# what else makes a Frozen anew: tests/engine/test_stale.py
+def _hook(module, args, out):
+    return out + 1
+
+
 CHANGES = {
     "module": lambda net: setattr(net, "last", nn.Linear(144, 3)),
-    "mode": lambda net: net.parts[3].eval(),
-    "hook": lambda net: net.last.register_forward_hook(lambda part, inputs, out: out + 1),
+    "module within": lambda net: net.parts.append(nn.ReLU()),
+    "hook": lambda net: net.last.register_forward_hook(_hook),
     "attribute": lambda net: setattr(net, "temperature", 2.0),
+    "new attribute": lambda net: setattr(net, "another", None),
     "function": lambda net: setattr(net, "logits_of", lambda x: x * 2),
     "place of weights": lambda net: setattr(net.last.weight, "data", torch.ones(3, 144)),
     "layout": lambda net: net.to(memory_format=torch.channels_last),
+    "buffer": lambda net: setattr(net, "shift", torch.ones(3)),
 }
 
 
@@ -58,6 +66,17 @@ def test_a_change_makes_another_follower(change):
         assert second is not first
         assert follower(net) is second
     assert torch.equal(second.verdict(x), Plain(net).verdict(x))
+
+
+HELD = {"module": [nn.Linear(3, 3)], "parameter": {"a": nn.Parameter(torch.ones(3))}, "object": object()}
+
+
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
+def test_a_model_whose_changes_cannot_be_seen_is_attacked_plainly(held):
+    net, followers = Net(), Followers()
+    net.others = held
+    with followers.in_use():
+        assert isinstance(follower(net), Plain)
 
 
 def test_a_run_searches_in_its_precision(monkeypatch):

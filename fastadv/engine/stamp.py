@@ -1,0 +1,108 @@
+"""Stamp: whether a model is what it was when it was looked at, by name."""
+
+from collections.abc import Hashable
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._torch import parts_of, tensors_of, version
+
+PLAIN = frozenset({int, float, bool, str, type(None)})  # kinds of attributes that are compared
+ORDINARY = frozenset({Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor)})
+OWN = frozenset(vars(nn.Module()))  # what every module has: its mode, tensors, parts and hooks
+HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
+HOLDS = (*HOOKS, "_parameters", "_buffers", "_modules")
+
+
+class Stamp:
+    """The parts of models with their types, modes and hooks, their tensors, and their numbers and texts.
+
+    Of a tensor it sees where it lies, and what torch counts as writes into it; of a function, that it is
+    another. What a module holds in lists, dictionaries, closures and other objects it does not see.
+    """
+
+    def __init__(self, *models: nn.Module, values: bool = True) -> None:
+        """Look at the models; `values`: writes into tensors count, too."""
+        self._models, self._values, self._own = models, values, set[Hashable]()
+        self._look()
+
+    def _look(self) -> None:
+        self._parts = [part for model in self._models for part in parts_of(model)]
+        attributes = list(map(vars, self._parts))
+        inner = [held[name] for held in attributes for name in HOLDS if name in held]
+        inner = [held for held in inner if isinstance(held, dict)]  # not so in scripts
+        self._empty = [held for held in inner if not held]  # most, which are quicker to look at
+        self._held: list[dict[str, Any]] = [*attributes, *filter(None, inner)]
+        self._then = list(map(dict, self._held))
+        weights, buffers = tensors_of(self._parts)
+        others = (value for held in attributes for value in held.values() if isinstance(value, Tensor))
+        self._tensors = [*weights, *buffers, *others]
+        self._facts = self._now()
+
+    def _now(self) -> list[Hashable]:
+        return [*map(type, self._parts), *map(self._fact, self._tensors)]
+
+    def _fact(self, tensor: Tensor) -> Hashable:
+        lies = type(tensor) in ORDINARY and tensor.layout is torch.strided
+        counts = self._values and not tensor.is_inference()
+        return tensor.data_ptr() if lies else 0, version(tensor) if counts else 0
+
+    def same(self) -> bool:
+        return not self._changes()
+
+    def forgive(self) -> None:
+        """Leave out from now on what has changed since: a pass of the model has written it."""
+        if changes := self._changes():
+            self._own |= changes
+            self._look()
+
+    def _changes(self) -> set[Hashable]:
+        now = self._now()
+        try:
+            if self._held == self._then and now == self._facts and not any(self._empty):
+                return set()
+        except Exception:  # what took a value's place may refuse to be compared with it
+            pass
+        held_ones = [*self._parts, *self._tensors]
+        pairs = zip(held_ones, now, self._facts, strict=True)
+        changed: set[Hashable] = {id(one) for one, fact, before in pairs if fact != before}
+        changed |= {"parts or hooks"} if any(self._empty) else set()
+        for place, (held, then) in enumerate(zip(self._held, self._then, strict=True)):
+            for name in held.keys() | then.keys():
+                value, before = held.get(name, self), then.get(name, self)
+                if value is not before and (place >= len(self._parts) or _differs(value, before)):
+                    changed.add((place, name))
+        return changed - self._own
+
+
+def _differs(value: object, before: object) -> bool:
+    """Return whether another value of an attribute counts."""
+    if type(value) in PLAIN and type(before) in PLAIN:
+        return value != before
+    kinds = type(value), type(before)
+    return any(kind in PLAIN or issubclass(kind, Tensor | FunctionType) for kind in kinds)
+
+
+FIXED: tuple[type, ...] = (
+    type(None), bool, int, float, complex, str, bytes, type, Enum, BuiltinFunctionType, ModuleType,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
+
+
+def is_seen(model: nn.Module) -> bool:
+    """Return whether modules hold numbers, texts and functions alone, beside what is registered."""
+    values = [value for part in parts_of(model) for name, value in vars(part).items() if name not in OWN]
+    return all(map(_is_fixed, values))
+
+
+def _is_fixed(value: object) -> bool:
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_fixed, value))
+    if isinstance(value, dict):
+        return all(map(_is_fixed, (*value, *value.values())))
+    if isinstance(value, FunctionType):
+        return not value.__closure__ or value.__module__.startswith("torch.")
+    return isinstance(value, FIXED)
