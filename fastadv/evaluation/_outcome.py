@@ -80,9 +80,10 @@ class Shelf:
     def __init__(self) -> None:
         self._free = torch.empty(0, dtype=torch.uint8, device="cpu")
 
-    def keep(self, part: Part) -> Part:
-        """Return a part with copies of its small tensors."""
-        return replace(part, tensors={name: self._kept(tensor) for name, tensor in part.tensors.items()})
+    def keep(self, parts: Sequence[Part]) -> list[Part]:
+        """Return parts with copies of their small tensors."""
+        tensors = ({name: self._kept(value) for name, value in part.tensors.items()} for part in parts)
+        return [replace(part, tensors=kept) for part, kept in zip(parts, tensors, strict=True)]
 
     def _kept(self, tensor: Tensor) -> Tensor:
         size = tensor.numel() * tensor.element_size()

@@ -214,8 +214,7 @@ class Evaluation:
         """Attack all batches, and put them together."""
         started, done, shelf = time.perf_counter(), list[list[Part]](), Shelf()
         with self.job.drawing.kept(self.job.frozen.device):
-            for parts in self.job.results(self.measure):
-                clean, *attacked = map(shelf.keep, parts)
+            for clean, *attacked in map(shelf.keep, self.job.results(self.measure)):
                 done.append([clean, *attacked])
                 if processes.world() > 1:
                     for name, part in zip(self.job.attacks, attacked, strict=True):

@@ -90,8 +90,9 @@ def in_turn(count: int, results: Iterator[T]) -> Iterator[T]:
     """Yield `count` results in every process, in their order; `results` are those of this one: every W-th."""
     for first in range(0, count, world()):
         with agreement():
-            result = next(results, None)
-        yield from cast(list[T], tell(result)[: count - first])
+            mine = [next(results, None)]
+        # a result is not held here while the next is made, which may need its memory
+        yield from cast(list[T], tell(mine.pop())[: count - first])
 
 
 def share_of(work: Sequence[T]) -> Sequence[T]:

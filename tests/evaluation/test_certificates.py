@@ -29,6 +29,7 @@ def test_certificates_stand_beside_attacks_and_are_not_contradicted_by_honest_on
     assert proved.accuracy(0.4) <= table["near"].robust_accuracy  # from below, and from above
 
 
+@pytest.mark.slow
 def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
     honest = fa.certify.smooth(MODEL, DATA, SIGMA, n=500)
     forged = replace(honest, radius=honest.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
@@ -38,6 +39,11 @@ def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
     assert "contradiction" in str(table)
     assert table.contradicted is not None
     assert len(table.contradicted) >= 3
+    stored = replace(forged, model=None)  # as from a file: they are of the model within a smoothed one
+    for model in (fa.models.Smoothed(MODEL, SIGMA, noises=2), MODEL):
+        tables = (fa.evaluate(model, DATA, far, certificates=one) for one in (forged, stored))
+        one, other = (table.contradicted for table in tables)
+        assert torch.equal(one, other)
 
 
 def test_certificates_of_other_images_are_refused() -> None:
@@ -48,17 +54,3 @@ def test_certificates_of_other_images_are_refused() -> None:
     ):
         with pytest.raises(InputError, match="certificates"):
             fa.evaluate(MODEL, DATA, "fgsm", threat=fa.Linf(0.1), **options)
-
-
-@pytest.mark.slow
-def test_stored_certificates_are_of_the_model_within_a_smoothed_one() -> None:
-    far = partial(fa.attacks.deepfool, threat=fa.L2(1.5), overshoot=0.5)
-    honest = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
-    forged = replace(honest, radius=honest.radius + 2, abstained=torch.zeros(10, dtype=torch.bool))
-    for model in (fa.models.Smoothed(MODEL, SIGMA, noises=2), MODEL):
-        stored, whole = (
-            fa.evaluate(model, DATA, far, certificates=one).contradicted
-            for one in (replace(forged, model=None), forged)  # the first as from a file
-        )
-        assert stored.equal(whole)
-        assert len(whole)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +13,7 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Criterion, WrongBy, core
-from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.criterion import Goal
-from fastadv.attacks.methods.claims import is_own
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate
 from fastadv.evaluation.report import verdict
@@ -242,11 +240,6 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
     )
     assert float(over.x_adv.max()) == 1
     assert "outside" not in str(over)
-
-
-def test_the_librarys_own_are_not_checked_and_what_wraps_them_is() -> None:
-    assert not any(is_own(partial(card.run, steps=3)) for card in REGISTRY.values())
-    assert is_own(wraps(fa.attacks.pgd)(attack_of(claims)))
 
 
 def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes() -> None:

@@ -119,8 +119,6 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
     assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.8, 0.5, 0.3, 0.2]
     centers = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
     assert centers == sorted(centers)
-    # a net's name stands in the middle of its bars
-    assert axes.get_yticks() == pytest.approx([(centers[k] + centers[k + 1]) / 2 for k in (0, 2, 4)])
     guessing, *ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
     assert guessing[0] == 0.1
     published = (0.9525, 0.0449, 0.841, 0.483, 0.877, 0.008)

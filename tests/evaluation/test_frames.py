@@ -34,4 +34,4 @@ def test_evaluate_adds_few_frames_to_those_of_a_step_of_pgd() -> None:
     depths.clear()
     fa.evaluate(net, (x, y), "pgd", **pgd, freeze=False, indicators=False)
     assert alone
-    assert min(depths) - min(alone) == BY_EVALUATE
+    assert min(depths) - min(alone) <= BY_EVALUATE

@@ -117,12 +117,8 @@ def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> 
     table = evaluate(cut, SET, {"pgd": LONG, "square": square}, keep_samples=True, batch_size=40)
     row = table["pgd"]
     assert (row.robust_accuracy, row.unmoved, row.backwards) == (table.clean_accuracy, 60, 0)
-    assert row.forwards > 0
-    assert len(row.flags) == 1
-    assert row.flags[0].startswith(
-        "zero_gradient: the attack could not run (model: expected logits that depend on x"
-    )
-    assert table["square"].broken.any()
+    (flag,) = row.flags
+    assert flag.startswith("zero_gradient: the attack could not run (model: expected logits that depend on x")
     assert torch.equal(table.held, ~table["square"].broken)
     assert [line.partition(":")[0] for line in table.verdict.splitlines()] == [
         "Do not trust (3 signs).", "incorrect_gradient", "zero_gradient", "unconstrained", "Next",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -228,26 +229,33 @@ def test_a_curve_spares_the_broken():
     assert seen == [(0.15, [0, 1, 2, 3]), (0.3, [1, 2, 3]), (radii[3], [2, 3])]
 
 
-def test_the_curve_of_distances_is_the_exact_step_function():
-    distances = [0.2, math.inf, 0.0, 0.5, 0.2, math.nan, 0.7, math.inf]
-    curve = Curve.from_distances(distances)
-    assert curve.radii.tolist() == [0, 0.2, 0.5, 0.7]
-    # broken at the distance itself; NaN is as wrong as 0
-    assert curve.accuracy == pytest.approx([6 / 8, 4 / 8, 3 / 8, 2 / 8])
-    assert Curve.from_distances(torch.tensor(distances), [0.6, 0.1, 0.1]).radii.tolist() == [0.1, 0.6]
-    assert Curve.from_distances(distances, [0.1, 0.2, 0.6, 9]).accuracy == pytest.approx(
-        [6 / 8, 4 / 8, 3 / 8, 2 / 8]
-    )
-    assert [curve.at(radius) for radius in (0, 0.19, 0.2, 0.3, 99)] == pytest.approx(
-        [6 / 8, 6 / 8, 4 / 8, 4 / 8, 2 / 8]
-    )
-    assert Curve.from_distances([1.0, 2.0]).accuracy.tolist() == [1.0, 0.5, 0.0]
+FAR = np.array([0.2, math.inf, 0.0, 0.5, 0.2, math.nan, 0.7, math.inf])
+
+
+@pytest.mark.parametrize("radii", [None, [0.6, 0, 0.1, 0.1], [0.0, 0.1, 0.2, 0.6, 9.0]])
+def test_a_curve_is_the_share_of_samples_beyond_each_radius(radii):
+    """A sample is broken at its distance and proved up to its certificate; NaN is as wrong as 0."""
+    right, far = np.arange(8) != 3, np.where(np.isnan(FAR), 0.0, FAR)
+    curve, proved = Curve.from_distances(FAR, radii), Curve.from_certificates(FAR, right, radii)
+    assert curve.radii.tolist() == sorted({*([0, 0.2, 0.5, 0.7] if radii is None else radii)})
+    for radius in (0, 1e-9, 0.2, 0.2000001, 0.5, 0.6, 99) if radii is None else radii:
+        assert curve.at(radius) == (far > radius).mean()
+        assert proved.at(radius) == ((far >= radius) & right).mean()
+    low, high = proved.band(8)
+    assert (low.accuracy[0], high.accuracy[0]) == clopper_pearson(7, 8)
+    assert Curve.from_distances(torch.from_numpy(FAR), radii).accuracy.tolist() == curve.accuracy.tolist()
+
+
+def test_curves_of_no_distances_are_refused():
     for radius in (0.1, math.nan):
         with pytest.raises(InputError, match="where the curve begins"):
-            Curve.from_distances(distances, [0.2]).at(radius)
+            Curve.from_distances(FAR, [0.2]).at(radius)
     for wrong in ([], [-0.1, 1], [[0.1]], 0.3, ["far"], None):
         with pytest.raises(InputError, match="distances: expected"):
             Curve.from_distances(wrong)
+    for wrong in ([1, 0, 1, 1, 1, 1, 1, 1], [True]):
+        with pytest.raises(InputError, match="correct: expected True or False for each of 8 samples"):
+            Curve.from_certificates(FAR, wrong)
 
 
 def test_a_curve_from_one_minimum_norm_run():
@@ -294,22 +302,6 @@ def fmn(threat):
 def test_curves_that_cannot_be(arguments, says):
     with pytest.raises(InputError, match=says):
         accuracy_against_radius(Threshold(), DATA, **arguments)
-
-
-def test_a_certificate_counts_up_to_its_radius_and_radius_0_is_the_clean_accuracy():
-    """R >= r among the correct samples, by hand: one of R = 0, one wrong, one without end."""
-    certified, correct = [0.0, 0.25, 0.25, 0.5, math.inf], torch.tensor([True, True, False, True, True])
-    curve = Curve.from_certificates(certified, correct, [0, 0.1, 0.25, 0.3, 0.5, 0.6])
-    assert curve.accuracy == pytest.approx([0.8, 0.6, 0.6, 0.4, 0.4, 0.2])
-    exact = Curve.from_certificates(torch.tensor(certified), correct)
-    assert [exact.at(r) for r in (0, 1e-9, 0.25, 0.2500001, 0.5, 0.6)] == pytest.approx(
-        [0.8, 0.6, 0.6, 0.4, 0.4, 0.2]
-    )
-    low, high = curve.band(5)
-    assert [(low.accuracy[k], high.accuracy[k]) for k in (0, 5)] == [clopper_pearson(k, 5) for k in (4, 1)]
-    for wrong in ([1, 0, 1, 1, 1], [True]):
-        with pytest.raises(InputError, match="correct: expected True or False for each of 5 samples"):
-            Curve.from_certificates(certified, wrong)
 
 
 @pytest.mark.slow
