@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from threading import RLock
 from typing import Any
@@ -38,56 +38,6 @@ COPIES = "given copies of x, into which the model writes"
 NO_GRADIENT = "it has no gradient at the first samples, by which a copy is compared"
 DENIED = "the losses of a search differed from the model's at the same points"
 CHANGED = "the model has changed since freeze; it was frozen again"
-
-
-@dataclass
-class Question:
-    """What is asked of a Frozen: of its copy, and of the model as given where that does not answer."""
-
-    frozen: "Frozen"
-    plain: Plain
-    x: Tensor  # may be left of a larger batch, in the layout of the search
-    kind: str
-    fault: str = ""  # why the copy cannot answer
-
-    def compare(self) -> None:
-        """Compare the copy with the model for rows like x, the first of each kind of pass."""
-        frozen, asked = self.frozen, self.frozen.asked
-        try:
-            if not frozen.search.knows(self.x, self.kind):
-                plain = Plain(frozen.source, counts=frozen.counts, outputs=frozen.outputs)
-                compare(frozen.search, plain, self.x, self.kind)
-                frozen.discount(asked)
-        except Exception as error:  # models raise anything
-            self._blame(error, asked)
-
-    @contextmanager
-    def of_copy(self) -> Iterator[SearchCopy | None]:
-        """Ask the copy inside, or None; where it fails, go on behind."""
-        asked = self.frozen.asked
-        if self.frozen.searches(self.x, self.kind):
-            self.compare()
-        if self.fault or not self.frozen.searches(self.x, self.kind):
-            yield None
-            return
-        try:
-            yield self.frozen.search
-        except Exception as error:  # models raise anything
-            self._blame(error, asked)
-
-    def _blame(self, error: Exception, asked: tuple[int, int]) -> None:
-        """Take why the copy cannot answer; raise what is no fault of it."""
-        cut, ours = isinstance(error, NoGradientError), isinstance(error, Apart | RunsOriginal)
-        if in_step() or (isinstance(error, InputError) and not (cut or ours)):
-            raise error
-        self.frozen.discount(asked)
-        self.fault = str(error) if ours else f"the search copy failed ({first_line(error)})"
-        self.fault = NO_GRADIENT if cut else self.fault
-
-    def conclude(self) -> None:
-        """Leave a copy that could not answer: the model has answered, so the copy was to blame."""
-        if self.fault:
-            self.frozen.search.leave(self.fault)
 
 
 class Frozen(Prepared):
@@ -160,15 +110,43 @@ class Frozen(Prepared):
                 self._looked.add(kind)
                 self._stamp.forgive()
 
-    @contextmanager
-    def _question(self, x: Tensor, kind: str) -> Iterator[Question]:
-        """Ask the copy and, where that fails, the model; if that has answered, the copy was to blame."""
+    def _answer(self, kind: str, x: Tensor, name: str, *arguments: Any) -> Any:
+        """Return what the copy answers, compared first, or the model as given where it does not."""
+        fault, asked = "", self.asked
         with self._asked(kind) as plain:
-            question = Question(self, plain, plain.taken(x), kind)
+            x = plain.taken(x)
             if self.searches(x, kind):
-                self.settle(question.x)
-            yield question
-            question.conclude()
+                self.settle(x)
+            if self.searches(x, kind):
+                asked = self.asked
+                try:
+                    self._compare(x, kind)
+                    return getattr(self.search, name)(x, *arguments)
+                except Exception as error:  # models raise anything
+                    fault = self._fault(error)
+                self._discount(asked)
+            # x may be left of a larger batch, in the layout of the search
+            answer = getattr(plain, name)(x.contiguous(), *arguments)
+            if fault:  # the model has answered: the copy was to blame
+                self.search.leave(fault)
+            return answer
+
+    def _compare(self, x: Tensor, kind: str) -> None:
+        """Compare the copy with the model for rows like x, the first of each kind of pass."""
+        if not self.search.knows(x, kind):
+            asked = self.asked
+            compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
+            self._discount(asked)
+
+    def _fault(self, error: Exception) -> str:
+        """Return why the copy cannot answer; raise what is no fault of it."""
+        if isinstance(error, NoGradientError):
+            return NO_GRADIENT
+        if isinstance(error, Apart | RunsOriginal):
+            return str(error)
+        if in_step() or isinstance(error, InputError):
+            raise error
+        return f"the search copy failed ({first_line(error)})"
 
     @cached_property
     def compiled(self) -> "Frozen":
@@ -254,39 +232,33 @@ class Frozen(Prepared):
         few = x.is_cpu and x.numel() < FEW and self.search.ordinary
         return kind in self.search.kinds and not few and not has_global_hooks()
 
-    def discount(self, asked: tuple[int, int]) -> None:
+    def _discount(self, asked: tuple[int, int]) -> None:
         """Count all that was passed since so much had been asked for as passed to compare."""
         self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        with no_gradient(), self._question(x, LOGITS) as asked:
-            with asked.of_copy() as search:
-                if search is not None:
-                    return search(asked.x)
-            return asked.plain(asked.x.contiguous())
+        with no_gradient():
+            logits: Tensor = self._answer(LOGITS, x, "__call__")
+            return logits
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
-        with with_gradient(), self._question(x, GRADIENT) as asked:
-            with asked.of_copy() as search:
-                if search is not None:
-                    return search.input_gradient(asked.x, y, loss, targets, direction)
-            return asked.plain.input_gradient(asked.x.contiguous(), y, loss, targets, direction)
+        with with_gradient():
+            answer: Gradient = self._answer(GRADIENT, x, "input_gradient", y, loss, targets, direction)
+            return answer
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with with_gradient(), self._question(x, JACOBIAN) as asked:
-            with asked.of_copy() as search:
-                if search is not None:
-                    return search.jacobian(asked.x, directions, reduce)
-            return asked.plain.jacobian(asked.x.contiguous(), directions, reduce)
+        with with_gradient():
+            answer: tuple[Tensor, Tensor] = self._answer(JACOBIAN, x, "jacobian", directions, reduce)
+            return answer
 
     def bind(
         self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
@@ -328,11 +300,14 @@ class Frozen(Prepared):
     def check(self, x: Tensor) -> bool:
         if self._measures:  # which waits for the batch that is attacked
             return True
-        with self._asked(GRADIENT) as plain:
-            settled, question = self.settle(x), Question(self, plain, x, GRADIENT)
-            if GRADIENT in self.search.kinds:
-                question.compare()
-                question.conclude()
+        with self._asked(GRADIENT):
+            settled, asked = self.settle(x), self.asked
+            try:
+                if GRADIENT in self.search.kinds:
+                    self._compare(x, GRADIENT)
+            except Exception as error:  # models raise anything
+                self._discount(asked)
+                self.search.leave(self._fault(error))
         return settled
 
     def settle(self, x: Tensor) -> bool:
@@ -357,5 +332,5 @@ class Frozen(Prepared):
                 self.forwards += best.forwards
                 self.backwards += best.backwards
                 self.search.counts = self.counts
-            self.discount(asked)
+            self._discount(asked)
             return self.settled
