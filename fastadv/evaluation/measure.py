@@ -26,6 +26,7 @@ from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Frozen, Prepared, prepare
 from fastadv.engine.by_row import FEWER
+from fastadv.engine.mode import evaluated
 from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepare import answers
@@ -191,7 +192,8 @@ def evaluate(
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)}, agree)
-    with Parts(run_dir, shared=apart) as parts, shown(progress, "evaluating") as tick:
+    showing = shown(progress, "evaluating")
+    with evaluated(job.frozen), Parts(run_dir, shared=apart) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
         job = replace(
