@@ -79,13 +79,6 @@ def checked_directions(directions: object, logits: Tensor) -> Tensor:
 
 def checked_logits(logits: object, size: int) -> Tensor:
     """Return what `check_logits` does, in float32 or float64."""
-    if (
-        isinstance(logits, Tensor)
-        and logits.dtype is torch.float32
-        and logits.ndim == 2
-        and (logits.shape[0] == size and logits.shape[1] > 1)
-    ):
-        return logits
     return _wide(check_logits(logits, size))
 
 
@@ -128,18 +121,23 @@ OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
 
 def check_logits(logits: object, size: int) -> Tensor:
     """Return `logits`; InputError unless they are floating [B, K], or [K] of one sample, with K >= 2."""
+    if isinstance(logits, Tensor) and logits.is_floating_point():
+        if logits.shape[:-1] == (size,) and logits.shape[-1] > 1:
+            return logits
+        if size == 1 and logits.ndim == 1 and len(logits) > 1:
+            return logits[None]
+    raise InputError(_advice(logits, size))
+
+
+def _advice(logits: object, size: int) -> str:
+    """Return what is wrong with logits, and what to do."""
     expected = f"model: expected floating logits [B, K] with B = {size}"
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise InputError(f"{expected}, {_not_floating(logits)}")
-    if size == 1 and logits.ndim == 1 and len(logits) > 1:
-        return logits[None]
-    matrix = logits.ndim == 2 and len(logits) == size
-    if matrix and logits.shape[1] > 1:
-        return logits
-    if matrix or (logits.numel() == size and logits.ndim < 2):
-        raise InputError(f"model: expected at least two classes, {_not_floating(logits)}; {_for_one(logits)}")
+        return f"{expected}, {_not_floating(logits)}"
+    if logits.shape[:-1] == (size,) or (logits.numel() == size and logits.ndim < 2):
+        return f"model: expected at least two classes, {_not_floating(logits)}; {_for_one(logits)}"
     advice = "; for classes at positions pass criterion=fastadv.attacks.Share(least)" * (logits.ndim > 2)
-    raise InputError(f"{expected}, {_not_floating(logits)}{advice}")
+    return f"{expected}, {_not_floating(logits)}{advice}"
 
 
 def _for_one(logits: Tensor) -> str:

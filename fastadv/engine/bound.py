@@ -101,15 +101,15 @@ class Bound:
                     logits = attached.detach().clone() if self._copies else attached.detach()
                     if logits.shape != self._by_logits.shape:
                         logits = self._meet(logits, leaf)
-                    value = logits.new_empty(len(logits))
+                    value = logits.new_empty(logits.shape[0])
                     self._kernel(value, self._by_logits, logits, y, loss, targets, True)
                     (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
-                if checked and checked.is_bare(len(leaf)):
+                if checked and checked.is_bare(leaf.shape[0]):
                     # All checks of a pass are done; logits that lie in x are still to be seen
                     self._checked, self._model = None, checked.model
                     self._by_logits = value.new_empty(0)
                 if gradient is not None and version(points) == before:
-                    plain.count(len(points))
+                    plain.count(points.shape[0])
                     return value, logits, gradient
             except InputError:
                 raise
@@ -153,7 +153,7 @@ class CleanPass:
             try:
                 # The dtype is the one that the model sees: half precision of x may hold less
                 gradient = plain.pull(self.leaf, self.attached, by_logits)
-                plain.backwards += len(self.x)
+                plain.counts.backwards += self.x.shape[0]
                 return value, logits, gradient if rows is None else gradient[rows]
             except Exception as error:
                 if callable(loss) or not ran_out(error):

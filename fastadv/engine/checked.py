@@ -47,7 +47,7 @@ class CheckedModel:
         # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
         # is: by two rows, or by all, since some models take one batch size alone.
         weights = self.dtype
-        if weights in (None, x.dtype) or x.dtype in self._seen or not len(x):
+        if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
         passed = 0
         for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
@@ -75,14 +75,14 @@ class CheckedModel:
     ) -> Tensor:
         """Return the logits at x by the model, or by the same that knows its rows, seen through a lens."""
         run, follows = self.model if model is None else model, torch.is_grad_enabled()
-        first = follows not in self._passed and len(x) > 0
+        first, size = follows not in self._passed and x.shape[0] > 0, x.shape[0]
         points = x.clone() if first or self.copies else x
         before = version(points)
         with lens or NOTHING, self.kernels(), first_pass(self.model) if first else NOTHING:
             try:
-                logits = run(points) if len(x) != 1 or not self._pairs else run(torch.cat([points] * 2))[:1]
+                logits = run(points) if size != 1 or not self._pairs else run(torch.cat([points] * 2))[:1]
             except Exception as error:  # models raise anything
-                if len(x) != 1 or version(points) != before:
+                if size != 1 or version(points) != before:
                     raise
                 logits = self._by_pair(run, points, error)
         if version(points) != before and not self.copies:
@@ -107,7 +107,7 @@ class CheckedModel:
         if self.outputs == "any" and isinstance(logits, Tensor):
             self.shape = logits.shape[1:] if len(x) > 1 or logits.ndim > 1 else logits.shape
         rows = self._rows(logits, x.shape[0])
-        if self.mends_rows and len(x) == 1 and rows.requires_grad:
+        if self.mends_rows and x.shape[0] == 1 and rows.requires_grad:
             self.mends_rows = mend_graph(rows)
         return rows
 

@@ -131,7 +131,7 @@ class Plain(Prepared):
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with no_gradient(), self.in_eval():
             x = self.taken(x, rows).contiguous()
-            self.forwards += x.shape[0]
+            self.counts.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 x = x.to(self.sees(x.dtype))
                 return self._room.passes(VERDICT, self._logits, x, rows, apart=self._rows_apart)
@@ -147,7 +147,7 @@ class Plain(Prepared):
             return log_confidence(self.model, self.verdict(x, rows)).exp()
         with no_gradient(), self.in_eval():
             x = self.taken(x, rows).contiguous()
-            self.forwards += x.shape[0]
+            self.counts.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 values: Tensor = confidence(x.to(self.sees(x.dtype)))
                 return values.clone()
@@ -155,7 +155,7 @@ class Plain(Prepared):
     def taken(self, x: object, rows: Tensor | None = None) -> Tensor:
         """Return x [B, ...] checked, once the model has met the like."""
         x = check_input(x, self.device)
-        self.forwards += self.checked.meet(x, rows, self.model_of)
+        self.counts.forwards += self.checked.meet(x, rows, self.model_of)
         return x
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -169,7 +169,7 @@ class Plain(Prepared):
             x, y, targets = self.taken(x, rows), indices("y", y), indices("targets", targets)
             y = labels_for(loss, y, targets)
             direction = direction and self.eot == 1
-            if callable(loss) or self._room.most(GRADIENT, x) == len(x):
+            if callable(loss) or self._room.most(GRADIENT, x) == x.shape[0]:
                 try:
                     return self._gradient(x, y, targets, rows, loss, direction)
                 except Exception as error:
@@ -191,12 +191,12 @@ class Plain(Prepared):
             with no_autocast(x.device.type):
                 with self._refusals(leaf, rows):
                     attached = self.checked(leaf, self.model_of(rows))
-                self.forwards += x.shape[0]
+                self.counts.forwards += x.shape[0]
                 # copied, since they may be a part of x itself
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
                 gradient = self.pull(leaf, attached, by_logits, rows=rows)
-            self.backwards += x.shape[0]
+            self.counts.backwards += x.shape[0]
             passes.append((value, logits, gradient.to(x.dtype)))
         value, logits, gradient = map(mean_of, zip(*passes, strict=True))
         return value, logits, gradient
@@ -263,7 +263,7 @@ class Plain(Prepared):
                 raise
             except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
                 return None
-            self.forwards += x.shape[0]
+            self.counts.forwards += x.shape[0]
             return CleanPass(self, x, leaf, attached, attached.detach().clone())
 
     def leaf(self, x: Tensor) -> Tensor:

@@ -75,12 +75,13 @@ class Room:
         most: int = 0,
     ) -> T:  # fmt: skip
         """Return step(x, *rows), in parts of `most` rows or what fits, if they may pass `apart`."""
-        todo, results = slices(len(x), min(most or len(x), self.most(kind, x))), list[T]()
+        size = x.shape[0]
+        todo, results = slices(size, min(most or size, self.most(kind, x))), list[T]()
         while todo:
             part = todo[0]
             count = part.stop - part.start
             try:
-                results.append(step(x, *rows) if count == len(x) else step(x[part], *cut(part, *rows)))
+                results.append(step(x, *rows) if count == size else step(x[part], *cut(part, *rows)))
                 todo = todo[1:]
                 continue
             except Exception as error:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_number, check_seed
 from fastadv.engine import log_confidence
 from fastadv.engine.copy import copied
+from fastadv.engine.first_pass import first_pass
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.losses import log_mean
@@ -200,10 +202,15 @@ class _Function(nn.Module):
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self._function = function
+        self._function, self._passed = function, set[bool]()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._function(x).flatten(1)
+        follows = torch.is_grad_enabled()
+        # a module in training mode, which nobody sets to eval, is refused
+        with nullcontext() if follows in self._passed else first_pass(self._function):
+            features = self._function(x).flatten(1)
+        self._passed.add(follows)
+        return features
 
 
 class _Passing(threading.local):

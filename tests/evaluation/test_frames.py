@@ -9,7 +9,7 @@ from torch import nn
 import fastadv as fa
 
 HOME = str(Path(fa.__file__).parent)
-BY_EVALUATE = 8  # before the attack's public function, the two of the wrapper of evaluate included
+BY_EVALUATE = 7  # before the attack's public function, the wrapper of evaluate included
 
 
 def test_evaluate_adds_few_frames_to_those_of_a_step_of_pgd() -> None:

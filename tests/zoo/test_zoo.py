@@ -29,7 +29,7 @@ FALL_BACK = {
 }  # fmt: skip
 BFLOAT16_FALLS_BACK = {
     "fourier", "weights_by_functional_call", "checkpoint_reentrant", "narrow_part", "spatial_transformer",
-    "orthogonal", "other_norms",
+    "orthogonal", "other_norms", "forward_set_on_an_instance",
 }  # fmt: skip
 both = pytest.mark.parametrize("prepare", [fa.freeze, Plain], ids=["frozen", "plain"])
 
