@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._torch import nodes_of, version
+from fastadv._torch import BatchNorm, nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.first_pass import first_pass
 from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
@@ -121,6 +121,11 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
+
+
+def may_normalize(kind: type) -> bool:
+    """Return whether modules of a class may be normalizations, or hold what is none of their parts."""
+    return issubclass(kind, BatchNorm) or not kind.__module__.startswith("torch.nn.modules.")
 
 
 def mend_graph(logits: Tensor) -> bool:

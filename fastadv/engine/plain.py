@@ -16,7 +16,7 @@ from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
-from fastadv.engine.checked import RECURRENT, CheckedModel
+from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
 from fastadv.engine.copy import copied
 from fastadv.engine.first_pass import asks_for_gradients
 from fastadv.engine.mode import InEval
@@ -71,13 +71,15 @@ class Plain(Prepared):
         weights, buffers = tensors_of(self._parts)
         self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
         self.checked = CheckedModel(source if module is None else module, one_dtype(weights), outputs)
-        if any(isinstance(part, LazyModuleMixin) for part in self._parts):
+        kinds = {*map(type, self._parts)}
+        if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
             raise InputError(LAZY)
         if any(map(Tensor.is_inference, (*weights, *buffers))):  # which are part of no graph
             self._use_copy()
         self.dtype = self.checked.dtype
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
-        self.checked.mends_rows = self.device is None or self.device.type == "cpu"
+        normalizes = module is None or any(map(may_normalize, kinds))
+        self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
         self._by_grad_mode = asks_for_gradients(source, self._parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
