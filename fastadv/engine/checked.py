@@ -49,11 +49,11 @@ class CheckedModel:
         weights = self.dtype
         if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
-        passed = 0
+        passed, every = 0, torch.arange(x.shape[0], device=x.device) if rows is None else rows
         for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
             few = x[:count].detach().to(dtype, copy=True)
             passed += len(few)
-            if self._takes(model_of(torch.arange(len(few)) if rows is None else rows[:count]), few):
+            if self._takes(model_of(every[:count]), few):
                 self._seen[x.dtype] = dtype
                 return passed
         self._seen[x.dtype] = weights
