@@ -235,20 +235,18 @@ class Plain(Prepared):
     def captures(self, x: Tensor) -> Captures | None:
         if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
             return None
-        model = cast(nn.Module, self.model)
-        kind, held = self._kind, None if model is self.source else model  # which holds its graphs
+        model, kind = cast(nn.Module, self.model), self._kind
+        held = None if model is self.source else model  # the graphs go with their source
 
         def alike() -> bool:
-            with self.in_eval():
-                return passes_alike(model, Plain(self.source, counts=self.counts, outputs=self.outputs), x)
+            return passes_alike(model, Plain(self.source, counts=self.counts, outputs=self.outputs), x)
 
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
 
     @cached_property
     def _kind(self) -> Hashable | None:
         """What its graphs depend on."""
-        with self.in_eval():
-            return kind_of(cast(nn.Module, self.source))
+        return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
