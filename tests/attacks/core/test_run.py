@@ -299,6 +299,13 @@ class TestLeaving:
         assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
         assert out.forwards == 8 + sum(sizes) + 8
 
+    @pytest.mark.parametrize("loss", ["ce", lambda logits, y, targets: -logits[:, 0] + logits[:, 1]])
+    def test_the_first_success_stays_where_samples_leave_late(self, loss, monkeypatch):
+        """By the judge of the kernel, and by the general one."""
+        monkeypatch.setattr(staying, "may_leave", lambda step, device: False)
+        out = on_line(playing([("score", (0.6,)), ("score", (0.7,))]), loss=loss, stop_early=True)
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+
     def test_all_leave(self) -> None:
         def rule(search: Search) -> None:
             search.decide(at(search, 0.6)[:, 0])
