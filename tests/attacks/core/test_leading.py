@@ -75,8 +75,8 @@ def test_the_strongest_point_counts_whatever_class_a_step_leads_to(name: str) ->
         points.append(x.detach().clone())
         return model(x)
 
-    options = {"criterion": criterion, "steps": 12, "stop_early": False}
-    out = fa.attacks.pgd(watched, X, Y, fa.Linf(0.05), **options)
+    options = {"criterion": criterion, "steps": 12, "step_size": 0.1, "stop_early": False}
+    out = fa.attacks.bim(watched, X, Y, fa.Linf(0.05), **options)
     tried = torch.stack([points for points in points if len(points) == len(X)])
     strength = torch.stack([criterion.leading(model(x).detach(), Y, None) for x in (*tried, out.x_adv)])
     held = out.status == fa.attacks.Status.HELD
