@@ -67,23 +67,6 @@ def test_steps_of_each_attempt_fall_from_two_radii_to_a_fiftieth() -> None:
         torch.testing.assert_close(moves[begin : begin + 9], expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["top 2", "lead"])
-def test_the_strongest_point_counts_whatever_class_a_step_leads_to(name: str) -> None:
-    (model, criterion), points = CASES[name], list[Tensor]()
-
-    def watched(x: Tensor) -> Tensor:
-        points.append(x.detach().clone())
-        return model(x)
-
-    options = {"criterion": criterion, "steps": 12, "step_size": 0.1, "stop_early": False}
-    out = fa.attacks.bim(watched, X, Y, fa.Linf(0.05), **options)
-    tried = torch.stack([points for points in points if len(points) == len(X)])
-    strength = torch.stack([criterion.leading(model(x).detach(), Y, None) for x in (*tried, out.x_adv)])
-    held = out.status == fa.attacks.Status.HELD
-    assert held.any()
-    torch.testing.assert_close(strength[-1, held], strength[:, held].amax(0), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_loss_that_is_named_stays(name: str) -> None:
     model, criterion = CASES[name]
