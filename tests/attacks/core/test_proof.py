@@ -12,7 +12,7 @@ from fastadv.engine import freeze
 from fastadv.threat import Linf, Through
 from tests.logged import Logged
 
-from ..nets import Noisy, images, labels, linear
+from ..nets import Case, Noisy, images, labels, linear, mlp
 
 
 class Window(nn.Module):
@@ -99,6 +99,7 @@ def test_what_the_model_denies_of_its_copy_is_searched_again(stop_early: bool) -
     assert out.backwards >= (4 + (1 if stop_early else 4)) * 3
 
 
+@pytest.mark.usefixtures("asked_alone")
 def test_parameters_are_proved_by_their_own_images() -> None:
     """What leaves is judged by its image, also where others were wrong already."""
     x, y = torch.linspace(0.1, 0.55, 6)[:, None].expand(-1, 4).clone(), torch.tensor([1, 0, 0, 0, 0, 0])
@@ -120,6 +121,25 @@ def test_two_answers_are_logged_once(logged: Logged) -> None:
     outs = [pgd(frozen, x, y, Linf(0.05), steps=5) for _ in range(3)]
     assert all(out.flags for out in outs)
     assert logged.text.count("two answers") == 1
+
+
+def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:
+    """argmax of a NaN row is its first NaN: for another label than that it would pass for a success."""
+    net = mlp()
+
+    def trap(x: Tensor) -> Tensor:
+        return torch.where(x.flatten(1)[:, :1] > 0.3, torch.tensor([1.0, torch.nan, 2.0]).double(), net(x))
+
+    x = images(30)
+    x.flatten(1)[:, 0] = 0.29
+    y = labels(net, x)
+    assert (y != 1).any()
+    for targets in (None, torch.where(y == 1, 0, 1)):
+        out = attack(trap, x, y, Linf(0.1), **({} if targets is None else {"targets": targets}))
+        fresh = trap(out.x_adv)
+        assert fresh.isfinite().all(1)[out.success].all()
+        assert (out.status[~fresh.isfinite().all(1)] == Status.FAILED).all()
+        assert (fresh.argmax(1)[out.success] != y[out.success]).all()
 
 
 def test_an_already_wrong_sample_that_turns_right_is_a_second_answer() -> None:
