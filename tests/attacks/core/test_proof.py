@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import AttackResult, Status, bim, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.engine import freeze
-from fastadv.threat import Linf, Through
+from fastadv.threat import Linf
 from tests.logged import Logged
 
 from ..nets import Case, Noisy, images, labels, linear, mlp
@@ -97,22 +97,6 @@ def test_what_the_model_denies_of_its_copy_is_searched_again(stop_early: bool) -
     assert out.success.tolist() == [True] * 3 + [False] * 2
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
     assert out.backwards >= (4 + (1 if stop_early else 4)) * 3
-
-
-@pytest.mark.usefixtures("asked_alone")
-def test_parameters_are_proved_by_their_own_images() -> None:
-    """What leaves is judged by its image, also where others were wrong already."""
-    x, y = torch.linspace(0.1, 0.55, 6)[:, None].expand(-1, 4).clone(), torch.tensor([1, 0, 0, 0, 0, 0])
-    threat = Through(torch.add, Linf(0.3, (-1.0, 1.0)), torch.zeros_like)
-    outs = []
-    for first in (0, 1):
-        frozen = freeze(Window(), "bf16")
-        part = torch.arange(first, 6)
-        outs.append(pgd(frozen, x[part], y[part], threat, ids=part, steps=6, random_start=False))
-        assert not frozen.exact
-    assert torch.equal(outs[0].x_adv[1:], outs[1].x_adv)
-    assert outs[0].backwards == outs[1].backwards
-    assert outs[0].success[1:].any()
 
 
 def test_two_answers_are_logged_once(logged: Logged) -> None:
