@@ -15,7 +15,6 @@ from fastadv import _extras, rng
 from fastadv.attacks import AttackResult, core
 from fastadv.attacks.core.checks import check_threat
 from fastadv.engine.arguments import checked_logits
-from fastadv.engine.mode import evaluated
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -92,7 +91,7 @@ class Foreign:
             watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             kept = rng.generators_kept(search.x.device, seeded)
-            with evaluated(search.classifier), watched.without_gradients(), kept, torch.enable_grad():
+            with watched.without_gradients(), kept, torch.enable_grad():
                 x, y = search.x.clone(), search.y.clone()
                 points = self.make(self.kind, watched, x, y, threat, search.targets, **self.options)
             search.classifier.forwards += watched.forwards

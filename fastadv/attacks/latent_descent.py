@@ -10,7 +10,6 @@ from fastadv.attacks import core
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
-from fastadv.engine.mode import evaluated
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat
 
@@ -105,8 +104,7 @@ def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor
     model: Any = search.classifier.model
     rounded = search.rounded(points)
     search.classifier.forwards += len(rounded)
-    with evaluated(model):
-        inferred = model.infer(rounded.to(search.dtype))
+    inferred = model.infer(rounded.to(search.dtype))
     look = search.judge(rounded, -inferred.loss)
     rivals = inferred.loss.scatter(1, search.y[:, None], torch.inf)
     goal = rivals.argmin(1) if search.targets is None else search.targets
