@@ -19,7 +19,6 @@ from fastadv.errors import InputError
 
 GRAD_MODE = frozenset({"is_grad_enabled", "requires_grad", "grad_fn", "is_inference_mode_enabled"})
 CHANCES = ("p", "dropout", "drop_prob")  # of dropping something, which are numbers
-RECURRENT = frozenset({nn.RNN, nn.LSTM, nn.GRU})
 _names: "WeakKeyDictionary[type, frozenset[Any]]" = WeakKeyDictionary()
 
 
@@ -40,15 +39,6 @@ def asks_for_gradients(model: object, parts: Iterable[nn.Module]) -> bool:
     """Return whether code of a function, or of parts that are not torch's, asks if a gradient is followed."""
     named = [_names_in(kind) for kind in {*map(type, parts)} if _is_foreign(kind)]
     return not all(map(GRAD_MODE.isdisjoint, [*named, _names_of(getattr(model, "__code__", None))]))
-
-
-def stays_in_training(module: nn.Module) -> bool:
-    """Return whether a copy keeps it in training mode: cuDNN differentiates no other recurrent layer."""
-    return type(module) in RECURRENT and on_gpu(module) and not reads_mode(module)
-
-
-def on_gpu(module: nn.Module) -> bool:
-    return any(weight.is_cuda for weight in module.parameters(recurse=False))
 
 
 def _is_foreign(kind: type) -> bool:
