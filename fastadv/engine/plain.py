@@ -43,10 +43,11 @@ class Refusal(NoGradientError, RuntimeError):
 class Plain(Prepared):
     """The model as given: its own forward in eval mode, and `autograd` to the input alone.
 
-    It rewrites, compares, copies and times nothing: for the length of each question all parts are in eval
-    mode, and then as they were. What the forward writes, such as a counter or a cache, it writes. Weights may
-    change between calls; after any other change of the model make a new one, as each call of an attack does.
-    Where memory runs out, a batch passes in halves.
+    It rewrites, compares and times nothing: for the length of each question all parts are in eval mode, and
+    then as they were; what `bind` returns leaves that to the call around. It copies a model alone whose
+    weights were made in inference mode, or that reentrant checkpoints demand. What the forward writes, such
+    as a counter or a cache, it writes. Weights may change between calls; after any other change of the model
+    make a new one, as each call of an attack does. Where memory runs out, a batch passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.

@@ -109,7 +109,7 @@ def takes_common(
 
     Args:
         function: the attack; None, the default, returns a decorator with the options below.
-        norms: of the threats that the attack serves; () leaves the check to `run`.
+        norms: of the threats that the attack serves; () are all.
         finite: whether the radius must be finite.
         through: which maps of parameters it serves (`fastadv.Through`).
         door: gives defaults of shared arguments that depend on others, by name.

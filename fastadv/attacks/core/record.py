@@ -75,7 +75,7 @@ class Record:
             value[index] = getattr(rows, name).to(value.dtype)
 
     def merge(self, other: "Record", still: Tensor) -> None:
-        """Merge what another search `found` for the samples `still` bool [n]; the others stay as they are."""
+        """Merge what another search found for the samples `still` bool [n]; all else stays as it is."""
         self.refuted |= other.refuted & still
         self.not_finite |= other.not_finite & still
         size = torch.maximum(self.largest_gradient, other.largest_gradient)

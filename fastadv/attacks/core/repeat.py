@@ -101,7 +101,7 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
 
 
 def _may_replay(search: Search) -> bool:
-    """Return whether a step depends on nothing but rows, and reads nothing: in a loop, or the general way."""
+    """Return whether a step depends on nothing but rows and what its key names, and reads nothing."""
     criterion, loss = search.problem.criterion, search.plan.loss
     if criterion.outputs == "any":  # whose losses are its methods; another function may hold anything
         fixed = getattr(loss, "__self__", None) is criterion and criterion.fixed
