@@ -228,6 +228,21 @@ def test_the_last_point_is_scored_by_the_mean_of_all_passes() -> None:
     assert out.forwards == sum(rows) == 6 * (1 + 2 * EOT + EOT + 1)
 
 
+def test_a_model_that_writes_into_x_only_later_is_refused() -> None:
+    """In its first pass, of a copy, it would have been given copies from then on."""
+    model, calls = convnet().eval(), list[int]()
+
+    def halves(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return model(x.mul_(0.5) if len(calls) == 3 else x)
+
+    plain = Plain(halves)
+    for _ in range(2):
+        plain.verdict(X)
+    with pytest.raises(InputError, match="writes into it"):
+        plain.verdict(X.clone())
+
+
 class OfTheBatch(nn.BatchNorm2d):
     """Takes statistics of the batch in any mode, and keeps their running mean."""
 

@@ -308,6 +308,13 @@ class TestLeaving:
 
         assert torch.equal(on_line(rule).x_adv[:, 0], torch.full((3,), 0.6))
 
+    @pytest.mark.parametrize("loss", ["margin", lambda logits, y, targets: logits.amax(1)])
+    def test_a_success_stays_until_its_sample_leaves(self, loss, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By either judge, so that nothing depends on when it leaves."""
+        monkeypatch.setattr(staying, "may_leave", lambda step, device: False)
+        out = on_line(playing([("decide", (0.6,)), ("decide", (0.9,))]), loss=loss, stop_early=True)
+        torch.testing.assert_close(out.x_adv[:, 0], torch.full((3,), 0.6))
+
     def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A false success of a search in bfloat16 is no second answer of the model."""
         monkeypatch.setattr(staying, "may_leave", lambda step, device: step in (0, 2))
