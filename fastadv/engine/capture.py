@@ -68,14 +68,10 @@ class Graph:
     def bytes(self) -> int:
         return nbytes(self.rows.values()) + self._replay.reserved
 
-    def load(self, rows: Rows, now: object) -> None:
-        """Take other rows, and the buffers that a copy of the model has `now`."""
+    def load(self, rows: Rows) -> None:
+        """Take other rows."""
         for name, tensor in rows.items():
             self.rows[name][: len(tensor)].copy_(tensor)
-        if isinstance(now, nn.Module) and isinstance(self._holds, nn.Module):
-            for held, buffer in zip(self._holds.buffers(), now.buffers(), strict=True):
-                if held.data_ptr() != buffer.data_ptr():
-                    held.copy_(buffer)
 
     def run(self, make: Callable[[Rows], Step], times: int) -> None:
         """Take the step, which `make` gives of the rows, so many times: once as it is, then replayed."""
@@ -126,7 +122,7 @@ class Captures:
         whole = self.kind, key, bucket(len(first)), kinds, stream_of(first.device)
         graph = self.graphs.take(whole)
         if graph is not None:
-            graph.load(rows, self.holds)
+            graph.load(rows)
         elif steps >= LEAST and self._may_capture():
             graph = Graph(whole, rows, self.holds)
         return graph

@@ -180,6 +180,10 @@ class TestWhichPointIsKept:
         out = on_line(rule, minimum=True, restarts=2)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
+    def test_a_point_that_is_put_back_is_no_second_answer(self) -> None:
+        out = on_line(playing([("decide", (0.75,))]), threat=Linf(0.5))
+        assert [flag.partition(":")[0] for flag in out.flags] == ["outside"]
+
     def test_a_success_beyond_the_radius_leaves_x_and_its_loss(self) -> None:
         out = on_line(playing([("decide", (0.6,))]), minimum=True, threat=Linf(0.3))
         assert torch.equal(out.x_adv, torch.full((3, 4), 0.2))
