@@ -285,7 +285,7 @@ class Frozen(Prepared):
         if self.options.cuda_graph:
             self.search.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
-    def hold(self, apart: Tensor, verdict: Tensor) -> bool:
+    def differs(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
         search = self.search
         if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):

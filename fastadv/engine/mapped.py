@@ -144,8 +144,8 @@ class Mapped(Prepared):
     def full_batch(self, x: Tensor) -> int:
         return self.inner.full_batch(self.x)
 
-    def hold(self, apart: Tensor, verdict: Tensor) -> bool:
-        return self.inner.hold(apart, verdict)
+    def differs(self, apart: Tensor, verdict: Tensor) -> bool:
+        return self.inner.differs(apart, verdict)
 
     def add_note(self, note: str) -> None:
         self.inner.add_note(note)

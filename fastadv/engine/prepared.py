@@ -208,7 +208,7 @@ class Prepared:
         """The precision in which the search computes; None where the weights have not exactly one."""
         return self.dtype
 
-    def hold(self, apart: Tensor, verdict: Tensor) -> bool:
+    def differs(self, apart: Tensor, verdict: Tensor) -> bool:
         """Return whether losses of the search differ from those of the verdict by more than rounding."""
         # either loss moves at most twice as far as a logit
         return bool(apart > 2 * allowed(verdict, [rounds_as(self.dtype, verdict.device)]))

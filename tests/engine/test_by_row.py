@@ -198,3 +198,19 @@ def test_a_map_is_never_asked_about_other_rows() -> None:
             mapped(points, some)
     with pytest.raises(InputError, match="ids: expected some of the batch"):
         mapped.of(t[:2], torch.tensor([3, 4]))
+
+
+def test_a_success_is_proved_by_its_own_row() -> None:
+    """The first two of four samples are wrong already, and the others leave as they would alone."""
+
+    def model(x: Tensor, ids: Tensor) -> Tensor:
+        first = x.flatten(1)[:, 0]
+        return torch.stack([0 * first, first - torch.where(ids < 2, 5.0, 0.5)], 1)
+
+    x, y, ids = torch.full((4, 3), 0.2), torch.tensor([1, 1, 0, 0]), torch.arange(4)
+    out, alone = (
+        fa.attacks.bim(model, x[part], y[part], fa.Linf(0.7), steps=5, step_size=0.4, eot=2, ids=ids[part])
+        for part in (slice(None), slice(2, None))
+    )
+    assert out.success.all()
+    assert out.backwards == alone.backwards

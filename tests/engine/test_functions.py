@@ -99,5 +99,11 @@ def test_dropout_that_is_meant_is_kept_and_a_batch_norm_is_not():
         fa.attacks.fgsm(lambda x: net(x), X, Y, THREAT)
 
 
+def test_a_net_that_trains_where_a_gradient_is_followed_is_refused():
+    net = convnet()
+    with pytest.raises(InputError, match=r"call its eval\(\), or pass the module"):
+        fa.attacks.fgsm(lambda x: net.train(torch.is_grad_enabled())(x), X, Y, THREAT)
+
+
 def test_a_function_may_set_the_mode_itself():
     fa.attacks.fgsm(functools.partial(lambda net, x: net.eval()(x), convnet()), X, Y, THREAT)

@@ -166,6 +166,16 @@ def test_an_error_of_the_model_leaves_its_modes() -> None:
     assert modes(model) == before
 
 
+def test_a_part_that_never_trains_keeps_the_flag_that_it_was_made_with() -> None:
+    class Fixed(nn.Linear):
+        def train(self, mode: bool = True) -> "Fixed":
+            return super().train(False)
+
+    model = convnet().append(Fixed(5, 5))
+    Plain(model).verdict(X)
+    assert all(modes(model))
+
+
 def test_an_error_of_eval_itself_leaves_its_modes() -> None:
     class Refuses(nn.Sequential):
         def train(self, mode: bool = True) -> "Refuses":

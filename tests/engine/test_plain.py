@@ -13,6 +13,7 @@ import fastadv as fa
 from fastadv.attacks import bim, fgsm, pgd
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.engine import Frozen, Plain, Prepared, prepare
+from fastadv.engine.mapped import Mapped
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
@@ -220,12 +221,42 @@ def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(attac
     assert out.forwards == sum(rows)
 
 
-def test_the_last_point_is_scored_by_the_mean_of_all_passes() -> None:
+@pytest.mark.parametrize("given", [lambda model: model, Plain, fa.freeze])
+def test_the_last_point_is_scored_by_the_mean_of_all_passes(given: Callable[[Any], Any]) -> None:
     """One verdict on a randomized model says little; those of the search are means."""
     model = noisy(0.0)
-    out = pgd(model, X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
+    out = pgd(given(model), X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
     assert not out.success.any()
     assert out.forwards == sum(rows) == 6 * (1 + 2 * EOT + EOT + 1)
+
+
+def test_a_map_is_asked_with_the_passes_of_a_call() -> None:
+    own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=torch.clone)
+    mapped = Mapped(Plain(convnet()), own, X, torch.arange(6))
+    assert prepare(mapped) is mapped
+    assert prepare(mapped, EOT).eot == EOT
+
+
+MANY: dict[str, Callable[[Plain, Tensor], object]] = {
+    "verdicts": lambda plain, y: [plain.verdict(X.clone()) for _ in range(9)],
+    "steps": lambda plain, y: bim(plain, X, y, fa.Linf(1e-5), steps=9, stop_early=False),
+}
+
+
+@pytest.mark.parametrize("many", MANY)
+def test_a_model_that_writes_into_x_only_later_is_refused(many: str) -> None:
+    """In its first pass, of a copy, it would have been given copies from then on."""
+    model, calls = convnet().eval(), list[int]()
+
+    def halves(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        if len(calls) == 5:
+            with torch.no_grad():
+                x.mul_(0.5)
+        return model(x)
+
+    with pytest.raises(InputError, match="writes into it"):
+        MANY[many](Plain(halves), labels(model, X))
 
 
 class OfTheBatch(nn.BatchNorm2d):

@@ -170,7 +170,7 @@ class Budget:
 
     def holds(self, record: Record, verdict: Verdict, loss: losses.Loss) -> bool:
         """Return whether the search was one on the model, by what the model says of its points."""
-        return not self.trial.hold(record.x_adv, record.rank, verdict, loss)
+        return not self.trial.differs(record.x_adv, record.rank, verdict, loss)
 
     def moved(self, record: Record, verdict: Verdict) -> Verdict:
         """Return the verdict on points that may be moved for it."""

@@ -125,7 +125,7 @@ class Trial:
         logits = self.classifier.verdict(x_adv, self.problem.rows)
         return Verdict(logits, *self.problem.judged(logits), distance)
 
-    def hold(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
+    def differs(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
         """Return whether replayed steps were those of another model, by the losses that ranked x_adv."""
         replayed, logits = self.classifier.replayed, verdict.logits
         plain = self.classifier.as_given is self.classifier
@@ -141,7 +141,7 @@ class Trial:
             top = logits.topk(min(3, logits.shape[1]), 1).values
             apart *= (top[:, 0] - top[:, -1]) / (1 + value.abs())
         apart = torch.where(held, apart, 0.0).max()
-        wrong = self.classifier.hold(apart, torch.where(held[:, None], logits, 0.0))
+        wrong = self.classifier.differs(apart, torch.where(held[:, None], logits, 0.0))
         if wrong and replayed is not None:
             replayed.refuse("the model had other logits at the points of replayed steps")
         return wrong and replayed is not None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Unless, WrongBy
-from fastadv.attacks.core import Criterion
+from fastadv.attacks.core import Criterion, Task
 from tests.attacks.masking.nets import honest
 
 TEST = fa.data.load("digits", "test", limit=80)
@@ -99,3 +99,11 @@ def test_what_leads_by_hand() -> None:
     z = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5]])
     assert OutsideTopK(2).leading(z, y[:2], None).tolist() == [-1.5, 2]
     assert OutsideTopK(2).rivals(z, y[:2]).shape == (2, 0)
+
+
+@pytest.mark.parametrize("criterion", [None, OutsideTopK(2), ConfidentlyWrong(0.9)], ids=str)
+def test_an_attack_on_a_task_is_the_call_that_makes_the_task(criterion: Criterion | None) -> None:
+    """What runs others raises what a criterion leads to, too."""
+    task = Task.of(net(), X, Y, THREAT, criterion=criterion)
+    out = fa.attacks.pgd.on(task, steps=6)
+    assert torch.equal(out.x_adv, fa.attacks.pgd(net(), X, Y, THREAT, steps=6, criterion=criterion).x_adv)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import AttackResult, Status, bim, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.engine import freeze
-from fastadv.threat import Linf
+from fastadv.threat import Linf, Threat, Through
 from tests.logged import Logged
 
 from ..nets import Case, Noisy, images, labels, linear, mlp
@@ -84,15 +84,18 @@ class Elsewhere(Window):
         return torch.stack([torch.zeros_like(first), first - 0.57], 1)
 
 
+@pytest.mark.parametrize(
+    "threat", [Linf(0.3), Through(lambda x, t: t, Linf(0.3), still=torch.clone)], ids=str
+)
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.usefixtures("asked_alone")
-def test_what_the_model_denies_of_its_copy_is_searched_again(stop_early: bool) -> None:
+def test_what_the_model_denies_of_its_copy_is_searched_again(stop_early: bool, threat: Threat) -> None:
     """Whether it is denied as it leaves or at the end; by a loss that tells nothing of the copy."""
     model, x, y = Elsewhere(), torch.full((5, 1, 2, 2), 0.5), torch.zeros(5, dtype=torch.long)
     x[3:] = 0.1  # too far
     frozen, loss = freeze(model, "bf16"), lambda logits, y, targets: logits[:, 1] - logits[:, 0]
     options = {"steps": 4, "step_size": 0.1, "random_start": False, "stop_early": stop_early, "loss": loss}
-    out = pgd(frozen, x, y, Linf(0.3), **options)
+    out = pgd(frozen, x, y, threat, **options)
     assert not frozen.exact
     assert out.success.tolist() == [True] * 3 + [False] * 2
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)

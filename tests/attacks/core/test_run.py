@@ -184,6 +184,15 @@ class TestWhichPointIsKept:
         out = on_line(rule, minimum=True, restarts=2)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
+    def test_a_point_that_is_put_back_is_no_second_answer(self) -> None:
+        out = on_line(playing([("decide", (0.75,))]), threat=Linf(0.5))
+        assert [flag.partition(":")[0] for flag in out.flags] == ["outside"]
+
+    def test_a_success_beyond_the_radius_leaves_x_and_its_loss(self) -> None:
+        out = on_line(playing([("decide", (0.6,))]), minimum=True, threat=Linf(0.3))
+        assert torch.equal(out.x_adv, torch.full((3, 4), 0.2))
+        torch.testing.assert_close(out.loss, torch.full((3,), -0.3))
+
     @pytest.mark.parametrize("radius", [0.5, 1.7, 40.0])
     def test_the_boundary_of_the_radius_is_inside(self, radius: float) -> None:
         x, threat = images(6, (3, 32, 32), dtype=torch.float32), L2(radius, (-9.0, 9.0))
@@ -318,6 +327,28 @@ class TestLeaving:
             raise AssertionError
 
         assert torch.equal(on_line(rule).x_adv[:, 0], torch.full((3,), 0.6))
+
+    def test_a_broken_sample_has_no_further_restart(self) -> None:
+        out = on_line(playing([("decide", (0.6,))]), restarts=3, stop_early=True)
+        assert out.forwards == 3 + 3 + 3
+
+    def test_copies_have_the_rows_of_their_samples(self) -> None:
+        """Of three samples the first is wrong already."""
+        seen, x = list[Tensor](), torch.full((3, 4), 0.2)
+        x[0] = 0.6
+
+        def rule(search: Search) -> None:
+            seen.append(search.copied(2)[0].per_sample(torch.arange(3)))
+
+        run(Line(), x, torch.zeros(3, dtype=torch.long), Linf(0.1), rule)
+        assert seen[0].tolist() == [1, 2, 1, 2]
+
+    @pytest.mark.parametrize("loss", ["margin", lambda logits, y, targets: logits.amax(1)])
+    def test_a_success_stays_until_its_sample_leaves(self, loss, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By either judge, so that nothing depends on when it leaves."""
+        monkeypatch.setattr(staying, "may_leave", lambda step, device: False)
+        out = on_line(playing([("decide", (0.6,)), ("decide", (0.9,))]), loss=loss, stop_early=True)
+        torch.testing.assert_close(out.x_adv[:, 0], torch.full((3,), 0.6))
 
     def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A false success of a search in bfloat16 is no second answer of the model."""

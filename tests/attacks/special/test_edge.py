@@ -37,6 +37,17 @@ def in_front(name: str) -> nn.Module:
     return Defended(honest("standard"), before=Pointwise(FRONTS[name])).eval()
 
 
+def test_a_kink_is_looked_for_in_the_rows_that_are_attacked() -> None:
+    """The first two of four samples are wrong already, and flat inside, too."""
+
+    def model(x: Tensor, ids: Tensor) -> Tensor:
+        total = relu(x).flatten(1).sum(1) * (ids > 1)
+        return torch.stack([torch.full_like(total, 0.5), total], 1)
+
+    out = fa.attacks.bim(model, torch.zeros(4, 4), torch.tensor([1, 1, 0, 0]), fa.Linf(0.3), steps=3)
+    assert out.success.all()
+
+
 def test_those_that_stay_keep_their_depth_when_others_leave() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Linear(8, 2)).eval()
     with torch.no_grad():
