@@ -133,6 +133,8 @@ class Fused(Judge):
     ) -> Verdict:  # fmt: skip
         if seen.ndim > self.task.x.ndim or (gradient is not None and gradient.ndim > seen.ndim):
             return super().__call__(seen, value, logits, gradient, finite)
+        if 0 in seen.stride():  # one point for several rows: the kernel may write no such tensor
+            seen = seen.contiguous()
         return self._judged(seen, value, logits, gradient, STAY)
 
     def step(
