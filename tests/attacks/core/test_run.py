@@ -461,3 +461,18 @@ def test_what_lies_outside_a_mask_is_of_no_interest(inner: bool, poison: bool) -
     out = pgd(model, x, torch.zeros(4, dtype=torch.long), Linf(0.1), steps=3, mask=mask)
     assert (out.status == Status.HELD).all()
     assert out.zero_gradient.tolist() == [not inner] * 4
+
+
+@pytest.mark.parametrize("how", ["decide", "score", "gradient"])
+def test_one_point_for_all_rows_is_judged_as_its_copies(how: str) -> None:
+    x = torch.full((3, 1, 1, 1), 0.2)
+    outs = []
+    for copies in (False, True):
+
+        def rule(search: Search) -> None:
+            point = torch.full((1, 1, 1, 1), 0.7).expand_as(search.x)
+            getattr(search, how)(point.clone() if copies else point)  # noqa: B023
+
+        outs.append(run(Line(), x, torch.zeros(3, dtype=torch.long), Linf(0.6), rule))
+    assert outs[0].success.all()
+    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
