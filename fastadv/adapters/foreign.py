@@ -1,7 +1,8 @@
 """An attack of another package, called as ours are: its points are judged, its passes counted."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,6 +47,18 @@ class Watched(nn.Module):
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
 
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """Ask for no weight gradient inside, which the backward passes of some packages would compute."""
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        try:
+            for weight in weights:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -77,7 +90,8 @@ class Foreign:
         def rule(search: core.Search[Any]) -> None:
             watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
-            with rng.generators_kept(search.x.device, seeded), torch.enable_grad():
+            kept = rng.generators_kept(search.x.device, seeded)
+            with watched.without_gradients(), kept, torch.enable_grad():
                 x, y = search.x.clone(), search.y.clone()
                 points = self.make(self.kind, watched, x, y, threat, search.targets, **self.options)
             search.classifier.forwards += watched.forwards

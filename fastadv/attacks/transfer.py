@@ -71,7 +71,7 @@ def transfer(
 
     def rule(search: core.Search[_Rows]) -> None:
         assert search.problem.clean is not None
-        _check_classes(sources, search.x.to(search.dtype), search.problem.clean.shape[1])
+        _check_classes(sources, search, search.problem.clean.shape[1])
         for substitute in sources:
             budget = _budget(search)
             task = inner_task(search, budget)
@@ -110,9 +110,10 @@ def transfer(
     return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _check_classes(sources: Sequence[Prepared], x: Tensor, classes: int) -> None:
+def _check_classes(sources: Sequence[Prepared], search: core.Search, classes: int) -> None:
+    x, ids = search.x[:1].to(search.dtype), search.ids[:1]
     for number, substitute in enumerate(sources):
-        width = substitute.verdict(x[:1]).shape[1]
+        width = substitute.of(x, ids).verdict(x).shape[1]
         if width != classes:
             which = "" if len(sources) == 1 else f" as number {number}"
             raise InputError(

@@ -130,6 +130,8 @@ class Captures:
     def _may_capture(self) -> bool:
         alike = self.graphs.alike
         if self.kind not in alike:
+            if len(alike) == KINDS and not any(alike.values()):  # as of a model whose passes write attributes
+                return False
             if len(alike) == KINDS:
                 alike.clear()
                 self.graphs.clear()

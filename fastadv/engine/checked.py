@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._torch import nodes_of, version
+from fastadv._torch import BatchNorm, nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, Outputs
 from fastadv.engine.first_pass import first_pass
 from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
@@ -49,11 +49,11 @@ class CheckedModel:
         weights = self.dtype
         if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
-        passed = 0
+        passed, every = 0, torch.arange(x.shape[0], device=x.device) if rows is None else rows
         for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
             few = x[:count].detach().to(dtype, copy=True)
             passed += len(few)
-            if self._takes(model_of(torch.arange(len(few)) if rows is None else rows[:count]), few):
+            if self._takes(model_of(every[:count]), few):
                 self._seen[x.dtype] = dtype
                 return passed
         self._seen[x.dtype] = weights
@@ -121,6 +121,11 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
+
+
+def may_normalize(kind: type) -> bool:
+    """Return whether modules of a class may be normalizations, or hold what is none of their parts."""
+    return issubclass(kind, BatchNorm) or not kind.__module__.startswith("torch.nn.modules.")
 
 
 def mend_graph(logits: Tensor) -> bool:

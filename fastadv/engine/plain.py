@@ -16,7 +16,7 @@ from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
 from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
-from fastadv.engine.checked import RECURRENT, CheckedModel
+from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
 from fastadv.engine.copy import copied
 from fastadv.engine.first_pass import asks_for_gradients
 from fastadv.engine.mode import InEval
@@ -72,13 +72,15 @@ class Plain(Prepared):
         weights, buffers = tensors_of(self._parts)
         self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
         self.checked = CheckedModel(source if module is None else module, one_dtype(weights), outputs)
-        if any(isinstance(part, LazyModuleMixin) for part in self._parts):
+        kinds = {*map(type, self._parts)}
+        if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
             raise InputError(LAZY)
         if any(map(Tensor.is_inference, (*weights, *buffers))):  # which are part of no graph
             self._use_copy()
         self.dtype = self.checked.dtype
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
-        self.checked.mends_rows = self.device is None or self.device.type == "cpu"
+        normalizes = module is None or any(map(may_normalize, kinds))
+        self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
         self._by_grad_mode = asks_for_gradients(source, self._parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
@@ -234,20 +236,18 @@ class Plain(Prepared):
     def captures(self, x: Tensor) -> Captures | None:
         if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
             return None
-        model = cast(nn.Module, self.model)
-        kind, held = self._kind, None if model is self.source else model  # which holds its graphs
+        model, kind = cast(nn.Module, self.model), self._kind
+        held = None if model is self.source else model  # the graphs go with their source
 
         def alike() -> bool:
-            with self.in_eval():
-                return passes_alike(model, Plain(self.source, counts=self.counts, outputs=self.outputs), x)
+            return passes_alike(model, Plain(self.source, counts=self.counts, outputs=self.outputs), x)
 
         return Captures(graphs_of(self.source), kind, held, alike) if kind else None
 
     @cached_property
     def _kind(self) -> Hashable | None:
         """What its graphs depend on."""
-        with self.in_eval():
-            return kind_of(cast(nn.Module, self.source))
+        return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own

@@ -186,7 +186,7 @@ def test_targets_of_apgd(threat: Any, stop_early: bool, monkeypatch: pytest.Monk
     threat = threat.with_radius(threat.radius * torch.linspace(0.2, 1.8, 9, dtype=torch.float64))
     results = both(
         monkeypatch, apgd, net, x, y, threat, loss="margin-targeted", steps=8, stop_early=stop_early,
-        restarts=2, ids=torch.arange(9) * 3,
+        restarts=2, ids=torch.arange(9) * 3, starts=x.flip(0),
     )  # fmt: skip
     assert_same(results)
     assert {Status.HELD, Status.BROKEN, Status.ALREADY_WRONG} <= set(results[0].status.tolist())

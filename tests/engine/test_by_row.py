@@ -214,3 +214,29 @@ def test_a_success_is_proved_by_its_own_row() -> None:
     )
     assert out.success.all()
     assert out.backwards == alone.backwards
+
+
+@pytest.mark.parametrize("name", ["own", "own whole", "transfer"])
+def test_an_attack_of_ones_own_asks_about_the_samples_that_are_left(name: str) -> None:
+    """Each as in a call of its own, whether others have left or not."""
+
+    def noise(model, x, y, *, threat, ids, **goal):
+        unit = MOVED[ids].sign().view(-1, 1, 1, 1) * torch.linspace(-1, 1, 64).view(1, 8, 8)
+        points = (x + threat.radius.view(-1, 1, 1, 1) * unit).clamp(0, 1)
+        return torch.where((model(points).argmax(1) != y).view(-1, 1, 1, 1), points, x)
+
+    if name == "transfer":
+        bim = partial(fa.attacks.bim, steps=3)
+        run = partial(fa.attacks.transfer, ById(), threat=fa.Linf(0.5), source=ById(), attack=bim, searches=3)
+    else:
+        model, whole = (OneSize(), True) if name == "own whole" else (ById(), False)
+        run = partial(
+            fa.attacks.minimum_radius, model, threat=fa.Linf(INF), attack=noise, searches=3,
+            whole_batches=whole,
+        )  # fmt: skip
+    ids = torch.arange(COUNT)
+    out = run(x=X, y=Y, ids=ids)
+    assert len(out.distance.unique()) > 3
+    if name != "own whole":
+        parts = [run(x=X[row], y=Y[row], ids=row).distance for row in ids.split(1)]
+        torch.testing.assert_close(out.distance, torch.cat(parts))

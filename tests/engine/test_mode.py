@@ -76,6 +76,15 @@ def hooked() -> nn.Module:
     return net
 
 
+def features() -> nn.Module:
+    """Reads what a hook of its own has stored."""
+    net, stored = convnet().train(), dict[str, Tensor]()
+    net[0].register_forward_hook(lambda part, args, out: stored.update(first=out))
+    net[1].register_forward_pre_hook(lambda part, args: (stored["first"],))
+    net(X.flip(0))  # whose features it holds now
+    return net
+
+
 def tied() -> nn.Module:
     net = convnet().train()
     net.append(nn.Linear(5, 5)).append(nn.Linear(5, 5))
@@ -93,7 +102,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "training": lambda: convnet().train(), "eval": lambda: convnet().eval(),
     "dropout": lambda: convnet().append(nn.Dropout(0.5)).train(),
     "own train": lambda: Frozen(*convnet()).train(), "mixed": mixed, "hooks": hooked, "tied": tied,
-    "nested": nested, "merges": lambda: convnet().append(Merges(5, 5)).train(),
+    "features": features, "nested": nested, "merges": lambda: convnet().append(Merges(5, 5)).train(),
     "in eval by itself": lambda: nn.Sequential(Frozen(*convnet()), nn.Dropout(0.5)).train(),
 }  # fmt: skip
 CALLS: dict[str, Callable[[nn.Module], object]] = {

@@ -22,13 +22,6 @@ class AsCuDNN(torch.autograd.Function):
         return gradient, None
 
 
-class Noisy(nn.GRU):
-    """Reads its mode."""
-
-    def forward(self, x):
-        return super().forward(x + torch.randn_like(x) if self.training else x)
-
-
 class Rows(nn.Module):
     """A classifier that reads an image row by row."""
 
@@ -47,7 +40,6 @@ KINDS = {
     "lstm": partial(Rows, nn.LSTM, num_layers=2),
     "gru": partial(Rows, nn.GRU),
     "dropout": partial(Rows, nn.LSTM, num_layers=2, dropout=0.5),
-    "noisy": partial(Rows, Noisy),
 }
 WAYS = {
     "module": lambda model: model,

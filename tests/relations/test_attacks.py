@@ -11,6 +11,8 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.attacks import AttackResult, AutoAttackResult, Status, autoattack
 from fastadv.attacks.autoattack import VERSIONS
+from fastadv.attacks.core import samples
+from fastadv.attacks.core.judge import Judge
 from fastadv.threat import THREATS, Through
 from tests.attacks.contract.cases import NAMED, norm_of, plainly, wide
 from tests.attacks.contract.conftest import (  # noqa: F401
@@ -54,11 +56,6 @@ def in_batches_of_seven(ask: Asked) -> AttackResult:
     return replace(seven, x_adv=x_adv, status=status)
 
 
-def with_a_radius_for_each(ask: Asked) -> AttackResult:
-    radii = torch.full((8,), float(ask.threat.radius), dtype=torch.float64)
-    return ask(threat=THREATS[ask.norm](radii))
-
-
 def in_inference_mode(ask: Asked) -> AttackResult:
     with torch.inference_mode():
         return ask(x=ask.x * 1, y=ask.y + 0, ids=torch.arange(8, dtype=torch.int32))
@@ -98,7 +95,6 @@ SHAPES: dict[str, Way] = {
     "volumes": lambda ask: ask(x=ask.x.view(8, 2, 2, 2, 2)),
 }
 OTHERS: dict[str, Way] = {
-    "a radius for each": with_a_radius_for_each,
     "another order": in_another_order,
     "a frozen model": lambda ask: ask(model=fa.freeze(ask.model)),
 }
@@ -127,12 +123,14 @@ def test_a_sample_stands_alone_and_other_words_change_nothing(case: Case, norm: 
 
 
 @pytest.mark.slow
-def test_the_fast_way_is_the_general_one(case: Case, norm: str) -> None:
-    """In float32, which a kernel judges; behind a mask several operations do."""
+def test_the_fast_way_is_the_general_one(case: Case, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, which a kernel judges; else several operations do."""
     ask = Asked(case, norm, torch.float32)
-    plain, masked = ask(), TO_THE_BIT["a mask of ones"](ask)
-    assert torch.equal(masked.status, plain.status)
-    torch.testing.assert_close(masked.x_adv, plain.x_adv, rtol=0, atol=1e-6)
+    plain = ask()
+    monkeypatch.setattr(samples, "judge_for", lambda *about: Judge(*about[:4]))
+    general = ask()
+    assert torch.equal(general.status, plain.status)
+    torch.testing.assert_close(general.x_adv, plain.x_adv, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -183,8 +181,6 @@ def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
         alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
         torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
         assert torch.equal(alike.status, out.status[some])
-    assert torch.equal(out.x_adv[::3], x[::3])
-    assert (out.status[::3] == Status.HELD).all()
 
 
 NOISES = ("gaussian_noise", "uniform_noise", "salt_and_pepper")

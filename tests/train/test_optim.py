@@ -206,6 +206,11 @@ def test_figures_and_networks_are_those_of_robustbench(name):
     assert preset.options | {"normalize": None} == entry.net.options | {"normalize": None}
 
 
+def test_a_preset_of_another_name_is_refused():
+    with pytest.raises(InputError, match="preset: expected one of wong2020"):
+        find_preset("nobody")
+
+
 def ramped(ramp, recipe, epochs):
     return first_recipes(Optimization(ramp=ramp), recipe, epochs)
 

@@ -19,10 +19,10 @@ from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Rule, Search
-from fastadv.attacks.core.task import Task
+from fastadv.attacks.core.task import Classified, Task
 
 __all__ = [
-    "WRONG", "Attack", "AttackResult", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
+    "WRONG", "Attack", "AttackResult", "Classified", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
     "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "OutsideTopK", "Rows",
     "Rule", "ScoredLook", "Search", "Status", "Task", "Variant", "WrongBy", "check_count",
     "check_finite_radius", "check_norm", "repeat", "run", "takes_common",

@@ -133,6 +133,7 @@ class Fused(Judge):
     ) -> Verdict:  # fmt: skip
         if seen.ndim > self.task.x.ndim or (gradient is not None and gradient.ndim > seen.ndim):
             return super().__call__(seen, value, logits, gradient, finite)
+        seen = seen.contiguous() if 0 in seen.stride() else seen  # the kernel may write where it moves
         return self._judged(seen, value, logits, gradient, STAY)
 
     def step(

@@ -92,13 +92,14 @@ def run(
         >>> tuple(out.x_adv.shape), out.forwards
         ((8, 1, 8, 8), 24)
     """
+    again: Any = partial(
+        run, rule=rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts, stop_early=stop_early,
+        seed=seed, gradient=gradient,
+    )  # fmt: skip
     if not isinstance(model, Task):
         task = Task.of(model, x, y, threat, **common)
         with no_gradient(), evaluated(task.classifier):
-            out = run(
-                task, task.x, task.y, task.threat, rule, rows=rows, minimum=minimum, loss=loss,
-                restarts=restarts, stop_early=stop_early, seed=seed, gradient=gradient, from_x=from_x,
-            )  # fmt: skip
+            out: AttackResult = again(task, task.x, task.y, task.threat, from_x=from_x)
         return task.with_images(out) if isinstance(threat, Through) else out
     task = model
     check_count("restarts", restarts, 1)
@@ -130,10 +131,7 @@ def run(
     if not (trial.in_one_pass and TWO_ANSWERS in out.flags):
         return out
     # the model may answer otherwise where a gradient is followed: its clean verdict is taken without
-    more = run(
-        task, x, y, threat, rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts,
-        stop_early=stop_early, seed=seed, gradient=gradient,
-    )  # fmt: skip
+    more: AttackResult = again(task, x, y, threat)
     forwards, backwards = more.forwards + out.forwards, more.backwards + out.backwards
     flags = more.flags if TWO_ANSWERS in more.flags else (TWO_ANSWERS, *more.flags)
     return replace(more, forwards=forwards, backwards=backwards, flags=flags)

@@ -87,23 +87,10 @@ class Task(Classified):
         compile: bool | None = None,
         passes: int = 0,
     ) -> "Task":
-        """Return the task of a call, whose arguments are checked.
+        """Return the task of a call, whose arguments, those of every attack, are checked.
 
-        Args:
-            model: as in every attack; what is classified stands for its classifier, and for the logits at x.
-            x: as in every attack, like all others but the last.
-            y: labels.
-            threat: a ball, or a map of parameters.
-            targets: what to reach.
-            criterion: what a success is.
-            mask: where x, or the parameters, may change.
-            ids: sample numbers.
-            eot: passes of which the search takes the mean.
-            whole_batches: whether the model takes batches of the size of x alone.
-            freeze: whether to search on a frozen copy; None decides by the work.
-            precision: of the search, as in `fastadv.freeze`.
-            compile: the same.
-            passes: of each sample that the attack plans.
+        What is classified stands for its classifier, and for the logits at x. `freeze`, `precision` and
+        `compile` are those of `fastadv.freeze`; None decides by the `passes` of a sample that are planned.
         """
         task = model if isinstance(model, Classified) else None
         source = model.classifier if isinstance(model, Classified) else model

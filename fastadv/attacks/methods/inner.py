@@ -45,7 +45,8 @@ def run_inner(attack: InnerAttack, task: Task, claims: Counter[str] | None = Non
     """Run an attack of the caller's choice on a task; `claims` counts what one of his own claims."""
     if not is_own(attack):
         return call_attack(attack, task, task, task.x, task.y)
-    out = call_attack(attack, task, task.classifier, task.x.clone(), task.y.clone())
+    about = task.classifier.of(task.x, task.ids)  # which is asked without rows
+    out = call_attack(attack, task, about, task.x.clone(), task.y.clone())
     every = torch.ones_like(task.ids, dtype=torch.bool)
     return checked("attack", out, task, every, Counter() if claims is None else claims)
 

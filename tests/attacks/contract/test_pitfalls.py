@@ -48,7 +48,7 @@ def test_02_what_is_nan_touches_its_own_sample(case: Case, norm: str) -> None:
 
 
 def test_02_logits_that_are_nan_on_the_way_are_no_success(case: Case, norm: str) -> None:
-    """One coordinate counts, and is NaN from where x is nearly: whoever moves it meets that."""
+    """One coordinate counts, and a logit is NaN from where x is nearly; argmax takes NaN for the largest."""
     net = linear(2)
     with torch.no_grad():
         net[1].weight.zero_()
@@ -57,7 +57,7 @@ def test_02_logits_that_are_nan_on_the_way_are_no_success(case: Case, norm: str)
     x = torch.full((4, 1, 4, 4), 0.5) - 1e-3
 
     def model(x: Tensor) -> Tensor:
-        return torch.where(x.flatten(1)[:, :1] > 0.5, torch.nan, net(x))
+        return torch.where(x.flatten(1)[:, :1] > 0.5, torch.tensor([0.9, torch.nan]), net(x))
 
     out = case(model, x, torch.zeros(4, dtype=torch.long), threat(norm))
     assert not out.success.any()

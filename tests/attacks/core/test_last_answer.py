@@ -118,6 +118,18 @@ def test_where_there_was_no_answer_the_way_back_is_halved() -> None:
     assert not seen[1].gradients.any()
 
 
+def test_the_last_answer_stays_with_its_sample() -> None:
+    seen = []
+
+    def rule(search: core.Search) -> None:
+        search.gradient(torch.tensor([[0.5, 0.0], [1.0, 1.0]]))
+        search.leave(torch.tensor([True, False]))
+        seen.append(search.gradient(torch.tensor([[0.5, 0.0], [2.0, 0.0]])).gradient)
+
+    looks(rule, torch.tensor([[0.5, 0.0], [0.5, 1.0]]))
+    torch.testing.assert_close(seen[0], torch.tensor([[2.0, 2.0]]))
+
+
 def test_another_run_knows_no_answer_of_the_last() -> None:
     seen = []
 

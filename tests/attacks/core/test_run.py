@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastadv.attacks import Status, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
-from fastadv.attacks.core.record import Rows
+from fastadv.attacks.core.record import Rows, Steps
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.engine import Plain, freeze
@@ -146,17 +146,21 @@ class TestWhichPointIsKept:
         out = on_line(rule, loss="ce")
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.45))
 
-    @pytest.mark.parametrize("many", [True, False])
-    def test_losses_that_lead_elsewhere_do_not_rank(self, many: bool) -> None:
+    @pytest.mark.parametrize("way", ["candidates", "points", "steps"])
+    def test_losses_that_lead_elsewhere_do_not_rank(self, way: str) -> None:
         """Class 1 is nearer at 0.6, and the criterion is met further at 0.9, where class 2 is first."""
 
         def rule(search: Search) -> None:
             search.aims = torch.ones_like(search.y)
             points = at(search, 0.6, 0.9)
-            for each in [points] if many else points.unbind(1):
-                search.score(each, "margin")
+            for place in [points] if way == "candidates" else points.unbind(1):
+                if way == "steps":
+                    search.rows.points, search.rows.step_size = place.clone(), 0.01
+                    search.ascend()
+                else:
+                    search.score(place, "margin")
 
-        assert torch.equal(on_line(rule, loss="margin").x_adv[:, 0], torch.full((3,), 0.9))
+        assert torch.equal(on_line(rule, loss="margin", rows=Steps).x_adv[:, 0], torch.full((3,), 0.9))
 
     @pytest.mark.parametrize("restarts", [1, 2])
     def test_the_last_point_alone_is_passed_once(self, restarts: int) -> None:
@@ -308,6 +312,13 @@ class TestLeaving:
         assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
         assert out.forwards == 8 + sum(sizes) + 8
 
+    @pytest.mark.parametrize("loss", ["ce", lambda logits, y, targets: -logits[:, 0] + logits[:, 1]])
+    def test_the_first_success_stays_where_samples_leave_late(self, loss, monkeypatch):
+        """By the judge of the kernel, and by the general one."""
+        monkeypatch.setattr(staying, "may_leave", lambda step, device: False)
+        out = on_line(playing([("score", (0.6,)), ("score", (0.7,))]), loss=loss, stop_early=True)
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+
     def test_all_leave(self) -> None:
         def rule(search: Search) -> None:
             search.decide(at(search, 0.6)[:, 0])
@@ -450,3 +461,18 @@ def test_what_lies_outside_a_mask_is_of_no_interest(inner: bool, poison: bool) -
     out = pgd(model, x, torch.zeros(4, dtype=torch.long), Linf(0.1), steps=3, mask=mask)
     assert (out.status == Status.HELD).all()
     assert out.zero_gradient.tolist() == [not inner] * 4
+
+
+@pytest.mark.parametrize("how", ["decide", "score", "gradient"])
+def test_one_point_for_all_rows_is_judged_as_its_copies(how: str) -> None:
+    x = torch.full((3, 1, 1, 1), 0.2)
+    outs = []
+    for copies in (False, True):
+
+        def rule(search: Search) -> None:
+            point = torch.full((1, 1, 1, 1), 0.7).expand_as(search.x)
+            getattr(search, how)(point.clone() if copies else point)  # noqa: B023
+
+        outs.append(run(Line(), x, torch.zeros(3, dtype=torch.long), Linf(0.6), rule))
+    assert outs[0].success.all()
+    assert torch.equal(outs[0].x_adv, outs[1].x_adv)

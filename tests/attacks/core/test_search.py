@@ -34,9 +34,10 @@ def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
     assert one.x_adv[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize(("ascent", "way"), [(bim, "l1"), (mim, "linf"), (pgd, "l2"), (pgd, "l0")])
-def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str) -> None:
-    model, x, y = labeled(mlp(), images(6))
+@pytest.mark.parametrize(("ascent", "way"), [(bim, "linf"), (mim, "l1"), (pgd, "l2"), (pgd, "l0")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str, dtype: torch.dtype) -> None:
+    model, x, y = labeled(mlp(dtype=dtype), images(6, dtype=dtype))
     least, most = (1, 3) if way == "l0" else (0.05 * RADIUS[way], RADIUS[way] / 2)
     size = torch.linspace(least, most, 6, dtype=torch.float64)
     out = ascent(model, x, y, threat(way), steps=5, step_size=size)

@@ -19,7 +19,7 @@ from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
-from tests.attacks.nets import images, labeled, labels, mlp
+from tests.attacks.nets import convnet, images, labeled, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
 from tests.engine.planted import Changed
 from tests.parity.toy import Threshold
@@ -301,3 +301,12 @@ def test_a_warning_of_autoattack_counts_for_few_samples_too() -> None:
     assert out.indicators.values["zero_gradient"] == 1
     assert out.indicators.flagged[:1] == ("zero_gradient",)
     assert float(Evidence.of(out).unmoved.sum()) == 1
+
+
+def test_a_model_in_training_mode_is_looked_at_in_eval_mode() -> None:
+    model, x, y = labeled(convnet(), images(8, (2, 8, 8), dtype=torch.float32))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = indicators(model, x, y, THREAT)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert found == indicators(model.eval(), x, y, THREAT)

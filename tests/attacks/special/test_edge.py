@@ -60,6 +60,17 @@ def test_those_that_stay_keep_their_depth_when_others_leave() -> None:
     assert out.distance[0] > 2 * out.distance[1]
 
 
+def test_a_model_that_knows_its_rows_is_asked_about_the_same_inside() -> None:
+    """Two pixels of each row count, which its number tells; of the first, which is wrong already, none."""
+
+    def model(x: Tensor, ids: Tensor) -> Tensor:
+        rise = (relu(x) * (torch.arange(8)[None] % 4 == ids[:, None] - 11)).sum(1)
+        return torch.stack([0.05 + 0 * rise, rise], 1)
+
+    x, y = torch.zeros(4, 8), torch.tensor([1, 0, 0, 0])
+    assert fa.attacks.bim(model, x, y, THREAT, ids=torch.arange(4) + 10, steps=4).success.all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FRONTS)
 def test_attacks_are_as_strong_as_without_the_front(name: str) -> None:
