@@ -66,7 +66,7 @@ class Prepared:
     and none computes a weight gradient.
 
     Attributes:
-        source: what the caller gave.
+        source: what the caller gave; of a `Mapped` itself.
         eot: passes over which logits, losses and gradients of the search are averaged.
         model: the model as given, in eval mode.
         dtype: of its weights, to which `verdict` casts x; None where there is not exactly one.

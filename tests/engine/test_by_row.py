@@ -240,3 +240,8 @@ def test_an_attack_of_ones_own_asks_about_the_samples_that_are_left(name: str) -
     if name != "own whole":
         parts = [run(x=X[row], y=Y[row], ids=row).distance for row in ids.split(1)]
         torch.testing.assert_close(out.distance, torch.cat(parts))
+
+
+def test_a_batch_larger_than_the_size_passes_in_parts_with_its_own_ids() -> None:
+    x, ids = X[:10], torch.arange(10) + 2
+    torch.testing.assert_close(ByRow(by_id, size=4).of(x, ids).verdict(x), by_id(x, ids).detach())

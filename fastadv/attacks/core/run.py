@@ -59,7 +59,8 @@ def run(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. An attack that
-            `takes_common` is called with the task in its place, and hands that on.
+            `takes_common` is called with the task in its place, and hands that on: x, y, threat and `common`
+            are then those of the task.
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: ball and box in which points must lie.

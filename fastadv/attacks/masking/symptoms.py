@@ -39,7 +39,7 @@ def symptoms(
     classifier = prepare(model)
     with generators_kept(x.device):
         verdicts = torch.stack([classifier.verdict(x, rows) for _ in range(PASSES)])
-        optimizes = _optimizes(classifier, x, rows)  # `verdict` watches the first pass itself
+        optimizes = _optimizes(classifier, x, rows)
         asked_for = asked or ("ce", verdicts[0].nan_to_num().argmax(1), None)
         zero, scrambled = _gradients(classifier, x, *asked_for, rows)
     signs = {

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, Status, bim, mim, pgd
+from fastadv.attacks import AttackResult, Status, bim, core, mim, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.engine import freeze
-from fastadv.threat import Linf, Threat, Through
+from fastadv.threat import L2, Linf, Threat, Through
 from tests.logged import Logged
 
 from ..nets import Case, Noisy, images, labels, linear, mlp
@@ -193,6 +193,25 @@ def test_a_tie_within_rounding_goes_on_and_is_no_second_answer() -> None:
     # and alone had all four steps
     assert out.backwards == 4 + 8 * 4 - 3 * 2 + 3 * 4
     assert out.distance[:3].allclose(torch.tensor(0.2))
+
+
+def test_only_what_rounding_denies_goes_further_from_x() -> None:
+    """Of eight minima three are successes of small batches alone; four more samples are wrong already."""
+
+    def model(x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, 0]
+        return torch.stack([0.6 + 0 * first + 1e-8 * (len(x) > 8), first], 1)
+
+    def rule(search: core.Search) -> None:
+        points = search.x.clone()
+        points[:, 0] = torch.tensor([0.6 + 5e-9] * 3 + [0.7] * 5, dtype=torch.float64)
+        search.decide(points)
+
+    x, y = torch.full((12, 4), 0.2, dtype=torch.float64), (torch.arange(12) >= 8).long()
+    out = core.run(model, x, y, L2(torch.inf), rule, minimum=True)
+    assert out.success.all()
+    assert (out.x_adv[:3, 0] > 0.6 + 1e-8).all()
+    assert torch.equal(out.x_adv[3:8, 0], torch.full((5,), 0.7, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("wrong", [0, 30, 600])

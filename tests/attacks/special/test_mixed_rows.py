@@ -104,3 +104,14 @@ def test_a_random_model_does_not_mix_rows() -> None:
     for count in (2, 3):  # of which fewer pass alone
         assert mixes_rows(mixed, TEST.x[:count], ids[:count], mixed.verdict(TEST.x[:count]), 1e-4)
     assert not mixes_rows(mixed, TEST.x[:1], ids[:1], mixed.verdict(TEST.x[:1]), 1e-4)
+
+
+def test_what_others_turn_right_again_is_no_success() -> None:
+    """Both rows are of class 1 where their mean is above a half, as it is once the second is attacked."""
+
+    def model(x: Tensor) -> Tensor:
+        return torch.cat([torch.full_like(x, 0.5), 0 * x + x.mean()], 1)
+
+    out = fa.attacks.pgd(model, torch.full((2, 1), 0.4), torch.tensor([1, 0]), fa.Linf(0.3), steps=3)
+    assert FLAG in out.flags
+    assert out.success.tolist() == [False, True]
