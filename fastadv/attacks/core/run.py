@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count, check_seed
-from fastadv.attacks.core.common import Classifier, Common
+from fastadv.attacks.core.common import DEFAULTS, Classifier, Common
+from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.gradient_rule import GradientRule, GradientRules, follow, rules_of
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
@@ -102,6 +103,7 @@ def run(
             out: AttackResult = again(task, task.x, task.y, task.threat, from_x=from_x)
         return task.with_images(out) if isinstance(threat, Through) else out
     task = model
+    _check_handed(task, x=x, y=y, threat=threat, **common)
     check_count("restarts", restarts, 1)
     check_seed(seed)
     raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
@@ -135,6 +137,22 @@ def run(
     forwards, backwards = more.forwards + out.forwards, more.backwards + out.backwards
     flags = more.flags if TWO_ANSWERS in more.flags else (TWO_ANSWERS, *more.flags)
     return replace(more, forwards=forwards, backwards=backwards, flags=flags)
+
+
+def _check_handed(task: Task, **given: Any) -> None:
+    """Raise InputError where an attack hands on a task with other arguments than it holds."""
+    names = "x", "y", "threat", "targets", "criterion", "mask", "ids"
+    own = {**DEFAULTS, **{name: getattr(task, name) for name in names}}
+    for name, value in given.items():
+        held = own[name]
+        same = value is held or (name == "criterion" and value is None and held is WRONG)
+        if isinstance(value, Tensor) and isinstance(held, Tensor):
+            same = same or (value.dtype == held.dtype and torch.equal(value, held))
+        if not same:
+            raise InputError(
+                f"{name}: expected that of the task which the attack was given, got another; hand on "
+                "task.within(threat) or task.towards(targets), with what these hold"
+            )
 
 
 def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
