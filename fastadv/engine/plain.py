@@ -210,13 +210,22 @@ class Plain(Prepared):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
             x = self.taken(x, rows)
-            self.forwards += self.eot * len(x)
             leaf = self.leaf(x)
-            with self._refusals(leaf, rows):
-                passes = [self.checked(leaf, self.model_of(rows)) for _ in range(self.eot)]
-            attached = mean_of(passes)
+
+            def follow() -> Tensor:
+                self.forwards += self.eot * len(x)
+                with self._refusals(leaf, rows):
+                    return mean_of([self.checked(leaf, self.model_of(rows)) for _ in range(self.eot)])
+
+            attached, whole = follow(), self._whole
             logits = attached.detach().clone()
-            back = partial(self.pull, leaf, attached, retain_graph=True, rows=rows)
+
+            def back(by_logits: Tensor) -> Tensor:
+                nonlocal attached, whole
+                if self._whole != whole:  # a copy answers from here on: it has no weight gradient
+                    attached, whole = follow(), self._whole
+                return self.pull(leaf, attached, by_logits, retain_graph=True, rows=rows)
+
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients

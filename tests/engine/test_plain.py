@@ -145,6 +145,14 @@ def test_a_pass_that_a_checkpoint_demands_again_is_counted() -> None:
     assert rows == [6, 6, 6]
 
 
+def test_a_jacobian_through_a_reentrant_checkpoint_leaves_weights_without_gradient() -> None:
+    ways = [around(lambda net, x, way=way: checkpoint(net, x, use_reentrant=way)) for way in (True, False)]
+    directions = torch.eye(4).expand(6, 4, 4)
+    (logits, found), (wanted_logits, wanted) = (Plain(model).jacobian(X, directions) for model in ways)
+    torch.testing.assert_close((logits, found), (wanted_logits, wanted))
+    assert all(weight.grad is None for weight in ways[0].parameters())
+
+
 def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
     model = convnet().eval()
     y = labels(model, X)

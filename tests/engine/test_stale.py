@@ -27,13 +27,13 @@ class Net(nn.Module):
             self.second, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
             self.fc = nn.Linear(8, 5)
         self.register_buffer("mean", torch.zeros(3, 1, 1))
-        self.T, self.named = 1.0, {"a": 1.0}
+        self.T, self.named, self.act = 1.0, {"a": 1.0}, torch.relu
         self.shift, self.count = torch.zeros(5, dtype=torch.bfloat16), torch.zeros(5, dtype=torch.int64)
         self.nan, self.sparse, self.itself = torch.full((2,), torch.nan), torch.eye(2).to_sparse(), self.named
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.one(self.first(x - self.mean)))
-        h = F.relu(self.two(self.second(h))).mean((2, 3))
+        h = self.act(self.two(self.second(h))).mean((2, 3))
         return self.fc(h) * self.T + self.shift.float() + self.count
 
 
@@ -57,6 +57,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "buffer": lambda net: net.mean.fill_(0.5),
     "statistics": lambda net: net.one.running_var.fill_(9.0),
     "attribute": lambda net: setattr(net, "T", 3.0),
+    "function": lambda net: setattr(net, "act", torch.neg),
     "plain tensor of integers": lambda net: net.count[4].fill_(3),
     "part": lambda net: setattr(net, "fc", Net(1).fc),
     "parameter": lambda net: setattr(net.fc, "weight", nn.Parameter(-net.fc.weight.detach())),
