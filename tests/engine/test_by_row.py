@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.engine.by_row import ByRow
 from fastadv.engine.mapped import Mapped
 from fastadv.engine.plain import Plain
+from fastadv.engine.prepare import prepare
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
 
@@ -245,3 +247,22 @@ def test_an_attack_of_ones_own_asks_about_the_samples_that_are_left(name: str) -
 def test_a_batch_larger_than_the_size_passes_in_parts_with_its_own_ids() -> None:
     x, ids = X[:10], torch.arange(10) + 2
     torch.testing.assert_close(ByRow(by_id, size=4).of(x, ids).verdict(x), by_id(x, ids).detach())
+
+
+def test_what_was_prepared_otherwise_is_told_its_rows() -> None:
+    for given in (Plain(by_id), fa.freeze(by_id)):
+        out = fa.attacks.bim(given, X, Y, THREAT, steps=3)
+        assert torch.equal(out.x_adv, fa.attacks.bim(by_id, X, Y, THREAT, steps=3).x_adv)
+    assert prepare(ByRow(by_id, size=4), size=8).size == 8  # type: ignore[attr-defined]
+
+
+def test_squashed_outputs_are_asked_about_their_own_rows() -> None:
+    def squashed(x: Tensor, ids: Tensor) -> Tensor:
+        return (3 * by_id(x, ids)).sigmoid()
+
+    ids, y = torch.arange(COUNT), Y.clone()
+    y[:9] = (y[:9] + 1) % 10  # wrong already
+    assert bounded(squashed(X, ids)) is not None
+    out = fa.attacks.pgd(squashed, X, y, THREAT, steps=5)
+    part = fa.attacks.pgd(squashed, X[9:], y[9:], THREAT, steps=5, ids=ids[9:])
+    torch.testing.assert_close(out.x_adv[9:], part.x_adv)

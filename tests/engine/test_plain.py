@@ -238,6 +238,19 @@ def test_the_last_point_is_scored_by_the_mean_of_all_passes(given: Callable[[Any
     assert out.forwards == sum(rows) == 6 * (1 + 2 * EOT + EOT + 1)
 
 
+def test_logits_that_lie_in_x_stay_when_points_move() -> None:
+    points, y = torch.rand(6, 3), torch.arange(6) % 3
+    plain = Plain(lambda x: x[:, :3])
+    plain.input_gradient(points, y)
+    ask = plain.bind(points, y, "ce", None)
+    assert ask is not None
+    for _ in range(3):
+        wanted = points.clone()
+        logits = ask(points)[1]
+        points.add_(1)
+        assert torch.equal(logits, wanted)
+
+
 def test_a_map_is_asked_with_the_passes_of_a_call() -> None:
     own = fa.Through(lambda x, t: t, fa.Linf(0.1), still=torch.clone)
     mapped = Mapped(Plain(convnet()), own, X, torch.arange(6))

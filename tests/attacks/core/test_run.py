@@ -329,6 +329,31 @@ class TestLeaving:
 
         assert torch.equal(on_line(rule).x_adv[:, 0], torch.full((3,), 0.6))
 
+    def test_strength_is_by_the_loss_of_the_plan(self) -> None:
+        def rule(search: Search) -> None:
+            look = search.score(at(search, 0.4)[:, 0], loss="ce")
+            torch.testing.assert_close(search.strength(look), torch.full((3,), -0.1))
+
+        on_line(rule, loss="margin")
+
+    def test_gradients_after_copies_are_on_record(self) -> None:
+        """They are 0 up to 0.3."""
+
+        def rule(search: Search) -> None:
+            search.gradient(search.x.clone())
+            copies, record = search.copied(2)
+            copies.gradient(copies.x.clone())
+            copies.close()
+            for rows in torch.arange(6).chunk(2):
+                search.merge(record.take(rows))
+            search.gradient(at(search, 0.4)[:, 0])
+
+        def model(x: Tensor) -> Tensor:
+            first = (x[:, 0] - 0.3).relu()
+            return torch.stack([1 + 0 * first, first, 0 * first], 1)
+
+        assert not on_line(rule, model=model, loss="margin").zero_gradient.any()
+
     def test_a_broken_sample_has_no_further_restart(self) -> None:
         out = on_line(playing([("decide", (0.6,))]), restarts=3, stop_early=True)
         assert out.forwards == 3 + 3 + 3
