@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, Outputs
@@ -125,7 +125,8 @@ class CheckedModel:
 
 def may_normalize(kind: type) -> bool:
     """Return whether modules of a class may be normalizations, or hold what is none of their parts."""
-    return issubclass(kind, BatchNorm) or not kind.__module__.startswith("torch.nn.modules.")
+    norms = BatchNorm, nn.modules.instancenorm._InstanceNorm  # whose kernel is that of BatchNorm
+    return issubclass(kind, norms) or not kind.__module__.startswith("torch.nn.modules.")
 
 
 def mend_graph(logits: Tensor) -> bool:
