@@ -59,8 +59,11 @@ def test_attack_writes_what_the_attack_returns(fastadv, net, trained, digits, na
     assert torch.equal(written["x"], digits.x)
     assert written["ids"].tolist() == list(range(COUNT))
     assert out.success.any()
-    table = fa.evaluate(trained, digits, {text: attack}, batch_size=25)
-    assert timeless(said["measured"]) == timeless(table.to_dict())
+    said, wanted = said["measured"], fa.evaluate(trained, digits, {text: attack}, batch_size=25).to_dict()
+    # what keeps the samples is an attack of one's own around this one, so x is classified once more
+    more = [said["attacks"][0].pop("forwards") - wanted["attacks"][0].pop("forwards")]
+    assert more == [COUNT]
+    assert timeless(said) == timeless(wanted)
 
 
 def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None:
