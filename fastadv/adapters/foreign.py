@@ -1,8 +1,7 @@
 """An attack of another package, called as ours are: its points are judged, its passes counted."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -47,18 +46,6 @@ class Watched(nn.Module):
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
 
-    @contextmanager
-    def without_gradients(self) -> Iterator[None]:
-        """Ask for no weight gradient inside, which the backward passes of some packages would compute."""
-        weights = [weight for weight in self.parameters() if weight.requires_grad]
-        try:
-            for weight in weights:
-                weight.requires_grad_(False)
-            yield
-        finally:
-            for weight in weights:
-                weight.requires_grad_(True)
-
 
 @dataclass(frozen=True)
 class Foreign:
@@ -91,9 +78,17 @@ class Foreign:
             watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             kept = rng.generators_kept(search.x.device, seeded)
-            with watched.without_gradients(), kept, torch.enable_grad():
-                x, y = search.x.clone(), search.y.clone()
-                points = self.make(self.kind, watched, x, y, threat, search.targets, **self.options)
+            x, y = search.x.clone(), search.y.clone()
+            # whose gradients the backward passes of some packages would write
+            weights = [weight for weight in watched.parameters() if weight.requires_grad]
+            try:
+                for weight in weights:
+                    weight.requires_grad_(False)
+                with kept, torch.enable_grad():
+                    points = self.make(self.kind, watched, x, y, threat, search.targets, **self.options)
+            finally:
+                for weight in weights:
+                    weight.requires_grad_(True)
             search.classifier.forwards += watched.forwards
             search.classifier.backwards += watched.backwards
             if not isinstance(points, Tensor) or points.shape != search.x.shape:

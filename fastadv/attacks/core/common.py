@@ -39,10 +39,9 @@ COUNTS = ("steps", "queries", "restarts", "searches")
 # passes of AutoAttack, on average, and of an attack without such arguments
 OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
-# maps of parameters that an attack serves; the axes of a sample's parameters that are an image
+# maps of parameters that an attack serves: any, those whose parameters [B, C, H, W] are images, or none
 Serves = Literal["any", "images", "none"]
 Door = Callable[[dict[str, Any]], dict[str, Any]]
-IMAGE = 3
 
 
 class Public(Protocol[P, R_co]):
@@ -129,14 +128,8 @@ def takes_common(
         kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
         for name, annotation in _shared(parameters).__annotations__.items()
     ]
-    whole = inspect.Signature(
-        [
-            *(parameter for parameter in parameters.values() if parameter.kind is not kinds.VAR_KEYWORD),
-            *shared,
-        ],
-        return_annotation=inspect.signature(function).return_annotation,
-    )
-
+    own = [parameter for parameter in parameters.values() if parameter.kind is not kinds.VAR_KEYWORD]
+    whole = inspect.signature(function).replace(parameters=[*own, *shared])
     fixed = {name: parameter.default for name, parameter in parameters.items()}
     known = set(whole.parameters)
     placed = [name for name, parameter in parameters.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
@@ -280,7 +273,7 @@ def _take_loss(
 
 def _check_through(attack: str, served: Serves, task: Task) -> None:
     """Raise InputError where an attack does not serve the map of parameters of a task."""
-    if task.through is None or served == "any" or (served == "images" and task.x.ndim == 1 + IMAGE):
+    if task.through is None or served == "any" or (served == "images" and task.x.ndim == 4):
         return
     wanted = "and no map of parameters" if served == "none" else "or a map of parameters [C, H, W]"
     blind = "grid" if task.x[0].numel() <= 3 else "nes"

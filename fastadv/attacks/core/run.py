@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count, check_seed
-from fastadv.attacks.core.common import DEFAULTS, Classifier, Common
-from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRule, GradientRules, follow, rules_of
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
@@ -27,6 +26,10 @@ from fastadv.engine.precision import no_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 
+OTHERS = (
+    "model: expected a task with the x, y and threat that it holds, and no more, got others; hand on "
+    "task.within(threat) or task.towards(targets), and what these hold"
+)
 # factors that lengthen the displacement of a point, in turn, where the model denies that it is a success
 OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -59,9 +62,8 @@ def run(
     without `stop_early`, judged by a fresh verdict.
 
     Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. An attack that
-            `takes_common` is called with the task in its place, and hands that on: x, y, threat and `common`
-            are then those of the task.
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]; or the task that
+            `takes_common` hands to an attack, with its x, y and threat.
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: ball and box in which points must lie.
@@ -81,6 +83,9 @@ def run(
 
     Returns:
         An `AttackResult`.
+
+    Raises:
+        InputError: what comes with a task is not what it holds.
 
     Example:
         >>> import fastadv as fa
@@ -103,7 +108,8 @@ def run(
             out: AttackResult = again(task, task.x, task.y, task.threat, from_x=from_x)
         return task.with_images(out) if isinstance(threat, Through) else out
     task = model
-    _check_handed(task, x=x, y=y, threat=threat, **common)
+    if common or x is not task.x or y is not task.y or threat is not task.threat:
+        raise InputError(OTHERS)
     check_count("restarts", restarts, 1)
     check_seed(seed)
     raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
@@ -137,22 +143,6 @@ def run(
     forwards, backwards = more.forwards + out.forwards, more.backwards + out.backwards
     flags = more.flags if TWO_ANSWERS in more.flags else (TWO_ANSWERS, *more.flags)
     return replace(more, forwards=forwards, backwards=backwards, flags=flags)
-
-
-def _check_handed(task: Task, **given: Any) -> None:
-    """Raise InputError where an attack hands on a task with other arguments than it holds."""
-    names = "x", "y", "threat", "targets", "criterion", "mask", "ids"
-    own = {**DEFAULTS, **{name: getattr(task, name) for name in names}}
-    for name, value in given.items():
-        held = own[name]
-        same = value is held or (name == "criterion" and value is None and held is WRONG)
-        if isinstance(value, Tensor) and isinstance(held, Tensor):
-            same = same or (value.dtype == held.dtype and torch.equal(value, held))
-        if not same:
-            raise InputError(
-                f"{name}: expected that of the task which the attack was given, got another; hand on "
-                "task.within(threat) or task.towards(targets), with what these hold"
-            )
 
 
 def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:

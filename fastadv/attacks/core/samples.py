@@ -54,17 +54,14 @@ class Samples(Generic[R_co]):
         self._record, self._index, self._places = record, index, index
         self.evaluations = 0
         self.forget()
-        # samples never leave, as in a graph
-        self.stays = False
-        # a point has competed for the best
-        self._competed = False
+        self.stays = False  # whether samples never leave, as in a graph
+        self._competed = False  # a point for the best
         # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
         self._judge: Judge | None = None
         self._asked: tuple[tuple[Loss, bool], Ask] | None = None
         self.edge = Edge(task.threat.box)  # where gradients are taken
         self._start: Tensor | None = None  # at x, as the rule got it
-        # a pass at x that waits for its backward pass
-        self.clean_pass: CleanPass | None = None
+        self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
 
     @property
     def x(self) -> Tensor:

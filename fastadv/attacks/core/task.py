@@ -44,6 +44,10 @@ class Classified:
     rows: Tensor
     clean: Tensor | None
 
+    def __call__(self, points: Tensor) -> Tensor:
+        """Return the logits at points of these samples, as a search asks for them."""
+        return self.classifier(points, self.rows)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task(Classified):

@@ -511,11 +511,12 @@ def test_a_task_is_handed_on_as_it_is_or_with_what_it_holds(name: str) -> None:
 
     @core.takes_common
     def attack(model, x, y, threat, *, others: bool, **common):
+        assert torch.equal(model(x), Line()(x))
         given = {"x": x, "y": y, "threat": threat}
         changed = {"x": x + 0.1, "threat": Linf(0.6), "targets": torch.ones_like(y)}
-        given |= {name: changed[name]} if others else {"y": y.clone(), "targets": None}
+        given |= {name: changed[name]} if others else {}
         return run(model, rule=lambda search: search.decide(search.x + 0.1), **given, **common)
 
     assert attack(Line(), x, y, Linf(0.3), others=False).forwards
-    with pytest.raises(InputError, match=f"^{name}: expected that of the task"):
+    with pytest.raises(InputError, match=r"^model: expected a task with the x, y and threat that it holds"):
         attack(Line(), x, y, Linf(0.3), others=True)
