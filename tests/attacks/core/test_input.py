@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv.attacks import last_iterate, mim, pgd
+from fastadv.attacks import core, last_iterate, mim, pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import Linf
@@ -98,3 +98,24 @@ def test_bad_input_of_last_iterate(message: str, arguments: dict[str, Any]) -> N
     keys = {"model": freeze(mlp()), "x": X, "y": Y, "threat": Linf(0.1), "steps": 2, "step_size": 0.1}
     with pytest.raises(InputError, match=message):
         last_iterate(**{**keys, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x", "threat", "targets"])
+def test_a_task_is_handed_on_as_it_is_or_with_what_it_holds(name: str) -> None:
+    """Or else what an attack changes would not count, and nothing would say so."""
+    x, y = torch.full((3, 1, 1, 1), 0.2), torch.zeros(3, dtype=torch.long)
+
+    def line(x: Tensor) -> Tensor:
+        return torch.stack([0 * x, x - 0.5], 1).flatten(1)
+
+    @core.takes_common
+    def attack(model, x, y, threat, *, others: bool, **common):
+        assert torch.equal(model(x), line(x))
+        given = {"x": x, "y": y, "threat": threat}
+        changed = {"x": x + 0.1, "threat": Linf(0.6), "targets": torch.ones_like(y)}
+        given |= {name: changed[name]} if others else {}
+        return core.run(model, rule=lambda search: search.decide(search.x + 0.1), **given, **common)
+
+    assert attack(line, x, y, Linf(0.3), others=False).forwards
+    with pytest.raises(InputError, match=r"^model: expected a task with the x, y and threat that it holds"):
+        attack(line, x, y, Linf(0.3), others=True)

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import Status, core, pgd
+from fastadv.attacks import Status, pgd
 from fastadv.attacks.core import samples as staying
 from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.record import Rows, Steps
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.engine import Plain, freeze
-from fastadv.errors import InputError
 from fastadv.losses import loss_value
 from fastadv.threat import L0, L2, Linf, Threat
 
@@ -487,36 +486,3 @@ def test_what_lies_outside_a_mask_is_of_no_interest(inner: bool, poison: bool) -
     out = pgd(model, x, torch.zeros(4, dtype=torch.long), Linf(0.1), steps=3, mask=mask)
     assert (out.status == Status.HELD).all()
     assert out.zero_gradient.tolist() == [not inner] * 4
-
-
-@pytest.mark.parametrize("how", ["decide", "score", "gradient"])
-def test_one_point_for_all_rows_is_judged_as_its_copies(how: str) -> None:
-    x = torch.full((3, 1, 1, 1), 0.2)
-    outs = []
-    for copies in (False, True):
-
-        def rule(search: Search) -> None:
-            point = torch.full((1, 1, 1, 1), 0.7).expand_as(search.x)
-            getattr(search, how)(point.clone() if copies else point)  # noqa: B023
-
-        outs.append(run(Line(), x, torch.zeros(3, dtype=torch.long), Linf(0.6), rule))
-    assert outs[0].success.all()
-    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
-
-
-@pytest.mark.parametrize("name", ["x", "threat", "targets"])
-def test_a_task_is_handed_on_as_it_is_or_with_what_it_holds(name: str) -> None:
-    """Or else what an attack changes would not count, and nothing would say so."""
-    x, y = torch.full((3, 1, 1, 1), 0.2), torch.zeros(3, dtype=torch.long)
-
-    @core.takes_common
-    def attack(model, x, y, threat, *, others: bool, **common):
-        assert torch.equal(model(x), Line()(x))
-        given = {"x": x, "y": y, "threat": threat}
-        changed = {"x": x + 0.1, "threat": Linf(0.6), "targets": torch.ones_like(y)}
-        given |= {name: changed[name]} if others else {}
-        return run(model, rule=lambda search: search.decide(search.x + 0.1), **given, **common)
-
-    assert attack(Line(), x, y, Linf(0.3), others=False).forwards
-    with pytest.raises(InputError, match=r"^model: expected a task with the x, y and threat that it holds"):
-        attack(Line(), x, y, Linf(0.3), others=True)

@@ -243,3 +243,20 @@ def test_a_sample_that_met_a_nan_has_no_zero_gradient() -> None:
     x = torch.tensor([[0.2], [0.5]]).expand(2, 4)
     out = run(flat, x, torch.zeros(2, dtype=torch.long), Linf(0.1), rule)
     assert out.zero_gradient.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("how", ["decide", "score", "gradient"])
+def test_one_point_for_all_rows_is_judged_as_its_copies(how: str) -> None:
+    def line(x: Tensor) -> Tensor:
+        return torch.stack([0 * x, x - 0.5], 1).flatten(1)
+
+    x, outs = torch.full((3, 1, 1, 1), 0.2), list[AttackResult]()
+    for copies in (False, True):
+
+        def rule(search: Search) -> None:
+            point = torch.full((1, 1, 1, 1), 0.7).expand_as(search.x)
+            getattr(search, how)(point.clone() if copies else point)  # noqa: B023
+
+        outs.append(run(line, x, torch.zeros(3, dtype=torch.long), Linf(0.6), rule))
+    assert outs[0].success.all()
+    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
