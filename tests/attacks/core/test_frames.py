@@ -62,6 +62,7 @@ def test_a_step_is_few_functions_from_the_model(
     assert depths[-1] <= later
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "fgsm", "square", "ddn", "autoattack"])
 def test_what_is_classified_is_not_classified_again(name: str) -> None:
     """What stands for the model with its logits at x gives the same result, by one pass of x fewer."""
