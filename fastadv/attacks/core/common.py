@@ -17,7 +17,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.meanings import NEAREST, NO_LOSS, documented
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.task import Classified, Task
+from fastadv.attacks.core.task import Classified, Task, unwrapped
 from fastadv.attacks.special.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.by_row import explained, takes_ids
@@ -148,10 +148,8 @@ def takes_common(
         for check in checks:
             check(arguments)
         planned_passes = passes({name: arguments.get(name, fixed[name]) for name in counts})
-        model, x = arguments["model"], arguments["x"]
-        if isinstance(model, Classified):
-            model = model.classifier
-        else:
+        model, x = unwrapped(arguments["model"]), arguments["x"]
+        if model is arguments["model"]:
             warn_of_training(function.__name__, arguments)
         called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
         asked = door(arguments) if door else {}

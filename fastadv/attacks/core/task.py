@@ -97,7 +97,6 @@ class Task(Classified):
         `compile` are those of `fastadv.freeze`; None decides by the `passes` of a sample that are planned.
         """
         task = model if isinstance(model, Classified) else None
-        source = model.classifier if isinstance(model, Classified) else model
         check_threat(threat, maps=True)
         criterion = check_criterion(criterion).for_labels(y)
         known = task is not None and x is task.x
@@ -106,7 +105,7 @@ class Task(Classified):
         _check_batch(x, y)
         whole = check_flag("whole_batches", whole_batches)
         classifier = prepare(
-            source, averages if averages > 1 else None, work=passes * size, freeze=freeze,
+            unwrapped(model), averages if averages > 1 else None, work=passes * size, freeze=freeze,
             size=size if whole else 0, precision=precision, compile=compile, rows=lambda: x,
             outputs=criterion.outputs,
         )  # fmt: skip
@@ -248,6 +247,11 @@ class Task(Classified):
         if points.ndim == self.x.ndim:
             return torch.where(self.mask, points, self.x)
         return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
+
+
+def unwrapped(model: Model | Prepared | Classified) -> Model | Prepared:
+    """Return the model of a call, or the classifier of what stands for one."""
+    return model.classifier if isinstance(model, Classified) else model
 
 
 def handed(model: object) -> Task:

@@ -14,7 +14,7 @@ from fastadv.attacks.core.checks import check_finite_radius
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, decides_by_class
 from fastadv.attacks.core.result import AttackResult, classified
-from fastadv.attacks.core.task import Classified, Task
+from fastadv.attacks.core.task import Task, unwrapped
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
@@ -87,8 +87,7 @@ def indicators(
     check_count("limit", limit, 1)
     if share is not None:
         check_share("share", share, one=True)
-    held = model.classifier if isinstance(model, Classified) else model
-    with torch.inference_mode(False), torch.no_grad(), evaluated(held):
+    with torch.inference_mode(False), torch.no_grad(), evaluated(unwrapped(model)):
         problem = Task.of(model, x, y, threat, ids=ids)
         classifier = problem.classifier
         check_finite_radius(threat)
