@@ -16,7 +16,6 @@ from fastadv.attacks.special.bounded_outputs import met_bounded, unbent
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.capture import Rows
-from fastadv.engine.mode import evaluated
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
@@ -68,7 +67,7 @@ def last_iterate(
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
     if isinstance(loss, str) and y is not None:
         y = check_index("y", y, len(x), x.device)
-    with torch.inference_mode(False), torch.no_grad(), evaluated(model):
+    with torch.inference_mode(False), torch.no_grad(), classifier.in_eval():
         if not isinstance(step_size, Tensor) or not waits(step_size.device):
             step_size = check_step_size(step_size, x)
         x = classifier.layout(x.clone() if x.is_inference() else x.detach())

@@ -23,7 +23,6 @@ from fastadv.data.imageset import UNIT
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.arguments import check_input
-from fastadv.engine.mode import evaluated
 from fastadv.engine.prepare import answers
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
@@ -133,7 +132,7 @@ def smooth(
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     first = smoothed.levels(x)  # images off the grid are refused before the folder is that of this run
-    with evaluated(prepared), Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
+    with prepared.in_eval(), Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
         keeper.begun(IDENTITY, resume, "certificates", Path)
         of = seal(keeper.identify(IDENTITY, config))
 

@@ -53,14 +53,17 @@ def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph:
 
 def pull_each(
     x: Tensor, logits: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
-    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor], Tensor],
+    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor, bool], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the directions [B, C, K], their gradients by `back`, each reduced, and the first as it is."""
+    """Return the directions [B, C, K], their gradients by `back`, each reduced, and the first as it is.
+
+    `back` is told whether its graph must stay for more: the last lets go of it while it goes back.
+    """
     chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
     gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
     first: Tensor | None = None
     for place, by_logits in enumerate(chosen.unbind(1)):
-        gradient = back(by_logits).to(x.dtype)
+        gradient = back(by_logits, place + 1 < chosen.shape[1]).to(x.dtype)
         if first is None:
             first = gradient.clone()  # `reduce` may write into it
         gradients[:, place] = gradient if reduce is None else reduce(gradient)

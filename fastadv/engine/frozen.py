@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import eager
-from fastadv._torch import has_global_hooks
+from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
@@ -19,6 +19,7 @@ from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
 from fastadv.engine.first_pass import RunsOriginal
 from fastadv.engine.guard import allowed
+from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, NOTHING, Options, check_possible, no_gradient, with_gradient
@@ -79,7 +80,8 @@ class Frozen(Prepared):
         plain = Plain(model, self.eot, self.counts, self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
-        self.source, self.dtype, self.device, self._plain = plain.source, plain.dtype, plain.device, plain
+        self.source, self.parts, self._plain = plain.source, plain.parts, plain
+        self.dtype, self.device = plain.dtype, plain.device
         with plain.in_eval():
             self.search = SearchCopy(plain, self.options)
             self._stamp = None if module is None else Stamp(module, values=not self.options.follow)
@@ -152,6 +154,10 @@ class Frozen(Prepared):
     def compiled(self) -> "Frozen":
         """The same with a copy that is compiled."""
         return Frozen(self.source, replace(self.options, compile=True))
+
+    def in_eval(self) -> InEval:
+        module = as_module(self.source)  # whose parts may have changed since
+        return InEval([] if module is None else parts_of(module))
 
     @property
     def outputs(self) -> Outputs:  # type: ignore[override]

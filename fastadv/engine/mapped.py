@@ -31,7 +31,7 @@ class Mapped(Prepared):
 
     eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
     notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
-    outputs, output_shape = map(_of_inner, ("outputs", "output_shape"))
+    outputs, output_shape, in_eval, parts = map(_of_inner, ("outputs", "output_shape", "in_eval", "parts"))
     input_threshold = None  # of images
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:

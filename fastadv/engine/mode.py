@@ -1,36 +1,13 @@
-"""evaluated: a model in eval mode for the length of a call, and as it was after that."""
+"""InEval: a model in eval mode for the length of a call, and as it was after that."""
 
 import threading
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
-from fastadv._torch import parts_of
-from fastadv.engine.module import as_module
-from fastadv.engine.precision import NOTHING
-from fastadv.engine.prepared import Prepared
-
 _lock = threading.RLock()
 # parts of models that calls hold in eval mode, by their ids: each with its own mode, and how many calls
 _held: dict[int, tuple[bool, int]] = {}
-
-
-def evaluated(model: object) -> AbstractContextManager[None]:
-    """Keep a model in eval mode inside, with all of its parts; a function passes through.
-
-    Calls within one another and threads are counted: the last that leaves gives each part its mode back.
-
-    Args:
-        model: module, bound method or partial of one, function, or prepared.
-
-    Returns:
-        A context manager.
-    """
-    if isinstance(model, Prepared):
-        model = getattr(model, "inner", model).source
-    module = as_module(model)
-    return NOTHING if module is None else InEval(parts_of(module))
 
 
 class _Here(threading.local):
@@ -44,7 +21,10 @@ _here = _Here()
 
 
 class InEval:
-    """Keeps parts, the first of which leads to the others, in eval mode inside; entered once."""
+    """Keeps parts, the first of which leads to the others, in eval mode inside; entered once.
+
+    Calls within one another and threads are counted: the last that leaves gives each part its mode back.
+    """
 
     __slots__ = ("_held_here", "_holds", "_parts")
 

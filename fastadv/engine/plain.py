@@ -68,11 +68,11 @@ class Plain(Prepared):
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module = as_module(source)
-        self._parts: list[nn.Module] = [] if module is None else parts_of(module)
-        weights, buffers = tensors_of(self._parts)
+        self.parts: list[nn.Module] = [] if module is None else parts_of(module)
+        weights, buffers = tensors_of(self.parts)
         self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
         self.checked = CheckedModel(source if module is None else module, one_dtype(weights), outputs)
-        kinds = {*map(type, self._parts)}
+        kinds = {*map(type, self.parts)}
         if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
             raise InputError(LAZY)
         if any(map(Tensor.is_inference, (*weights, *buffers))):  # which are part of no graph
@@ -81,7 +81,7 @@ class Plain(Prepared):
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
         normalizes = module is None or any(map(may_normalize, kinds))
         self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
-        self._by_grad_mode = asks_for_gradients(source, self._parts)
+        self._by_grad_mode = asks_for_gradients(source, self.parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._added = dict[str, None]()
@@ -89,7 +89,7 @@ class Plain(Prepared):
     def _use_copy(self) -> None:
         """Go on with a copy, whose weights take part in graphs and ask for no gradient."""
         self.checked.model = copied(cast(nn.Module, self.checked.model), buffers=True)
-        self._parts = parts_of(self.checked.model)
+        self.parts = parts_of(self.checked.model)
 
     @property
     def model(self) -> Model:  # type: ignore[override]
@@ -103,8 +103,7 @@ class Plain(Prepared):
         return self.checked.model
 
     def in_eval(self) -> InEval:
-        """Keep the model in eval mode inside."""
-        return InEval(self._parts)
+        return InEval(self.parts)
 
     @property
     def outputs(self) -> Outputs:  # type: ignore[override]
@@ -220,11 +219,11 @@ class Plain(Prepared):
             attached, whole = follow(), self._whole
             logits = attached.detach().clone()
 
-            def back(by_logits: Tensor) -> Tensor:
+            def back(by_logits: Tensor, retain_graph: bool) -> Tensor:
                 nonlocal attached, whole
                 if self._whole != whole:  # a copy answers from here on: it has no weight gradient
                     attached, whole = follow(), self._whole
-                return self.pull(leaf, attached, by_logits, retain_graph=True, rows=rows)
+                return self.pull(leaf, attached, by_logits, retain_graph, rows)
 
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()

@@ -1,12 +1,12 @@
 """Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import Outputs
@@ -69,6 +69,7 @@ class Prepared:
         source: what the caller gave; of a `Mapped` itself.
         eot: passes over which logits, losses and gradients of the search are averaged.
         model: the model as given, in eval mode.
+        parts: the modules of the model, itself first; none of a function.
         dtype: of its weights, to which `verdict` casts x; None where there is not exactly one.
         device: where its samples must lie; None for a function, which takes them where they are.
         notes: what was done for the search, and what was not done and why.
@@ -83,6 +84,7 @@ class Prepared:
     eot: int
     counts: Counts
     model: Model
+    parts: list[nn.Module]
     dtype: torch.dtype | None
     device: torch.device | None
     notes: tuple[str, ...]
@@ -139,6 +141,10 @@ class Prepared:
         raise NotImplementedError
 
     # Of the model as given.
+
+    def in_eval(self) -> AbstractContextManager[None]:
+        """Keep the model in eval mode inside; then each of its parts gets its mode back."""
+        raise NotImplementedError
 
     @property
     def output_shape(self) -> torch.Size | None:

@@ -223,8 +223,7 @@ class SearchCopy:
         # a compiled backward frees what the next one needs
         leaf, attached = self.followed(x, checked=self.uncompiled)
         logits = attached.detach().clone()
-        back = partial(self.backward, attached, leaf, retain_graph=True)
-        gradients = pull_each(x, logits, directions, reduce, back)[1]
+        gradients = pull_each(x, logits, directions, reduce, partial(self.backward, attached, leaf))[1]
         self.counts.backwards += gradients.shape[:2].numel()
         return logits, gradients
 

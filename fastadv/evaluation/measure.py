@@ -22,7 +22,6 @@ from fastadv.data.content import describe_data
 from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, Prepared
-from fastadv.engine.mode import evaluated
 from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepare import answers
@@ -187,7 +186,7 @@ def evaluate(
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)}, agree)
     showing = shown(progress, "evaluating")
-    with evaluated(job.frozen), Parts(run_dir, shared=apart) as parts, showing as tick:
+    with job.frozen.in_eval(), Parts(run_dir, shared=apart) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
         before = (parts.identity or config)["samples"]

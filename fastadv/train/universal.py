@@ -23,7 +23,6 @@ from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.mode import evaluated
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepare import answers
 from fastadv.errors import InputError, NoGradientError
@@ -303,7 +302,7 @@ def universal(
     if Threat.covers(through.ball, origin):  # also where the ball says that it means to
         origin = torch.full_like(origin, sum(through.ball.box) / 2)
     showing = shown(progress, "perturbing")
-    with Keeper(run_dir) as keeper, closing(feed), showing as tick, no_gradient(), evaluated(classifier):
+    with Keeper(run_dir) as keeper, closing(feed), showing as tick, no_gradient(), classifier.in_eval():
         state = keeper.begun(CHECKPOINT, resume, "a checkpoint", partial(_State.load, config=config))
         if state is None:
             points = dict.fromkeys(("now", "before", "best", "top", "gradient"), origin)

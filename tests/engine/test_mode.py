@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import Plain
-from fastadv.engine.mode import evaluated
+from fastadv.engine import Plain, prepare
 from tests.engine.nets import convnet, images
 from tests.zoo.state import State
 
 X, Y = images(12)
 THREAT = fa.Linf(0.1)
+
+
+def evaluated(model: Any) -> AbstractContextManager[None]:
+    return prepare(model).in_eval()
 
 
 def modes(model: nn.Module) -> list[bool]:

@@ -21,7 +21,6 @@ from fastadv.attacks.core.task import Classified, Task, unwrapped
 from fastadv.attacks.special.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.by_row import explained, takes_ids
-from fastadv.engine.mode import evaluated
 from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.errors import InputError
 from fastadv.losses import check_loss
@@ -149,18 +148,19 @@ def takes_common(
             check(arguments)
         planned_passes = passes({name: arguments.get(name, fixed[name]) for name in counts})
         model, x = unwrapped(arguments["model"]), arguments["x"]
-        if model is arguments["model"]:
-            warn_of_training(function.__name__, arguments)
         called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
         asked = door(arguments) if door else {}
         asked |= {name: arguments.pop(name) for name in DOOR & arguments.keys()}
         device = x.device.type if isinstance(x, Tensor) else "cpu"
         # its own arithmetic, too, is not that of an autocast around
-        with no_gradient(), no_autocast(device), evaluated(model):
+        with no_gradient(), no_autocast(device):
             try:
                 task = Task.of(**called, **asked, passes=planned_passes)
                 _check_through(function.__name__, through, task)
-                out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
+                if model is called["model"]:
+                    warn_of_training(function.__name__, model, task.classifier, "ids" in asked)
+                with task.classifier.in_eval():
+                    out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
             except Exception as error:
                 if (explanation := explained(error, model, x)) is error:
                     raise

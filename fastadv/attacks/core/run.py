@@ -21,7 +21,6 @@ from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
 from fastadv.engine.bound import CleanPass
-from fastadv.engine.mode import evaluated
 from fastadv.engine.precision import no_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
@@ -104,7 +103,7 @@ def run(
     )  # fmt: skip
     if not isinstance(model, Task):
         task = Task.of(model, x, y, threat, **common)
-        with no_gradient(), evaluated(task.classifier):
+        with no_gradient(), task.classifier.in_eval():
             out: AttackResult = again(task, task.x, task.y, task.threat, from_x=from_x)
         return task.with_images(out) if isinstance(threat, Through) else out
     task = model

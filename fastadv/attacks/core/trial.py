@@ -187,7 +187,7 @@ class Trial:
         problem, few = self.problem, self.todo[:LOOKS]
         if not self.passed[1] or not len(few) or problem.criterion.outputs != "classes":
             return False
-        if problem.through or not bounded_outputs.looks_bounded(self.clean[~self.unusable]):
+        if problem.through or not bounded_outputs.looks_bounded(self.clean, self.unusable):
             return False
         x, rows = problem.x[few], problem.rows[few]
         return bounded_outputs.falls_off(self.classifier, x, rows) > bounded_outputs.LIMIT

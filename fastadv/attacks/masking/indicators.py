@@ -14,7 +14,7 @@ from fastadv.attacks.core.checks import check_finite_radius
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, decides_by_class
 from fastadv.attacks.core.result import AttackResult, classified
-from fastadv.attacks.core.task import Task, unwrapped
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
@@ -24,7 +24,6 @@ from fastadv.attacks.masking.verdict import STAND_IN, Indicators
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
-from fastadv.engine.mode import evaluated
 from fastadv.engine.module import replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
@@ -87,10 +86,11 @@ def indicators(
     check_count("limit", limit, 1)
     if share is not None:
         check_share("share", share, one=True)
-    with torch.inference_mode(False), torch.no_grad(), evaluated(unwrapped(model)):
+    with torch.inference_mode(False), torch.no_grad():
         problem = Task.of(model, x, y, threat, ids=ids)
-        classifier = problem.classifier
         check_finite_radius(threat)
+    classifier = problem.classifier
+    with torch.inference_mode(False), torch.no_grad(), classifier.in_eval():
         if results is None:
             try:
                 out = pgd.on(problem, steps=probes.LONG_STEPS, seed=seed)

@@ -106,7 +106,8 @@ def unbent(
     The gradient is right up to a positive factor, and the loss is that of the outputs as they are. `exact`
     gives the loss of the logits with its gradient; in another interval both outputs count as the steeper.
     """
-    apart, sizes = like(interval == UNKNOWN, points), list[Tensor]()
+    unknown, sizes = interval == UNKNOWN, list[Tensor]()
+    some = bool(unknown.any())
 
     def directions(logits: Tensor) -> Tensor:
         """Return [n, C, K]: what is to rise and, where both are to count alike, what is to fall."""
@@ -115,17 +116,18 @@ def unbent(
         # every factor stays in half precision
         sizes.append(by.abs().amax(1).clamp_min(torch.finfo(by.dtype).tiny))
         by = by / sizes[0][:, None]
-        if not bool(apart.any()):
+        if not some:
             return by[:, None]
         margin = losses.loss_and_grad(logits, y, loss if callable(loss) else "margin", aims)[1]
         both = torch.stack([margin.clamp_min(0), margin.clamp_max(0)], 1)
-        return torch.where(apart.view(-1, 1, 1), both, torch.stack([by, torch.zeros_like(by)], 1))
+        return torch.where(unknown[:, None, None], both, torch.stack([by, torch.zeros_like(by)], 1))
 
     logits, gradients = classifier.jacobian(points, directions, rows=rows)
-    units, length = _units(gradients)
-    if exact:
-        units, gradients = units * like(length.amax(1), units), gradients * like(sizes[0], gradients)
-    gradient = torch.where(apart, units.sum(1), gradients[:, 0])
+    gradient = gradients[:, 0] * like(sizes[0], points) if exact else gradients[:, 0]
+    if some:
+        units, length = _units(gradients)
+        both = (units * like(length.amax(1), units) if exact else units).sum(1)
+        gradient = torch.where(like(unknown, points), both, gradient)
     seen = inverse(logits, interval)[0] if exact else logits
     return losses.loss_value(seen, y, loss, aims), logits, gradient
 
@@ -159,9 +161,9 @@ def normals(logits: Tensor, gradients: Tensor, classes: Tensor, interval: Tensor
 # The sign: whether gradients fall off towards an end of the outputs where many crowd.
 
 
-def looks_bounded(logits: Tensor) -> bool:
+def looks_bounded(logits: Tensor, unusable: Tensor) -> bool:
     """Return whether so many outputs of the classes are near their least or largest that a look is due."""
-    if len(logits) < FEW:
+    if logits.shape[0] < FEW or len(logits := logits[~unusable]) < FEW:
         return False
     low, high = logits.aminmax(dim=0)
     near = CLOSE * (high - low)

@@ -1,9 +1,7 @@
 """A warning where a model seems to train on what attacks return."""
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from math import inf
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -21,16 +19,17 @@ _seen: "WeakKeyDictionary[nn.Module, tuple[float, float]]" = WeakKeyDictionary()
 moves_all: ContextVar[bool] = ContextVar("moves_all", default=False)
 
 
-def warn_of_training(attack: str, arguments: Mapping[str, Any]) -> None:
-    """Warn once for a model in training mode with gradients, or with a step between each of four calls."""
-    model = arguments["model"]
-    if isinstance(model, Frozen) and "ids" not in arguments:  # with which this library calls
-        model = model.source
-    if isinstance(model, Prepared) or moves_all.get():
+def warn_of_training(attack: str, model: object, classifier: Prepared, numbered: bool) -> None:
+    """Warn once for a model in training mode with gradients, or with a step between each of four calls.
+
+    The `classifier` is what answers for the model; this library freezes a model itself
+    where samples are `numbered`.
+    """
+    if moves_all.get() or (isinstance(model, Prepared) and (numbered or not isinstance(model, Frozen))):
         return
-    parts = reversed(next(map(parts_of, modules_in(model)), []))
+    parts = classifier.parts or next(map(parts_of, modules_in(classifier.source)), [])
     # the last part with weights has the mode of the model, which wrappers around it need not have
-    part = next((part for part in parts if next(part.parameters(False), None) is not None), None)
+    part = next((part for part in reversed(parts) if next(part.parameters(False), None) is not None), None)
     if part is None or nn.parameter.is_lazy(weight := next(part.parameters(False))) or weight.is_inference():
         return
     before, steps = _seen.get(part, (inf, 0.0))

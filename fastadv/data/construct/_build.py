@@ -24,7 +24,6 @@ from fastadv.data.shards import (
     write_shard,
 )
 from fastadv.engine import Prepared
-from fastadv.engine.mode import evaluated
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.progress import Progress, check_progress, shown
@@ -116,7 +115,7 @@ def build(
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         processes.check_alike({**config, **asked}, agree)
     with (
-        evaluated(construction.source),
+        construction.source.in_eval(),
         shown(progress, f"building {construction.name}") as show,
         Keeper(out_dir, name="out_dir", shared=True) as keeper,
     ):
