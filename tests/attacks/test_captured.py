@@ -376,10 +376,12 @@ class Changes(Net):
         super().__init__()
         self.scale, self.held, self.config = 1.0, torch.ones(()), type("Config", (), {})()
         self.config.scale, self.layers = 1.0, [nn.Linear(5, 5).double()]
+        self.options = {"scale": 1.0}
         self.register_buffer("mean", torch.zeros(2, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x * self.scale * self.held * self.config.scale * SCALE - self.mean + self.shift
+        x = x * self.scale * self.options["scale"] * self.held * self.config.scale * SCALE
+        x = x - self.mean + self.shift
         return self.layers[0](super().forward(x).to(self.layers[0].weight.dtype)).float()
 
 
@@ -409,6 +411,7 @@ CHANGES: dict[str, tuple[int, Callable[[Any, int], object]]] = {  # and how many
     "attribute": (3, lambda model, call: setattr(model, "scale", 1 - 0.1 * call)),
     "tensor": (3, lambda model, call: model.held.mul_(0.9)),
     "object": (3, lambda model, call: setattr(model.config, "scale", 1 - 0.1 * call)),
+    "dictionary": (3, lambda model, call: model.options.update(scale=1 - 0.1 * call)),
 }  # fmt: skip
 
 

@@ -85,6 +85,28 @@ def test_a_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way: str) -> None:
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
 
+class Counting(Net):
+    """Writes into a buffer how often it was passed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor, sign: int = 1) -> Tensor:
+        self.passes += 1
+        return super().forward(x, sign)
+
+
+def test_what_the_forward_of_a_search_copy_writes_is_its_own() -> None:
+    net = Counting().eval()
+    frozen = freeze(net)
+    frozen.input_gradient(X, Y)  # compared
+    before = int(net.passes)
+    frozen.input_gradient(X, Y)
+    assert frozen.searches(X)
+    assert net.passes == before
+
+
 @pytest.mark.parametrize("prepared", [Plain, freeze])
 @pytest.mark.parametrize(
     "call",

@@ -29,7 +29,7 @@ def test_a_row_may_differ_by_rounding_or_a_kink(change: Callable[[Tensor], Tenso
 @pytest.mark.parametrize(("format", "most"), [(torch.float32, 1e-3), ("tf32", 1e-2), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 def test_the_bound_of_rounding(format, most, factor):
-    """A shift of all logits of a row decides nothing, and a row that is NaN does not count."""
+    """A shift of all logits of a row decides nothing, and a row that the model has NaN for does not count."""
     expected = torch.randn(9, 5)
     logits, spread = expected + 7, (expected - expected.mean(1, keepdim=True)).abs()[1:].max()
     logits[4, :2] += factor * most * spread * torch.tensor([1.0, -1.0])
@@ -37,6 +37,9 @@ def test_the_bound_of_rounding(format, most, factor):
     assert guard.same_logits(logits, expected, [torch.float32, format]) == (factor < 1)
     assert guard.same_logits(logits * torch.nan, expected, [format]) is False
     assert guard.same_logits(logits, expected * torch.nan, [format]) is None
+    alike = expected.clone()
+    alike[3, 1] = torch.nan  # as where half precision overflows
+    assert guard.same_logits(alike, expected, [torch.float32, format]) == (format in guard.HALVES)
 
 
 def changed(right: Tensor, noise: Tensor, every: int, cosine: float = 1, length: float = 1) -> Tensor:

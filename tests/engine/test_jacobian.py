@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
+from fastadv.engine.bound import pull_each
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 
@@ -106,6 +107,17 @@ def test_directions_that_do_not_fit(directions: object, as_function: bool) -> No
     given = (lambda logits: directions) if as_function else directions
     with pytest.raises(InputError, match=r"directions: expected a floating tensor \[B, C, K\]"):
         freeze(convnet()).jacobian(X, given)  # type: ignore[arg-type]
+
+
+def test_the_last_gradient_lets_go_of_the_graph() -> None:
+    stays = list[bool]()
+
+    def back(by_logits: Tensor, retain_graph: bool) -> Tensor:
+        stays.append(retain_graph)
+        return X
+
+    pull_each(X, ROWS[:, 0], ROWS, None, back)
+    assert stays == [True, True, False]
 
 
 def test_a_norm_takes_the_place_of_each_gradient() -> None:

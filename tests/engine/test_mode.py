@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, prepare
+from fastadv.engine.mapped import Mapped
 from tests.engine.nets import convnet, images
 from tests.zoo.state import State
 
@@ -216,6 +217,17 @@ def test_methods_partials_and_wrappers_are_their_module() -> None:
         assert all(modes(model))
     with evaluated(Plain(model)):
         assert not any(modes(model))
+
+
+@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
+def test_each_classifier_holds_its_model(prepared: Callable[[nn.Module], Any]) -> None:
+    model = mixed()
+    before, inner = modes(model), prepared(model)
+    own = fa.Through(lambda x, t: t, THREAT, still=torch.clone)
+    for classifier in (inner, Mapped(inner, own, X, torch.arange(12))):
+        with classifier.in_eval():
+            assert not any(modes(model))
+        assert modes(model) == before
 
 
 def test_calls_within_one_another_are_counted() -> None:

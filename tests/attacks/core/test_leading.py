@@ -10,7 +10,9 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Unless, WrongBy
 from fastadv.attacks.core import Criterion, Task
+from fastadv.attacks.special import edge
 from tests.attacks.masking.nets import honest
+from tests.attacks.watched import watched
 
 TEST = fa.data.load("digits", "test", limit=80)
 X, Y, THREAT = TEST.x, TEST.y, fa.Linf(0.15)
@@ -86,6 +88,17 @@ def test_targets_are_aimed_at(run: Callable[..., fa.attacks.AttackResult]) -> No
     met = abstains(out.x_adv).argmax(1) == targets
     assert torch.equal(met, out.success)
     assert met.any()
+
+
+def test_points_rank_by_any_class_whatever_class_an_attempt_leads_to(monkeypatch):
+    monkeypatch.setattr(edge, "kinks", lambda points, *args: torch.zeros(2, len(points)).unbind())
+    model, seen = watched(net())
+    lead = WrongBy(9.0)
+    out = fa.attacks.pgd(model, X, Y, THREAT, criterion=lead, steps=12, step_size=0.1, stop_early=False)
+    values = torch.stack([lead.margin(net()(x).detach(), Y, None) for x in seen[1:]])  # but of x itself
+    held = out.status == fa.attacks.Status.HELD
+    assert held.sum() > 60
+    torch.testing.assert_close(out.loss[held], values.amax(0)[held])
 
 
 def test_what_leads_by_hand() -> None:

@@ -139,6 +139,12 @@ def test_the_gradient_in_another_interval_is_the_same_behind_any_head(head: str)
         alone = unbent(squashed, x[one], y[one], "ce_sharp", None, mixed[one])[2]
         cosine = torch.cosine_similarity(several[one].flatten(), alone.flatten(), 0)
         torch.testing.assert_close(cosine, torch.ones(()).double())
+    # and its length, where the distance to the boundary is read from it
+    several = unbent(squashed, x, y, "margin", None, mixed, exact=True)[2]
+    for kind in (0, UNIT, UNKNOWN):
+        some = mixed == kind
+        alone = unbent(squashed, x[some], y[some], "margin", None, mixed[some], exact=True)[2]
+        torch.testing.assert_close(several[some], alone)
 
 
 def test_the_interval_of_a_row_is_told_by_its_own_outputs() -> None:

@@ -66,6 +66,9 @@ def test_a_single_row_gets_the_gradient_it_gets_in_a_batch(norm: Any, prepared: 
     twice = model.jacobian(torch.cat([x, x]), identity.expand(2, 5, 5))[1][:1]
     torch.testing.assert_close(rows, twice, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(model(x), net(x).detach())
+    ask = model.bind(x, y, "ce", None)
+    for _ in range(3):  # the first passes are checked
+        torch.testing.assert_close(*(F.normalize(g.flatten(), dim=0) for g in (ask(x)[2], expected)))
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="torch may have mended it")
