@@ -140,12 +140,13 @@ def first_rows(dataset: Dataset[Any], count: int, box: Boxes, labels: str = CLAS
 
 def check_sets(
     model: nn.Module, sets: Mapping[str, Dataset[Any] | None], augment: Augmentation | None,
-    device: torch.device, box: Boxes, criterion: Criterion = WRONG,
+    device: torch.device, box: Boxes, tested: Criterion = WRONG, trained: Criterion = WRONG,
 ) -> int:  # fmt: skip
     """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
-    kind = labels_of(criterion)
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in ((name, dataset) for name, dataset in sets.items() if dataset is not None):
+        criterion = trained if name == "train_set" else tested
+        kind = labels_of(criterion)
         x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, box, kind))
         if augment is not None and name == "train_set":
             moved: object = augment(x, ids=ids, seed=0, epoch=1)
@@ -168,10 +169,10 @@ def check_sets(
         labels[name] = known_labels(dataset)
         if (known := labels[name]) is not None:
             check_classes(known, classes, name)
-    trained, held_out = labels.get("train_set"), labels.get("validation_set")
-    if trained is None or held_out is None:
+    seen, held_out = labels.get("train_set"), labels.get("validation_set")
+    if seen is None or held_out is None:
         return classes
-    missing = sorted(set(trained.tolist()) - set(held_out.tolist()))
+    missing = sorted(set(seen.tolist()) - set(held_out.tolist()))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         logger.warning(

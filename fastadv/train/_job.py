@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_seed, warn
 from fastadv._torch import sharding
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.data.content import describe_data, describe_set
 from fastadv.data.given import as_dataset, read_by
 from fastadv.data.sampling import sample_count
@@ -134,12 +135,12 @@ def _measured(job: Job, recipe: object) -> tuple[Job, Measures]:
     attacks = named(job.test_attacks, job.threat, recipe, wanted)
     criterion = criterion_of(attacks, wanted)
 
-    def as_set(name: str, data: Dataset[Any] | None) -> Any:
+    def as_set(name: str, data: Dataset[Any] | None, criterion: Criterion = criterion) -> Any:
         return None if data is None else as_dataset(data, name, labels_of(criterion))
 
     job = replace(
         job,
-        train_set=as_set("train_set", job.train_set),
+        train_set=as_set("train_set", job.train_set, _of_train_set(recipe, criterion)),
         test_set=as_set("test_set", job.test_set),
         measuring=replace(
             job.measuring, validation_set=as_set("validation_set", job.measuring.validation_set)
@@ -156,11 +157,19 @@ def _measured(job: Job, recipe: object) -> tuple[Job, Measures]:
     return job, Measures(job.test_set, attacks, job.measuring, box, criterion)
 
 
+def _of_train_set(recipe: object, criterion: Criterion) -> Criterion:
+    """Return what takes the labels of the training set: the criterion of the tests, or the recipe's."""
+    return getattr(recipe, "train_criterion", None) or criterion
+
+
 def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     """Set up the optimizer and the batches of the run, and move its model."""
     model, optimization = _without_wrapper(job.model), job.optimization
-    box, criterion = measure.test.box, measure.test.criterion
+    box, tested, inner = measure.test.box, measure.test.criterion, innermost(recipe)
+    criterion = _of_train_set(inner, tested)
     labels = labels_of(criterion)
+    if callable(check := getattr(inner, "check_model", None)):
+        check(model, tested=measure.judge.data is not None)
     rate, augment = optim.find_rate(job.optimizer, job.learning_rate), make_augment(job.augment)
     ramp = optim.first_recipes(optimization, recipe, job.epochs)
     if job.device is not None:
@@ -172,7 +181,7 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     sets = {"train_set": job.train_set, "test_set": job.test_set}
     sets["validation_set"] = job.measuring.validation_set
     with rng.generators_kept(place):
-        classes = check_sets(model, sets, augment, place, box, criterion)
+        classes = check_sets(model, sets, augment, place, box, tested, criterion)
     # A run with a constant schedule may be made longer
     planned = 1 if optimization.schedule == "constant" else job.epochs
     execution = decided(

@@ -52,7 +52,7 @@ def fit(
             once, with a warning.
         recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
             name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score",
-            "fast" or "free".
+            "fast", "free" or "aligned".
         epochs: passes through the training images, 1 or more.
         threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's.
         batch_size: images of a step, 1 or more; None is that of a DataLoader, otherwise 128.

@@ -38,7 +38,10 @@ LOSSES = {
     "smoothadv": train.SmoothAdv(fa.L2(0.5), 0.3, noises=3, steps=2),
     "consistency": train.Consistency(0.3, noises=3),
 }
-RECIPES = LOSSES | {"free": train.FreeTraining(THREAT, 2), "awp": train.AWP(PGDTraining(THREAT, 2))}
+RECIPES = LOSSES | {
+    "free": train.FreeTraining(THREAT, 2), "awp": train.AWP(PGDTraining(THREAT, 2)),
+    "aligned": train.Aligned(THREAT, steps=2),
+}  # fmt: skip
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -62,7 +65,7 @@ WRONG = {
     "weight": [-0.1, None, "much"], "label_smoothing": [-0.1, 1.0], "beta": [-1.0, nan], "gamma": [0.0, nan],
     "noise": [-1.0], "method": ["fgsm"], "statistics": ["clean", None], "start": ["far", True],
     "clamp_start": [1, None], "sigma": [0.0, -0.5, nan, inf, None], "noises": [0, 2.0],
-    "entropy": [-0.1, nan],
+    "entropy": [-0.1, nan], "to": ["text", None],
     "recipe": ["pgd", train.FreeTraining(THREAT, 2), train.AWP(Standard())],
 }  # fmt: skip
 
@@ -248,7 +251,7 @@ def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
     def forward(self, x):
         return FORMS[form](self.inner(x)) if self.training else self.inner(x)
 
-    words = "model: expected (floating logits|at least two classes|a class for each label)"
+    words = "model: expected (floating (logits|embeddings)|at least two classes|a class for each label)"
     others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
     for name, recipe in (RECIPES | others).items():
         if name not in ("rs-l2", "pgd-l2"):
@@ -266,6 +269,7 @@ LENGTHS = {
     "rs": (train.FastTraining(THREAT), 1.25 * 0.1),
     "n-fgsm": (train.FastTraining(THREAT, "n-fgsm"), 0.1),
     "free": (train.FreeTraining(THREAT, 2), 0.1),
+    "aligned": (train.Aligned(THREAT, steps=4), 2.5 * 0.1 / 4),
 }
 
 

@@ -8,6 +8,7 @@ model in its own mode. FreeTraining, whose passes serve the attack too, is the e
 from collections.abc import Callable
 
 from fastadv.train.recipes.adversarial import FastTraining, FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes.aligned import Aligned
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
 from fastadv.train.recipes.own_step import AWP, FreeTraining
 from fastadv.train.recipes.smoothing import Consistency, GaussianTraining, SmoothAdv
@@ -19,6 +20,7 @@ __all__ = [
     "MART",
     "SCORE",
     "TRADES",
+    "Aligned",
     "Consistency",
     "Crafted",
     "FGSMTraining",
@@ -46,5 +48,6 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "gaussian": GaussianTraining,
     "smoothadv": SmoothAdv,
     "consistency": Consistency,
+    "aligned": Aligned,
 }
 """The recipes that commands can name; AWP goes around one, and HAT takes a network."""

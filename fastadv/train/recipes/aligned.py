@@ -1,0 +1,172 @@
+"""Aligned: an image encoder made robust around embeddings that stay: its first ones, or those of texts."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fastadv._checks import check_choice
+from fastadv.attacks.core.criterion import Criterion
+from fastadv.engine.arguments import Outputs
+from fastadv.engine.mode import evaluated
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+from fastadv.train.recipes import _common
+from fastadv.train.recipes._followers import follower
+from fastadv.train.recipes.adversarial import PGDTraining
+from fastadv.train.recipes.base import OwnStep, Step, check_images
+
+TARGETS = ("frozen", "texts")
+
+
+class Embedding(nn.Module):
+    """The `embed` of a model as a module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.embed(x)  # type: ignore[operator, no-any-return]
+
+
+# Followers are known by the module that they follow: each model has one as long as a run holds it
+_embeddings: WeakValueDictionary[int, Embedding] = WeakValueDictionary()
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """Return what makes embeddings: the `embed` of a model that has one, or the model."""
+    if not callable(getattr(model, "embed", None)):
+        return model
+    return _embeddings.setdefault(id(model), Embedding(model))
+
+
+def check_embeddings(outputs: object, size: int, width: int | None = None) -> Tensor:
+    """Return embeddings in float32 or float64; InputError unless they are floating [B, D], of that width."""
+    if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim == 2:
+        shape = size, width or outputs.shape[1]
+        if outputs.shape == shape:
+            return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    got = f"{outputs.dtype} {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise InputError(
+        f"model: expected floating embeddings [B, D] with B = {size}{f' and D = {width}' if width else ''}, "
+        f"got {got}; wrap it so that it returns one vector an image"
+    )
+
+
+def squared(embeddings: Tensor, aims: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return [B], the squared L2 distance to the aims [B, D]."""
+    return (embeddings - aims).square().sum(1)
+
+
+class Unlabeled(Criterion):
+    """Of training on embeddings [B, D], which reads no labels."""
+
+    outputs: ClassVar[Outputs] = "any"
+
+    def labels(self, name: str, y: object, size: int, device: torch.device) -> Tensor:
+        return torch.empty(size, 0, device=device)
+
+    def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
+        check_embeddings(outputs, len(outputs))
+
+
+@dataclass(frozen=True)
+class Aligned(OwnStep):
+    """Train an image encoder, as CLIP's, to embed attacked images like clean ones (FARE, TeCoA).
+
+    "frozen" minimizes the mean of ‖φ(x_adv) - φ₀(x)‖², where φ₀ is the encoder as it was when training
+    began, in eval mode, at the augmented image: FARE. x_adv maximizes the same distance: the last of `steps`
+    projected steps from a uniform start, keyed by (seed, id), with φ in eval mode. No label is read and no
+    embedding is normalized, so the encoder still fits whatever was trained on its embeddings. A model with an
+    `embed`, as `fa.models.zero_shot` returns, trains that, and is tested as the classifier that it is.
+
+    "texts" minimizes the cross-entropy of such a zero-shot classifier at points that maximize it: TeCoA. Its
+    texts stay as they are, and so does its temperature.
+
+    Weights of φ₀ are part of a checkpoint. The authors' code takes its steps with a momentum of 0.9, and sets
+    gradients of NaN to 0; `fit` raises FloatingPointError.
+
+    Args:
+        threat: Linf, L2, L1 or L0 with one finite radius, in input units.
+        to: "frozen" or "texts".
+        steps: projected steps, >= 1; 10 as in both papers' settings for CLIP.
+        step_size: in input units; None is 2.5 · radius / steps, 1/255 at a radius of 4/255.
+
+    Raises:
+        InputError: `to` is neither, or steps, step_size or radius cannot work. At the first use: the model
+            returns no embeddings [B, D], or has no texts for "texts".
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> digits = fa.data.load("digits", limit=64)
+        >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16))
+        >>> recipe = fa.train.Aligned(fa.Linf(0.1), steps=3)
+        >>> reports = fa.train.fit(encoder, digits, recipe, epochs=2, optimizer="adamw", learning_rate=1e-3)
+        >>> reports[1].loss < reports[0].loss
+        True
+
+    Source:
+        Schlarmann et al. 2024 (arXiv 2402.12336), equations 3 and 4; Mao et al. 2023 (arXiv 2212.07016).
+    """
+
+    threat: Threat
+    to: str = "frozen"
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("to", self.to, TARGETS)
+        _common.check_steps(self.threat, self.steps, self.step_size)
+        _common.check_finite(self.threat, "a start drawn from the ball")
+
+    @property
+    def train_criterion(self) -> Criterion | None:
+        """What takes the labels of the training set in the place of classes."""
+        return Unlabeled() if self.to == "frozen" else None
+
+    def check_model(self, model: nn.Module, tested: bool = False) -> None:
+        """Raise InputError unless the model can be trained so; `tested`: its accuracy is measured, too."""
+        embeds, texts = encoder_of(model) is not model, getattr(model, "texts", None)
+        if self.to == "texts" and not (embeds and isinstance(texts, Tensor) and not texts.requires_grad):
+            raise InputError(
+                "model: expected a zero-shot classifier with `embed` and fixed `texts` for to='texts', got "
+                f"{type(model).__name__}; make one by fa.models.zero_shot, or take to='frozen'"
+            )
+        if tested and not embeds:
+            raise InputError(
+                f"test_set: expected None for {type(model).__name__}, whose embeddings have no accuracy, got "
+                "a set; pass the classifier of fa.models.zero_shot in its place, or leave it out"
+            )
+
+    def step(self, at: Step) -> Tensor:
+        self.check_model(at.model)
+        check_images(self, at.model, at.x)
+        with at.autocast():
+            loss = self._to_frozen(at) if self.to == "frozen" else self._to_texts(at)
+        at.backward(loss)
+        at.descend()
+        return loss.detach()
+
+    def _to_frozen(self, at: Step) -> Tensor:
+        encoder = encoder_of(at.model)
+        if not at.state:
+            held = (*encoder.named_parameters(), *encoder.named_buffers())
+            # a checkpoint is contiguous, too: another layout could round otherwise
+            contiguous = {"memory_format": torch.contiguous_format}
+            at.state.update({name: tensor.detach().clone(**contiguous) for name, tensor in held})
+        with torch.no_grad(), evaluated(encoder):
+            aims = check_embeddings(functional_call(encoder, at.state, (at.x,)), len(at.x))
+        start = self.threat.random_start(at.x, seed=at.seed, ids=at.ids)
+        x_adv = _common.ascent(
+            follower(encoder, "any"), at.x, aims, self.threat, self.steps, self.step_size, loss=squared,
+            start=start,
+        )  # fmt: skip
+        return squared(check_embeddings(encoder(x_adv), len(at.x), aims.shape[1]), aims).mean()
+
+    def _to_texts(self, at: Step) -> Tensor:
+        recipe = PGDTraining(self.threat, self.steps, self.step_size)
+        return recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
