@@ -24,6 +24,7 @@ from fastadv.train.schedules import SCHEDULES
         ("trades:beta=3,steps=4", {"step_size": 0.02}, train.TRADES, {"beta": 3, "step_size": 0.02}),
         ("fast:method=n-fgsm", {}, train.FastTraining, {"method": "n-fgsm"}),
         ("consistency:sigma=0.5,weight=5", {}, train.Consistency, {"sigma": 0.5, "weight": 5}),
+        ("aligned:to=texts", {"steps": 4}, train.Aligned, {"to": "texts", "steps": 4}),
     ],
 )
 def test_name_and_arguments(text, options, kind, fields):

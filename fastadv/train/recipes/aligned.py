@@ -87,8 +87,9 @@ class Aligned(OwnStep):
     "texts" minimizes the cross-entropy of such a zero-shot classifier at points that maximize it: TeCoA. Its
     texts stay as they are, and so does its temperature.
 
-    Weights of φ₀ are part of a checkpoint. The authors' code takes its steps with a momentum of 0.9, and sets
-    gradients of NaN to 0; `fit` raises FloatingPointError.
+    The weights of φ₀ are part of a checkpoint, so a run resumes bit for bit. Steps of the authors' code have
+    a momentum of 0.9. An image whose gradient is NaN stays at its start, as in their code and in all recipes;
+    NaN in the weights' gradients ends `fit` with FloatingPointError.
 
     Args:
         threat: Linf, L2, L1 or L0 with one finite radius, in input units.
@@ -155,9 +156,9 @@ class Aligned(OwnStep):
         encoder = encoder_of(at.model)
         if not at.state:
             held = (*encoder.named_parameters(), *encoder.named_buffers())
-            # a checkpoint is contiguous, too: another layout could round otherwise
-            contiguous = {"memory_format": torch.contiguous_format}
-            at.state.update({name: tensor.detach().clone(**contiguous) for name, tensor in held})
+            # A checkpoint is contiguous; another layout may round otherwise
+            layout = torch.contiguous_format
+            at.state.update({name: tensor.detach().clone(memory_format=layout) for name, tensor in held})
         with torch.no_grad(), evaluated(encoder):
             aims = check_embeddings(functional_call(encoder, at.state, (at.x,)), len(at.x))
         start = self.threat.random_start(at.x, seed=at.seed, ids=at.ids)

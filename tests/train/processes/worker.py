@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastadv.attacks import pgd
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
-from fastadv.train import AWP, MART, TRADES, FreeTraining, PGDTraining, Standard, fit
+from fastadv.train import AWP, MART, TRADES, Aligned, FreeTraining, PGDTraining, Standard, fit
 from tests.kills import die, loss_told
 from tests.processes import tell
 from tests.train.nets import grouped, images
@@ -58,6 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
     "both": {"recipe": PGDTraining(THREAT, 2, statistics="both")},
     "l1": {"recipe": AWP(Standard(0.1))},
+    "aligned": {"recipe": Aligned(THREAT, steps=2), "batch_size": 7},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 
