@@ -135,12 +135,12 @@ def _measured(job: Job, recipe: object) -> tuple[Job, Measures]:
     attacks = named(job.test_attacks, job.threat, recipe, wanted)
     criterion = criterion_of(attacks, wanted)
 
-    def as_set(name: str, data: Dataset[Any] | None, criterion: Criterion = criterion) -> Any:
-        return None if data is None else as_dataset(data, name, labels_of(criterion))
+    def as_set(name: str, data: Dataset[Any] | None, other: Criterion | None = None) -> Any:
+        return None if data is None else as_dataset(data, name, labels_of(other or criterion))
 
     job = replace(
         job,
-        train_set=as_set("train_set", job.train_set, _of_train_set(recipe, criterion)),
+        train_set=as_set("train_set", job.train_set, getattr(recipe, "train_criterion", None)),
         test_set=as_set("test_set", job.test_set),
         measuring=replace(
             job.measuring, validation_set=as_set("validation_set", job.measuring.validation_set)
@@ -157,16 +157,11 @@ def _measured(job: Job, recipe: object) -> tuple[Job, Measures]:
     return job, Measures(job.test_set, attacks, job.measuring, box, criterion)
 
 
-def _of_train_set(recipe: object, criterion: Criterion) -> Criterion:
-    """Return what takes the labels of the training set: the criterion of the tests, or the recipe's."""
-    return getattr(recipe, "train_criterion", None) or criterion
-
-
 def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     """Set up the optimizer and the batches of the run, and move its model."""
     model, optimization = _without_wrapper(job.model), job.optimization
     box, tested, inner = measure.test.box, measure.test.criterion, innermost(recipe)
-    criterion = _of_train_set(inner, tested)
+    criterion = getattr(inner, "train_criterion", None) or tested
     labels = labels_of(criterion)
     if callable(check := getattr(inner, "check_model", None)):
         check(model, tested=measure.judge.data is not None)

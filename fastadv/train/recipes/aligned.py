@@ -19,8 +19,6 @@ from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.adversarial import PGDTraining
 from fastadv.train.recipes.base import OwnStep, Step, check_images
 
-TARGETS = ("frozen", "texts")
-
 
 class Embedding(nn.Module):
     """The `embed` of a model as a module."""
@@ -33,7 +31,7 @@ class Embedding(nn.Module):
         return self.model.embed(x)  # type: ignore[operator, no-any-return]
 
 
-# Followers are known by the module that they follow: each model has one as long as a run holds it
+# Runs know a follower by its module, so each model has one module as long as a run holds it
 _embeddings: WeakValueDictionary[int, Embedding] = WeakValueDictionary()
 
 
@@ -47,8 +45,8 @@ def encoder_of(model: nn.Module) -> nn.Module:
 def check_embeddings(outputs: object, size: int, width: int | None = None) -> Tensor:
     """Return embeddings in float32 or float64; InputError unless they are floating [B, D], of that width."""
     if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim == 2:
-        shape = size, width or outputs.shape[1]
-        if outputs.shape == shape:
+        fits = outputs.shape == (size, width or outputs.shape[1])
+        if fits:
             return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     got = f"{outputs.dtype} {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
     raise InputError(
@@ -63,7 +61,7 @@ def squared(embeddings: Tensor, aims: Tensor, targets: Tensor | None = None) -> 
 
 
 class Unlabeled(Criterion):
-    """Of training on embeddings [B, D], which reads no labels."""
+    """Training on embeddings [B, D], which reads no labels."""
 
     outputs: ClassVar[Outputs] = "any"
 
@@ -87,9 +85,8 @@ class Aligned(OwnStep):
     "texts" minimizes the cross-entropy of such a zero-shot classifier at points that maximize it: TeCoA. Its
     texts stay as they are, and so does its temperature.
 
-    The weights of φ₀ are part of a checkpoint, so a run resumes bit for bit. Steps of the authors' code have
-    a momentum of 0.9. An image whose gradient is NaN stays at its start, as in their code and in all recipes;
-    NaN in the weights' gradients ends `fit` with FloatingPointError.
+    The weights of φ₀ are part of a checkpoint. Steps of the authors' code have a momentum of 0.9. NaN in the
+    gradient of an image leaves that image where it was; in the gradients of weights it ends `fit`.
 
     Args:
         threat: Linf, L2, L1 or L0 with one finite radius, in input units.
@@ -120,7 +117,7 @@ class Aligned(OwnStep):
     step_size: float | None = None
 
     def __post_init__(self) -> None:
-        check_choice("to", self.to, TARGETS)
+        check_choice("to", self.to, ("frozen", "texts"))
         _common.check_steps(self.threat, self.steps, self.step_size)
         _common.check_finite(self.threat, "a start drawn from the ball")
 
@@ -147,17 +144,21 @@ class Aligned(OwnStep):
         self.check_model(at.model)
         check_images(self, at.model, at.x)
         with at.autocast():
-            loss = self._to_frozen(at) if self.to == "frozen" else self._to_texts(at)
+            if self.to == "frozen":
+                loss = self._from_frozen(at)
+            else:
+                recipe = PGDTraining(self.threat, self.steps, self.step_size)
+                loss = recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
         at.backward(loss)
         at.descend()
         return loss.detach()
 
-    def _to_frozen(self, at: Step) -> Tensor:
+    def _from_frozen(self, at: Step) -> Tensor:
+        """Return the mean loss at crafted points; the first step keeps the encoder as it was."""
         encoder = encoder_of(at.model)
         if not at.state:
             held = (*encoder.named_parameters(), *encoder.named_buffers())
-            # A checkpoint is contiguous; another layout may round otherwise
-            layout = torch.contiguous_format
+            layout = torch.contiguous_format  # that of a checkpoint: another may round otherwise
             at.state.update({name: tensor.detach().clone(memory_format=layout) for name, tensor in held})
         with torch.no_grad(), evaluated(encoder):
             aims = check_embeddings(functional_call(encoder, at.state, (at.x,)), len(at.x))
@@ -167,7 +168,3 @@ class Aligned(OwnStep):
             start=start,
         )  # fmt: skip
         return squared(check_embeddings(encoder(x_adv), len(at.x), aims.shape[1]), aims).mean()
-
-    def _to_texts(self, at: Step) -> Tensor:
-        recipe = PGDTraining(self.threat, self.steps, self.step_size)
-        return recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
