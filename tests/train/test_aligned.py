@@ -78,8 +78,7 @@ def encoder(width=3):
 
 def test_what_is_kept_near_is_the_embedding_of_the_augmented_image():
     x = images(24).x
-    near = Aligned(fa.Linf(1e-6), steps=1)
-    (report,) = fit(encoder(), (x, None), near, epochs=1, augment=lambda x, **keys: 1 - x)
+    (report,) = fit(encoder(), (x, None), Aligned(fa.Linf(1e-6)), epochs=1, augment=lambda x, **_: 1 - x)
     assert report.loss < 1e-6 < (encoder()(1 - x) - encoder()(x)).square().sum(1).mean()
 
 
@@ -91,7 +90,6 @@ def test_a_stopped_run_goes_on_to_the_same_bits_whatever_weights_it_is_given(pre
     whole = TwoTowers(nn.Sequential(*parts, nn.Linear(1024, 3)))
     begun, other = deepcopy(whole), deepcopy(whole)
     nn.init.zeros_(other.encoder[5].weight)
-
     run = {"epochs": 2, "batch_size": 8, "optimizer": "adamw", "execution": Execution(precision=precision)}
     past = fit(whole, images(20), FARE, **run)
     run |= {"run_dir": tmp_path, "execution": replace(run["execution"], checkpoint_every=2)}
@@ -127,7 +125,7 @@ def test_gradients_of_nan_are_told():
     [
         ("test_set: expected None for Sequential, whose embeddings", encoder(), FARE, images(6)),
         ("model: expected a zero-shot classifier .* got Sequential; make", encoder(), TECOA, None),
-        (r"model: expected floating embeddings \[B, D\].*6, 6\)", nn.Conv2d(1, 3, 3), FARE, None),
+        (r"model: expected embeddings \[B, D\].*6, 6\)", nn.Conv2d(1, 3, 3), FARE, None),
     ],
 )
 def test_what_cannot_be_aligned_is_refused_at_the_call(words, model, recipe, tests):

@@ -39,9 +39,10 @@ LOSSES = {
     "consistency": train.Consistency(0.3, noises=3),
 }
 RECIPES = LOSSES | {
-    "free": train.FreeTraining(THREAT, 2), "awp": train.AWP(PGDTraining(THREAT, 2)),
+    "free": train.FreeTraining(THREAT, 2),
+    "awp": train.AWP(PGDTraining(THREAT, 2)),
     "aligned": train.Aligned(THREAT, steps=2),
-}  # fmt: skip
+}
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -251,7 +252,9 @@ def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
     def forward(self, x):
         return FORMS[form](self.inner(x)) if self.training else self.inner(x)
 
-    words = "model: expected (floating (logits|embeddings)|at least two classes|a class for each label)"
+    words = (
+        "model: expected (floating (logits|outputs)|embeddings|at least two classes|a class for each label)"
+    )
     others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
     for name, recipe in (RECIPES | others).items():
         if name not in ("rs-l2", "pgd-l2"):

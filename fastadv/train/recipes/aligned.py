@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from fastadv._checks import check_choice
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.engine.arguments import Outputs
+from fastadv.engine.arguments import Outputs, checked_outputs
 from fastadv.engine.mode import evaluated
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -42,16 +42,14 @@ def encoder_of(model: nn.Module) -> nn.Module:
     return _embeddings.setdefault(id(model), Embedding(model))
 
 
-def check_embeddings(outputs: object, size: int, width: int | None = None) -> Tensor:
-    """Return embeddings in float32 or float64; InputError unless they are floating [B, D], of that width."""
-    if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim == 2:
-        fits = outputs.shape == (size, width or outputs.shape[1])
-        if fits:
-            return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-    got = f"{outputs.dtype} {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+def check_embeddings(outputs: Tensor, size: int, width: int | None = None) -> Tensor:
+    """Return embeddings in float32 or float64; InputError unless they are [B, D], of that width D > 1."""
+    rows = checked_outputs(outputs, size)
+    if outputs.shape == (size, width or rows.shape[1]):
+        return rows
     raise InputError(
-        f"model: expected floating embeddings [B, D] with B = {size}{f' and D = {width}' if width else ''}, "
-        f"got {got}; wrap it so that it returns one vector an image"
+        f"model: expected embeddings [B, D] with B = {size} and D {f'= {width}' if width else '> 1'}, got "
+        f"{tuple(outputs.shape)}; return one vector an image"
     )
 
 
@@ -81,12 +79,9 @@ class Aligned(OwnStep):
     projected steps from a uniform start, keyed by (seed, id), with φ in eval mode. No label is read and no
     embedding is normalized, so the encoder still fits whatever was trained on its embeddings. A model with an
     `embed`, as `fa.models.zero_shot` returns, trains that, and is tested as the classifier that it is.
-
-    "texts" minimizes the cross-entropy of such a zero-shot classifier at points that maximize it: TeCoA. Its
-    texts stay as they are, and so does its temperature.
-
-    The weights of φ₀ are part of a checkpoint. Steps of the authors' code have a momentum of 0.9. NaN in the
-    gradient of an image leaves that image where it was; in the gradients of weights it ends `fit`.
+    "texts" minimizes the cross-entropy of such a classifier at points that maximize it: TeCoA. Its texts and
+    its temperature stay as they are. Steps of the authors' code have a momentum of 0.9. NaN in the gradient
+    of an image leaves that image where it was; in the gradients of weights it ends `fit`.
 
     Args:
         threat: Linf, L2, L1 or L0 with one finite radius, in input units.
@@ -95,16 +90,15 @@ class Aligned(OwnStep):
         step_size: in input units; None is 2.5 · radius / steps, 1/255 at a radius of 4/255.
 
     Raises:
-        InputError: `to` is neither, or steps, step_size or radius cannot work. At the first use: the model
-            returns no embeddings [B, D], or has no texts for "texts".
+        InputError: a value cannot work. At the first use: outputs are not [B, D], or "texts" has no texts.
 
     Example:
-        >>> import torch, fastadv as fa
-        >>> digits = fa.data.load("digits", limit=64)
-        >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16))
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", limit=64).x  # FARE takes images alone
+        >>> encoder = fa.models.create("softmax", shape=(1, 8, 8), classes=10)  # its logits as embeddings
         >>> recipe = fa.train.Aligned(fa.Linf(0.1), steps=3)
-        >>> reports = fa.train.fit(encoder, digits, recipe, epochs=2, optimizer="adamw", learning_rate=1e-3)
-        >>> reports[1].loss < reports[0].loss
+        >>> reports = fa.train.fit(encoder, (x, None), recipe, epochs=4, batch_size=16, optimizer="adamw")
+        >>> reports[-1].loss < reports[0].loss
         True
 
     Source:
@@ -154,17 +148,13 @@ class Aligned(OwnStep):
         return loss.detach()
 
     def _from_frozen(self, at: Step) -> Tensor:
-        """Return the mean loss at crafted points; the first step keeps the encoder as it was."""
-        encoder = encoder_of(at.model)
-        if not at.state:
-            held = (*encoder.named_parameters(), *encoder.named_buffers())
-            layout = torch.contiguous_format  # that of a checkpoint: another may round otherwise
+        net, layout = encoder_of(at.model), torch.contiguous_format
+        if not at.state:  # laid out as in a checkpoint, since sums round by the layout
+            held = (*net.named_parameters(), *net.named_buffers())
             at.state.update({name: tensor.detach().clone(memory_format=layout) for name, tensor in held})
-        with torch.no_grad(), evaluated(encoder):
-            aims = check_embeddings(functional_call(encoder, at.state, (at.x,)), len(at.x))
-        start = self.threat.random_start(at.x, seed=at.seed, ids=at.ids)
-        x_adv = _common.ascent(
-            follower(encoder, "any"), at.x, aims, self.threat, self.steps, self.step_size, loss=squared,
-            start=start,
-        )  # fmt: skip
-        return squared(check_embeddings(encoder(x_adv), len(at.x), aims.shape[1]), aims).mean()
+        with torch.no_grad(), evaluated(net):
+            aims = check_embeddings(functional_call(net, at.state, (at.x,)), len(at.x))
+        begin = self.threat.random_start(at.x, seed=at.seed, ids=at.ids)
+        search, steps = follower(net, "any"), (self.steps, self.step_size)
+        x_adv = _common.ascent(search, at.x, aims, self.threat, *steps, loss=squared, start=begin)
+        return squared(check_embeddings(net(x_adv), len(at.x), aims.shape[1]), aims).mean()
