@@ -1,6 +1,6 @@
 """Training: recipes (what is minimized) and `fit` (how), with checkpoints that resume bit for bit."""
 
-from fastadv.train import augment, recipes
+from fastadv.train import augment, presets, recipes
 from fastadv.train.fit import epochs, fit
 from fastadv.train.options import Ending, Execution, Measuring, Optimization
 from fastadv.train.perturbation import UniversalResult
@@ -21,6 +21,7 @@ __all__ = [
     "augment",
     "epochs",
     "fit",
+    "presets",
     "reports",
 ]
 __all__ += recipes.__all__

@@ -13,7 +13,6 @@ from fastadv.errors import InputError
 from fastadv.evaluation import clopper_pearson
 from fastadv.train import Aligned, Execution, fit
 from fastadv.train.optim import make_schedule
-from fastadv.train.presets import find_preset
 from fastadv.train.recipes import _followers
 from tests.train.nets import assert_same, images, stopped, timeless
 from tests.train.recipes import hand
@@ -135,7 +134,7 @@ def test_what_cannot_be_aligned_is_refused_at_the_call(words, model, recipe, tes
 
 @pytest.mark.parametrize("name", ["fare2", "tecoa4"])
 def test_presets_train_as_published_and_measure_the_classifier(name):
-    training, steps = find_preset(name).training(), 1_281_167 // 128  # of an epoch of ImageNet
+    training, steps = fa.train.presets.find_preset(name).training(), 1_281_167 // 128  # of ImageNet
     recipe, adamw = training["recipe"], torch.optim.AdamW([torch.zeros(1)], lr=1.0)
     assert (recipe.threat.radius * 255, recipe.steps, recipe.step_size * 255) == (int(name[-1]), 10, 1)
     (rate,) = make_schedule(adamw, training["optimization"], 2, steps).lr_lambdas
