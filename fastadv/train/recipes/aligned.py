@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastadv._checks import check_choice
+from fastadv._torch import parts_of
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.engine.arguments import Outputs, checked_outputs
-from fastadv.engine.mode import evaluated
+from fastadv.engine.mode import InEval
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 from fastadv.train.recipes import _common
@@ -152,7 +153,7 @@ class Aligned(OwnStep):
         if not at.state:  # laid out as in a checkpoint, since sums round by the layout
             held = (*net.named_parameters(), *net.named_buffers())
             at.state.update({name: tensor.detach().clone(memory_format=layout) for name, tensor in held})
-        with torch.no_grad(), evaluated(net):
+        with torch.no_grad(), InEval(parts_of(net)):
             aims = check_embeddings(functional_call(net, at.state, (at.x,)), len(at.x))
         begin = self.threat.random_start(at.x, seed=at.seed, ids=at.ids)
         search, steps = follower(net, "any"), (self.steps, self.step_size)
