@@ -49,3 +49,4 @@ if "torchvision" not in sys.modules and not _operators_load():
 datasets: Any = importlib.import_module("torchvision.datasets")
 models: Any = importlib.import_module("torchvision.models")
 functional: Any = importlib.import_module("torchvision.transforms.functional")
+functional_v2: Any = importlib.import_module("torchvision.transforms.v2.functional")
