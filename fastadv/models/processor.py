@@ -31,7 +31,7 @@ _ORDER = {"Resize": 0, "CenterCrop": 1, "Normalize": 2}
 _FROM_PIL = {"ToTensor", "MaybeToTensor", "PILToTensor", "ToImage"}
 _TO_FLOAT = {"ToTensor", "MaybeToTensor", "to float"}
 _NOTHING = {"to bytes", "MaybeConvertMode", "_convert_to_rgb", "RGB", "Identity", "ToPureTensor"}
-_PIL_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
+_PIL_FILTERS = ("nearest-exact", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "nearest-exact"]
 Offset = Literal["torchvision", "hugging face", "hugging face, slow"]
@@ -53,9 +53,9 @@ class Processing:
         size: (height, width), or (the shorter side,) of the resized image; None: it keeps its size.
         longest: the longer side is at most that.
         crop: (height, width) at the center; smaller images are padded with zeros. None: none.
-        interpolation: "bicubic", "bilinear", "nearest-exact", which is PIL's, or "nearest".
+        interpolation: "bicubic", "bilinear", "nearest" or "nearest-exact".
         antialias: whether the filter is as wide as a shrunken pixel, as PIL's always is.
-        clamp: whether values are clamped to [0, 1] after the resize, as those of 8-bit images are.
+        clamp: whether values are clamped to [0, 1] after resizing the width, and the height, as in 8 bits.
         offset: whose rule says which side of a crop has the odd pixel.
     """
 
@@ -102,12 +102,14 @@ def resized(x: Tensor, processing: Processing) -> Tensor:
     check_batch(x, (channels, None, None))
     functional = importlib.import_module("fastadv._torchvision").functional_v2
     if processing.size is not None:
-        how = {"max_size": processing.longest, "antialias": processing.antialias}
         interpolation = functional.InterpolationMode(processing.interpolation)
-        x = functional.resize(x, list(processing.size), interpolation, **how)
-    if processing.clamp:
-        # white stays white where weights add up to a little more than 1, and keeps its gradient
-        x = x.clamp(0, 1 + 8 * torch.finfo(x.dtype).eps)
+        # an empty batch tells the size
+        size = functional.resize(x[:0], list(processing.size), max_size=processing.longest).shape[-2:]
+        for sides in [(x.shape[-2], size[1]), size] if processing.clamp else [size]:
+            x = functional.resize(x, list(sides), interpolation, antialias=processing.antialias)
+            if processing.clamp:
+                # white whose weights add up to a little more than 1 keeps its gradient
+                x = x.clamp(0, 1 + 8 * torch.finfo(x.dtype).eps)
     if processing.crop is not None:
         offset = _OFFSETS[processing.offset]
         corner = (offset((size - crop) / 2) for size, crop in zip(x.shape[-2:], processing.crop, strict=True))
@@ -225,8 +227,9 @@ def _of_hugging_face(settings: dict[str, Any]) -> Processing:
         size = _stated("size", settings)
     if settings.get("do_center_crop"):
         crop = _square(_stated("crop_size", settings))
-    offset: Offset = "hugging face, slow" if settings.get("backend") == "pil" else "hugging face"
-    interpolation = _interpolation(settings.get("resample", 2), pil=True)
+    pil = settings.get("backend") == "pil"
+    interpolation = _interpolation(settings.get("resample", 2), pil=pil)
+    offset: Offset = "hugging face, slow" if pil else "hugging face"
     clamp = size is not None and interpolation == "bicubic"
     return Processing((*mean,), (*std,), size, None, crop, interpolation, clamp=clamp, offset=offset)
 
@@ -259,10 +262,8 @@ def _compared(source: Any, processing: Processing) -> Processing:
 def _interpolation(stated: Any, *, pil: bool) -> Interpolation:
     name = getattr(stated, "value", stated)
     name = _PIL_FILTERS[name] if isinstance(name, int) else str(name)
-    if name == "nearest" and pil:
-        return "nearest-exact"
-    if name not in get_args(Interpolation):
-        _refuse("interpolation bicubic, bilinear or nearest, which have a gradient", name)
+    if name not in get_args(Interpolation) or (pil and name.startswith("nearest")):
+        _refuse("interpolation bicubic or bilinear, of tensors also nearest", name)
     return cast(Interpolation, name)
 
 
