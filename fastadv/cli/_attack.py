@@ -14,7 +14,7 @@ from fastadv.attacks import ATTACKS, AttackResult, Signs
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import NOTHING_KEPT, print_results, progress, say_where, write_samples
-from fastadv.cli._shared import IMAGES, Budget, Machine, Network, Search
+from fastadv.cli._shared import IMAGES, Budget, Machine, Processed, Search
 from fastadv.evaluation import evaluate
 from fastadv.runs.card import card
 from fastadv.text import threat_text
@@ -113,7 +113,7 @@ KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
 def attack(
-    model: Network,
+    model: Processed,
     images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 1000})],
     budget: Budget,
     search: Search,

@@ -27,7 +27,7 @@ from fastadv.cli._output import (
     write_samples,
     write_summary,
 )
-from fastadv.cli._shared import Budget, Images, Machine, Network, Search
+from fastadv.cli._shared import Budget, Images, Machine, Processed, Search
 from fastadv.cli._signature import Front
 from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
@@ -130,7 +130,7 @@ class RobustBench:
 
 @together
 def evaluate(
-    model: Network,
+    model: Processed,
     images: Images,
     budget: Budget,
     evaluation: Annotated[partial[Any], Front(measure, "run_dir resume draws indicators")],

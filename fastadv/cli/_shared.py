@@ -21,7 +21,7 @@ from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
-from fastadv.models.registry import SOURCES, factory
+from fastadv.models.registry import SOURCES, factory, processor
 
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
 SAMPLES = "Use only N samples: the first, or of a sorted set some of each class."
@@ -105,6 +105,31 @@ class Network:
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
             note(f"{name} has its first, untrained weights; give trained ones with --weights")
         return model.to(device).eval()
+
+
+PROCESSOR = (
+    "What is done to images before the model, inside the attack, as package.module:object: a transform of "
+    "torchvision, timm or open_clip, a processor of Hugging Face, or a function that returns one."
+)
+
+
+@dataclass(frozen=True)
+class Processed(Network):
+    processor: Annotated[str | None, PROCESSOR] = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return super().config | ({"processor": self.processor} if self.processor else {})
+
+    def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
+        """Load the model, and behind its processor if one is named."""
+        model = super().load(dataset, machine, fresh=fresh)
+        if self.processor is None:
+            return model
+        if isinstance(model, models.Normalized):
+            o.refuse(f"--processor: {self.model} normalizes images by itself; give -m a model that does not.")
+        adapted = models.adapt(model, processor(self.processor), size="native")
+        return adapted.to(machine.place()).eval()
 
 
 PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."

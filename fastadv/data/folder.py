@@ -64,7 +64,7 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
 def how_to_resize() -> str:
     advice = instruction("load the set with size=32", "give --size 32")
-    return f"{advice}, or another number, to resize and crop them"
+    return f"{advice}, or another number, to resize and crop them, or take those of each shape by themselves"
 
 
 def _eight_bits(image: "Image") -> "Image":

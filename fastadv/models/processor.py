@@ -81,7 +81,7 @@ class Processor(nn.Module):
 
     def __init__(self, processing: Processing) -> None:
         super().__init__()
-        importlib.import_module("fastadv._torchvision")  # says here what is missing
+        need("torchvision")
         self.processing = processing
         self.register_buffer("mean", torch.tensor(processing.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(processing.std).view(-1, 1, 1))
@@ -100,7 +100,8 @@ def resized(x: Tensor, processing: Processing) -> Tensor:
             "x.expand(-1, 3, -1, -1)"
         )
     check_batch(x, (channels, None, None))
-    functional = importlib.import_module("fastadv._torchvision").functional_v2
+    from fastadv._torchvision import functional_v2 as functional
+
     if processing.size is not None:
         interpolation = functional.InterpolationMode(processing.interpolation)
         # an empty batch tells the size
@@ -127,15 +128,13 @@ def processing_of(source: Any) -> Processing:
     settings = settings_of(source)
     if _is_hugging_face(settings):
         return _compared(source, _of_hugging_face(settings))
-    if "input_size" in settings:
-        need("timm")
-        data = importlib.import_module("timm.data")
-        source = data.create_transform(**data.resolve_data_config(pretrained_cfg=settings))
-    elif "resize_mode" in settings or (isinstance(source, Mapping) and "size" in settings):
-        need("open_clip")
-        module = importlib.import_module("open_clip.transform")
+    if "resize_mode" in settings or (isinstance(source, Mapping) and "size" in settings):
+        module = _imported("open_clip", "open_clip.transform")
         known = module.merge_preprocess_dict(module.PreprocessCfg(), settings)
         source = module.image_transform_v2(module.PreprocessCfg(**known), is_train=False)
+    elif "input_size" in settings:
+        data = _imported("timm", "timm.data")
+        source = data.create_transform(**data.resolve_data_config(pretrained_cfg=settings))
     elif "resize_size" in settings:
         return _of_preset(source, settings)
     if isinstance(source, Mapping) or not callable(source):
@@ -143,7 +142,17 @@ def processing_of(source: Any) -> Processing:
     return _of_steps([*_steps(source)])
 
 
+def _imported(package: str, module: str) -> Any:
+    need(package)
+    importlib.import_module("fastadv._torchvision")  # which they import, too
+    return importlib.import_module(module)
+
+
 def _plain(source: Any) -> Any:
+    if isinstance(source, type):
+        name = source.__name__
+        raise InputError(f"preprocessing: expected a processor, got the class {name}; pass {name}(...)")
+    source = getattr(source, "image_processor", source)  # beside a tokenizer
     if callable(transforms := getattr(source, "transforms", None)):  # a member of a weights enum
         source = transforms()
     return getattr(source, "data_config", source)  # Hugging Face's processor of timm's networks
@@ -188,8 +197,7 @@ def numbers(name: str, values: Any) -> list[float]:
 
 def _refuse(expected: str, got: str) -> NoReturn:
     raise InputError(
-        f"preprocessing: expected {expected}, got {got}; do that before the attack "
-        f"or in a module of your own, and {ADVICE}"
+        f"preprocessing: expected {expected}, got {got}; process images before the attack, and {ADVICE}"
     )
 
 
@@ -321,6 +329,8 @@ def _of_steps(steps: list[Any]) -> Processing:
         _refuse("Resize, CenterCrop and Normalize in this order, each once", ", ".join(names))
     if "PILToTensor" in names and not _TO_FLOAT & {*names}:
         _refuse("a conversion to float", "PILToTensor without")
+    if any(name == "Resize" and step.size is None for name, step in zip(names, steps, strict=True)):
+        _refuse("Resize with a size", "Resize(size=None)")
     found = {name: (at, step) for at, (name, step) in enumerate(zip(names, steps, strict=True))}
     crop = _square(found["CenterCrop"][1].size) if "CenterCrop" in found else None
     mean, std = [0.0], [1.0]
