@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from inspect import Parameter, signature
+from inspect import Parameter, isroutine, signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import torch
@@ -21,7 +22,7 @@ from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
-from fastadv.models.registry import SOURCES, factory, processor
+from fastadv.models.registry import SOURCES, factory
 
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
 SAMPLES = "Use only N samples: the first, or of a sorted set some of each class."
@@ -128,8 +129,12 @@ class Processed(Network):
             return model
         if isinstance(model, models.Normalized):
             o.refuse(f"--processor: {self.model} normalizes images by itself; give -m a model that does not.")
-        adapted = models.adapt(model, processor(self.processor), size="native")
-        return adapted.to(machine.place()).eval()
+        try:
+            found = resolve_name(self.processor)
+        except (AttributeError, ImportError, ValueError) as error:
+            o.refuse(f"--processor {self.processor}: {error}; name one that PYTHONPATH has.")
+        made = found() if isroutine(found) else found
+        return models.adapt(model, made, size="native").to(machine.place()).eval()
 
 
 PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."

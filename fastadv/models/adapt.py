@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import warn
-from fastadv.engine import log_confidence
 from fastadv.errors import InputError
 from fastadv.models import processor as processors
-from fastadv.models.processor import ADVICE, Processing, Processor, numbers
+from fastadv.models.processor import ADVICE, Processor, numbers
 from fastadv.models.wrappers import Normalized
 
 torch.fx.wrap("logits_of")
@@ -25,7 +24,7 @@ _ZERO_SHOT = (
 def adapt(
     model: nn.Module, preprocessing: Any = None, *, size: Literal["native"] | None = None,
     mean: float | Sequence[float] | Tensor | None = None, std: float | Sequence[float] | Tensor | None = None,
-) -> "Normalized | Processed":  # fmt: skip
+) -> Normalized | nn.Sequential:  # fmt: skip
     """Return a model of normalized images as one that takes x in [0, 1] and returns logits.
 
     The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or
@@ -54,7 +53,7 @@ def adapt(
         std: a number > 0, or one for each channel, in the units of x.
 
     Returns:
-        A `Normalized`, or with size="native" a `Processed`.
+        A `Normalized`; with size="native" a module that takes images of any size.
 
     Raises:
         InputError: the constants are not known, or the preprocessing is one that a mean and a deviation
@@ -75,9 +74,8 @@ def adapt(
     if any(hasattr(model, image) and hasattr(model, text) for image, text in _TOWERS):
         raise InputError(f"adapt: expected a classifier, got {type(model).__name__}; {_ZERO_SHOT}")
     if size not in (None, "native") or (size is not None and mean is not None):
-        raise InputError(
-            f'size: expected None, or "native" with preprocessing, got {size!r}; resize x itself'
-        )
+        got = f"{size!r}" if mean is None else f"{size!r} with mean and std"
+        raise InputError(f'size: expected None, or "native" with preprocessing, got {got}; resize x yourself')
     if (mean is None) != (std is None) or (mean is not None and preprocessing is not None):
         raise InputError("adapt: expected preprocessing, or mean and std; leave the others out")
     if mean is not None:
@@ -101,7 +99,7 @@ def adapt(
             f"got one of {classes}; if it was trained with others, pass mean= and std="
         )
     if size == "native":
-        return Processed(Logits(model), processors.processing_of(source))
+        return nn.Sequential(Processor(processors.processing_of(source)), Logits(model))
     return Normalized(Logits(model), *processors.constants(source))
 
 
@@ -110,22 +108,6 @@ def carried(model: nn.Module) -> Any:
     holders = (model, getattr(model, "config", None))
     held = [getattr(holder, name, None) for holder in holders for name in ("pretrained_cfg", "default_cfg")]
     return next((settings for settings in held if settings), None)
-
-
-class Processed(nn.Module):
-    """A model of processed images behind its processor: x [B, C, H, W] in [0, 1], of any size, to logits."""
-
-    def __init__(self, model: nn.Module, processing: Processing) -> None:
-        super().__init__()
-        self.processor, self.model = Processor(processing), model
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.processor(x))
-        return logits
-
-    def log_confidence(self, logits: Tensor) -> Tensor:
-        """Return the log probabilities as the model inside means its logits."""
-        return log_confidence(self.model, logits)
 
 
 class Logits(nn.Module):

@@ -85,31 +85,15 @@ def factory(name: str) -> Callable[..., Any]:
     if not module_name or not attribute or module_name.startswith("."):
         others = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
         check_choice("model", name, BUILT_IN, others)
-    factory = imported("model", name, module_name, attribute)
-    if not callable(factory):
-        raise InputError(f"model {name!r}: module {module_name} has no function {attribute!r}")
-    return factory  # type: ignore[no-any-return]
-
-
-def imported(what: str, name: str, module: str, attribute: str) -> Any:
-    """Return what a module has under this name, None where it has nothing."""
     try:
-        return getattr(importlib.import_module(module), attribute, None)
+        factory = getattr(importlib.import_module(module_name), attribute, None)
     except MissingExtraError:
         raise
     except ImportError as error:
-        raise InputError(f"{what} {name!r}: {error}; put its folder on PYTHONPATH or install it") from error
-
-
-def processor(name: str) -> Any:
-    """Return the processor, or what the function makes, of the name `package.module:object`."""
-    module, _, attribute = name.partition(":")
-    if not module or not attribute or module.startswith("."):
-        raise InputError(f"processor: expected package.module:object, got {name!r}; name one so")
-    found = imported("processor", name, module, attribute)
-    if found is None:
-        raise InputError(f"processor {name!r}: module {module} has no {attribute!r}; name what it has")
-    return found() if inspect.isroutine(found) else found
+        raise InputError(f"model {name!r}: {error}; put its folder on PYTHONPATH or install it") from error
+    if not callable(factory):
+        raise InputError(f"model {name!r}: module {module_name} has no function {attribute!r}")
+    return factory  # type: ignore[no-any-return]
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
