@@ -285,7 +285,7 @@ def _sides(size: Any) -> tuple[int, ...]:
 
 
 def _steps(source: Any) -> list[Any]:
-    inside = getattr(source, "transforms", source if isinstance(source, nn.Sequential) else [])
+    inside: Any = getattr(source, "transforms", source if isinstance(source, nn.Sequential) else [])
     return [step for part in inside for step in _steps(part)] or [source]
 
 
