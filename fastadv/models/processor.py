@@ -194,7 +194,7 @@ def _refuse(expected: str, got: str) -> NoReturn:
 
 
 def _is_hugging_face(settings: Mapping[str, Any]) -> bool:
-    return "image_mean" in settings or "do_rescale" in settings
+    return "image_mean" in settings or any(name.startswith("do_") for name in settings)
 
 
 def _rescaled(settings: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -53,6 +53,7 @@ def test_models_of_ones_own(fastadv, folder):
     assert done.json["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
 
 
+@pytest.mark.slow
 def test_a_processor_is_part_of_the_model(fastadv, folder, refused):
     (folder / "ownprocessor.py").write_text(
         "import torch, fastadv._torchvision\nfrom torchvision.transforms import CenterCrop, Compose, Resize\n"

@@ -50,6 +50,7 @@ def check_alike(source, processor, pixels):
     assert ((ours - wanted) * inside.std).abs().max() < 2 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_photographs_come_out_as_by_the_processor_itself(name):
     source, processor = PROCESSORS[name][0], PROCESSORS[name][-1]
@@ -57,6 +58,7 @@ def test_photographs_come_out_as_by_the_processor_itself(name):
         check_alike(source, processor, pixels)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(height=SIDES, width=SIDES, side=st.integers(9, 40), crop=st.tuples(SIDES, SIDES))
 def test_crops_and_their_padding_are_those_of_hugging_face(height, width, side, crop):
@@ -97,6 +99,7 @@ NETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_nets_run_behind_their_processor_as_by_hand(name):
     with torch.random.fork_rng(devices=[]):
