@@ -1,5 +1,7 @@
 """Processors of Hugging Face, timm and open_clip inside the model, by themselves on photographs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -23,13 +25,16 @@ configure, transform = open_clip.transform.PreprocessCfg, open_clip.transform.im
 SMALL = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 SLOW = hf.CLIPImageProcessorPil
 SIDES = st.integers(5, 60)
-TIMM = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("resnet50.a1_in1k").to_dict())
+CARRIED = timm.get_pretrained_cfg("resnet50.a1_in1k").to_dict()
+TIMM = timm.data.resolve_data_config(pretrained_cfg=CARRIED)
 OPEN_CLIP = configure(size=(200, 224), resize_mode="squash")
 EFFICIENT = torchvision.EfficientNet_B3_Weights.DEFAULT
 # What adapt takes, and where that cannot be called, the processor that it describes
 PROCESSORS = {
     "clip": (hf.CLIPImageProcessor(),),
     "clip, slow": (SLOW().to_dict(), SLOW()),
+    "beside a tokenizer": (SimpleNamespace(image_processor=SLOW()), SLOW()),
+    "timm, by hugging face": (hf.TimmWrapperImageProcessor(CARRIED), timm.data.create_transform(**TIMM)),
     "vit, slow": (hf.ViTImageProcessorPil(),),
     "nearest": (hf.CLIPImageProcessor(resample=0),),
     "open_clip": (transform(configure(), is_train=False),),
