@@ -51,6 +51,9 @@ def autoattack(
     - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the margin
       and on "ce_sharp"; targeted APGD on DLR for all classes, or for the 30 nearest of more than 20, with two
       restarts; and Square again. It takes about twice the passes of "standard".
+    - "robustvlm": APGD on the cross-entropy with five restarts and targeted APGD on DLR for nine classes (100
+      steps each), the zero-shot evaluation of Robust CLIP; of two classes the first alone. It has no search
+      without gradients: where gradients are masked, take "standard".
 
     Where targets are given, all attacks aim at these alone; where a criterion is given, its margin replaces
     DLR. For a criterion whose margin leads to no class, such as OutsideTopK, restarts of one attack replace
@@ -58,9 +61,9 @@ def autoattack(
     whole batch is attacked at once: for more samples than fit into memory, use `fastadv.evaluate`.
 
     Args:
-        version: "standard", "plus", "rand", "quick" or "strong"; or a list of "apgd-ce", "apgd-ce-sharp",
-            "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with the settings of
-            "standard". For an attack of your own beside them use `fastadv.evaluate`.
+        version: "standard", "plus", "rand", "quick", "strong" or "robustvlm"; or a list of "apgd-ce",
+            "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with
+            the settings of "standard". For an attack of your own beside them use `fastadv.evaluate`.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
@@ -81,7 +84,8 @@ def autoattack(
 
     Source:
         Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208); for the
-        nearest classes of "strong", Melamed et al. 2024 (arXiv 2407.02240).
+        nearest classes of "strong", Melamed et al. 2024 (arXiv 2407.02240); for "robustvlm", Schlarmann et
+        al. 2024 (arXiv 2402.12336) and the custom version in their code.
     """
     check_seed(seed)
     check_version(version)

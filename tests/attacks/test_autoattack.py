@@ -94,10 +94,12 @@ def several(name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
         ("plus", "l2", 12, [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T]),
         ("rand", "linf", 12, [SHARP, DLR]),
+        ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
+        ("robustvlm", "l2", 2, [several(*CE)]),
     ],
 )
 def test_the_components_of_the_published_versions(version, norm, classes, expected):
-    """The numbers of Croce & Hein 2020: restarts are 1 where none are named."""
+    """The numbers of Croce & Hein 2020 and of Schlarmann et al. 2024: restarts are 1 where none are named."""
     net, x = linear(classes), images(1, dtype=torch.float32)
     case = Task.of(freeze(net), x, labels(net, x), THREATS[norm](1e-6))
     parts = components(version, Run(Trial(case), 0))

@@ -9,8 +9,8 @@ import torch
 from fastadv.attacks.auto.run import Component, Run
 from fastadv.errors import InputError
 
-Version = Literal["standard", "plus", "rand", "quick", "strong"]
-VERSIONS = ("standard", "plus", "rand", "quick", "strong")
+Version = Literal["standard", "plus", "rand", "quick", "strong", "robustvlm"]
+VERSIONS = ("standard", "plus", "rand", "quick", "strong", "robustvlm")
 NAMES = ("apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
 PROXIMAL = 300  # steps of PDPGD
 # the plan of "strong"
@@ -60,6 +60,8 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
         return _named(version, {one.name: one for one in known})
     if version == "rand":
         return [ascent("apgd-ce-sharp", "ce_sharp"), ascent(name, dlr)]
+    if version == "robustvlm":  # of two classes its authors run the first alone
+        return [ascent("apgd-ce", "ce", restarts=5), *(targeted(9) if classes > 1 else [])]
     if version == "quick":
         twice = name == "apgd-margin" and not free
         first = ascent("apgd-ce-sharp", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)

@@ -36,7 +36,7 @@ Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
 # passes of AutoAttack, on average, and of an attack without such arguments
-OF_VERSION = {"quick": 500, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
+OF_VERSION = {"quick": 500, "robustvlm": 1000, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 UNKNOWN = 100
 # maps of parameters that an attack serves: any, those whose parameters [B, C, H, W] are images, or none
 Serves = Literal["any", "images", "none"]
