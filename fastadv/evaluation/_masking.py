@@ -82,11 +82,13 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
     wanted, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
     criterion = goals.get(wanted) if wanted else usual
     components = row.components
+    # images that were made elsewhere are no search of the model, and none without gradients
+    elsewhere = _says([row], "grey_box")
     return Evidence.gathered(
-        row.broken,
+        row.broken & (not elsewhere),
         unmoved=joined(parts, "unmoved") | joined(parts, "failed.attack"),
         held=bool((row.correct & ~row.broken).any()),
-        backwards=row.backwards,
+        backwards=row.backwards + elsewhere,
         parts=None if components is None else (components.costs, components.by_any_of),
         unfinished=joined(parts, "unfinished"),
         passes=row.forwards + row.backwards,

@@ -30,6 +30,7 @@ from fastadv.threat.through import Own
 FEW = 8  # images; where there are fewer, a model may well see one class in all
 NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
 NOT_RUN = "zero_gradient: the attack could not run"
+ELSEWHERE = "grey_box: the images were made without a pass of the model; an attack on it may break more"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 
@@ -126,7 +127,9 @@ def attempted(
     spent = frozen.forwards - forwards, frozen.backwards - backwards
     lows, highs = zip(*(box.values() if isinstance(box, Mapping) else [box]), strict=True)
     problem = posed(partial(bound, attack), out, frozen, batch, judged, (min(lows), max(highs)))
-    return checked(f"attacks[{name!r}]", out, problem, right, claims, spent)
+    result = checked(f"attacks[{name!r}]", out, problem, right, claims, spent)
+    finished = not any(spent) and not torch.equal(result.x_adv, x)
+    return replace(result, flags=(*result.flags, ELSEWHERE)) if finished else result
 
 
 def untouched(batch: Batch, points: bool) -> dict[str, Tensor]:

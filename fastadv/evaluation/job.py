@@ -17,7 +17,7 @@ from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import first_samples, sample_count
-from fastadv.engine import Prepared, prepare
+from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.by_row import FEWER
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
@@ -130,10 +130,10 @@ class Job:
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
     threat: Threat | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
-    **options: Any,
+    grey_box: Model | Prepared | None = None, **options: Any,
 ) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
-    attacks = named(attacks, threat, criterion=criterion)
+    attacks = named(attacks, threat, criterion=criterion, grey_box=grey_box)
     judged = criterion_of(attacks, criterion)
     dataset = as_dataset(dataset, labels=labels_of(judged))
     check_evaluation(dataset, batch_size, limit)

@@ -21,7 +21,7 @@ from fastadv.certify import Certificates
 from fastadv.data.content import describe_data
 from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
-from fastadv.engine import Frozen, Prepared
+from fastadv.engine import Frozen, Model, Prepared
 from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepare import answers
@@ -55,7 +55,7 @@ def evaluate(
     world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
     freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
     whole_batches: bool = False, certificates: Certificates | None = None,
-    criterion: Criterion | None = None,
+    criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -123,6 +123,10 @@ def evaluate(
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
             the share of samples that are right by it. It may add figures of its own to the table. Indicators
             are of classes or one logit, several draws of classes alone.
+        grey_box: the net inside, without its defense: x [B, ...] to logits [B, K]. One more row, "grey box",
+            judges on the model what the first attack of `fastadv.attacks` makes of this net, to its last
+            step. Where it leaves more than the attacks on the model do, the defense was not what resisted.
+            Its passes are of that net, and are not counted.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -152,6 +156,7 @@ def evaluate(
         job = prepared(
             model, dataset, attacks, batch_size, limit, threat, criterion,
             freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
+            grey_box=grey_box,
         )  # fmt: skip
         if job.criterion.outputs != "classes" and (draws > 1 or certificates is not None):
             name = "draws" if draws > 1 else "certificates"

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
+
+from torch import Tensor
 
 from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult
@@ -10,8 +13,10 @@ from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
+from fastadv.attacks.methods.claims import is_own
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
+from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -20,12 +25,18 @@ Attack = Callable[..., AttackResult]
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
+GREY_BOX = "grey box"  # the row of images that were made on another net
+GOAL = ("threat", "criterion", "targets", "mask")  # what an attack is asked for
+
 
 def named(
     attacks: Attacks | None, threat: Threat | None = None, recipe: Any = None,
-    criterion: Criterion | None = None,
+    criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
 ) -> dict[str, Attack]:  # fmt: skip
-    """Return attacks by name, with the threat, or the recipe's, and the criterion bound where none is."""
+    """Return attacks by name, with the threat, or the recipe's, and the criterion bound where none is.
+
+    Last comes what the first of them makes of the net `grey_box`, where there is one.
+    """
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
     else:
@@ -62,7 +73,32 @@ def named(
     idle = boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
     if threat is not None and idle and not taken:
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
-    return by_name
+    return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
+
+
+def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[str, Attack]:
+    """Return by its name what the first attack of the library makes of another net."""
+    if GREY_BOX in attacks:
+        raise InputError(f"attacks: expected none named {GREY_BOX!r} with grey_box=, got one; rename it")
+    known = [one for one in attacks.values() if not is_own(one) and isinstance(bound(one, "threat"), Threat)]
+    if not known:
+        raise InputError(
+            "grey_box: expected an attack of fastadv.attacks with a threat, to run on this net, got none; "
+            'pass attacks="pgd", threat=fa.Linf(8 / 255)'
+        )
+    attack, goal = known[0], {name: value for name in GOAL if (value := bound(known[0], name)) is not None}
+    # the strongest point, not the first beyond the boundary; signs are looked for on the model
+    off = [name for name in ("stop_early", "indicators") if name in parameters_of(attack, wrapped=False)]
+    attack = partial(attack, **dict.fromkeys(off, False))
+
+    def grey_box(model: Prepared, x: Tensor, y: Tensor, *, ids: Tensor, **goal: Any) -> Any:
+        try:
+            out = attack(net, x, y, ids=ids)
+        except InputError as error:
+            raise type(error)(f"{error} (on the net of grey_box=)") from error
+        return SimpleNamespace(x_adv=out.x_adv, parameters=out.parameters)
+
+    return {GREY_BOX: partial(grey_box, **goal)}
 
 
 def boxes_of(

@@ -16,6 +16,7 @@ from fastadv.attacks import AttackResult, Criterion, WrongBy, core
 from fastadv.attacks.core.criterion import Goal
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate
+from fastadv.evaluation._outcome import ELSEWHERE
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
 from tests.evaluation.nets import DATA, Threshold, pgd
@@ -98,10 +99,10 @@ def test_finished_points_are_taken_whatever_they_come_in(points: Points) -> None
     attacked = row(points)
     assert attacked.broken.tolist() == BROKEN
     assert attacked.distance[:2].tolist() == pytest.approx([0.12, 0.22], abs=0.02)
-    assert [flag.partition(" points")[0] for flag in attacked.flags] == ["claims: 2 of 4"]
+    assert [flag.partition(" points")[0] for flag in attacked.flags] == [ELSEWHERE, "claims: 2 of 4"]
     free = row(points, threat=None)
     assert free.broken.tolist() == [True] * 4 + [False] * 2
-    assert (free.flags, free.threat) == ((), None)
+    assert (free.flags, free.threat) == ((ELSEWHERE,), None)
 
 
 def test_what_is_no_result_is_refused_in_one_sentence() -> None:

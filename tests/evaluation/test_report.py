@@ -237,6 +237,7 @@ def test_every_paper_has_an_entry_and_those_that_ran_are_cited():
     ]  # fmt: skip
     assert keys(method="square", threat=fa.L1(3.0)) == ["andriushchenko2020", "croce2021mind"]
     assert keys(method="AutoAttack strong") == ["croce2020reliable", "melamed2024"]
+    assert keys(method="AutoAttack robustvlm") == ["croce2020reliable", "schlarmann2024"]
 
 
 def test_attacks_with_a_budget_and_without_one_count_together():
