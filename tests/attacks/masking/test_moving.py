@@ -1,0 +1,151 @@
+"""Defenses that move at test time: the grey box is too kind, the verdict says why, and what follows them."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import fastadv as fa
+from tests.attacks.nets import images, labels, mlp
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "8_moving_defenses.py"
+SIGNS = {
+    "counterattack": {"optimizes", "randomized"},
+    "purification": {"mixed_rows", "incorrect_gradient", "optimizes"},
+    "views": {"randomized"},
+}
+BALL = fa.Linf(0.12)
+APGD = partial(fa.attacks.apgd, steps=40)
+DIGITS = fa.data.load("digits", "test", limit=100)
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("moving_defenses", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def net(example: ModuleType) -> nn.Module:
+    trained: nn.Module = example.trained()
+    return trained
+
+
+def measured(model: nn.Module, attack: Any, **options: Any) -> fa.evaluation.Table:
+    torch.manual_seed(1)
+    return fa.evaluate(model, DIGITS, {"adaptive": attack}, threat=BALL, **options)
+
+
+@pytest.fixture(scope="module")
+def undefended(net: nn.Module) -> float:
+    table = measured(net, APGD)
+    assert table.clean_accuracy > 0.9
+    assert table.verdict.startswith("No sign of masking")
+    return table["adaptive"].robust_accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIGNS)
+def test_the_grey_box_is_too_kind_and_the_verdict_says_why(
+    name: str, example: ModuleType, net: nn.Module, undefended: float
+) -> None:
+    table = measured(example.systems(net)[name][0], partial(APGD, steps=5), grey_box=net)
+    assert table["grey box"].robust_accuracy >= undefended + 0.2
+    assert table.indicators is not None
+    assert SIGNS[name] <= {*table.indicators.flagged}
+
+
+@pytest.mark.slow
+def test_the_exact_gradient_leads_to_what_the_undefended_net_has(
+    example: ModuleType, net: nn.Module, undefended: float
+) -> None:
+    system, followed, _ = example.systems(net)["purification"]
+    assert torch.equal(system(DIGITS.x), followed(DIGITS.x))
+    row = measured(followed, APGD, indicators=False)["adaptive"]
+    assert row.robust_accuracy <= undefended + 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "left"), [("counterattack", "optimizes"), ("views", "")])
+def test_of_random_ones_the_verdict_says_what_is_left(
+    name: str, left: str, example: ModuleType, net: nn.Module, undefended: float
+) -> None:
+    """One draw is right more often than the net, and many in a row are not."""
+    table = measured(example.systems(net)[name][1], partial(APGD, steps=10, eot=2), draws=10)
+    row = table["adaptive"]
+    assert row.draws is not None
+    assert max(row.draws.worst + 0.1, undefended) < row.draws.one_draw
+    assert table.verdict.startswith("Randomized: at most ")
+    assert f"{100 * row.draws.worst:.1f}% worst of 10 draws (eot=2)" in table.verdict
+    assert left in table.verdict
+
+
+class Loop(nn.Module):
+    """Four noisy steps by a gradient of its own, followed exactly."""
+
+    def __init__(self, net: nn.Module, stepwise: bool) -> None:
+        super().__init__()
+        self.net, self.stepwise = net, stepwise
+
+    def step(self, z: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = z if z.requires_grad else z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.net(leaf).logsumexp(1).sum(), leaf, create_graph=True)
+        return z + 0.1 * gradient.tanh() + 0.01 * torch.randn_like(z)
+
+    def forward(self, x: Tensor, times: int = 4) -> Tensor:
+        for _ in range(times):
+            x = checkpoint(self.step, x, use_reentrant=False) if self.stepwise else self.step(x)
+        return self.net(x)
+
+
+X = images(12, dtype=torch.float32)
+NET = mlp(4, seed=5, dtype=torch.float32)
+LOOPS = Loop(NET, stepwise=False).eval(), Loop(NET, stepwise=True).eval()
+
+
+def passed(model: nn.Module, times: int) -> tuple[Tensor, int]:
+    """Return the gradient of a pass, and how many values it kept beside the parameters for it."""
+    kept, x = [0], X.clone().requires_grad_()
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[0] += tensor.numel() * (not isinstance(tensor, nn.Parameter))
+        return tensor
+
+    torch.manual_seed(0)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model(x, times)
+    return torch.autograd.grad(out.square().sum(), x)[0], kept[0]
+
+
+def test_a_checkpointed_step_has_the_same_gradient_and_its_noise_at_the_memory_of_one() -> None:
+    (plain, whole), (exact, steps) = (passed(loop, 8) for loop in LOOPS)
+    assert torch.equal(plain, exact)
+    assert not torch.equal(plain, passed(LOOPS[1], 4)[0])
+    one = passed(LOOPS[0], 1)[1]
+    assert whole > 5 * one
+    assert steps <= one + 8 * X.numel()  # and the input of each
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_attacks_and_tables_are_those_of_the_plain_loop(freeze: bool) -> None:
+    outs, rows = [], []
+    y = labels(NET, X)
+    for loop in LOOPS:
+        torch.manual_seed(0)
+        model = fa.freeze(loop) if freeze else loop
+        outs.append(fa.attacks.pgd(model, X, y, fa.Linf(0.05), steps=3))
+        options = {"threat": fa.Linf(0.05), "draws": 2, "indicators": False}
+        rows.append(fa.evaluate(model, (X, y), partial(fa.attacks.pgd, steps=3), **options).rows[0])
+    torch.testing.assert_close(outs[0].x_adv, outs[1].x_adv, rtol=0, atol=1e-9)
+    assert rows[0].robust_accuracy == rows[1].robust_accuracy
