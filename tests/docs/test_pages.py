@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import fastadv as fa
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = ("evaluate", "honest", "sets", "abs", "issues", "processors")
+GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors")
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
     *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),

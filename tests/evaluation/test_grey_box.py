@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -96,16 +95,9 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
     assert moved.broken.any()
 
 
-def own(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat) -> Tensor:
-    return x
-
-
 WRONG = {
     "none named 'grey box'": {"attacks": {"grey box": PGD}},
-    "an attack of fastadv.attacks with a threat": {
-        "attacks": {"own": partial(own, threat=BALL)},
-        "threat": None,
-    },
+    "an attack of fastadv.attacks with a threat": {"attacks": OWN["changes nothing"][0], "threat": None},
     "a module or a function of x, got str": {"grey_box": "net"},
     "y: expected classes 0 to 1.*on the net of grey_box=": {"grey_box": mlp(2, dtype=torch.float32)},
 }
