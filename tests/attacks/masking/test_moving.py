@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import fastadv as fa
 from tests.attacks.nets import images, labels, mlp
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "8_moving_defenses.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "9_moving_defenses.py"
 SIGNS = {
     "counterattack": {"optimizes", "randomized"},
     "purification": {"mixed_rows", "incorrect_gradient", "optimizes"},
