@@ -36,6 +36,9 @@ def check_model(model: object) -> None:
         raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
     if not callable(model):
         raise InputError(f"model: expected a module or a function of x, got {type(model).__name__}")
+    if hasattr(model, "logit_scale") and type(model).__module__.startswith(("transformers.", "open_clip.")):
+        advice = "which takes texts, too; fastadv.models.zero_shot(model, tokenizer, classes) is a classifier"
+        raise InputError(f"model: expected one of x alone, got {type(model).__name__}, {advice}")
 
 
 def labels_for(loss: object, y: Tensor | None, targets: Tensor | None) -> Tensor | None:
