@@ -8,6 +8,7 @@ from fastadv.models.bpda import bpda
 from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.wrappers import STATISTICS, Binarized, Normalized, Smoothed, representation
+from fastadv.models.zero_shot import ZeroShot, zero_shot
 from fastadv.models.zoo import robustbench, robustbench_entries
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Binarized",
     "Normalized",
     "Smoothed",
+    "ZeroShot",
     "adapt",
     "bpda",
     "create",
@@ -35,6 +37,7 @@ __all__ = [
     "robustbench",
     "robustbench_entries",
     "save_weights",
+    "zero_shot",
 ]
 
 # Imported when they are asked for: ResNets need torchvision, which takes longer than all the rest.
