@@ -8,7 +8,7 @@ from fastadv.models.bpda import bpda
 from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.wrappers import STATISTICS, Binarized, Normalized, Smoothed, representation
-from fastadv.models.zero_shot import ZeroShot, zero_shot
+from fastadv.models.zero_shot import zero_shot
 from fastadv.models.zoo import robustbench, robustbench_entries
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = [
     "Binarized",
     "Normalized",
     "Smoothed",
-    "ZeroShot",
     "adapt",
     "bpda",
     "create",
