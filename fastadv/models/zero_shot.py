@@ -1,5 +1,6 @@
 """CLIP and its relatives as classifiers of images in [0, 1] by texts."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -136,8 +137,8 @@ def _towers(model: Any) -> _Towers:
 def _names(classes: Any) -> tuple[str, ...]:
     names = getattr(classes, "classes", classes)
     several = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 1
-    if not several or not all(isinstance(name, str) for name in names):
-        raise InputError(f'classes: expected two or more names, such as ("cat", "dog"), got {classes!r:.60}')
+    if not several or not all(isinstance(name, str) and not re.match(r"n\d{8}$", name) for name in names):
+        raise InputError(f'classes: expected two or more names, such as ("cat", "dog"), got {names!r:.60}')
     return tuple(names)
 
 
