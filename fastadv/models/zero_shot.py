@@ -75,8 +75,7 @@ def zero_shot(
         A module with `embed(x)`, `texts` [K, D] and `classes`. Training it trains the model's image tower.
 
     Raises:
-        InputError: the model has no two towers, the tokenizer is another model's, there are fewer than two
-            names, a template has no {}, or nothing states mean and deviation.
+        InputError: an argument is not as said, the tokenizer is another model's, or lacks mean and deviation.
 
     Source:
         Radford et al. 2021 (arXiv 2103.00020), section 3.1; sizes, Schlarmann et al. 2024 (arXiv 2402.12336).
