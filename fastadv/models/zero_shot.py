@@ -81,7 +81,7 @@ def zero_shot(
         Radford et al. 2021 (arXiv 2103.00020), section 3.1; sizes, Schlarmann et al. 2024 (arXiv 2402.12336).
     """
     towers, names = _towers(model), _names(classes)
-    if isinstance(templates, str) or not all(callable(one) or "{}" in one for one in templates or [""]):
+    if not isinstance(templates, Sequence) or not all(callable(t) or "{}" in t for t in templates or [""]):
         raise InputError(f'templates: expected texts with {{}}, as ["a photo of a {{}}."], got {templates!r}')
     texts = [one(name) if callable(one) else one.replace("{}", name) for name in names for one in templates]
     processor, tokens = Processor(_processing(model, tokenizer, size)), _tokens(towers, tokenizer, texts)
