@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from fastadv._checks import check_count, warn
-from fastadv.engine.mode import evaluated
+from fastadv._torch import parts_of
+from fastadv.engine.mode import InEval
+from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 from fastadv.models.processor import Processing, Processor, constants, processing_of
 
@@ -44,7 +46,9 @@ class ZeroShot(nn.Module):
         return embedding
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * linear(_unit(self.embed(x)), self.texts) + self.bias
+        rows = _unit(self.embed(x))
+        with no_autocast(x.device.type):  # in which near cosines would tie
+            return self.scale * linear(rows, self.texts) + self.bias
 
 
 def zero_shot(
@@ -178,7 +182,7 @@ def _tokens(towers: _Towers, tokenizer: Any, texts: list[str]) -> dict[str, Tens
 def _encoded(model: nn.Module, towers: _Towers, tokens: Mapping[str, Tensor]) -> Tensor:
     """Return the embeddings [N, D] of texts, each of length 1."""
     device, rows = next(model.parameters()).device, list[Tensor]()
-    with evaluated(model), torch.no_grad():
+    with InEval(parts_of(model)), torch.no_grad():
         for start in range(0, len(tokens["input_ids"]), 256):
             part = {name: ids[start : start + 256].to(device) for name, ids in tokens.items()}
             rows.append(_unit(_Embedding()(towers.encode_text(part.pop("input_ids"), **part))))

@@ -84,7 +84,9 @@ def test_sizes():
     inside = interpolate(small, (8, 8), mode="bicubic")
     assert inside.max() > 1
     torch.testing.assert_close(zero_shot(model, letters, NAMES, size=8)(small), plain(inside))
-    inside = interpolate(small, (8, 8), mode="bicubic", antialias=True).clamp(0, 1)
+    inside = small
+    for sides in ((5, 8), (8, 8)):  # PIL clamps after each
+        inside = interpolate(inside, sides, mode="bicubic", antialias=True).clamp(0, 1)
     torch.testing.assert_close(zero_shot(model, processor, NAMES, size="native")(small), plain(inside))
 
 
@@ -115,3 +117,10 @@ REFUSED = {
 def test_wrong_arguments(message):
     with pytest.raises(InputError, match=f"expected.*{message}"):
         zero_shot(**{"model": Towers(), "tokenizer": letters, "classes": NAMES} | REFUSED[message])
+
+
+def test_cosines_keep_their_precision_under_autocast():
+    model = zero_shot(Towers(), letters, NAMES)
+    with torch.autocast("cpu", torch.bfloat16):
+        cosines = torch.cosine_similarity(model.embed(X).float()[:, None], model.texts, dim=2)
+        torch.testing.assert_close(model(X), model.scale * cosines)
