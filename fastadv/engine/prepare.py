@@ -59,35 +59,56 @@ def prepare(
     Raises:
         InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
     """
-    wanted = None if freeze is None else check_flag("freeze", freeze)
+    if freeze is not None:
+        check_flag("freeze", freeze)
     if isinstance(model, Prepared) and outputs == "classes":
         outputs = model.outputs  # of an attack within an attack
-    source = model.source if isinstance(model, Prepared) else model
-    by_row, passes = bool(size) or takes_ids(source), 1 if eot is None else eot
-    special = precision is not None or compile
-    if special and (by_row or wanted is False):
+    if precision is not None or compile:
+        _check_special(model, size, freeze)
+    if precision is not None or compile or (compile is False and isinstance(model, Frozen)):
+        model = freeze_as_asked(model, precision, compile=compile)
+    if isinstance(model, Prepared):
+        prepared = _again(model, eot, size, outputs)
+    else:
+        prepared = _first(model, 1 if eot is None else eot, size, outputs, work, freeze)
+    if rows is None or compile is not None or not isinstance(prepared, Frozen):
+        return prepared
+    return _compiled_where_worth(prepared, rows, work)
+
+
+def _check_special(model: Model | Prepared, size: int, freeze: bool | None) -> None:
+    if freeze is False or size or takes_ids(model.source if isinstance(model, Prepared) else model):
         raise InputError(
             "precision, compile: expected neither with freeze=False or a model of ids or whole batches; "
             "leave them out"
         )
-    if special or (compile is False and isinstance(model, Frozen)):
-        model = freeze_as_asked(model, precision, compile=compile)
-    if isinstance(model, Prepared) and model.outputs != outputs:
+
+
+def _first(model: Model, eot: int, size: int, outputs: Outputs, work: int, freeze: bool | None) -> Prepared:
+    """Prepare a model as the caller gave it."""
+    if size or takes_ids(model):
+        return ByRow(model, eot, size, outputs)
+    module = as_module(model)
+    if module is not None and gains(module, work, freeze):
+        return frozen_by_itself(model, eot, outputs)
+    return Plain(model, eot, outputs=outputs)
+
+
+def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Prepared:
+    """Return what was prepared before, or the same for other outputs, passes or whole batches."""
+    if model.outputs != outputs:
         model = model.taking(outputs)
+    passes = 1 if eot is None else eot
+    same = eot in (None, model.eot)
     if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
-        return model if eot in (None, model.eot) else model.over(prepare(model.inner, eot))
-    fits = not by_row or (isinstance(model, ByRow) and model.size >= size)
-    if isinstance(model, Prepared) and eot in (None, model.eot) and fits:
-        prepared = model
-    elif by_row:
-        prepared = ByRow(model, passes, size, outputs)
-    elif isinstance(model, Frozen) or ((module := as_module(model)) and gains(module, work, wanted)):
-        prepared = frozen_by_itself(model, passes, outputs)
-    else:
-        prepared = Plain(model, passes, outputs=outputs)
-    if rows is None or compile is not None or not isinstance(prepared, Frozen):
-        return prepared
-    return _compiled_where_worth(prepared, rows, work)
+        return model if same else model.over(prepare(model.inner, eot))
+    by_row = size or takes_ids(model.source)
+    if same and (not by_row or (isinstance(model, ByRow) and model.size >= size)):
+        return model
+    if by_row:
+        return ByRow(model, passes, size, outputs)
+    renewed = frozen_by_itself if isinstance(model, Frozen) else Plain
+    return renewed(model, passes, outputs=outputs)
 
 
 def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Frozen:
@@ -98,7 +119,7 @@ def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int)
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
-    """Return whether a frozen copy is faster in so much work, unless it is `wanted` or not."""
+    """Return whether a frozen copy is faster in so much work, or whether it is `wanted`."""
     if wanted is not None or work < WORTH:
         return bool(wanted)
     device = device_of(module)
