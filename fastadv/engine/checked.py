@@ -75,22 +75,21 @@ class CheckedModel:
     ) -> Tensor:
         """Return the logits at x by the model, or by the same that knows its rows, seen through a lens."""
         run, follows = self.model if model is None else model, torch.is_grad_enabled()
-        first, size = follows not in self._passed and x.shape[0] > 0, x.shape[0]
+        first = x.shape[0] > 0 and follows not in self._passed
         points = x.clone() if first or self.copies else x
         before = version(points)
         with lens or NOTHING, self.kernels(), first_pass(self.model) if first else NOTHING:
             try:
-                logits = run(points) if size != 1 or not self._pairs else run(torch.cat([points] * 2))[:1]
+                logits = _twice(run, points) if self._pairs and x.shape[0] == 1 else run(points)
             except Exception as error:  # models raise anything
-                if size != 1 or version(points) != before:
+                if x.shape[0] != 1 or version(points) != before:
                     raise
                 logits = self._by_pair(run, points, error)
-        if version(points) != before and not self.copies:
-            if not first:
-                raise InputError(WRITES)
-            self.copies = True
         if first:
+            self.copies |= version(points) != before
             self._passed.add(follows)
+        if version(points) != before and not self.copies:
+            raise InputError(WRITES)
         return self._checked(logits, x)
 
     def _by_pair(self, run: Model, row: Tensor, error: Exception) -> Tensor:
@@ -98,7 +97,7 @@ class CheckedModel:
         # equal rows have no statistics either
         if not isinstance(error, InputError) and "more than 1 value" not in str(error):
             with suppress(Exception):
-                logits = run(torch.cat([row, row]))[:1]
+                logits = _twice(run, row)
                 self._pairs = True
                 return logits
         raise error
@@ -121,6 +120,10 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
+
+
+def _twice(run: Model, row: Tensor) -> Tensor:
+    return run(torch.cat([row, row]))[:1]
 
 
 def may_normalize(kind: type) -> bool:

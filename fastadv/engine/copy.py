@@ -3,19 +3,26 @@
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from fastadv._torch import copy_all_, parts_of, tensors_of, version
-from fastadv.engine.first_pass import bar
 from fastadv.engine.mode import InEval
+from fastadv.engine.module import is_compiled
 from fastadv.errors import InputError
 
 REFUSED = (
     "model: expected a module that copy.deepcopy can copy, got {} ({}); hold what it refuses outside of the "
     "module, or use the model as it is"
 )
+ORIGINAL = (
+    "model: expected a module that runs its own parts, got one whose copy runs {} of the original; "
+    "write its forward as a method that reaches every part through self"
+)
+# Copies, with the models whose parts must not run in them
+_originals: "WeakKeyDictionary[nn.Module, WeakSet[nn.Module]]" = WeakKeyDictionary()
 
 
 def copied(model: nn.Module, buffers: bool = False, name: str = "") -> nn.Module:
@@ -66,6 +73,30 @@ def _tensors_in(values: Iterable[object]) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, list | tuple | dict):
             yield from _tensors_in(value.values() if isinstance(value, dict) else value)
+
+
+class RunsOriginal(InputError):
+    """A copy of a model that runs parts of the model itself."""
+
+
+def bar(copied: nn.Module, *models: nn.Module) -> None:
+    """Let `copied` be refused where its first pass runs parts of these models."""
+    _originals[copied] = WeakSet(models)
+
+
+def barred(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that must not run in a pass of the model: parts of those that it holds copies of."""
+    parts = list(model.modules()) if _originals else []
+    originals = [original for part in parts for original in _originals.get(part, ())]
+    if any(map(is_compiled, parts)):  # hooks do not see what compiled code calls
+        return set()
+    return {part for original in originals for part in original.modules()}
+
+
+def refuse(parts: set[nn.Module], part: nn.Module) -> None:
+    """Raise RunsOriginal where a part is one of those."""
+    if part in parts:
+        raise RunsOriginal(ORIGINAL.format(type(part).__name__))
 
 
 def take_values(twin: nn.Module, model: nn.Module) -> None:

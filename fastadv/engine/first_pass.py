@@ -4,16 +4,18 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import CodeType
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fastadv._torch import COMPILED_FUNCTION
-from fastadv.engine.module import is_compiled, modules_in
+from fastadv.engine.copy import barred, refuse
+from fastadv.engine.module import modules_in
 from fastadv.engine.precision import NOTHING
 from fastadv.errors import InputError
 
@@ -65,39 +67,14 @@ FUNCTION = (
     "model: expected a function that runs modules in eval mode, got one with {} in training mode, in which "
     "{} would learn from the attack or draw random numbers; call its eval(), or pass the module"
 )
-ORIGINAL = (
-    "model: expected a module that runs its own parts, got one whose copy runs {} of the original; "
-    "write its forward as a method that reaches every part through self"
-)
-# Copies, with the models whose parts must not run in them
-_originals: "WeakKeyDictionary[nn.Module, list[ref[nn.Module]]]" = WeakKeyDictionary()
-
-
-class RunsOriginal(InputError):
-    """A copy of a model that runs parts of the model itself."""
-
-
-def bar(copied: nn.Module, *models: nn.Module) -> None:
-    """Let `copied` be refused where its first pass runs parts of these models."""
-    _originals[copied] = [ref(model) for model in models]
 
 
 def first_pass(model: object) -> AbstractContextManager[None]:
     """Return what a first pass of the model is made in; a module without a copy of ours needs nothing."""
     if not isinstance(model, nn.Module):
         return _refusing(model)
-    parts = list(model.modules()) if _originals else []
-    copies = [part for part in parts if part in _originals]
-    if not copies or any(map(is_compiled, parts)):  # hooks do not see what compiled code calls
-        return NOTHING
-    originals = [original() for part in copies for original in _originals[part]]
-    barred = {part for original in originals if original is not None for part in original.modules()}
-
-    def look(part: nn.Module) -> None:
-        if part in barred:
-            raise RunsOriginal(ORIGINAL.format(type(part).__name__))
-
-    return _watched(look)
+    parts = barred(model)
+    return _watched(partial(refuse, parts)) if parts else NOTHING
 
 
 def _refusing(function: object) -> AbstractContextManager[None]:

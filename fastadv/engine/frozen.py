@@ -17,7 +17,7 @@ from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
-from fastadv.engine.first_pass import RunsOriginal
+from fastadv.engine.copy import RunsOriginal
 from fastadv.engine.guard import allowed
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module

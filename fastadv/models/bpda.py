@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastadv._checks import meant
 from fastadv._torch import version
+from fastadv.engine.copy import bar
 from fastadv.engine.copy import copied as copied_of
-from fastadv.engine.first_pass import bar
 from fastadv.engine.module import is_replaced, label, unwrap
 from fastadv.errors import InputError, NoGradientError
 
