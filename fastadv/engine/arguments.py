@@ -1,7 +1,7 @@
 """What a prepared model takes and what it accepts as logits."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from fastadv.errors import InputError
 
 def check_input(x: object, device: torch.device | None) -> Tensor:
     """Return `x` detached; InputError unless it is a floating tensor [B, ...] on `device`."""
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
+    if not is_floating(x) or x.ndim == 0:
         raise InputError(f"x: expected a floating tensor [B, ...], got {_kind(x)}; convert it")
     if device is not None and x.device != device:
         raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
@@ -41,19 +41,20 @@ def check_model(model: object) -> None:
         raise InputError(f"model: expected one of x alone, got {type(model).__name__}, {advice}")
 
 
-def labels_for(loss: object, y: Tensor | None, targets: Tensor | None) -> Tensor | None:
-    """Return `y`, or the targets in its place; InputError where a loss of ours has neither."""
-    if y is None and isinstance(loss, str):
-        if targets is None:
-            raise InputError(
-                f"input_gradient: expected labels or targets for loss {loss!r}, got neither; "
-                "pass y, or a loss of your own"
-            )
-        return targets
-    return y
+def classes_for(loss: object, y: object, targets: object) -> tuple[Tensor | None, Tensor | None]:
+    """Return labels and targets [B] or None, targets in place of labels; a loss of ours has either."""
+    y, targets = _indices("y", y), _indices("targets", targets)
+    if not isinstance(loss, str):
+        return y, targets
+    if y is None and targets is None:
+        raise InputError(
+            f"input_gradient: expected labels or targets for loss {loss!r}, got neither; "
+            "pass y, or a loss of your own"
+        )
+    return targets if y is None else y, targets
 
 
-def indices(name: str, classes: object) -> Tensor | None:
+def _indices(name: str, classes: object) -> Tensor | None:
     """Classes [B] or None; InputError for what is no tensor. The losses check their values."""
     if classes is None:
         return None
@@ -63,21 +64,20 @@ def indices(name: str, classes: object) -> Tensor | None:
     return classes.clone() if classes.is_inference() else classes
 
 
+def is_floating(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def checked_directions(directions: object, logits: Tensor) -> Tensor:
-    """Return `given` detached; InputError unless it is a floating [B, C, K] that fits the logits [B, K]."""
-    if (
-        not isinstance(directions, Tensor)
-        or not directions.is_floating_point()
-        or directions.ndim != 3
-        or (directions.shape[0], directions.shape[2]) != tuple(logits.shape)
-        or directions.device != logits.device
-    ):
-        place = getattr(directions, "device", "no device")
-        raise InputError(
-            f"directions: expected a floating tensor [B, C, K] with B, K = {tuple(logits.shape)} "
-            f"on {logits.device}, got {_kind(directions)} on {place}"
-        )
-    return directions.detach()
+    """Return `directions` detached; InputError unless they are a floating [B, C, K] that fits the logits."""
+    if is_floating(directions):
+        form = directions.ndim, directions.shape[::2], directions.device
+        if form == (3, logits.shape, logits.device):
+            return directions.detach()
+    raise InputError(
+        f"directions: expected a floating tensor [B, C, K] with B, K = {tuple(logits.shape)} "
+        f"on {logits.device}, got {_kind(directions)} on {getattr(directions, 'device', 'no device')}"
+    )
 
 
 def checked_logits(logits: object, size: int) -> Tensor:
@@ -87,18 +87,12 @@ def checked_logits(logits: object, size: int) -> Tensor:
 
 def checked_outputs(outputs: object, size: int) -> Tensor:
     """Return outputs as rows [B, N] in float32 or float64; of one value z a sample, (0, z)."""
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-        raise InputError(
-            f"model: expected floating outputs [B, ...] with B = {size}, {_not_floating(outputs)}"
-        )
-    if size == 1 and outputs.ndim < 2:
-        outputs = outputs.reshape(1, -1)
-    if outputs.ndim == 0 or len(outputs) != size:
-        raise InputError(
-            f"model: expected floating outputs [B, ...] with B = {size}, got {tuple(outputs.shape)}"
-        )
-    rows = _wide(outputs.reshape(size, outputs.shape[1:].numel()))
-    return rows if rows.shape[1] > 1 else torch.cat([torch.zeros_like(rows), rows], 1)
+    if is_floating(outputs):
+        values = outputs.reshape(1, -1) if size == 1 and outputs.ndim < 2 else outputs
+        if values.shape[:1] == (size,):
+            rows = _wide(values.reshape(size, values.shape[1:].numel()))
+            return rows if rows.shape[1] > 1 else torch.cat([torch.zeros_like(rows), rows], 1)
+    raise InputError(f"model: expected floating outputs [B, ...] with B = {size}, {_got(outputs)}")
 
 
 def checked_logit(logits: object, size: int) -> Tensor:
@@ -124,23 +118,22 @@ OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
 
 def check_logits(logits: object, size: int) -> Tensor:
     """Return `logits`; InputError unless they are floating [B, K], or [K] of one sample, with K >= 2."""
-    if isinstance(logits, Tensor) and logits.is_floating_point():
-        if logits.shape[:-1] == (size,) and logits.shape[-1] > 1:
-            return logits
-        if size == 1 and logits.ndim == 1 and len(logits) > 1:
-            return logits[None]
+    if is_floating(logits):
+        rows = logits[None] if size == logits.ndim == 1 else logits
+        if rows.shape[:-1] == (size,) and rows.shape[-1] > 1:
+            return rows
     raise InputError(_advice(logits, size))
 
 
 def _advice(logits: object, size: int) -> str:
     """Return what is wrong with logits, and what to do."""
     expected = f"model: expected floating logits [B, K] with B = {size}"
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        return f"{expected}, {_not_floating(logits)}"
+    if not is_floating(logits):
+        return f"{expected}, {_got(logits)}"
     if logits.shape[:-1] == (size,) or (logits.numel() == size and logits.ndim < 2):
-        return f"model: expected at least two classes, {_not_floating(logits)}; {_for_one(logits)}"
+        return f"model: expected at least two classes, {_got(logits)}; {_for_one(logits)}"
     advice = "; for classes at positions pass criterion=fastadv.attacks.Share(least)" * (logits.ndim > 2)
-    return f"{expected}, {_not_floating(logits)}{advice}"
+    return f"{expected}, {_got(logits)}{advice}"
 
 
 def _for_one(logits: Tensor) -> str:
@@ -158,14 +151,15 @@ def _kind(value: object) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _not_floating(outputs: object) -> str:
+def _got(outputs: object) -> str:
+    """Return what a model returned in place of floating rows, and what to do where that is known."""
     got = f"got {_kind(outputs)}"
     if isinstance(outputs, Tensor):
         return got
     parts = outputs if isinstance(outputs, list | tuple) else [outputs]
+    names = [*outputs] if isinstance(outputs, Mapping) else []
     if any(isinstance(part, Mapping) and "boxes" in part for part in parts):
         return f"{got} of boxes; detectors are not attacked: wrap the part whose outputs are one tensor"
-    names = [*outputs] if isinstance(outputs, Mapping) else []
     if "logits" in [*names, *dir(outputs)]:
         return f"{got}; fastadv.models.adapt(model, mean=..., std=...) returns its logits"
     if "out" in names:

@@ -13,7 +13,7 @@ from fastadv import losses
 from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
-from fastadv.engine.arguments import Outputs, check_input, check_model, indices, labels_for
+from fastadv.engine.arguments import Outputs, check_input, check_model, classes_for
 from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
@@ -168,8 +168,8 @@ class Plain(Prepared):
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
         with with_gradient(), self.in_eval():
-            x, y, targets = self.taken(x, rows), indices("y", y), indices("targets", targets)
-            y = labels_for(loss, y, targets)
+            x = self.taken(x, rows)
+            y, targets = classes_for(loss, y, targets)
             direction = direction and self.eot == 1
             if callable(loss) or self._room.most(GRADIENT, x) == x.shape[0]:
                 try:

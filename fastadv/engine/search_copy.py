@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.engine.arguments import indices, labels_for
+from fastadv.engine.arguments import classes_for
 from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
@@ -24,7 +24,7 @@ from fastadv.engine.precision import Options, no_autocast, rounds_as, tf32, to_h
 from fastadv.engine.prepared import Directions
 from fastadv.engine.rewrite import Lens, Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
-from fastadv.engine.room import GRADIENT, Parts, mixes_rows, ran_out, room_of
+from fastadv.engine.room import GRADIENT, Parts, mixes_rows, room_of
 from fastadv.errors import InputError
 from fastadv.ops._step import may_be_narrow
 
@@ -184,25 +184,13 @@ class SearchCopy:
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
-        y, targets = indices("y", y), indices("targets", targets)
-        y = labels_for(loss, y, targets)
+        y, targets = classes_for(loss, y, targets)
         self.counts.forwards += len(x)
         self.counts.backwards += len(x)
-        # a loss that is a function may hold one value for each sample of the batch
-        if callable(loss) or self._whole(x):
-            try:
-                return self._gradient(x, y, targets, loss, direction)
-            except Exception as error:
-                if callable(loss) or len(x) < 2 or not ran_out(error):
-                    raise
-            # Outside of `except`: the error holds on to what the pass had in memory
-            self.room.halve(GRADIENT, x, len(x))
         step = partial(self._gradient, loss=loss, direction=direction)
+        if callable(loss):  # it may hold one value for each sample of the batch
+            return step(x, y, targets)
         return self.in_parts(GRADIENT, step, x, y, targets)
-
-    def _whole(self, x: Tensor) -> bool:
-        """Return whether x passes at once."""
-        return (self.parts.full(x) or len(x)) >= len(x) == self.room.most(GRADIENT, x)
 
     def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
