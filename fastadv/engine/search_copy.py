@@ -16,7 +16,7 @@ from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied, take_values
-from fastadv.engine.cpu.winograd import gains_by_rows
+from fastadv.engine.cpu.winograd import WINOGRAD, gains_by_rows
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.plain import Plain
@@ -55,32 +55,16 @@ class SearchCopy:
         self.compared = set[Hashable]()
         self.notes = dict[str, None]()  # in the order in which they came
         self._mixes = self.module is not None and mixes_rows(self.module)
-        rewrites = self._rewrites()
         # kinds of passes for which the copy answers, not the model as given
-        self.kinds = self._kinds() if rewrites or options.special else set[str]()
-        self.channels_last = bool(self.kinds) and CHANNELS_LAST in rewrites
-        if self.kinds and self.module is not None:
-            self._copy(self.module)
-        rewrites = rewrites if self.kinds else []
-        self._folds = FOLD in rewrites
+        self.kinds = self._kinds()
+        rewrites = self._copied(self._rewrites())
+        self.channels_last, self._folds = CHANNELS_LAST in rewrites, FOLD in rewrites
         self.rewriting = Rewriting(rewrites, self.weights)
-        # A watched pass has these alone: others would keep what they make of weights that are not folded yet
-        self._views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
         self.checked = self._checks(plain.checked.mends_rows)
         self.uncompiled = self.checked  # what is compiled, as it is
-        wide = "winograd" in self.rewriting.notes and gains_by_rows(cast(nn.Module, self.model))
+        wide = WINOGRAD in rewrites and gains_by_rows(cast(nn.Module, self.model))
         self.parts = Parts(None if options.compile else self.model, wide)
         self.notes |= dict.fromkeys(self._first_notes())
-
-    def _rewrites(self) -> list[Rewrite]:
-        rewrites = [] if self.module is None else applicable(self.module, self.weights)
-        # a compiler looks at functions for itself
-        return [rewrite for rewrite in rewrites if rewrite in BEFORE] if self.options.compile else rewrites
-
-    def _checks(self, mends_rows: bool) -> CheckedModel:
-        checked = CheckedModel(self.model, outputs=self.options.outputs)
-        checked.mends_rows = mends_rows
-        return checked
 
     def _kinds(self) -> set[str]:
         """Return what a copy may answer, if it gains."""
@@ -88,22 +72,39 @@ class SearchCopy:
         if self.options.eot > 1 or self._mixes or (self.module is None and not self.options.compile):
             return set()
         # half precision does not tell apart losses that attacks without a gradient compare
-        return {GRADIENT, JACOBIAN} | (set() if self.half else {LOGITS})
+        return {GRADIENT, JACOBIAN} if self.half else {GRADIENT, JACOBIAN, LOGITS}
 
-    def _copy(self, module: nn.Module) -> None:
-        """Take a copy of the module; where there can be none, the model as given searches."""
+    def _rewrites(self) -> list[Rewrite]:
+        if self.module is None or self.idle:
+            return []
+        rewrites = applicable(self.module, self.weights)
+        # a compiler looks at functions for itself
+        return [rewrite for rewrite in rewrites if rewrite in BEFORE] if self.options.compile else rewrites
+
+    def _copied(self, rewrites: list[Rewrite]) -> list[Rewrite]:
+        """Go on with a copy for these rewrites, and return them; none where the model as given searches."""
         follow, half = self.options.follow, self.options.half
+        if not rewrites and not self.options.special:
+            self.kinds = set()
+        if self.idle or self.module is None:
+            return []
         try:
-            self.model = copied(module, buffers=follow)
+            self.model = copied(self.module, buffers=follow)
         except InputError as error:
-            self.channels_last = False
-            return self.leave(str(error))
+            self.leave(str(error))
+            return []
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
-            if self.channels_last or half is not None or follow:
-                lay_out(self.model, self.channels_last)
+            if CHANNELS_LAST in rewrites or half is not None or follow:
+                lay_out(self.model, CHANNELS_LAST in rewrites)
             if half is not None:
                 to_half(self.model, half)
+        return rewrites
+
+    def _checks(self, mends_rows: bool) -> CheckedModel:
+        checked = CheckedModel(self.model, outputs=self.options.outputs)
+        checked.mends_rows = mends_rows
+        return checked
 
     def _first_notes(self) -> list[str]:
         options, bpda = self.options, in_words(replaced(self.module))
@@ -149,8 +150,10 @@ class SearchCopy:
         if self._folds:
             plain.forwards += len(x)
             both = cast(nn.Module, self.model), cast(nn.Module, self.module)
+            # these alone: others would keep what they make of weights that are not folded yet
+            views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
-                self.pairs = fold(*both, lambda: self.followed(x, self._views)[1])
+                self.pairs = fold(*both, lambda: self.followed(x, views)[1])
             self.notes[f"folded {len(self.pairs)} BatchNorm"] = None
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
@@ -195,9 +198,7 @@ class SearchCopy:
     def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
     ) -> Gradient:
-        leaf = self._ready(x).detach().requires_grad_()
-        with self._seen_by(x, self.rewriting) as lens:
-            attached = self.checked(leaf, lens=lens)
+        leaf, attached = self.followed(x)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
