@@ -1,6 +1,7 @@
 """Stamp: whether a model is what it was when it was looked at, by name."""
 
 from collections.abc import Hashable
+from contextlib import suppress
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -18,24 +19,23 @@ HOLDS = (*HOOKS, "_parameters", "_buffers", "_modules")
 
 
 class Stamp:
-    """The parts of models with their types, modes and hooks, their tensors, and their numbers and texts.
+    """The parts of a model with their types, modes and hooks, their tensors, and their numbers and texts.
 
     Of a tensor it sees where it lies, and what torch counts as writes into it; of a function, that it is
     another. What a module holds in lists, dictionaries, closures and other objects it does not see.
     """
 
-    def __init__(self, *models: nn.Module, values: bool = True) -> None:
-        """Look at the models; `values`: writes into tensors count, too."""
-        self._models, self._values, self._own = models, values, set[Hashable]()
+    def __init__(self, model: nn.Module, values: bool = True) -> None:
+        """Look at a model; `values`: writes into tensors count, too."""
+        self._model, self._values, self._own = model, values, set[Hashable]()
         self._look()
 
     def _look(self) -> None:
-        self._parts = [part for model in self._models for part in parts_of(model)]
+        self._parts = parts_of(self._model)
         attributes = list(map(vars, self._parts))
         inner = [held[name] for held in attributes for name in HOLDS if name in held]
-        inner = [held for held in inner if isinstance(held, dict)]  # not so in scripts
-        self._empty = [held for held in inner if not held]  # most, which are quicker to look at
-        self._held: list[dict[str, Any]] = [*attributes, *filter(None, inner)]
+        # each as it is and as it was; not all are dictionaries in scripts
+        self._held: list[dict[str, Any]] = [*attributes, *(held for held in inner if isinstance(held, dict))]
         self._then = list(map(dict, self._held))
         weights, buffers = tensors_of(self._parts)
         others = (value for held in attributes for value in held.values() if isinstance(value, Tensor))
@@ -60,31 +60,28 @@ class Stamp:
             self._look()
 
     def _changes(self) -> set[Hashable]:
+        """Return the places of what has changed, quickly where nothing has."""
         now = self._now()
-        try:
-            if self._held == self._then and now == self._facts and not any(self._empty):
+        with suppress(Exception):  # what took a value's place may refuse to be compared with it
+            if self._held == self._then and now == self._facts:
                 return set()
-        except Exception:  # what took a value's place may refuse to be compared with it
-            pass
-        held_ones = [*self._parts, *self._tensors]
-        pairs = zip(held_ones, now, self._facts, strict=True)
-        changed: set[Hashable] = {id(one) for one, fact, before in pairs if fact != before}
-        changed |= {"parts or hooks"} if any(self._empty) else set()
+        pairs = zip([*self._parts, *self._tensors], now, self._facts, strict=True)
+        changed: set[Hashable] = {id(one) for one, new, old in pairs if new != old}
         for place, (held, then) in enumerate(zip(self._held, self._then, strict=True)):
+            # in place of a part, a tensor or a hook any other counts
+            fact = _fact_of if place < len(self._parts) else id
             for name in held.keys() | then.keys():
-                value, before = held.get(name, self), then.get(name, self)
-                if value is not before and (place >= len(self._parts) or _differs(value, before)):
+                if fact(held.get(name, self)) != fact(then.get(name, self)):
                     changed.add((place, name))
         return changed - self._own
 
 
-def _differs(value: object, before: object) -> bool:
-    """Return whether another value of an attribute counts."""
-    if type(value) in PLAIN and type(before) in PLAIN:
-        return value != before
-    kinds = type(value), type(before)
-    seen = Tensor, FunctionType, BuiltinFunctionType  # torch.relu is built in
-    return any(kind in PLAIN or issubclass(kind, seen) for kind in kinds)
+def _fact_of(value: object) -> Hashable:
+    """Return what is compared of the value of an attribute: nothing of an object of other kinds."""
+    if type(value) in PLAIN:
+        return (value,)
+    # torch.relu is built in
+    return id(value) if isinstance(value, Tensor | FunctionType | BuiltinFunctionType) else None
 
 
 FIXED: tuple[type, ...] = (
