@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -73,7 +73,7 @@ class Frozen(Prepared):
 
     def __init__(self, model: Model | Prepared, options: Options) -> None:
         self.options, self.eot, self.counts = options, options.eot, Counts()
-        self._lock, self._refreshed, self._taking = RLock(), 0, dict[str, Frozen]()
+        self._lock, self._refreshed, self._others = RLock(), 0, dict[Options, Frozen]()
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
@@ -150,10 +150,12 @@ class Frozen(Prepared):
             raise error
         return f"the search copy failed ({first_line(error)})"
 
-    @cached_property
-    def compiled(self) -> "Frozen":
-        """The same with a copy that is compiled."""
-        return Frozen(self.source, replace(self.options, compile=True))
+    def having(self, **options: Any) -> "Frozen":
+        """Return the same with other options, made once."""
+        wanted = replace(self.options, **options)
+        if wanted not in self._others:
+            self._others[wanted] = Frozen(self.source, wanted)
+        return self._others[wanted]
 
     def in_eval(self) -> InEval:
         module = as_module(self.source)  # whose parts may have changed since
@@ -168,9 +170,7 @@ class Frozen(Prepared):
         return self._plain.output_shape
 
     def taking(self, outputs: Outputs) -> "Frozen":
-        if outputs not in self._taking:
-            self._taking[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
-        return self._taking[outputs]
+        return self.having(outputs=outputs)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())

@@ -115,7 +115,8 @@ def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int)
     device = frozen.device  # None for a function
     if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
         return frozen
-    return frozen.compiled if worth_compiling(frozen.as_given, rows()[:1].to(device), work) else frozen
+    worth = worth_compiling(frozen.as_given, rows()[:1].to(device), work)
+    return frozen.having(compile=True) if worth else frozen
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fastadv._torch import DispatchMode
-from fastadv._waiting import waits
 from fastadv.engine.prepared import Prepared
 from fastadv.errors import NoGradientError
 from fastadv.rng import generators_kept
@@ -45,4 +44,4 @@ def operations(model: Prepared, row: Tensor) -> int:
 
 def worth_compiling(model: Prepared, row: Tensor, gradients: int) -> bool:
     """Return whether so many gradients of samples like row [1, ...] take a minute of a GPU."""
-    return waits(row.device) and gradients * operations(model, row) >= MINUTE
+    return gradients * operations(model, row) >= MINUTE
