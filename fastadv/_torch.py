@@ -115,11 +115,6 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
     torch._foreach_lerp_(tensors, ends, weight)
 
 
-def held_by(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return a module's own parameters, buffers and parts by name, of which each may be None."""
-    return module._parameters, module._buffers, module._modules
-
-
 def parts_of(module: nn.Module) -> list[nn.Module]:
     """Return `list(module.modules())`, in a third of its time."""
     seen: dict[nn.Module, None] = {}

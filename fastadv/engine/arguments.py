@@ -41,6 +41,12 @@ def check_model(model: object) -> None:
         raise InputError(f"model: expected one of x alone, got {type(model).__name__}, {advice}")
 
 
+def repeats(ids: Tensor) -> bool:
+    """Return whether any of the ids [B] is there twice."""
+    order = ids.sort().values
+    return bool((order[1:] == order[:-1]).any())
+
+
 def classes_for(loss: object, y: object, targets: object) -> tuple[Tensor | None, Tensor | None]:
     """Return labels and targets [B] or None, targets in place of labels; a loss of ours has either."""
     y, targets = _indices("y", y), _indices("targets", targets)

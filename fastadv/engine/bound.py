@@ -93,35 +93,35 @@ class Bound:
         self._copies = False  # whether logits are copied, since they move with the points
 
     def __call__(self, points: Tensor) -> Gradient:
-        y, loss, targets = self._rest
-        if self._model is not None:
-            # a new leaf each time: a forward may hang hooks on it
-            plain, before, leaf = self._plain, version(points), self._plain.leaf(points)
-            checked = self._checked
-            try:
-                with torch.enable_grad(), checked.differentiated() if checked else NOTHING:
-                    attached = self._model(leaf)
-                    logits = attached.detach().clone() if self._copies else attached.detach()
-                    if logits.shape != self._by_logits.shape:
-                        logits = self._meet(logits, leaf)
-                    value = logits.new_empty(logits.shape[0])
-                    self._kernel(value, self._by_logits, logits, y, loss, targets, True)
-                    (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
-                if checked and checked.is_bare(leaf.shape[0]):
-                    # All checks of a pass are done; logits that lie in x are still to be seen
-                    self._checked, self._model = None, checked.model
-                    self._by_logits = value.new_empty(0)
-                if gradient is not None and version(points) == before:
-                    plain.count(points.shape[0])
-                    return value, logits, gradient
-            except InputError:
-                raise
-            except Exception:  # models raise anything
-                pass
-            self._model = None
-            if version(points) != before:
-                raise InputError(WRITES)
+        if self._model is None:
+            return self._otherwise(points)
+        # a new leaf each time: a forward may hang hooks on it
+        plain, before, leaf = self._plain, version(points), self._plain.leaf(points)
+        checked = self._checked
+        try:
+            with torch.enable_grad(), checked.differentiated() if checked else NOTHING:
+                attached = self._model(leaf)
+                logits = attached.detach().clone() if self._copies else attached.detach()
+                if logits.shape != self._by_logits.shape:
+                    logits = self._meet(logits, leaf)
+                value = logits.new_empty(logits.shape[0])
+                self._kernel(value, self._by_logits, logits, *self._rest, True)
+                (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
+            if checked and checked.is_bare(leaf.shape[0]):
+                # All checks of a pass are done; logits that lie in x are still to be seen
+                self._checked, self._model = None, checked.model
+                self._by_logits = value.new_empty(0)
+            if gradient is not None and version(points) == before:
+                plain.count(points.shape[0])
+                return value, logits, gradient
+        except InputError:
+            raise
+        except Exception:  # models raise anything
+            pass
         # Outside of `except`: the error holds on to what the pass had in memory
+        self._model = None
+        if version(points) != before:
+            raise InputError(WRITES)
         return self._otherwise(points)
 
     def _meet(self, logits: Tensor, leaf: Tensor) -> Tensor:

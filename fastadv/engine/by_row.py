@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.engine.arguments import OUTPUTS, Outputs
+from fastadv.engine.arguments import OUTPUTS, Outputs, repeats
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepared import Model, Prepared, Rows
 from fastadv.engine.room import ran_out
@@ -62,8 +62,7 @@ class ByRow(Plain):
         about._ids = ids
         if not self.size or not len(ids):
             return about
-        order = ids.sort().values
-        if bool((order[1:] == order[:-1]).any()):
+        if repeats(ids):
             raise InputError("ids: expected each once with whole_batches, got one twice; number the rows")
         known = ids[:, None] == self._batch_ids[None].to(ids.device)
         if len(self._batch_ids) and bool(known.any(1).all()):  # a part of the batch that is passed

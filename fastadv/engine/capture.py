@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import has_global_hooks, has_modes, held_by, sharding, version
+from fastadv._torch import has_global_hooks, has_modes, sharding, tensors_of, version
 from fastadv.engine.module import is_compiled
 from fastadv.engine.precision import switches
 from fastadv.engine.stamp import FIXED, HOOKS, OWN
@@ -129,17 +129,18 @@ class Captures:
 
     def _may_capture(self) -> bool:
         alike = self.graphs.alike
-        if self.kind not in alike:
-            if len(alike) == KINDS and not any(alike.values()):  # as of a model whose passes write attributes
+        if self.kind in alike:
+            return alike.get(self.kind, False)
+        if len(alike) == KINDS:
+            if not any(alike.values()):  # as of a model whose passes write attributes
                 return False
-            if len(alike) == KINDS:
-                alike.clear()
-                self.graphs.clear()
-            alike[self.kind] = False  # meanwhile, to other threads
-            with suppress(Exception):  # models of one batch size raise anything
-                alike[self.kind] = self.alike()
-            if not alike[self.kind]:
-                self.refuse("two passes of the same rows differ, draw random numbers or write something")
+            alike.clear()
+            self.graphs.clear()
+        alike[self.kind] = False  # meanwhile, to other threads
+        with suppress(Exception):  # models of one batch size raise anything
+            alike[self.kind] = self.alike()
+        if not alike[self.kind]:
+            self.refuse("two passes of the same rows differ, draw random numbers or write something")
         return alike.get(self.kind, False)
 
     def run(self, graph: Graph, make: Callable[[Rows], Step], times: int) -> bool:
@@ -175,22 +176,20 @@ def kind_of(model: nn.Module) -> Hashable | None:
     """Return what a captured pass depends on beyond the values of weights; None where there can be none."""
     if has_global_hooks() or has_modes():
         return None
-    facts: list[Any] = [_switches()]
-    devices = set[torch.device]()
+    parts = list(model.modules())
+    held = [tensor for tensors in tensors_of(parts) for tensor in tensors]
+    devices = {tensor.device for tensor in held}
+    if any(map(_stays_out, parts)) or not all(map(_is_plain, held)) or len(devices) != 1:
+        return None
+    places = ((tensor.data_ptr(), tensor.dtype) for tensor in held)
+    return _switches(), *places, *((type(part), *_attributes(part)) for part in parts)
+
+
+def _stays_out(part: nn.Module) -> bool:
+    """Return whether a part is none that a graph can hold."""
     wrapped = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharding()[0]
-    for part in model.modules():
-        hooked = any(vars(part).get(name) for name in HOOKS)
-        if hooked or is_compiled(part) or isinstance(part, wrapped):
-            return None
-        for tensors in held_by(part)[:2]:
-            for tensor in tensors.values():
-                if tensor is not None:
-                    if not _is_plain(tensor):
-                        return None
-                    devices.add(tensor.device)
-                    facts += [tensor.data_ptr(), tensor.dtype]
-        facts += [type(part), *_attributes(part)]
-    return tuple(facts) if len(devices) == 1 else None
+    hooked = any(vars(part).get(name) for name in HOOKS)
+    return hooked or is_compiled(part) or isinstance(part, wrapped)
 
 
 def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:

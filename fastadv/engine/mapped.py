@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv._torch import run_backward
-from fastadv.engine.arguments import Outputs
+from fastadv.engine.arguments import Outputs, repeats
 from fastadv.engine.bound import CleanPass, Gradient
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Directions, Loss, Prepared, Rows
@@ -37,8 +37,7 @@ class Mapped(Prepared):
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
         """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
         self.inner, self.threat, self.x, self.ids, self.source = inner.of(x, ids), threat, x, ids, self
-        order = ids.sort().values
-        if bool((order[1:] == order[:-1]).any()):
+        if repeats(ids):
             raise InputError(
                 f"ids: expected each once with {threat.name}, which goes by them, got one twice; "
                 "number the rows"

@@ -76,11 +76,8 @@ def is_faster() -> bool:
 
 
 def _suits(*tensors: Tensor | None) -> bool:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return all(
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.layout == torch.strided
-        for tensor in present
-    ) and not torch.is_autocast_enabled("cpu")
+    forms = {(tensor.device.type, tensor.dtype, tensor.layout) for tensor in tensors if tensor is not None}
+    return forms == {("cpu", torch.float32, torch.strided)} and not torch.is_autocast_enabled("cpu")
 
 
 class _Linear(torch.autograd.Function):
