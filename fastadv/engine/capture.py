@@ -129,8 +129,8 @@ class Captures:
 
     def _may_capture(self) -> bool:
         alike = self.graphs.alike
-        if self.kind in alike:
-            return alike.get(self.kind, False)
+        if (known := alike.get(self.kind)) is not None:
+            return known
         if len(alike) == KINDS:
             if not any(alike.values()):  # as of a model whose passes write attributes
                 return False
