@@ -51,8 +51,8 @@ class ByRow(Plain):
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "size": self.size}
 
-    def taking(self, outputs: Outputs) -> Prepared:
-        return ByRow(self.source, self.eot, self.size, outputs)
+    def _with(self, eot: int, outputs: Outputs) -> Prepared:
+        return ByRow(self.source, eot, self.size, outputs)
 
     def bind(self, *batch: Any) -> None:
         """Bind nothing: each pass is told its rows."""

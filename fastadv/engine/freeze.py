@@ -87,12 +87,6 @@ def freeze(
     return Frozen(model, options)
 
 
-def frozen_by_itself(model: Model | Prepared, eot: int, outputs: Outputs) -> Frozen:
-    """Freeze a model that nobody asked to freeze: nothing of the process is set."""
-    options = model.options if isinstance(model, Frozen) else Options()
-    return Frozen(model, replace(options, eot=eot, outputs=outputs))
-
-
 def follow(
     model: nn.Module, precision: Precision, compile: bool = False, cuda_graph: bool | None = None,
     outputs: Outputs = "classes",

@@ -153,6 +153,8 @@ class Frozen(Prepared):
     def having(self, **options: Any) -> "Frozen":
         """Return the same with other options, made once."""
         wanted = replace(self.options, **options)
+        if wanted == self.options:
+            return self
         if wanted not in self._others:
             self._others[wanted] = Frozen(self.source, wanted)
         return self._others[wanted]
@@ -168,9 +170,6 @@ class Frozen(Prepared):
     @property
     def output_shape(self) -> torch.Size | None:
         return self._plain.output_shape
-
-    def taking(self, outputs: Outputs) -> "Frozen":
-        return self.having(outputs=outputs)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())

@@ -52,18 +52,19 @@ class Mapped(Prepared):
         return Mapped(self.inner, self.threat, self.x[places], ids)
 
     def over(self, inner: Prepared) -> "Mapped":
-        """Return the same before another classifier."""
+        """Return the same before a classifier."""
+        if inner is self.inner:
+            return self
         mapped = copy(self)
         mapped.inner, mapped.source = inner, mapped
         return mapped
 
-    def taking(self, outputs: Outputs) -> Prepared:
-        return self.over(self.inner.taking(outputs))
+    def having(self, *, eot: int, outputs: Outputs) -> Prepared:
+        return self.over(self.inner.having(eot=eot, outputs=outputs))
 
     @property
     def as_given(self) -> Prepared:
-        inner = self.inner.as_given
-        return self if inner is self.inner else self.over(inner)
+        return self.over(self.inner.as_given)
 
     def images(self, t: Tensor, rows: Rows) -> Tensor:
         """Return the images of parameters [n, ...]."""

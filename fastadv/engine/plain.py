@@ -113,8 +113,11 @@ class Plain(Prepared):
     def output_shape(self) -> torch.Size | None:
         return self.checked.shape
 
-    def taking(self, outputs: Outputs) -> Prepared:
-        return Plain(self.source, self.eot, outputs=outputs)
+    def having(self, *, eot: int, outputs: Outputs) -> Prepared:
+        return self if (eot, outputs) == (self.eot, self.outputs) else self._with(eot, outputs)
+
+    def _with(self, eot: int, outputs: Outputs) -> Prepared:
+        return Plain(self.source, eot, outputs=outputs)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -12,12 +12,11 @@ from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import ByRow, takes_ids
 from fastadv.engine.freeze import freeze as freeze_as_asked
-from fastadv.engine.freeze import frozen_by_itself
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.mapped import Mapped
 from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Precision
+from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_batch_norm, has_conv2d
 from fastadv.engine.worth import worth_compiling
@@ -90,25 +89,17 @@ def _first(model: Model, eot: int, size: int, outputs: Outputs, work: int, freez
         return ByRow(model, eot, size, outputs)
     module = as_module(model)
     if module is not None and gains(module, work, freeze):
-        return frozen_by_itself(model, eot, outputs)
+        return Frozen(model, Options(eot=eot, outputs=outputs))  # nothing of the process is set
     return Plain(model, eot, outputs=outputs)
 
 
 def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Prepared:
     """Return what was prepared before, or the same for other outputs, passes or whole batches."""
-    if model.outputs != outputs:
-        model = model.taking(outputs)
-    passes = 1 if eot is None else eot
-    same = eot in (None, model.eot)
-    if isinstance(model, Mapped):  # what is inside was prepared with all that was asked, except passes
-        return model if same else model.over(prepare(model.inner, eot))
-    by_row = size or takes_ids(model.source)
-    if same and (not by_row or (isinstance(model, ByRow) and model.size >= size)):
-        return model
-    if by_row:
-        return ByRow(model, passes, size, outputs)
-    renewed = frozen_by_itself if isinstance(model, Frozen) else Plain
-    return renewed(model, passes, outputs=outputs)
+    # what is inside a map was prepared with all that was asked, except passes
+    told = isinstance(model, Mapped) or (isinstance(model, ByRow) and model.size >= size)
+    if not told and (size or takes_ids(model.source)):
+        return ByRow(model, 1 if eot is None else eot, size, outputs)
+    return model.having(eot=model.eot if eot is None else eot, outputs=outputs)
 
 
 def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Frozen:

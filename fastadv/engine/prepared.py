@@ -151,8 +151,8 @@ class Prepared:
         """The shape of a sample's outputs, after a pass of outputs that may be any."""
         raise NotImplementedError
 
-    def taking(self, outputs: Outputs) -> "Prepared":
-        """Return the same of a model that returns other outputs."""
+    def having(self, *, eot: int, outputs: Outputs) -> "Prepared":
+        """Return the same with so many passes, of a model that returns such outputs."""
         raise NotImplementedError
 
     @property

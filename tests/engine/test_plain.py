@@ -69,8 +69,14 @@ def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is frozen by itself."""
     frozen_calls: list[object] = []
     prepared = sys.modules["fastadv.engine.prepare"]
-    real = prepared.frozen_by_itself  # type: ignore[attr-defined]
-    monkeypatch.setattr(prepared, "frozen_by_itself", lambda *args: frozen_calls.append(args) or real(*args))
+    real = prepared.gains  # type: ignore[attr-defined]
+
+    def gains(*args: object) -> bool:
+        frozen: bool = real(*args)
+        frozen_calls.extend([args] * frozen)
+        return frozen
+
+    monkeypatch.setattr(prepared, "gains", gains)
     return frozen_calls
 
 
