@@ -103,9 +103,9 @@ class CheckedModel:
         raise error
 
     def _checked(self, logits: Any, x: Tensor) -> Tensor:
-        if self.outputs == "any" and isinstance(logits, Tensor):
-            self.shape = logits.shape[1:] if len(x) > 1 or logits.ndim > 1 else logits.shape
         rows = self._rows(logits, x.shape[0])
+        if self.outputs == "any":
+            self.shape = logits.shape[1:] if len(x) > 1 or logits.ndim > 1 else logits.shape
         if self.mends_rows and x.shape[0] == 1 and rows.requires_grad:
             self.mends_rows = mend_graph(rows)
         return rows

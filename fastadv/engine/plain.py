@@ -310,10 +310,11 @@ class Plain(Prepared):
                 return pull(attached, leaf, by_logits, retain_graph, self._whole)
         except Exception as error:  # models raise anything
             whole = "use_reentrant" in str(error) and isinstance(self.model, nn.Module) and not self._whole
-            if not (whole or RECURRENT in str(error)):
-                if not _by_following(error):
-                    raise
+            again = whole or RECURRENT in str(error)
+            if not again and _by_following(error):
                 raise Refusal(REFUSES.format("backward", first_line(error))) from error
+            if not again:
+                raise
         if whole:  # a gradient to all leaves, of which weights must ask for none; of a function's it does
             self._whole = True
             self._use_copy()

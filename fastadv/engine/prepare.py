@@ -62,9 +62,10 @@ def prepare(
         check_flag("freeze", freeze)
     if isinstance(model, Prepared) and outputs == "classes":
         outputs = model.outputs  # of an attack within an attack
-    if precision is not None or compile:
+    special = precision is not None or compile
+    if special:
         _check_special(model, size, freeze)
-    if precision is not None or compile or (compile is False and isinstance(model, Frozen)):
+    if special or (compile is False and isinstance(model, Frozen)):
         model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared):
         prepared = _again(model, eot, size, outputs)
