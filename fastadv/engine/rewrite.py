@@ -11,7 +11,7 @@ no graph shows, a comparison of the copy with the model does.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -66,28 +66,9 @@ def follows(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A model as rewrites judge it, to compute in `dtype`."""
-
-    model: nn.Module
-    dtype: torch.dtype | None
-
-    @cached_property
-    def device(self) -> torch.device:
-        return device_of(self.model) or torch.device("cpu")
-
-    @cached_property
-    def convolves(self) -> bool:
-        return has_conv2d(self.model)
-
-    @cached_property
-    def normalizes(self) -> bool:
-        return has_batch_norm(self.model)
-
-
-def on_cpu(subject: Subject) -> bool:
-    return subject.device.type == "cpu"
+def on_cpu(model: nn.Module) -> bool:
+    device = device_of(model)
+    return device is None or device.type == "cpu"
 
 
 def convolutions(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
@@ -104,7 +85,7 @@ class Rewrite:
 
     name: str
     note: str  # what `Frozen.notes` say once it was used
-    applies: Callable[[Subject], bool]
+    applies: Callable[[nn.Module, torch.dtype | None], bool]  # to a model that is to compute in a dtype
     # ways, or what makes them for a dtype
     replace: Ways | Callable[[torch.dtype | None], Ways] = field(default_factory=dict)
     needs: str = ""  # what the machine must have, beyond a CPU

@@ -10,8 +10,9 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import holds_compiled
 from fastadv.engine.cpu.onednn import LINEAR, Settings, gains, takes_settings
 from fastadv.engine.cpu.winograd import WINOGRAD
+from fastadv.engine.module import device_of
 from fastadv.engine.precision import rounds_as
-from fastadv.engine.rewrite import Rewrite, Subject, convolutions, follows, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, convolutions, follows, has_batch_norm, on_cpu, unseen
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
 WIDE = 32  # channels
@@ -52,14 +53,14 @@ def gains_on_gpu(model: nn.Module, format: torch.dtype | str | None) -> bool:
     return by_eights and format in ("tf32", torch.bfloat16, torch.float16)
 
 
-def _applies(subject: Subject) -> bool:
+def _applies(model: nn.Module, dtype: torch.dtype | None) -> bool:
     """Return whether convolutions are faster so: on a CPU wide ones, and Winograd's; others lose."""
-    if not on_cpu(subject):
-        return gains_on_gpu(subject.model, rounds_as(subject.dtype, subject.device))
+    device = device_of(model)
+    if device is not None and device.type != "cpu":
+        return gains_on_gpu(model, rounds_as(dtype, device))
     square = (3, 3), (1, 1)
     return any(
-        part.out_channels >= WIDE or (part.kernel_size, part.stride) == square
-        for part in convolutions(subject.model)
+        part.out_channels >= WIDE or (part.kernel_size, part.stride) == square for part in convolutions(model)
     )
 
 
@@ -100,19 +101,18 @@ def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Setting
     return _Convolution.apply(input, weight, bias, how)  # type: ignore[no-untyped-call]
 
 
-THIN = Rewrite("thin", "thin input convolution", on_cpu, {F.conv2d: thin_conv2d})
+THIN = Rewrite("thin", "thin input convolution", lambda model, dtype: on_cpu(model), {F.conv2d: thin_conv2d})
 
 
-FOLD = Rewrite("fold", "", lambda subject: subject.normalizes)
+FOLD = Rewrite("fold", "", lambda model, dtype: has_batch_norm(model))
 
 REWRITES = (FOLD, WINOGRAD, THIN, LINEAR, VIEWS, CHANNELS_LAST)
 
 
 def applicable(model: nn.Module, dtype: torch.dtype | None) -> list[Rewrite]:
     """Return the rewrites for a model that is to compute in `dtype`."""
-    subject = Subject(model, dtype)
-    gain = not on_cpu(subject) or subject.convolves or subject.normalizes or gains(model)
+    gain = not on_cpu(model) or convolutions(model) or has_batch_norm(model) or gains(model)
     # a compiler has looked at its parts; and where little is to be gained, looks at each call take longer
     if not gain or any(map(holds_compiled, model.modules())):
         return []
-    return [rewrite for rewrite in REWRITES if rewrite.applies(subject)]
+    return [rewrite for rewrite in REWRITES if rewrite.applies(model, dtype)]

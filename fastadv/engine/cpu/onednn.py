@@ -106,7 +106,7 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> An
 LINEAR = Rewrite(
     "onednn",
     "linear layers by oneDNN",
-    lambda subject: on_cpu(subject) and subject.dtype == torch.float32 and is_faster(),
+    lambda model, dtype: on_cpu(model) and dtype == torch.float32 and is_faster(),
     {F.linear: fast_linear},
     needs="float32 and a torch with oneDNN, and is off where torch has MKL on an Intel processor",
 )

@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.onednn import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, has_conv2d, on_cpu, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
@@ -192,7 +192,7 @@ def available(dtype: torch.dtype | None) -> bool:
 WINOGRAD = Rewrite(
     "winograd",
     "convolutions by Winograd's method",
-    lambda subject: on_cpu(subject) and subject.convolves and available(subject.dtype),
+    lambda model, dtype: on_cpu(model) and has_conv2d(model) and available(dtype),
     lambda dtype: {F.conv2d: takes_settings(Winograd(dtype).conv2d)},
     needs="the C++ kernels and a torch with oneDNN, and for bf16 a processor that computes in it",
 )
