@@ -51,7 +51,7 @@ class ByRow(Plain):
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "size": self.size}
 
-    def _with(self, eot: int, outputs: Outputs) -> Prepared:
+    def having(self, *, eot: int, outputs: Outputs) -> Prepared:
         return ByRow(self.source, eot, self.size, outputs)
 
     def bind(self, *batch: Any) -> None:

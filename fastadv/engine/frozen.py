@@ -153,8 +153,6 @@ class Frozen(Prepared):
     def having(self, **options: Any) -> "Frozen":
         """Return the same with other options, made once."""
         wanted = replace(self.options, **options)
-        if wanted == self.options:
-            return self
         if wanted not in self._others:
             self._others[wanted] = Frozen(self.source, wanted)
         return self._others[wanted]

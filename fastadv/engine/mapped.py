@@ -52,9 +52,7 @@ class Mapped(Prepared):
         return Mapped(self.inner, self.threat, self.x[places], ids)
 
     def over(self, inner: Prepared) -> "Mapped":
-        """Return the same before a classifier."""
-        if inner is self.inner:
-            return self
+        """Return the same before another classifier."""
         mapped = copy(self)
         mapped.inner, mapped.source = inner, mapped
         return mapped
@@ -64,7 +62,8 @@ class Mapped(Prepared):
 
     @property
     def as_given(self) -> Prepared:
-        return self.over(self.inner.as_given)
+        inner = self.inner.as_given
+        return self if inner is self.inner else self.over(inner)
 
     def images(self, t: Tensor, rows: Rows) -> Tensor:
         """Return the images of parameters [n, ...]."""

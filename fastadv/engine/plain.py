@@ -114,9 +114,6 @@ class Plain(Prepared):
         return self.checked.shape
 
     def having(self, *, eot: int, outputs: Outputs) -> Prepared:
-        return self if (eot, outputs) == (self.eot, self.outputs) else self._with(eot, outputs)
-
-    def _with(self, eot: int, outputs: Outputs) -> Prepared:
         return Plain(self.source, eot, outputs=outputs)
 
     @property

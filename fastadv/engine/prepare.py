@@ -100,7 +100,9 @@ def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Pre
     told = isinstance(model, Mapped) or (isinstance(model, ByRow) and model.size >= size)
     if not told and (size or takes_ids(model.source)):
         return ByRow(model, 1 if eot is None else eot, size, outputs)
-    return model.having(eot=model.eot if eot is None else eot, outputs=outputs)
+    eot = model.eot if eot is None else eot
+    same = (eot, outputs) == (model.eot, model.outputs)
+    return model if same else model.having(eot=eot, outputs=outputs)
 
 
 def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Frozen:

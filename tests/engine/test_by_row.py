@@ -254,6 +254,8 @@ def test_what_was_prepared_otherwise_is_told_its_rows() -> None:
         out = fa.attacks.bim(given, X, Y, THREAT, steps=3)
         assert torch.equal(out.x_adv, fa.attacks.bim(by_id, X, Y, THREAT, steps=3).x_adv)
     assert prepare(ByRow(by_id, size=4), size=8).size == 8  # type: ignore[attr-defined]
+    more = prepare(ByRow(by_id, size=4), 3)
+    assert (more.eot, more.size) == (3, 4)  # type: ignore[attr-defined]
 
 
 def test_squashed_outputs_are_asked_about_their_own_rows() -> None:
