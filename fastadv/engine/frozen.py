@@ -13,7 +13,6 @@ from torch import Tensor
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
-from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare, fastest
@@ -23,7 +22,7 @@ from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import AUTO, NOTHING, Options, check_possible, no_gradient, with_gradient
-from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared
+from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, read_from
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
 from fastadv.engine.stamp import Stamp
@@ -70,6 +69,9 @@ class Frozen(Prepared):
         >>> tuple(loss.shape), tuple(logits.shape), tuple(gradient.shape)
         ((8,), (8, 10), (8, 1, 8, 8))
     """
+
+    outputs, describe = read_from("options", "outputs", "describe")
+    output_shape, sees = read_from("_plain", "output_shape", "sees")
 
     def __init__(self, model: Model | Prepared, options: Options) -> None:
         self.options, self.eot, self.counts = options, options.eot, Counts()
@@ -161,14 +163,6 @@ class Frozen(Prepared):
         module = as_module(self.source)  # whose parts may have changed since
         return InEval([] if module is None else parts_of(module))
 
-    @property
-    def outputs(self) -> Outputs:  # type: ignore[override]
-        return self.options.outputs
-
-    @property
-    def output_shape(self) -> torch.Size | None:
-        return self._plain.output_shape
-
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.describe().items())
         return "\n- ".join([f"Frozen({type(self.source).__name__}, {options})", *self.notes])
@@ -196,12 +190,6 @@ class Frozen(Prepared):
     @property
     def search_dtype(self) -> torch.dtype | None:
         return self.dtype if self.search.idle else self.search.weights
-
-    def describe(self) -> dict[str, Any]:
-        return self.options.describe()
-
-    def sees(self, dtype: torch.dtype) -> torch.dtype:
-        return self._plain.sees(dtype)
 
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with self._asked("verdict") as plain:

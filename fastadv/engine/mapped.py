@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +11,11 @@ from fastadv._torch import run_backward
 from fastadv.engine.arguments import Outputs, repeats
 from fastadv.engine.bound import CleanPass, Gradient
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepared import Directions, Loss, Prepared, Rows
+from fastadv.engine.prepared import Directions, Loss, Prepared, Rows, read_from
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat.through import Through
 
 VALUES = 1 << 22  # of images that pass at once
-
-
-def _of_inner(name: str) -> Any:
-    """Return a property that reads the attribute of the classifier inside."""
-    return property(lambda self: getattr(self.inner, name))
 
 
 class Mapped(Prepared):
@@ -29,9 +23,10 @@ class Mapped(Prepared):
 
     # The classifier inside counts passes; the map itself counts none
 
-    eot, counts, model, dtype, device = map(_of_inner, ("eot", "counts", "model", "dtype", "device"))
-    notes, compared, search_dtype = map(_of_inner, ("notes", "compared", "search_dtype"))
-    outputs, output_shape, in_eval, parts = map(_of_inner, ("outputs", "output_shape", "in_eval", "parts"))
+    eot, counts, model, dtype, device = read_from("inner", "eot", "counts", "model", "dtype", "device")
+    notes, compared, search_dtype = read_from("inner", "notes", "compared", "search_dtype")
+    outputs, output_shape, parts = read_from("inner", "outputs", "output_shape", "parts")
+    in_eval, sees, differs, add_note = read_from("inner", "in_eval", "sees", "differs", "add_note")
     input_threshold = None  # of images
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
@@ -134,20 +129,11 @@ class Mapped(Prepared):
         inner = self.inner.clean_pass(images.detach(), rows)
         return None if inner is None else _CleanPass(self, x, leaf, images, inner.logits, inner)
 
-    def sees(self, dtype: torch.dtype) -> torch.dtype:
-        return self.inner.sees(dtype)
-
     def settle(self, x: Tensor) -> bool:
         return self.inner.settle(self.x)
 
     def full_batch(self, x: Tensor) -> int:
         return self.inner.full_batch(self.x)
-
-    def differs(self, apart: Tensor, verdict: Tensor) -> bool:
-        return self.inner.differs(apart, verdict)
-
-    def add_note(self, note: str) -> None:
-        self.inner.add_note(note)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from fastadv.engine.first_pass import asks_for_gradients
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, log_confidence, mean_of
+from fastadv.engine.prepared import Counts, Directions, Model, Prepared, log_confidence, mean_of, read_from
 from fastadv.engine.room import GRADIENT, VERDICT, mixes_rows, ran_out, room_of
 from fastadv.errors import InputError, NoGradientError
 from fastadv.text import first_line
@@ -60,6 +60,7 @@ class Plain(Prepared):
     """
 
     halves = True  # whether batches may pass in parts
+    outputs, output_shape, sees = read_from("checked", "outputs", "shape", "sees")
 
     def __init__(
         self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None,
@@ -105,14 +106,6 @@ class Plain(Prepared):
     def in_eval(self) -> InEval:
         return InEval(self.parts)
 
-    @property
-    def outputs(self) -> Outputs:  # type: ignore[override]
-        return self.checked.outputs
-
-    @property
-    def output_shape(self) -> torch.Size | None:
-        return self.checked.shape
-
     def having(self, *, eot: int, outputs: Outputs) -> Prepared:
         return Plain(self.source, eot, outputs=outputs)
 
@@ -125,9 +118,6 @@ class Plain(Prepared):
 
     def describe(self) -> dict[str, Any]:
         return {"plain": True, "eot": self.eot}
-
-    def sees(self, dtype: torch.dtype) -> torch.dtype:
-        return self.checked.sees(dtype)
 
     @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -164,7 +154,7 @@ class Plain(Prepared):
         return mean_of([self.verdict(x, rows) for _ in range(self.eot)])
 
     def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
+        self, x: Tensor, y: Tensor | None, loss: losses.Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
         with with_gradient(), self.in_eval():
@@ -184,7 +174,7 @@ class Plain(Prepared):
             return self._room.passes(GRADIENT, step, x, y, targets, rows, apart=self._rows_apart)
 
     def _gradient(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, rows: Tensor | None, loss: Loss,
+        self, x: Tensor, y: Tensor | None, targets: Tensor | None, rows: Tensor | None, loss: losses.Loss,
         direction: bool,
     ) -> Gradient:  # fmt: skip
         passes: list[Gradient] = []

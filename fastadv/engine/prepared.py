@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -50,6 +51,11 @@ class Counts:
 
     forwards: int = 0
     backwards: int = 0
+
+
+def read_from(holder: str, *names: str) -> Iterator[Any]:
+    """Return properties that read these attributes and methods of what is held under a name."""
+    return (property(attrgetter(f"{holder}.{name}")) for name in names)
 
 
 def _count(name: str) -> Any:
