@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
-from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
 from tests.engine.nets import convnet
 from tests.zoo.net import module
@@ -112,14 +111,3 @@ def test_what_draws_in_each_pass_is_searched_as_it_is(precision: str) -> None:
     assert torch.equal(*states)
     assert frozen.exact
     assert "fell back to the model as given" in " ".join(frozen.notes)
-
-
-@pytest.mark.parametrize("eot", [0, -1, 2.0, True, "3"])
-def test_bad_numbers_of_passes(eot: object) -> None:
-    with pytest.raises(InputError, match="eot: expected an integer >= 1"):
-        freeze(noisy(), eot=eot)  # type: ignore[arg-type]
-
-
-def test_captured_passes_would_repeat_their_noise() -> None:
-    with pytest.raises(InputError, match="eot=1 with cuda_graph, got eot=2"):
-        freeze(noisy(), cuda_graph=True, eot=2)

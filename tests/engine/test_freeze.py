@@ -5,6 +5,7 @@ import ctypes
 import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -61,8 +62,6 @@ def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
     with torch.no_grad():
         model[-1].bias.add_(5)
     torch.testing.assert_close(rough.verdict(X), model.eval()(X).detach())
-    with pytest.raises(InputError, match="CUDA"):
-        freeze(frozen, cuda_graph=True)
 
 
 def test_losses_without_labels() -> None:
@@ -104,14 +103,19 @@ def test_outputs_that_are_not_logits(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"precision": "fp8"}, {"precision": 16}, {"compile": 1}, {"cuda_graph": "yes"}]
-)
-def test_options_that_do_not_exist(options: dict[str, object]) -> None:
-    (name,) = options
-    with pytest.raises(InputError, match=f"expected .*{name}"):
-        freeze(convnet(), **options)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=f"expected .*{name}"):
-        freeze(freeze(convnet()), **options)  # type: ignore[arg-type]
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "expected .*precision"), ({"precision": 16}, "expected .*precision"),
+        ({"compile": 1}, "expected .*compile"), ({"cuda_graph": "yes"}, "expected .*cuda_graph"),
+        ({"cuda_graph": True}, "CUDA"), ({"cuda_graph": True, "eot": 2}, "eot=1 with cuda_graph, got eot=2"),
+        *(({"eot": eot}, "eot: expected an integer >= 1") for eot in (0, -1, 2.0, True, "3")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_that_do_not_exist_or_not_here(options: dict[str, Any], message: str) -> None:
+    for model in (convnet(), freeze(convnet())):
+        with pytest.raises(InputError, match=message):
+            freeze(model, **options)
 
 
 @pytest.mark.slow
@@ -119,8 +123,6 @@ def test_bad_arguments() -> None:
     model = convnet()
     with pytest.raises(InputError, match="function of x"):
         freeze(3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="CUDA"):
-        freeze(model, cuda_graph=True)
     with pytest.raises(InputError, match="where the model is"):
         freeze(model)(X.to("meta"))
     with pytest.raises(InputError, match="cuts the graph"):
