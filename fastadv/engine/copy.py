@@ -88,7 +88,7 @@ def barred(model: nn.Module) -> set[nn.Module]:
     """Return the modules that must not run in a pass of the model: parts of those that it holds copies of."""
     parts = list(model.modules()) if _originals else []
     originals = [original for part in parts for original in _originals.get(part, ())]
-    if any(map(is_compiled, parts)):  # hooks do not see what compiled code calls
+    if not originals or any(map(is_compiled, parts)):  # hooks do not see what compiled code calls
         return set()
     return {part for original in originals for part in original.modules()}
 
