@@ -121,7 +121,9 @@ class Mapped(Prepared):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         leaf, images = self._followed(x, rows)
         logits, gradients = self.inner.jacobian(images.detach(), directions, rows=rows)
-        pulled = [self.pull(leaf, images, gradient, retain_graph=True) for gradient in gradients.unbind(1)]
+        last, pulled = gradients.shape[1] - 1, list[Tensor]()
+        for place, gradient in enumerate(gradients.unbind(1)):
+            pulled.append(self.pull(leaf, images, gradient, retain_graph=place < last))
         return logits, torch.stack(pulled if reduce is None else list(map(reduce, pulled)), 1)
 
     def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:

@@ -96,11 +96,11 @@ def _first(model: Model, eot: int, size: int, outputs: Outputs, work: int, freez
 
 def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Prepared:
     """Return what was prepared before, or the same for other outputs, passes or whole batches."""
+    eot = model.eot if eot is None else eot
     # what is inside a map was prepared with all that was asked, except passes
     told = isinstance(model, Mapped) or (isinstance(model, ByRow) and model.size >= size)
     if not told and (size or takes_ids(model.source)):
-        return ByRow(model, 1 if eot is None else eot, size, outputs)
-    eot = model.eot if eot is None else eot
+        return ByRow(model, eot, size, outputs)
     same = (eot, outputs) == (model.eot, model.outputs)
     return model if same else model.having(eot=eot, outputs=outputs)
 
