@@ -9,31 +9,26 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks.core.criterion import WRONG, Goal
+from fastadv.attacks.core.flags import MEANT, Outcome, flags_of
 from fastadv.attacks.core.ranking import graded, loss_of
-from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status, failed_flags
+from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.special import bounded_outputs, mixed_rows
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, are_soft, may_crowd
-from fastadv.attacks.special.labels import label_flags, warn_of_probabilities
+from fastadv.attacks.special import mixed_rows
+from fastadv.attacks.special.bounded_outputs import may_crowd
+from fastadv.attacks.special.labels import warn_of_probabilities
 from fastadv.engine.bound import CleanPass
 from fastadv.engine.guard import bound
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS, RANGE
-from fastadv.text import threat_text
 from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
 
 EPS = 8 * torch.finfo(torch.float32).eps
-LOOKS = 8  # samples that tell whether outputs are squashed
 CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
-)
-OUTSIDE = (
-    "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back to "
-    "x; a threat's project() and an attack must keep them inside"
 )
 # ids of samples that are attacked whatever one verdict says: a randomized model may be right in another
 right_at_times: ContextVar[Tensor | None] = ContextVar("right_at_times", default=None)
@@ -89,7 +84,7 @@ class Trial:
         if finite is not None:
             self.unusable, self.attacked = ~finite, self.attacked & finite
         self._not_finite = self.unusable
-        self._outside, self._lost = torch.zeros_like(self.already), 0  # points, of which x stood trial
+        self.outside = torch.zeros_like(self.already)  # of whose points x stood trial
         crowd = may_crowd(clean if problem.criterion.outputs == "classes" else clean[:, :0])
         looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
         unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
@@ -115,15 +110,16 @@ class Trial:
         if not self.todo.shape[0]:
             return self._at_x
         distance: Tensor | None
-        distance, inside = self.problem.threat.measure(x_adv, self.problem.x)
+        task = self.problem
+        distance, inside = task.threat.measure(x_adv, task.x)
         if not bool(inside.all()):
-            outside, distance = ~(inside | self.problem.threat.holds(x_adv, self.problem.x)), None
+            outside, distance = ~(inside | task.threat.holds(x_adv, task.x)), None
             finite = x_adv.flatten(1).isfinite().all(1)
-            self._not_finite, self._outside = self._not_finite | ~finite, self._outside | outside & finite
-            x_adv[outside], self._lost = self.problem.x[outside], int(self._outside.sum())
-            x_adv.clamp_(*self.problem.threat.box)  # what rounding took out
-        logits = self.classifier.verdict(x_adv, self.problem.rows)
-        return Verdict(logits, *self.problem.judged(logits), distance)
+            self._not_finite, self.outside = self._not_finite | ~finite, self.outside | outside & finite
+            x_adv[outside] = task.x[outside]
+            x_adv.clamp_(*task.threat.box)  # what rounding took out
+        logits = self.classifier.verdict(x_adv, task.rows)
+        return Verdict(logits, *task.judged(logits), distance)
 
     def differs(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
         """Return whether replayed steps were those of another model, by the losses that ranked x_adv."""
@@ -148,7 +144,7 @@ class Trial:
 
     def denied(self, broken: Tensor, verdict: Verdict) -> bool:
         """Return whether a verdict denies a success in `broken` bool [B] by more than rounding."""
-        broken = broken & ~self._outside
+        broken = broken & ~self.outside
         if not bool(broken.any()):
             return False
         problem = self.problem
@@ -182,60 +178,28 @@ class Trial:
             self.classifier.add_note(flag)
             log.warning("attack: %s", flag)
 
-    def _is_bounded(self) -> bool:
-        """Return whether gradients that the attack took fall off towards ends of the outputs."""
-        problem, few = self.problem, self.todo[:LOOKS]
-        if not self.passed[1] or not len(few) or problem.criterion.outputs != "classes":
-            return False
-        if problem.through or not bounded_outputs.looks_bounded(self.clean, self.unusable):
-            return False
-        x, rows = problem.x[few], problem.rows[few]
-        return bounded_outputs.falls_off(self.classifier, x, rows) > bounded_outputs.LIMIT
-
-    def _flag(
-        self, status: Tensor, verdict: Verdict, loss: losses.Loss, failed: Tensor, budget: bool
-    ) -> None:
-        """Add what casts doubt on a result."""
-        problem, count, box = self.problem, len(status), self.problem.threat.box
-        aimless, held = problem.targets is None, status == Status.HELD
-        if budget and problem.threat.covers(problem.x):
-            flag = _wide(problem.threat)
-            self._report(flag, in_notes=flag.endswith("?"))
-        if self._lost:
-            about = self._lost, count, threat_text(problem.threat), *box
-            self._report(OUTSIDE.format(*about), in_notes=False)
-        unusable = int(self.unusable.sum())
-        if bool(failed.any()):
-            self.flags += failed_flags(
-                unusable, int(((status == Status.FAILED) & ~self.unusable).sum()), count
-            )
-        if self.some_already and aimless and not unusable:
-            classes = self.clean.shape[1] * (problem.outputs == "classes")
-            self.flags += label_flags(int(self.attacked.sum()), count, classes)
-        self.flags += (bounded_outputs.FLAG,) * self._is_bounded()
-        if loss == "ce" and budget and aimless:
-            self.flags += (SOFT_LOGITS,) * are_soft(verdict.logits[held], problem.y[held])
-
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,
         zero_gradient: Tensor, unfinished: Tensor, within: Threat | None = None,
         broken: Tensor | None = None,
     ) -> AttackResult:  # fmt: skip
         """Return the result for x_adv by the verdict on it; for the minimum, with who is broken `within`."""
-        problem, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
+        task, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
         failed = not_finite | self._not_finite
         if verdict.finite is not None:
             failed |= ~verdict.finite
         broken = met & self.attacked if broken is None else broken
         # rows may depend on each other: the last verdict may be another
         already = self.already & met if self._mixes else self.already
-        status = torch.full_like(problem.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
+        status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
         if within is not None:
-            value = torch.where(broken, value, self._at_x.loss(problem, loss))
-        self._flag(status, verdict, loss, failed, within is None)
+            value = torch.where(broken, value, self._at_x.loss(task, loss))
+        outcome = Outcome(self, status, verdict.logits, loss, within is None)
+        for flag in flags_of(outcome):
+            self._report(flag, in_notes=MEANT in flag)
         distance = verdict.distance
-        distance = problem.threat.distance(x_adv, problem.x) if distance is None else distance
+        distance = task.threat.distance(x_adv, task.x) if distance is None else distance
         return AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | already,
@@ -247,18 +211,7 @@ class Trial:
             zero_gradient=zero_gradient,
             flags=self.flags,
             unfinished=unfinished,
-            threat=within or problem.threat,
+            threat=within or task.threat,
             correct=self.correct,
-            goal=Goal(problem.criterion, problem.targets, problem.mask),
+            goal=Goal(task.criterion, task.targets, task.mask),
         )
-
-
-def _wide(threat: Threat) -> str:
-    """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
-    (low, high), radius = threat.box, threat.radius
-    if isinstance(radius, Tensor):
-        return f"radius: the balls of some samples cover the box [{low:g}, {high:g}], so any image is in them"
-    text = f"radius: the ball {threat_text(threat)} covers the box [{low:g}, {high:g}], so any image is in it"
-    if threat.norm != "linf" or (low, high) != (0, 1) or not 1 < radius <= 255:
-        return text
-    return f"{text}; did you mean Linf({radius:g} / 255)?"

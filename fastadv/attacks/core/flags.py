@@ -1,0 +1,91 @@
+"""What casts doubt on a result: one table of flags, read when a search has ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastadv import losses
+from fastadv.attacks.core.result import Status, failed_flags
+from fastadv.attacks.special import bounded_outputs
+from fastadv.attacks.special.labels import label_flags
+from fastadv.text import threat_text
+from fastadv.threat import Threat
+
+LOOKS = 8  # samples that tell whether outputs are squashed
+OUTSIDE = (
+    "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back to "
+    "x; a threat's project() and an attack must keep them inside"
+)
+MEANT = "; did you mean"  # in a flag that asks, and is logged
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The end of a `Trial`: the status of each sample, and the logits at x_adv."""
+
+    trial: Any
+    status: Tensor
+    logits: Tensor
+    loss: losses.Loss
+    budget: bool
+
+
+def _wide(out: Outcome) -> tuple[str, ...]:
+    task = out.trial.problem
+    return (wide(task.threat),) if out.budget and task.threat.covers(task.x) else ()
+
+
+def _outside(out: Outcome) -> tuple[str, ...]:
+    threat, outside = out.trial.problem.threat, int(out.trial.outside.sum())
+    text = OUTSIDE.format(outside, len(out.status), threat_text(threat), *threat.box)
+    return (text,) * bool(outside)
+
+
+def _failed(out: Outcome) -> tuple[str, ...]:
+    unusable = out.trial.unusable
+    met = (out.status == Status.FAILED) & ~unusable
+    return failed_flags(int(unusable.sum()), int(met.sum()), len(out.status))
+
+
+def _labels(out: Outcome) -> tuple[str, ...]:
+    trial, task = out.trial, out.trial.problem
+    if not trial.some_already or task.targets is not None or bool(trial.unusable.any()):
+        return ()
+    classes = trial.clean.shape[1] * (task.outputs == "classes")
+    return label_flags(int(trial.attacked.sum()), len(out.status), classes)
+
+
+def _bounded(out: Outcome) -> tuple[str, ...]:
+    """Return the flag of outputs towards whose ends the gradients that the attack took fall off."""
+    trial, task, few = out.trial, out.trial.problem, out.trial.todo[:LOOKS]
+    looks = trial.passed[1] and len(few) and task.outputs == "classes" and not task.through
+    if not looks or not bounded_outputs.looks_bounded(trial.clean, trial.unusable):
+        return ()
+    off = bounded_outputs.falls_off(task.classifier, task.x[few], task.rows[few])
+    return (bounded_outputs.FLAG,) * (off > bounded_outputs.LIMIT)
+
+
+def _soft(out: Outcome) -> tuple[str, ...]:
+    task, held = out.trial.problem, out.status == Status.HELD
+    counts = out.loss == "ce" and out.budget and task.targets is None
+    soft = counts and bounded_outputs.are_soft(out.logits[held], task.y[held])
+    return (bounded_outputs.SOFT_LOGITS,) * soft
+
+
+FLAGS: tuple[Callable[[Outcome], tuple[str, ...]], ...] = (_wide, _outside, _failed, _labels, _bounded, _soft)
+
+
+def flags_of(out: Outcome) -> tuple[str, ...]:
+    return tuple(text for flags in FLAGS for text in flags(out))
+
+
+def wide(threat: Threat) -> str:
+    """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
+    (low, high), radius = threat.box, threat.radius
+    if isinstance(radius, Tensor):
+        return f"radius: the balls of some samples cover the box [{low:g}, {high:g}], so any image is in them"
+    text = f"radius: the ball {threat_text(threat)} covers the box [{low:g}, {high:g}], so any image is in it"
+    bytes_meant = threat.norm == "linf" and (low, high) == (0, 1) and 1 < radius <= 255
+    return f"{text}{MEANT} Linf({radius:g} / 255)?" if bytes_meant else text
