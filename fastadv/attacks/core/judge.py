@@ -27,7 +27,7 @@ Candidate = Callable[[Tensor, torch.dtype], Tensor]  # (points, dtype of the log
 STAY: Move = None, 0.0, 0.0, 0.0, 0.0, None, None
 
 
-class Verdict(NamedTuple):
+class Judgment(NamedTuple):
     """Which points are adversarial, bool [n] or [n, C]; of several decisions, how many have turned."""
 
     met: Tensor
@@ -51,7 +51,7 @@ class Judge:
     def __call__(
         self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
         finite: Tensor | None,
-    ) -> Verdict:  # fmt: skip
+    ) -> Judgment:  # fmt: skip
         """Judge points [n, ...] or [n, C, ...] by an answer, and keep the best.
 
         The `value` is that of the plan's loss, or None; `finite`, bool like it, tells which logits are, None
@@ -61,7 +61,7 @@ class Judge:
         kept = self.candidate(seen, logits.dtype)
         if self.plan.minimum:
             order = self.task.threat.order
-            return Verdict(met, turned, keep_nearest(self.best, self.task.x, kept, met, order))
+            return Judgment(met, turned, keep_nearest(self.best, self.task.x, kept, met, order))
         strength = self.strength(value, logits, turned)
         if self.plan.stop_early:  # a broken row is left alone, so that nothing depends on when it leaves
             strength = torch.where(like(self.best.success, strength), torch.nan, strength)
@@ -73,7 +73,7 @@ class Judge:
     def weigh(
         self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
         finite: Tensor | None,
-    ) -> Verdict:  # fmt: skip
+    ) -> Judgment:  # fmt: skip
         """Return the verdict on points that do not compete."""
         self.note(gradient, finite)
         shape, criterion = logits.shape[:-1], self.task.criterion
@@ -85,7 +85,7 @@ class Judge:
             met, turned = (decisions[0] >= decisions[1]).view(shape), decisions[0].view(shape)
         if finite is not None:
             met, turned = met & finite, None if turned is None else turned * finite
-        return Verdict(met, turned)
+        return Judgment(met, turned)
 
     def note(self, gradient: Tensor | None, finite: Tensor | None) -> None:
         """Put on record how large a gradient is, and which rows have logits that are not finite."""
@@ -130,7 +130,7 @@ class Fused(Judge):
     def __call__(
         self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
         finite: Tensor | None,
-    ) -> Verdict:  # fmt: skip
+    ) -> Judgment:  # fmt: skip
         if seen.ndim > self.task.x.ndim or (gradient is not None and gradient.ndim > seen.ndim):
             return super().__call__(seen, value, logits, gradient, finite)
         seen = seen.contiguous() if 0 in seen.stride() else seen  # the kernel may write where it moves
@@ -151,18 +151,17 @@ class Fused(Judge):
 
     def _judged(
         self, points: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None, move: Move
-    ) -> Verdict:
+    ) -> Judgment:
         met = torch.empty_like(self.best.success)
         if value is None:
             value, by_logits = torch.empty_like(self.best.rank), torch.empty_like(logits)
             self._loss(value, by_logits, logits, self.task.y, self.plan.loss, self.task.targets, True)
         self._judge(*self._record, met, points, gradient, logits, value, *self._rest, *move)
-        return Verdict(met)
+        return Judgment(met)
 
 
 def judge_for(task: Task, best: Record, plan: Plan, candidate: Candidate, exact: bool) -> Judge:
     """Return what judges points of these samples; `exact`: the model sees them as they are kept."""
     named = isinstance(plan.loss, str) and plan.loss in KINDS and not plan.minimum
-    single = exact and task.clean is not None and task.clean.dtype == task.x.dtype == torch.float32
-    fused = named and single and task.criterion is WRONG
+    fused = named and exact and task.single and task.criterion is WRONG
     return (Fused if fused else Judge)(task, best, plan, candidate)

@@ -30,8 +30,7 @@ class Look:
         distance: [n] or [n, C], from x; set in a minimum-norm attack, where points compete.
     """
 
-    along: ClassVar[str] = ""  # the attribute with gradients
-    answers: ClassVar[tuple[str, ...]] = ()  # what a look without finite logits repeats of the last one
+    answers: ClassVar[tuple[str, ...]] = ()  # what a look without finite logits repeats, the gradient last
     x_adv: Tensor
     seen: Tensor
     logits: Tensor
@@ -70,8 +69,7 @@ class GradientLook(ScoredLook):
         others: as in `ScoredLook`.
     """
 
-    along = "gradient"
-    answers = "logits", "loss"
+    answers = "logits", "loss", "gradient"
     gradient: Tensor
 
 
@@ -84,17 +82,18 @@ class JacobianLook(Look):
         others: as in `Look`.
     """
 
-    along = "gradients"
-    answers = ("logits",)
+    answers = "logits", "gradients"
     gradients: Tensor
 
 
 def go_on(
-    points: Tensor, x: Tensor, finite: Tensor, gradient: Tensor, last: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return where rows that are not `finite` bool [n] go on from, and along what; others are unchanged."""
-    last = last if last is not None and last.shape == gradient.shape else torch.zeros_like(gradient)
-    usable = (last != 0) & last.isfinite()
+    points: Tensor, x: Tensor, finite: Tensor, answers: list[Tensor], last: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Return where rows that are not `finite` bool [n] go on from, and their `last` answers, if any."""
+    if [answer.shape for answer in last] != [answer.shape for answer in answers]:
+        last = [*answers[:-1], torch.zeros_like(answers[-1])]
+    usable = (last[-1] != 0) & last[-1].isfinite()
     lost = ~finite & ~usable.flatten(1).any(1)
     back = torch.where(like(lost, points), torch.lerp(x, points, 0.5), points)
-    return back, torch.where(like(finite, gradient), gradient, last.to(gradient.dtype))
+    pairs = zip(answers, last, strict=True)
+    return back, [torch.where(like(finite, now), now, before.to(now.dtype)) for now, before in pairs]

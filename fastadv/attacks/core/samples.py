@@ -43,7 +43,8 @@ class Samples(Generic[R_co]):
         self.threshold = self.classifier.input_threshold
         self.dtype = task.x.dtype
         self.problem = (task if whole else task.take(index)).wide()
-        self._aims = self.problem.targets
+        # int64 [n], the classes to which losses lead, unless a rule sets others; None leads away from y
+        self.aims = self.problem.targets
         # if all are attacked, in the record's dtype, the best is the record itself until some leave
         self.best = record if whole and record.x_adv.dtype == self.x.dtype else record.take(index)
         self.best.x_adv = self.best.x_adv.to(self.x.dtype)
@@ -58,7 +59,7 @@ class Samples(Generic[R_co]):
         self._competed = False  # a point for the best
         # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
         self._judge: Judge | None = None
-        self._asked: tuple[tuple[Loss, bool], Ask] | None = None
+        self._asked: tuple[tuple[Loss, bool, int], Ask] | None = None
         self.edge = Edge(task.threat.box)  # where gradients are taken
         self._start: Tensor | None = None  # at x, as the rule got it
         self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
@@ -77,19 +78,6 @@ class Samples(Generic[R_co]):
     def targets(self) -> Tensor | None:
         """int64 [n], wanted classes, or None."""
         return self.problem.targets
-
-    @property
-    def aims(self) -> Tensor | None:
-        """int64 [n], the classes to which losses lead, or None where they lead away from y.
-
-        They are the targets unless a rule sets others.
-        """
-        return self._aims
-
-    @aims.setter
-    def aims(self, classes: Tensor | None) -> None:
-        self._aims = classes
-        self._asked = None
 
     @property
     def judge_now(self) -> Judge:
@@ -118,8 +106,8 @@ class Samples(Generic[R_co]):
         """Begin anew: no answer is known, and gradient rules remember nothing and draw the same numbers."""
         # the memory of gradient rules: tensors [n, ...]
         self.memory: dict[str, Tensor] = {}
-        # the last look with gradients, for points without finite logits: tensors [n, ...]
-        self.answer: dict[str, Tensor] = {}
+        # the last answer with gradients, for points without finite logits: tensors [n, ...]
+        self.answer: list[Tensor] = []
         self._draws = 0
 
     def uniform(self, count: int) -> Tensor:
@@ -187,16 +175,15 @@ class Samples(Generic[R_co]):
         gone, kept = (which.nonzero().squeeze(1) for which in (left, ~left))
         self._record.put(self._index[gone], self.best.take(gone))
         self._index, self._places = self._index[kept], self._places[kept]
+        self._judge = self._asked = None
         if not len(self._index):
-            self._asked = None
             raise Over
-        self.problem, self.best, self._judge = self.problem.take(kept), self.best.take(kept), None
+        self.problem, self.best = self.problem.take(kept), self.best.take(kept)
         self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
         self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
-        self.answer, self.memory = (
-            {name: value[kept] for name, value in rows.items()} for rows in (self.answer, self.memory)
-        )
+        self.answer = [value[kept] for value in self.answer]
+        self.memory = {name: value[kept] for name, value in self.memory.items()}
         return kept
 
     def _prove(self) -> Tensor:

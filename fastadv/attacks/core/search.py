@@ -12,7 +12,7 @@ from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
-from fastadv.attacks.core.points import like, taken
+from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.ranking import graded, loss_of, of_rows, repeated
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
@@ -70,10 +70,8 @@ class Search(Samples[R_co]):
         points, seen = self._prepare(rows.points, True)
         value, logits, gradient = self.ask(self.plan.loss)(seen)
         gradient, finite = self._shaped(gradient, True), self._finite(logits)
-        if finite is not None and not self.stays:
-            points, gradient = go_on(points, self.x, finite, gradient, self.answer.get("gradient"))
-        self.answer, self._competed = {"gradient": gradient}, True
-        known = value if self.aims is self.targets else None
+        points, (gradient,) = self._go_on(points, finite, [gradient])
+        self._competed, known = True, value if self.aims is self.targets else None
         rows.points = judge.step(points, seen, known, logits, gradient, finite, rows.step_size)
         self._evaluated()
 
@@ -151,7 +149,8 @@ class Search(Samples[R_co]):
 
     def ask(self, loss: losses.Loss) -> Ask:
         """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
-        chosen = loss, self.edge.met  # after the first gradient a pass is enough, unless the edge is a kink
+        # after the first gradient a pass is enough, unless the edge is a kink
+        chosen = loss, self.edge.met, id(self.aims)
         if self._asked is None or self._asked[0] != chosen:
             self._asked = chosen, self._chosen(loss)
         return self._asked[1]
@@ -162,21 +161,20 @@ class Search(Samples[R_co]):
             return partial(follow, self, loss=loss)
         if not self.edge.met or self.edge.depth is not None:
             return self._at_edge(loss)
-        return (None if self._is_squashed(loss) else self._bound(loss)) or self._pull(loss)
+        return self._bound(loss) or self._pull(loss)
 
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
-        clean, dtype = self.problem.clean, torch.float32
-        single = self.dtype == self.x.dtype == dtype and clean is not None and clean.dtype == dtype
-        if not single or callable(loss) or loss not in KINDS:
+        single = self.problem.single and self.dtype == self.x.dtype
+        if not single or callable(loss) or loss not in KINDS or self._interval(loss) is not None:
             return None
         return self.classifier.bind(self.x, self.y, loss, self.aims, self.problem.rows)
 
     @property
     def lean(self) -> bool:
         """Whether a step is passes and kernels alone, so that it may be replayed."""
-        problem = self.problem
-        special = (problem.mask, problem.bounded, self.threshold, self.edge.depth, self.plan.gradient)
+        task = self.problem
+        special = (task.mask, task.bounded, self.threshold, self.edge.depth, self.plan.gradient)
         return all(part is None for part in special) and self._bound("margin") is not None
 
     def input_gradient(self, points: Tensor, loss: losses.Loss, direction: bool = True) -> Gradient:
@@ -186,7 +184,7 @@ class Search(Samples[R_co]):
     def _at_edge(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what asks at points or, where these show a kink, a little inside of the box."""
         pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
-        if clean is not None and 2 * self.x.shape[0] >= clean.logits.shape[0] and not self._is_squashed(loss):
+        if clean is not None and 2 * len(self.x) >= len(clean.logits) and self._interval(loss) is None:
             pull = partial(self._pull_at_x, clean, pull, loss, direction)
         alone, single = partial(self.loss_at, loss=loss), partial(self._ask_rows, loss)
         around: Any = self.edge.around
@@ -194,18 +192,15 @@ class Search(Samples[R_co]):
 
     def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what gives loss, logits and gradient in a pass of its own."""
-        problem = self.problem
-        if problem.bounded is not None and self._is_squashed(loss):
-            exact = self.plan.minimum and loss == "margin"
-            pull: Ask = partial(
-                bounded_outputs.unbent, self.classifier, y=self.y, loss=loss, aims=self.aims,
-                interval=problem.bounded, exact=exact, rows=problem.rows,
-            )  # fmt: skip
+        task, interval = self.problem, self._interval(loss)
+        if interval is None:
+            of = of_rows(loss, self.ids)
+            about: dict[str, Any] = {"loss": of, "targets": self.aims, "direction": direction}
+            pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=task.rows, **about)
         else:
-            pull = partial(
-                self.classifier.input_gradient, y=self.y, loss=of_rows(loss, self.ids), targets=self.aims,
-                direction=direction, rows=problem.rows,
-            )  # fmt: skip
+            exact = self.plan.minimum and loss == "margin"
+            about = {"loss": loss, "aims": self.aims, "interval": interval, "exact": exact}
+            pull = partial(bounded_outputs.unbent, self.classifier, y=self.y, rows=task.rows, **about)
         return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
 
     def _pull_at_x(
@@ -214,12 +209,12 @@ class Search(Samples[R_co]):
         """Return the same at x by the pass that gave the clean verdict."""
         if not (points is self._start or torch.equal(points, self.x)):
             return pull(points)
-        rows = None if points.shape[0] == clean.logits.shape[0] else self._places
+        rows = None if len(points) == len(clean.logits) else self._places
         return clean.gradient(rows, self.y, of_rows(loss, self.ids), self.aims, direction)
 
-    def _is_squashed(self, loss: losses.Loss) -> bool:
-        """Return whether the gradient of a loss follows outputs that were squashed into an interval."""
-        return self.problem.bounded is not None and (loss in bounded_outputs.LOSSES or self.led)
+    def _interval(self, loss: losses.Loss) -> Tensor | None:
+        """Return into which interval outputs were squashed that a loss sees as they were before; or None."""
+        return self.problem.bounded if loss in bounded_outputs.LOSSES or self.led else None
 
     def _ask_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradient of a loss at points of the rows int64 [m] alone."""
@@ -248,10 +243,10 @@ class Search(Samples[R_co]):
 
     # Searches within a search, and steps that were taken elsewhere.
 
-    def over(self, problem: Task, record: Record) -> "Search[R_co]":
+    def over(self, task: Task, record: Record) -> "Search[R_co]":
         """Return a search like this one over other samples, which writes their best points to `record`."""
-        everyone = torch.arange(len(problem.x), device=problem.x.device)
-        part: Search[R_co] = Search(problem, everyone, record, self.plan, self.restart)
+        everyone = torch.arange(len(task.x), device=task.x.device)
+        part: Search[R_co] = Search(task, everyone, record, self.plan, self.restart)
         part.dtype = self.dtype
         return part
 
@@ -298,7 +293,8 @@ class Search(Samples[R_co]):
 
     def _judged(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
         """Give a look of that loss its verdict; its points compete for the best if `judge`; samples leave."""
-        finite, gradient = self._finite(look.logits), getattr(look, look.along, None)
+        finite, answers = self._finite(look.logits), [getattr(look, name) for name in look.answers]
+        gradient = answers[-1] if answers else None
         known = loss == self.plan.loss and self.aims is self.targets
         value = getattr(look, "loss", None) if known else None
         verdict = (self.judge_now if judge else self.judge_now.weigh)(
@@ -307,27 +303,25 @@ class Search(Samples[R_co]):
         look.adversarial, look.count, distance = verdict
         self._competed |= judge
         if gradient is not None:
-            setattr(look, look.along, self.best.usable(gradient))
-            self._stand_in(look, finite)
+            answers[-1] = self.best.usable(gradient)
+            look.x_adv, answers = self._go_on(look.x_adv, finite, answers)
+            vars(look).update(zip(look.answers, answers, strict=True))
         if distance is not None:
             same = look.x_adv is look.seen and self.threshold is None
             look.distance = distance if same else self.distance(look.x_adv)
         kept = self._evaluated(judge)
         return look if kept is None else look.take(kept)
 
-    def _stand_in(self, look: Look, finite: Tensor | None) -> None:
-        """Let a look repeat the last answer where its logits are not `finite`; one without goes back."""
+    def _go_on(
+        self, points: Tensor, finite: Tensor | None, answers: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return where samples go on from, and by what: those that are not `finite` by their last answer."""
         if self.stays:
-            return  # steps of a graph in which there were such logits are taken again
+            return points, answers  # steps of a graph in which there were such logits are taken again
         if finite is not None:
-            for name in look.answers:
-                now, last = getattr(look, name), self.answer.get(name)
-                if last is not None and last.shape == now.shape:
-                    setattr(look, name, torch.where(like(finite, now), now, last.to(now.dtype)))
-            gradient, last = getattr(look, look.along), self.answer.get(look.along)
-            look.x_adv, gradient = go_on(look.x_adv, self.x, finite, gradient, last)
-            setattr(look, look.along, gradient)
-        self.answer = {name: getattr(look, name) for name in (*look.answers, look.along)}
+            points, answers = go_on(points, self.x, finite, answers, self.answer)
+        self.answer = answers
+        return points, answers
 
     def _evaluated(self, judge: bool = True) -> Tensor | None:
         """Count an evaluation, and drop the samples that it has broken; return int [m], who stays, if any."""

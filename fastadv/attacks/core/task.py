@@ -197,6 +197,11 @@ class Task(Classified):
         return self.targets is None and self.criterion is WRONG and self.mask is None
 
     @property
+    def single(self) -> bool:
+        """Whether x and the logits there are in float32, which kernels take."""
+        return self.clean is not None and self.clean.dtype == self.x.dtype == torch.float32
+
+    @property
     def margin(self) -> losses.Loss:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin
