@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from math import prod
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, get_args, overload
@@ -121,44 +121,28 @@ def takes_common(
     """
     if function is None:
         return partial(takes_common, norms=norms, finite=finite, through=through, door=door, **least)
-    kinds = inspect.Parameter
-    parameters = inspect.signature(function).parameters
-    shared = [
-        kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
-        for name, annotation in _shared(parameters).__annotations__.items()
-    ]
-    own = [parameter for parameter in parameters.values() if parameter.kind is not kinds.VAR_KEYWORD]
-    whole = inspect.signature(function).replace(parameters=[*own, *shared])
-    fixed = {name: parameter.default for name, parameter in parameters.items()}
-    known = set(whole.parameters)
-    placed = [name for name, parameter in parameters.items() if parameter.kind is kinds.POSITIONAL_OR_KEYWORD]
-    needed = {name for name in placed if fixed[name] is kinds.empty}
-    counts = [name for name in (*COUNTS, "version") if name in fixed]
-    checks = _checks_of(function, parameters, norms, finite, least)
+    front = _Front.of(function, norms, finite, least)
+    name, counts = front.name, [name for name in (*COUNTS, "version") if name in front.defaults]
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
             return outside_compile(attack, *args, **kwargs)
-        arguments: dict[str, Any] = dict(zip(placed, args, strict=False)) | kwargs
-        # fewer where there were too many by place, or one was given twice
-        if len(arguments) < len(args) + len(kwargs) or not needed <= arguments.keys() <= known:
-            _refuse(function.__name__, whole, norms, len(placed), args, kwargs)
-        for check in checks:
-            check(arguments)
-        planned_passes = passes({name: arguments.get(name, fixed[name]) for name in counts})
+        arguments = front.by_name(args, kwargs)
+        front.check(arguments)
+        work = passes({count: arguments.get(count, front.defaults[count]) for count in counts})
         model, x = unwrapped(arguments["model"]), arguments["x"]
-        called = {name: arguments.pop(name, fixed[name]) for name in PLACES}
+        called = {place: arguments.pop(place, front.defaults[place]) for place in PLACES}
         asked = door(arguments) if door else {}
-        asked |= {name: arguments.pop(name) for name in DOOR & arguments.keys()}
+        asked |= {option: arguments.pop(option) for option in DOOR & arguments.keys()}
         device = x.device.type if isinstance(x, Tensor) else "cpu"
         # its own arithmetic, too, is not that of an autocast around
         with no_gradient(), no_autocast(device):
             try:
-                task = Task.of(**called, **asked, passes=planned_passes)
-                _check_through(function.__name__, through, task)
+                task = Task.of(**called, **asked, passes=work)
+                _check_through(name, through, task)
                 if model is called["model"]:
-                    warn_of_training(function.__name__, model, task.classifier, "ids" in asked)
+                    warn_of_training(name, model, task.classifier, "ids" in asked)
                 with task.classifier.in_eval():
                     out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
             except Exception as error:
@@ -167,106 +151,144 @@ def takes_common(
                 raise explanation from error
         if isinstance(out, AttackResult):
             out = task.with_images(out) if isinstance(called["threat"], Through) else out
-            out = replace(out, attack=function.__name__)
+            out = replace(out, attack=name)
         return out  # type: ignore[no-any-return]
 
     def on(task: Task, **options: Any) -> R:
         """Return the attack on a task, for an attack that runs others: nothing is checked again."""
         if task.criterion is not WRONG:
-            _take_loss(function.__name__, parameters, task.criterion, options)
+            front.take_loss(task.criterion, options)
         return function(task, task.x, task.y, task.threat, **options)  # type: ignore
 
-    attack.__signature__ = whole  # type: ignore[attr-defined]
-    attack.norms = norms or tuple(THREATS)  # type: ignore[attr-defined]
-    attack.through, attack.on = through, on  # type: ignore[attr-defined]
-    radius = "finite" if finite else "inf or the largest distance of interest"
-    served = " or ".join(THREATS[norm].__name__ for norm in norms)
-    others = {"threat": f"{served}; the radius is {radius},\n    a number or [B], in input units."}
-    if {"gradient", "starts"} <= known and "stop_early" not in known:
-        others |= NEAREST
-    if fixed.get("loss", "") is None:
-        others |= NO_LOSS
-    attack.__doc__ = documented(inspect.getdoc(function) or "", whole.parameters, others)
+    facts = {"__signature__": front.whole, "norms": norms or tuple(THREATS), "through": through, "on": on}
+    vars(attack).update(facts)
+    attack.__doc__ = front.documented(inspect.getdoc(function) or "")
     return attack
 
 
-def _refuse(
-    name: str, whole: inspect.Signature, norms: tuple[str, ...], places: int, args: Any, kwargs: Any
-) -> None:
-    """Raise TypeError for arguments that an attack does not take."""
-    foreign = {option: kwargs[option] for option in kwargs.keys() - whole.parameters.keys()}
-    _check_foreign(name, foreign, norms)
-    try:
-        whole.bind(*args, **kwargs)  # names what is wrong
-    except TypeError as error:
-        more = "; only model, x, y and threat go by place" if len(args) > places else ""
-        raise TypeError(f"{name}: {error}{more}") from None
+@dataclass(frozen=True, eq=False)
+class _Front:
+    """What is known of an attack at import: its arguments, and what it serves."""
 
+    name: str
+    whole: inspect.Signature  # as a caller sees it
+    defaults: Mapping[str, Any]  # of the arguments that it names itself
+    placed: tuple[str, ...]
+    needed: frozenset[str]
+    optional: frozenset[str]  # what may be None
+    norms: tuple[str, ...]
+    finite: bool
+    least: Mapping[str, int]
 
-def _checks_of(
-    function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], norms: tuple[str, ...],
-    finite: bool, least: Mapping[str, int],
-) -> tuple[Callable[[dict[str, Any]], None], ...]:  # fmt: skip
-    """Return what checks the arguments of an attack by name, before it is called."""
-    name, checks = function.__name__, list[Callable[[dict[str, Any]], None]]()
+    @classmethod
+    def of(
+        cls, function: Callable[..., Any], norms: tuple[str, ...], finite: bool, least: Mapping[str, int]
+    ) -> "_Front":
+        kinds, whole = inspect.Parameter, inspect.signature(function)
+        own = [one for one in whole.parameters.values() if one.kind is not kinds.VAR_KEYWORD]
+        rest = [one for one in whole.parameters.values() if one.kind is kinds.VAR_KEYWORD]
+        # an annotation is text where the attack's module postpones them
+        follows = any("GradientCommon" in str(one.annotation) for one in rest)
+        shared = (GradientCommon if follows else Common).__annotations__.items()
+        more = [
+            kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
+            for name, annotation in shared
+        ]
+        placed = tuple(one.name for one in own if one.kind is kinds.POSITIONAL_OR_KEYWORD)
+        defaults = {one.name: one.default for one in own}
+        return cls(
+            function.__name__,
+            whole.replace(parameters=[*own, *more]),
+            defaults,
+            placed,
+            frozenset(name for name in placed if defaults[name] is kinds.empty),
+            frozenset(one.name for one in own if one.default is None or "None" in str(one.annotation)),
+            norms,
+            finite,
+            least,
+        )
 
-    def check_ball(arguments: dict[str, Any]) -> None:
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by name; raise TypeError for what the attack does not take."""
+        arguments = dict(zip(self.placed, args, strict=False)) | kwargs
+        # fewer where there were too many by place, or one was given twice
+        single = len(arguments) == len(args) + len(kwargs)
+        if single and self.needed <= arguments.keys() <= self.whole.parameters.keys():
+            return arguments
+        self._check_foreign({name: kwargs[name] for name in kwargs.keys() - self.whole.parameters.keys()})
+        try:
+            return self.whole.bind(*args, **kwargs).arguments  # names what is wrong
+        except TypeError as error:
+            more = "; only model, x, y and threat go by place" if len(args) > len(self.placed) else ""
+            raise TypeError(f"{self.name}: {error}{more}") from None
+
+    def _check_foreign(self, arguments: Mapping[str, Any]) -> None:
+        """Raise TypeError for names of other libraries, which says what to write here."""
+        usual = THREATS[(*self.norms, "linf")[0]]
+        kind, write = THREATS.get(str(arguments.get("norm")).lower(), usual), []
+        names = [name for name in FOREIGN if name in arguments]
+        for name in names:
+            value = arguments[name]
+            value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
+            write.append(FOREIGN[name].format(value, ball=kind.__name__))
+        if names:
+            raise TypeError(f"{self.name}: no argument {', '.join(names)}; write {', '.join(write)}")
+
+    def check(self, arguments: dict[str, Any]) -> None:
+        """Check the arguments of a call, and take the loss of its criterion."""
         threat = arguments.get("threat")
         ball: Any = threat.ball if isinstance(threat, Through) else threat
-        if norms:
-            check_norm(name, ball, norms)
-        if finite:
+        if self.norms:
+            check_norm(self.name, ball, self.norms)
+        if self.finite:
             check_finite_radius(ball)
+        if "variant" in self.defaults:
+            check_choice("variant", arguments.get("variant", self.defaults["variant"]), get_args(Variant))
+        criterion = arguments.get("criterion")
+        if criterion is not None:
+            self.take_loss(check_criterion(criterion).for_labels(arguments.get("y")), arguments)
+        if "loss" in self.defaults and "classes" not in self.defaults:  # "-targeted" has a check of its own
+            loss = arguments.get("loss", self.defaults["loss"])
+            # None is the criterion's own
+            if loss is not None or (self.defaults["loss"] is not None and not criterion):
+                check_loss(loss)
+        for name, least in self.least.items():
+            count = arguments.get(name, least)
+            if count is not None or name not in self.optional:
+                check_count(name, count, least)
 
-    def check_variant(arguments: dict[str, Any]) -> None:
-        check_choice("variant", arguments.get("variant", parameters["variant"].default), get_args(Variant))
+    def take_loss(self, criterion: Criterion, arguments: dict[str, Any]) -> None:
+        """Put the loss of a criterion in place of a name or of none."""
+        default = self.defaults.get("loss")
+        if criterion.outputs != "any":
+            if type(criterion) is not Criterion and criterion.outputs == "classes" and default:
+                arguments.setdefault("loss", None)  # what the criterion raises
+            return
+        card = REGISTRY.get(self.name)
+        if card is not None and card.needs == "classes":
+            serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
+            raise InputError(
+                f"criterion: expected one of classes, which {self.name} needs, got {criterion!r}, served by "
+                f"{serve}"
+            )
+        loss = arguments.get("loss", None if default is None else criterion.losses[0])
+        if isinstance(loss, str):
+            least = loss == "margin" and card is not None and card.minimal
+            arguments["loss"] = criterion.margin if least else criterion.loss(loss)
+        elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
+            arguments["loss"] = _of_outputs(loss, criterion)
 
-    def take_criterion(arguments: dict[str, Any]) -> None:
-        if arguments.get("criterion") is not None:
-            criterion = check_criterion(arguments["criterion"]).for_labels(arguments.get("y"))
-            _take_loss(name, parameters, criterion, arguments)
-
-    def check_counts(arguments: dict[str, Any]) -> None:
-        for count, smallest in least.items():
-            if count in arguments and not (arguments[count] is None and _takes_none(parameters[count])):
-                check_count(count, arguments[count], smallest)
-
-    def check_named_loss(arguments: dict[str, Any]) -> None:
-        loss = arguments.get("loss", parameters["loss"].default)
-        # None is the criterion's own
-        if loss is not None or (parameters["loss"].default is not None and not arguments.get("criterion")):
-            check_loss(loss)
-
-    if norms or finite:
-        checks.append(check_ball)
-    if "variant" in parameters:
-        checks.append(check_variant)
-    checks.append(take_criterion)
-    if "loss" in parameters and "classes" not in parameters:  # a "-targeted" loss has a check of its own
-        checks.append(check_named_loss)
-    return (*checks, check_counts) if least else tuple(checks)
-
-
-def _take_loss(
-    attack: str, parameters: Mapping[str, inspect.Parameter], criterion: Criterion, arguments: dict[str, Any]
-) -> None:
-    """Put the loss of a criterion in place of a name or of none."""
-    default = parameters["loss"].default if "loss" in parameters else None
-    if criterion.outputs != "any":
-        if type(criterion) is not Criterion and criterion.outputs == "classes" and default:
-            arguments.setdefault("loss", None)  # what the criterion raises
-        return
-    if getattr(REGISTRY.get(attack), "needs", "loss") == "classes":
-        serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
-        raise InputError(
-            f"criterion: expected one of classes, which {attack} needs, got {criterion!r}, served by {serve}"
-        )
-    loss = arguments.get("loss", None if default is None else criterion.losses[0])
-    if isinstance(loss, str):
-        least = REGISTRY.get(attack) is not None and REGISTRY[attack].kind == "minimum"
-        arguments["loss"] = criterion.margin if least and loss == "margin" else criterion.loss(loss)
-    elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
-        arguments["loss"] = _of_outputs(loss, criterion)
+    def documented(self, text: str) -> str:
+        """Return the help of the attack, with the arguments that it does not explain."""
+        known, radius = self.whole.parameters.keys(), "inf or the largest distance of interest"
+        radius = "finite" if self.finite else radius
+        served = " or ".join(THREATS[norm].__name__ for norm in self.norms)
+        others = {"threat": f"{served}; the radius is {radius},\n    a number or [B], in input units."}
+        if {"gradient", "starts"} <= known and "stop_early" not in known:
+            others |= NEAREST
+        if self.defaults.get("loss", "") is None:
+            others |= NO_LOSS
+        return documented(text, known, others)
 
 
 def _check_through(attack: str, served: Serves, task: Task) -> None:
@@ -291,28 +313,6 @@ def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[.
         return loss(criterion.in_shape(rows, y), y, targets, ids=ids)
 
     return value_of_rows if takes_ids(loss) else value
-
-
-def _check_foreign(attack: str, arguments: Mapping[str, Any], norms: tuple[str, ...]) -> None:
-    """Raise TypeError for names of other libraries, which says what to write here."""
-    kind, write = THREATS.get(str(arguments.get("norm")).lower(), THREATS[(*norms, "linf")[0]]), []
-    for name in (names := sorted(FOREIGN.keys() & arguments.keys(), key=list(FOREIGN).index)):
-        value = arguments[name]
-        value = radius_text(kind(value)) if isinstance(value, float) and value >= 0 else value
-        write.append(FOREIGN[name].format(value, ball=kind.__name__))
-    if names:
-        raise TypeError(f"{attack}: no argument {', '.join(names)}; write {', '.join(write)}")
-
-
-def _shared(parameters: Mapping[str, inspect.Parameter]) -> type:
-    """Return the arguments that its `**common` stands for; an annotation may be text."""
-    kinds = [parameter for parameter in parameters.values() if parameter.kind is parameter.VAR_KEYWORD]
-    return GradientCommon if any("GradientCommon" in str(kind.annotation) for kind in kinds) else Common
-
-
-def _takes_none(parameter: inspect.Parameter) -> bool:
-    # an annotation is text where the attack's module postpones them
-    return parameter.default is None or "None" in str(parameter.annotation)
 
 
 def passes(arguments: Mapping[str, Any]) -> int:
