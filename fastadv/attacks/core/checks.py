@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number
+from fastadv.attacks.special.labels import kind_of
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat, Through
@@ -31,16 +32,15 @@ def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Te
     """Return images [B, ...] detached; InputError for others, or `values` outside the box, which are read."""
     x = from_bytes(x, box)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
         raise InputError(
-            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
+            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {kind_of(x)}; "
             + ("pass its x_adv" if hasattr(x, "x_adv") else arrays)
         )
     x = plain(x)
     if x.device.type == "meta":
         raise InputError("x: expected a tensor with values, got one on meta; load it first")
-    if values:
+    if values and x.numel():
         _check_values(x, box)
     return x
 
@@ -96,14 +96,13 @@ def check_finite_box(name: str, threat: Threat) -> None:
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
     """Return the mask as bool like x; InputError unless it is bool, fits, and lets each sample move."""
-    got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     wanted = f"mask: expected a bool tensor that broadcasts to x {tuple(x.shape)}, True where x may move"
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.device != x.device:
-        raise InputError(f"{wanted}, on its device, got {got}")
+        raise InputError(f"{wanted}, on its device, got {kind_of(mask)}")
     try:
         mask = mask.expand_as(x)
     except RuntimeError:
-        raise InputError(f"{wanted}, got {got}") from None
+        raise InputError(f"{wanted}, got {kind_of(mask)}") from None
     if len(x) and not bool(mask.flatten(1).any(1).all()):
         raise InputError("mask: expected a coordinate that may move in each sample, got none in some")
     return mask
@@ -115,22 +114,16 @@ def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> 
         return check_number(name, step_size, 0)
     if not isinstance(x, Tensor) or not x.ndim:
         return step_size  # the check of the task says what is wrong with x
-    if (
-        step_size.shape != x.shape[:1]
-        or step_size.dtype == torch.bool
-        or step_size.is_complex()
-        or not bool((step_size.isfinite() & (step_size >= 0)).all())
-    ):
+    fits = step_size.shape == x.shape[:1] and step_size.dtype != torch.bool and not step_size.is_complex()
+    if not fits or not bool((step_size.isfinite() & (step_size >= 0)).all()):
         raise InputError(
             f"{name}: expected finite numbers >= 0, one for each of {len(x)} samples, "
-            f"got {step_size.dtype} {tuple(step_size.shape)}: {step_size.tolist()}"
+            f"got {kind_of(step_size)}: {step_size.tolist()}"
         )
     return step_size.to(x.device)
 
 
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:
-    if x.numel() == 0:
-        return
     least, most = torch.stack(x.aminmax()).tolist()  # one read
     if not (math.isfinite(least) and math.isfinite(most)):
         bad = int((~x.isfinite()).sum())

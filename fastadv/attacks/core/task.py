@@ -44,6 +44,11 @@ class Classified:
     rows: Tensor
     clean: Tensor | None
 
+    def serves(self, classifier: Prepared) -> bool:
+        """Return whether the logits here are those of another classifier of the same model."""
+        mine = self.classifier
+        return classifier.source is mine.source and classifier.outputs == mine.outputs
+
     def __call__(self, points: Tensor) -> Tensor:
         """Return the logits at points of these samples, as a search asks for them."""
         return self.classifier(points, self.rows)
@@ -116,12 +121,10 @@ class Task(Classified):
             targets = criterion.labels("targets", targets, size, x.device)
         rows = torch.arange(size, device=x.device)
         numbers = rows if ids is None else check_index("ids", ids, size, x.device)
-        clean = None
-        if task is not None and torch.equal(numbers, task.ids):
-            same = known and classifier.source is task.classifier.source
-            clean = task.clean if same and classifier.outputs == task.classifier.outputs else None
-        if task is not None and classifier is task.classifier and torch.equal(numbers, task.ids):
-            rows = task.rows
+        before = task if task is not None and torch.equal(numbers, task.ids) else None
+        clean = before.clean if before is not None and known and before.serves(classifier) else None
+        if before is not None and classifier is before.classifier:
+            rows = before.rows
         else:
             classifier = classifier.of(x, numbers)
         ball = threat
@@ -220,11 +223,8 @@ class Task(Classified):
         """Return bool [B], which logits [B, K] are right without an attack."""
         criterion = self.criterion
         of_outputs = type(criterion).right is not Criterion.right or criterion.outputs == "any"
-        return (
-            criterion.right(logits, self.y)
-            if of_outputs or self.targets is None
-            else logits.argmax(1) == self.y
-        )
+        by_criterion = of_outputs or self.targets is None
+        return criterion.right(logits, self.y) if by_criterion else logits.argmax(1) == self.y
 
     def checked(self, logits: Tensor, shape: torch.Size | None) -> Self:
         """Return the task, which the logits at x fit; of outputs of that shape these, if y is missing."""

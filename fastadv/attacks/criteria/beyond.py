@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from fastadv._checks import check_choice, check_number
 from fastadv.attacks.core.criterion import ERRORS, Criterion, Figures
-from fastadv.attacks.special.labels import on_device
+from fastadv.attacks.special.labels import kind_of, on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
@@ -89,8 +89,9 @@ class Beyond(Criterion):
         if y is None:
             return None
         if not isinstance(y, Tensor) or y.shape[:1] != (size,) or y.is_complex():
-            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise InputError(f"{name}: expected a tensor like the outputs for {size} samples, got {got}")
+            raise InputError(
+                f"{name}: expected a tensor like the outputs for {size} samples, got {kind_of(y)}"
+            )
         if not bool(y.isfinite().all()):
             raise InputError(f"{name}: expected finite numbers, got NaN or infinity among them")
         numbers = on_device(name, y, device)

@@ -14,7 +14,7 @@ from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.criteria.lead import lead, straightened
-from fastadv.attacks.special.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
+from fastadv.attacks.special.labels import are_one_hot, kind_of, of_one_hot, on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
@@ -134,10 +134,9 @@ class Share(Criterion):
         if isinstance(y, Tensor) and y.ndim == 2 and bool(((y == 0) | (y == 1) | (y == self.ignore)).all()):
             y = y.long()  # tags, as of a binary cross-entropy
         if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.shape[:1] != (size,):
-            got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise InputError(
                 f"{name}: expected one integer for each position of {size} samples, a tensor [{size}, ...], "
-                f"got {got}{of_one_hot(name) if are_one_hot(y, self.ignore) else ''}"
+                f"got {kind_of(y)}{of_one_hot(name) if are_one_hot(y, self.ignore) else ''}"
             )
         if y.ndim < 2:
             raise InputError(

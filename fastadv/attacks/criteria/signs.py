@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from fastadv._checks import check_count
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.criteria.lead import lead
-from fastadv.attacks.special.labels import on_device, warn_of_probabilities
+from fastadv.attacks.special.labels import kind_of, on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss
@@ -144,10 +144,9 @@ ONE_LOGIT = OneLogit()
 def _signs(name: str, y: Any, size: int, device: torch.device, ignored: bool) -> Tensor:
     """Return labels of 0 and 1 as int64."""
     if not isinstance(y, Tensor) or y.shape[:1] != (size,):
-        came = f"{tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
         raise InputError(
             f"{name}: expected 0 or 1 for each label of {size} samples, a tensor [{size}, K], "
-            f"or [{size}] for one logit, got {came}"
+            f"or [{size}] for one logit, got {kind_of(y)}"
         )
     y = y if y.is_floating_point() else y.long()  # of which -1 is not 255
     fits = (y == 0) | (y == 1)

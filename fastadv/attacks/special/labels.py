@@ -15,18 +15,22 @@ ROUNDING = 0.01  # of the sum of a row of probabilities, in half precision, too
 FEW = 32  # outputs, which may lie in [0, 1] by chance
 
 
+def kind_of(value: Any) -> str:
+    """Return what came in place of a tensor that was expected, as the end of an error."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def are_integers(values: Any) -> bool:
+    wide = isinstance(values, Tensor) and (values.is_floating_point() or values.is_complex())
+    return isinstance(values, Tensor) and not wide and values.dtype != torch.bool
+
+
 def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
     """Return one integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
-    if (
-        not isinstance(values, Tensor)
-        or values.shape != (size,)
-        or values.is_floating_point()
-        or values.dtype == torch.bool
-    ):
-        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+    if not are_integers(values) or values.shape != (size,):
         raise InputError(
             f"{name}: expected one integer for each of {size} samples, a tensor [{size}], "
-            f"got {got}{instead(name, values, size)}"
+            f"got {kind_of(values)}{instead(name, values, size)}"
         )
     return on_device(name, values, device).long()
 
