@@ -11,7 +11,7 @@ from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.attacks import core
 from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat, from_bytes
-from fastadv.attacks.core.walk import Walk
+from fastadv.attacks.core.repeat import Walk
 from fastadv.attacks.special.bounded_outputs import met_bounded, unbent
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare

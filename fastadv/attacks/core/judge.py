@@ -1,4 +1,4 @@
-"""What an answer is worth: verdict, mark of what is not finite, rank, best point, and the move.
+"""What an answer is worth: judgment, mark of what is not finite, rank, best point, and the move.
 
 A judge is chosen once for the samples that are in a search. A row whose logits are not finite is marked, and
 its point wins nothing.
@@ -27,6 +27,16 @@ Candidate = Callable[[Tensor, torch.dtype], Tensor]  # (points, dtype of the log
 STAY: Move = None, 0.0, 0.0, 0.0, 0.0, None, None
 
 
+class Answer(NamedTuple):
+    """What the model says of points that it has seen, [n, ...] or [n, C, ...]."""
+
+    seen: Tensor
+    value: Tensor | None  # of the plan's loss
+    logits: Tensor
+    gradient: Tensor | None
+    finite: Tensor | None  # bool [n] or [n, C], which logits are; None where all are
+
+
 class Judgment(NamedTuple):
     """Which points are adversarial, bool [n] or [n, C]; of several decisions, how many have turned."""
 
@@ -48,43 +58,33 @@ class Judge:
     plan: Plan
     candidate: Candidate
 
-    def __call__(
-        self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
-        finite: Tensor | None,
-    ) -> Judgment:  # fmt: skip
-        """Judge points [n, ...] or [n, C, ...] by an answer, and keep the best.
-
-        The `value` is that of the plan's loss, or None; `finite`, bool like it, tells which logits are, None
-        where all.
-        """
-        met, turned, _ = verdict = self.weigh(seen, value, logits, gradient, finite)
-        kept = self.candidate(seen, logits.dtype)
+    def __call__(self, answer: Answer) -> Judgment:
+        """Judge points by an answer, and keep the best."""
+        met, turned, _ = judgment = self.weigh(answer)
+        kept = self.candidate(answer.seen, answer.logits.dtype)
         if self.plan.minimum:
             order = self.task.threat.order
             return Judgment(met, turned, keep_nearest(self.best, self.task.x, kept, met, order))
-        strength = self.strength(value, logits, turned)
+        strength = self.strength(answer.value, answer.logits, turned)
         if self.plan.stop_early:  # a broken row is left alone, so that nothing depends on when it leaves
             strength = torch.where(like(self.best.success, strength), torch.nan, strength)
-        keep_strongest(self.best, kept, met, strength, finite)
-        if gradient is not None and gradient.ndim == self.task.x.ndim:
+        keep_strongest(self.best, kept, met, strength, answer.finite)
+        if answer.gradient is not None and answer.gradient.ndim == self.task.x.ndim:
             self.best.note_rank()
-        return verdict
+        return judgment
 
-    def weigh(
-        self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
-        finite: Tensor | None,
-    ) -> Judgment:  # fmt: skip
-        """Return the verdict on points that do not compete."""
-        self.note(gradient, finite)
-        shape, criterion = logits.shape[:-1], self.task.criterion
-        y, targets = repeated(self.task.y, *shape[1:]), repeated(self.task.targets, *shape[1:])
-        flat, turned = logits.flatten(0, -2), None
+    def weigh(self, answer: Answer) -> Judgment:
+        """Return the judgment of points that do not compete."""
+        self.note(answer.gradient, answer.finite)
+        shape, criterion = answer.logits.shape[:-1], self.task.criterion
+        y, targets = self._labels(shape)
+        flat, turned = answer.logits.flatten(0, -2), None
         if (decisions := criterion.decisions(flat, y, targets)) is None:
             met = criterion.met(flat, y, targets).view(shape)
         else:
             met, turned = (decisions[0] >= decisions[1]).view(shape), decisions[0].view(shape)
-        if finite is not None:
-            met, turned = met & finite, None if turned is None else turned * finite
+        if answer.finite is not None:
+            met, turned = met & answer.finite, None if turned is None else turned * answer.finite
         return Judgment(met, turned)
 
     def note(self, gradient: Tensor | None, finite: Tensor | None) -> None:
@@ -96,22 +96,24 @@ class Judge:
         if finite is not None:
             self.best.not_finite.logical_or_(~finite.view(len(finite), -1).all(1))
 
-    def step(
-        self, points: Tensor, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor,
-        finite: Tensor | None, step_size: Any,
-    ) -> Tensor:  # fmt: skip
-        """Judge points that the model has `seen`, and return where a step of the threat leads."""
-        self(seen, value, logits, gradient, finite)
-        return self.task.threat.step_(points, self.best.usable(gradient), self.task.x, step_size)
+    def step(self, points: Tensor, answer: Answer, step_size: Any) -> Tensor:
+        """Judge an answer, and return where a step of the threat along its gradient leads from points."""
+        self(answer)
+        assert answer.gradient is not None
+        return self.task.threat.step_(points, self.best.usable(answer.gradient), self.task.x, step_size)
 
     def strength(self, value: Tensor | None, logits: Tensor, turned: Tensor | None) -> Tensor:
         """Return by what points compete with a budget, of the loss of the plan."""
         task, shape = self.task, logits.shape[:-1]
         if value is None:
             value = loss_of(logits, task.y, self.plan.loss, task.targets, task.ids)
-        y, targets = repeated(task.y, *shape[1:]), repeated(task.targets, *shape[1:])
+        y, targets = self._labels(shape)
         value = graded(value.flatten(), logits.flatten(0, -2), y, self.plan.loss, targets)
         return ranked(value.view(shape), turned)
+
+    def _labels(self, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
+        """Return labels and targets of points of that shape [n] or [n, C]."""
+        return repeated(self.task.y, *shape[1:]), repeated(self.task.targets, *shape[1:])
 
 
 @dataclass(eq=False)
@@ -127,36 +129,28 @@ class Fused(Judge):
         sharp = plan.loss in ENTROPIES and task.targets is None
         self._rest = task.y, task.targets, sharp, plan.stop_early
 
-    def __call__(
-        self, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None,
-        finite: Tensor | None,
-    ) -> Judgment:  # fmt: skip
+    def __call__(self, answer: Answer) -> Judgment:
+        seen, gradient = answer.seen, answer.gradient
         if seen.ndim > self.task.x.ndim or (gradient is not None and gradient.ndim > seen.ndim):
-            return super().__call__(seen, value, logits, gradient, finite)
+            return super().__call__(answer)
         seen = seen.contiguous() if 0 in seen.stride() else seen  # the kernel may write where it moves
-        return self._judged(seen, value, logits, gradient, STAY)
+        return self._judged(seen, answer, STAY)
 
-    def step(
-        self, points: Tensor, seen: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor,
-        finite: Tensor | None, step_size: PerRow,
-    ) -> Tensor:  # fmt: skip
+    def step(self, points: Tensor, answer: Answer, step_size: PerRow) -> Tensor:
         task = self.task
         if type(task.threat) is not Linf:
-            return super().step(points, seen, value, logits, gradient, finite, step_size)
+            return super().step(points, answer, step_size)
         radius, radii = per_row("radius", task.threat.radius, task.x)
         size, sizes = per_row("step_size", step_size, task.x)
-        move = task.x, radius, size, *limits(task.threat.box), radii, sizes
-        self._judged(points, value, logits, gradient, move)
+        self._judged(points, answer, (task.x, radius, size, *limits(task.threat.box), radii, sizes))
         return points
 
-    def _judged(
-        self, points: Tensor, value: Tensor | None, logits: Tensor, gradient: Tensor | None, move: Move
-    ) -> Judgment:
-        met = torch.empty_like(self.best.success)
+    def _judged(self, points: Tensor, answer: Answer, move: Move) -> Judgment:
+        met, value, logits = torch.empty_like(self.best.success), answer.value, answer.logits
         if value is None:
             value, by_logits = torch.empty_like(self.best.rank), torch.empty_like(logits)
             self._loss(value, by_logits, logits, self.task.y, self.plan.loss, self.task.targets, True)
-        self._judge(*self._record, met, points, gradient, logits, value, *self._rest, *move)
+        self._judge(*self._record, met, points, answer.gradient, logits, value, *self._rest, *move)
         return Judgment(met)
 
 

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.judge import Answer
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.ranking import graded, loss_of, of_rows, repeated
@@ -66,13 +67,14 @@ class Search(Samples[R_co]):
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
-        rows, judge = self.rows, self.judge_now
+        rows = self.rows
         points, seen = self._prepare(rows.points, True)
         value, logits, gradient = self.ask(self.plan.loss)(seen)
         gradient, finite = self._shaped(gradient, True), self._finite(logits)
         points, (gradient,) = self._go_on(points, finite, [gradient])
         self._competed, known = True, value if self.aims is self.targets else None
-        rows.points = judge.step(points, seen, known, logits, gradient, finite, rows.step_size)
+        answer = Answer(seen, known, logits, gradient, finite)
+        rows.points = self.judge_now.step(points, answer, rows.step_size)
         self._evaluated()
 
     def jacobian(
@@ -297,10 +299,9 @@ class Search(Samples[R_co]):
         gradient = answers[-1] if answers else None
         known = loss == self.plan.loss and self.aims is self.targets
         value = getattr(look, "loss", None) if known else None
-        verdict = (self.judge_now if judge else self.judge_now.weigh)(
-            look.seen, value, look.logits, gradient, finite
-        )
-        look.adversarial, look.count, distance = verdict
+        answer = Answer(look.seen, value, look.logits, gradient, finite)
+        weigh = self.judge_now if judge else self.judge_now.weigh
+        look.adversarial, look.count, distance = weigh(answer)
         self._competed |= judge
         if gradient is not None:
             answers[-1] = self.best.usable(gradient)

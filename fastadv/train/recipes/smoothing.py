@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number
-from fastadv.attacks.core.walk import Walk
+from fastadv.attacks.core.repeat import Walk
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.capture import Rows
