@@ -11,7 +11,6 @@ from fastadv.attacks.core.result import Status, failed_flags
 from fastadv.attacks.special import bounded_outputs
 from fastadv.attacks.special.labels import label_flags
 from fastadv.text import threat_text
-from fastadv.threat import Threat
 
 LOOKS = 8  # samples that tell whether outputs are squashed
 OUTSIDE = (
@@ -33,8 +32,16 @@ class Outcome:
 
 
 def _wide(out: Outcome) -> tuple[str, ...]:
-    task = out.trial.problem
-    return (wide(task.threat),) if out.budget and task.threat.covers(task.x) else ()
+    """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
+    threat = out.trial.problem.threat
+    if not out.budget or not threat.covers(out.trial.problem.x):
+        return ()
+    (low, high), radius = threat.box, threat.radius
+    one = not isinstance(radius, Tensor)
+    balls = f"ball {threat_text(threat)} covers" if one else "balls of some samples cover"
+    text = f"radius: the {balls} the box [{low:g}, {high:g}], so any image is in {'it' if one else 'them'}"
+    bytes_meant = one and threat.norm == "linf" and (low, high) == (0, 1) and 1 < radius <= 255
+    return (f"{text}{MEANT} Linf({radius:g} / 255)?" if bytes_meant else text,)
 
 
 def _outside(out: Outcome) -> tuple[str, ...]:
@@ -79,13 +86,3 @@ FLAGS: tuple[Callable[[Outcome], tuple[str, ...]], ...] = (_wide, _outside, _fai
 
 def flags_of(out: Outcome) -> tuple[str, ...]:
     return tuple(text for flags in FLAGS for text in flags(out))
-
-
-def wide(threat: Threat) -> str:
-    """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
-    (low, high), radius = threat.box, threat.radius
-    if isinstance(radius, Tensor):
-        return f"radius: the balls of some samples cover the box [{low:g}, {high:g}], so any image is in them"
-    text = f"radius: the ball {threat_text(threat)} covers the box [{low:g}, {high:g}], so any image is in it"
-    bytes_meant = threat.norm == "linf" and (low, high) == (0, 1) and 1 < radius <= 255
-    return f"{text}{MEANT} Linf({radius:g} / 255)?" if bytes_meant else text

@@ -41,7 +41,7 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
     """Return the loss [n] by which samples rank; the margin, < 0, where cross-entropy is exactly 0."""
     if loss not in ENTROPIES or targets is not None:
         return value
-    if not waits(value.device) and (not len(value) or bool(value.min() > 0)):
+    if not waits(value.device) and bool((value > 0).all()):
         return value
     index = y[:, None]
     other = logits.scatter(1, index, -torch.inf).amax(1)

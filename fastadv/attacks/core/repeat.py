@@ -6,6 +6,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,8 @@ from fastadv.engine import Prepared
 from fastadv.engine.capture import Captures, Rows, Step
 from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
+
+INPUTS = "x", "y", "targets", "ids", "clean"  # rows of the task
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,7 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
     forwards, backwards = repeated.passes
     classifier.forwards += forwards * (done - first) * size
     classifier.backwards += backwards * (done - first) * size
-    for part in written:
-        setattr(*_place(search, part), graph.rows[part][:size].clone())
+    _write(search, {part: graph.rows[part][:size].clone() for part in written})
     captures.give_back(graph)
     classifier.replayed = captures
     search.replayed(leave)
@@ -124,12 +126,11 @@ def _captures(search: Search, repeated: _Repeated) -> Captures | None:
 
 
 def _rows(search: Search) -> Rows:
-    """Return all of a search that has one row a sample."""
-    problem = search.problem
-    parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "clean")}
+    """Return all of a search that has one row a sample; what a step may write has a dot in its name."""
+    parts: dict[str, Any] = {name: getattr(search.problem, name) for name in INPUTS}
     parts["radius"] = radii(search.threat)
     parts["aims"] = None if search.aims is search.targets else search.aims
-    for holder in ("best", "rows"):  # what a step may write
+    for holder in ("best", "rows"):
         parts |= {f"{holder}.{name}": value for name, value in vars(getattr(search, holder)).items()}
     return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
 
@@ -139,22 +140,21 @@ def _options(search: Search) -> dict[str, Any]:
     return {name: value for name, value in vars(search.rows).items() if not isinstance(value, Tensor)}
 
 
-def _place(search: Search, part: str) -> tuple[Any, str]:
-    """Return the object and the name of a tensor that `_rows` calls `part`."""
-    holder, name = part.split(".")
-    return getattr(search, holder), name
+def _write(search: Search, values: Rows) -> None:
+    for part, value in values.items():
+        holder, name = part.split(".")
+        setattr(getattr(search, holder), name, value)
 
 
 def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     """Return a copy of `search` on the static rows of a graph; its samples never leave."""
     threat = search.threat.resized(rows["radius"]) if "radius" in rows else search.threat
-    inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "clean")}
-    problem = replace(search.problem, threat=threat, **inputs)  # type: ignore[arg-type]
-    over = search.over(problem, Record(**{name: rows[f"best.{name}"] for name in vars(search.best)}))
-    over.aims = rows.get("aims", problem.targets)
+    inputs = {name: rows.get(name) for name in INPUTS}
+    task = replace(search.problem, threat=threat, **inputs)  # type: ignore[arg-type]
+    over = search.over(task, Record(**{name: rows[f"best.{name}"] for name in vars(search.best)}))
+    over.aims = rows.get("aims", task.targets)
     over.edge.met = over.stays = True
-    for name, value in options.items():
-        setattr(over.rows, name, value)
+    vars(over.rows).update(options)
     return over
 
 
@@ -162,10 +162,9 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
     """Return the step that leaves in `rows` what it has `written`."""
 
     def run() -> None:
-        for part in written:
-            setattr(*_place(over, part), rows[part])
+        _write(over, {part: rows[part] for part in written})
         step(over)
-        values = {part: getattr(*_place(over, part)) for part in written}
+        values = {part: attrgetter(part)(over) for part in written}
         new = {part: tensor for part, tensor in values.items() if tensor is not rows[part]}
         # a step may have bound one row's tensor to another row; clone it before it is overwritten
         kept = {row.untyped_storage().data_ptr() for row in rows.values()}
