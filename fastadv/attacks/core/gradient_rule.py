@@ -12,7 +12,7 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 # points [n, ...] -> the gradient of the loss there, each sample's own
-Ask = Callable[[Tensor], Tensor]
+GradientAt = Callable[[Tensor], Tensor]
 
 
 class GradientRule:
@@ -34,7 +34,7 @@ class GradientRule:
     def check(self, x: Tensor, threat: Threat) -> None:
         """Raise InputError where the rule does not serve x [B, ...] or the threat of the search."""
 
-    def __call__(self, search: Search[Any], points: Tensor, ask: Ask) -> Tensor:
+    def __call__(self, search: Search[Any], points: Tensor, ask: GradientAt) -> Tensor:
         """Return the gradient to follow at points [n, ...], like these; `ask` gives that of any points."""
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ def follow(
             there.append((value, logits))
         return gradient.to(points.dtype)
 
-    chain: Ask = ask
+    chain: GradientAt = ask
     for rule in rules:
         chain = partial(rule, search, ask=chain)
     gradient = chain(seen)

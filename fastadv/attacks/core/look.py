@@ -34,7 +34,7 @@ class Look:
     x_adv: Tensor
     seen: Tensor
     logits: Tensor
-    adversarial: Tensor
+    adversarial: Tensor = field(init=False)
     count: Tensor | None = field(init=False, default=None)
     distance: Tensor = field(init=False)
 

@@ -209,13 +209,13 @@ class Minimum(Budget):
 def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
     """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not."""
     # a fresh verdict counts after each change: no randomized model is asked until it agrees
-    problem, x = trial.problem, trial.problem.x
+    task, x = trial.problem, trial.problem.x
     for share in OVERSHOOTS:
         denied = record.success & ~verdict.met
         if not bool(denied.any()):
             break
-        further = (record.x_adv + share * (record.x_adv - x)).clamp(*problem.threat.box)
-        moved = denied & problem.threat.contains(further, x) & (further != record.x_adv).flatten(1).any(1)
+        further = (record.x_adv + share * (record.x_adv - x)).clamp(*task.threat.box)
+        moved = denied & task.threat.contains(further, x) & (further != record.x_adv).flatten(1).any(1)
         if bool(moved.any()):
             record.x_adv[moved] = further[moved]
             verdict = trial.verdict(record.x_adv)

@@ -62,7 +62,7 @@ class Search(Samples[R_co]):
         loss = self.plan.loss if loss is None else loss
         points, seen = self._prepare(points, judge)
         value, logits, gradient = self.ask(loss)(seen)
-        look = GradientLook(points, seen, logits, logits, value, self._shaped(gradient, narrow))
+        look = GradientLook(points, seen, logits, value, self._shaped(gradient, narrow))
         return self._judged(look, loss, judge)
 
     def ascend(self: "Search[Steps]") -> None:
@@ -88,25 +88,25 @@ class Search(Samples[R_co]):
             lambda at: (self._logits(at),),
             partial(self._ask_rows, "margin"),
         )
-        look = JacobianLook(points, seen, logits, logits, self._shaped(gradients))
+        look = JacobianLook(points, seen, logits, self._shaped(gradients))
         return self._judged(look, None, judge)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
         points, seen = self._prepare(points, judge)
         logits = self._logits(seen)
-        return self._judged(Look(points, seen, logits, logits), None, judge)
+        return self._judged(Look(points, seen, logits), None, judge)
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
         """Evaluate logits and a loss at points [n, ...] or [n, C, ...], in full batches."""
         loss = self.plan.loss if loss is None else loss
         points, seen = self._prepare(points, judge)
         value, logits = self.loss_at(seen, loss)
-        return self._judged(ScoredLook(points, seen, logits, logits, value), loss, judge)
+        return self._judged(ScoredLook(points, seen, logits, value), loss, judge)
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Judge points, `rounded` and of those that `drop_leaving` keeps, by logits of the rule's own."""
-        return self._judged(Look(points, points, logits, logits), None, True)
+        return self._judged(Look(points, points, logits), None, True)
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""

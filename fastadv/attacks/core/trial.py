@@ -44,40 +44,40 @@ class Verdict:
     distance: Tensor | None = None
     _loss: Tensor | None = None
 
-    def loss(self, problem: Task, loss: losses.Loss) -> Tensor:
+    def loss(self, task: Task, loss: losses.Loss) -> Tensor:
         """Return the loss [B] of an attack, computed once."""
         if self._loss is None:
-            losses_of = loss_of if len(problem.y) else lambda logits, *_: logits.new_zeros(0)
-            self._loss = losses_of(self.logits, problem.y, loss, problem.targets, problem.ids)
+            losses_of = loss_of if len(task.y) else lambda logits, *_: logits.new_zeros(0)
+            self._loss = losses_of(self.logits, task.y, loss, task.targets, task.ids)
         return self._loss
 
 
 class Trial:
     """A task with the model's verdict on its clean samples."""
 
-    def __init__(self, problem: Task, from_x: bool = False) -> None:
+    def __init__(self, task: Task, from_x: bool = False) -> None:
         """Pass x, unless its logits are known; with `from_x` the pass waits for the first gradient, at x."""
-        classifier, x = problem.classifier, problem.x
+        classifier, x = task.classifier, task.x
         self.classifier = classifier
         self.flags: tuple[str, ...] = ()
         self._before = classifier.forwards, classifier.backwards
         self._mixes: bool | None = None
         self.clean_pass: CleanPass | None = None
-        if problem.outputs == "any" and not x.shape[0]:  # no sample meets anything
-            problem = replace(problem, y=problem.ids, targets=None, criterion=WRONG)
-        if problem.clean is not None:
-            clean = problem.clean
+        if task.outputs == "any" and not x.shape[0]:  # no sample meets anything
+            task = replace(task, y=task.ids, targets=None, criterion=WRONG)
+        if task.clean is not None:
+            clean = task.clean
         elif x.shape[0]:
-            self.clean_pass = classifier.clean_pass(x, problem.rows) if from_x else None
+            self.clean_pass = classifier.clean_pass(x, task.rows) if from_x else None
             waiting = self.clean_pass
-            clean = classifier.verdict(x, problem.rows) if waiting is None else waiting.logits
+            clean = classifier.verdict(x, task.rows) if waiting is None else waiting.logits
         else:
             clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
         self.clean, self.in_one_pass = clean, self.clean_pass is not None
-        problem = problem.checked(clean, classifier.output_shape)
-        self.already, finite = problem.judged(clean)
+        task = task.checked(clean, classifier.output_shape)
+        self.already, finite = task.judged(clean)
         if (at_times := right_at_times.get()) is not None:
-            at_times = torch.isin(problem.ids, at_times)
+            at_times = torch.isin(task.ids, at_times)
             self.already = self.already & ~at_times
         self._at_x = Verdict(clean, self.already, finite)
         self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
@@ -85,18 +85,18 @@ class Trial:
             self.unusable, self.attacked = ~finite, self.attacked & finite
         self._not_finite = self.unusable
         self.outside = torch.zeros_like(self.already)  # of whose points x stood trial
-        crowd = may_crowd(clean if problem.criterion.outputs == "classes" else clean[:, :0])
+        crowd = may_crowd(clean if task.criterion.outputs == "classes" else clean[:, :0])
         looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
         unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
         if unusable and x.shape[0]:
             raise InputError(NOT_FINITE)
-        warn_of_probabilities(clean, classifier.outputs, problem.criterion.outputs == "classes")
-        right = self.attacked if problem.plain else problem.right(clean)
+        warn_of_probabilities(clean, classifier.outputs, task.criterion.outputs == "classes")
+        right = self.attacked if task.plain else task.right(clean)
         right = right if at_times is None else right | at_times
         self.correct = right if finite is None else right & finite
         classifier.settle(x)
         # the search copy is asked only now: it may change the layout that the search copy prefers
-        self.problem = problem.seen(classifier.layout(x), clean, crowds)
+        self.problem = task.seen(classifier.layout(x), clean, crowds)
         # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 
@@ -127,9 +127,9 @@ class Trial:
         plain = self.classifier.as_given is self.classifier
         if (plain and replayed is None) or loss not in KINDS or not len(rank):
             return False
-        problem, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
-        held &= (x_adv != problem.x).flatten(1).any(1)
-        value = graded(verdict.loss(problem, loss), logits, problem.y, loss, problem.targets)
+        task, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
+        held &= (x_adv != task.x).flatten(1).any(1)
+        value = graded(verdict.loss(task, loss), logits, task.y, loss, task.targets)
         apart = (value - rank).abs() - EPS * value.abs()  # where all logits are nearly 0, a loss still rounds
         if loss == "ce_sharp":  # of logits that are scaled up
             apart *= ((logits.amax(1) - logits.amin(1)) / RANGE).clamp_max(1.0)
@@ -147,8 +147,8 @@ class Trial:
         broken = broken & ~self.outside
         if not bool(broken.any()):
             return False
-        problem = self.problem
-        margin = loss_of(verdict.logits, problem.y, problem.margin, problem.targets, problem.ids)
+        task = self.problem
+        margin = loss_of(verdict.logits, task.y, task.margin, task.targets, task.ids)
         return bool((broken & (margin < -self._rounding())).any())
 
     def _rounding(self) -> float:

@@ -18,8 +18,9 @@ SHARE = 0.05  # of the coordinates of a row that lie on a bound: so many at leas
 
 Box = tuple[float, float]
 # (points [m, ...], rows int64 [m]) -> the gradient of these rows there, like the points
-Ask = Callable[[Tensor, Tensor], Tensor]
-Answer = tuple[Tensor, ...]
+AskRows = Callable[[Tensor, Tensor], Tensor]
+# points [n, ...] -> what is known there of all rows
+AskAll = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Edge:
@@ -30,9 +31,7 @@ class Edge:
         self.met = False  # whether the search has had a gradient
         self._box = box
 
-    def around(
-        self, points: Tensor, pull: Callable[[Tensor], Answer], alone: Callable[[Tensor], Answer], ask: Ask
-    ) -> Answer:
+    def around(self, points: Tensor, pull: AskAll, alone: AskAll, ask: AskRows) -> tuple[Tensor, ...]:
         """Return what `pull` says of points [n, ...], with the gradient last, which may be one inside."""
         # `alone` says the same without a gradient; `ask` gives gradients of single rows, to find a kink
         at = self._inside(points)
@@ -46,7 +45,7 @@ class Edge:
     def _inside(self, points: Tensor) -> Tensor:
         return points if self.depth is None else inside(points, self.depth, self._box)
 
-    def _meets(self, points: Tensor, logits: Tensor, gradient: Tensor, ask: Ask) -> bool:
+    def _meets(self, points: Tensor, logits: Tensor, gradient: Tensor, ask: AskRows) -> bool:
         """Return whether the first gradient of a search lacks what it has inside; that sets the depth."""
         first, self.met = not self.met, True
         if first and gradient.ndim > points.ndim:  # of several functions
@@ -77,7 +76,7 @@ def may_be(points: Tensor, gradient: Tensor, box: Box) -> bool:
     return bool(((zero.flatten(1) & bound).sum(1) > SHARE * bound.sum(1).clamp_min(1)).any())
 
 
-def kinks(points: Tensor, gradient: Tensor, box: Box, ask: Ask) -> tuple[Tensor, Tensor]:
+def kinks(points: Tensor, gradient: Tensor, box: Box, ask: AskRows) -> tuple[Tensor, Tensor]:
     """Return the depths [n] at which rows show derivatives that they lack on a bound, and their share."""
     # both are 0 where none is missing; rows pass the model where more than `SHARE` are exactly 0
     bound = (points == box[0]) | (points == box[1])
