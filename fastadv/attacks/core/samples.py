@@ -18,7 +18,6 @@ from fastadv.attacks.special.edge import Edge
 from fastadv.attacks.special.snap import snap
 from fastadv.engine.bound import Ask, CleanPass
 from fastadv.losses import Loss
-from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
 V = TypeVar("V", Tensor, StepSize)
@@ -31,18 +30,20 @@ class Samples(Generic[R_co]):
     then sees points that may become the best as that precision holds them (`rounded`), so that a success is
     one of the tensor that is returned.
 
-    `problem` is the task of these samples, which defines a success; `best` holds the best point so far of
-    each sample, `rows` what the rule remembers. `restart` is the number of this run.
+    `problem` is the task of these samples, which defines a success: `threat` with their radii, the clean `x`
+    [n, ...], labels `y`, `targets` or None, and the numbers `ids` int64 [n]. `best` holds the best point so far of
+    each sample, `rows` what the rule remembers. `restart` is the number of this run, `seed` the caller's:
+    pass it through `rng.derive` with the attack's name and `restart`.
     """
 
     rows: R_co
 
     def __init__(self, task: Task, index: Tensor, record: Record, plan: Plan, restart: int) -> None:
         whole = index.shape == task.x.shape[:1]
-        self.classifier, self.plan, self.restart = task.classifier, plan, restart
+        self.classifier, self.plan, self.restart, self.seed = task.classifier, plan, restart, plan.seed
         self.threshold = self.classifier.input_threshold
         self.dtype = task.x.dtype
-        self.problem = (task if whole else task.take(index)).wide()
+        self._attack((task if whole else task.take(index)).wide())
         # int64 [n], the classes to which losses lead, unless a rule sets others; None leads away from y
         self.aims = self.problem.targets
         # if all are attacked, in the record's dtype, the best is the record itself until some leave
@@ -65,21 +66,6 @@ class Samples(Generic[R_co]):
         self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
 
     @property
-    def x(self) -> Tensor:
-        """[n, ...] the clean samples."""
-        return self.problem.x
-
-    @property
-    def y(self) -> Tensor:
-        """int64 [n], labels."""
-        return self.problem.y
-
-    @property
-    def targets(self) -> Tensor | None:
-        """int64 [n], wanted classes, or None."""
-        return self.problem.targets
-
-    @property
     def judge_now(self) -> Judge:
         """What judges points of the samples that are here."""
         if self._judge is None:
@@ -87,20 +73,10 @@ class Samples(Generic[R_co]):
             self._judge = judge_for(self.problem, self.best, self.plan, self._snap(), exact)
         return self._judge
 
-    @property
-    def threat(self) -> Threat:
-        """The threat, with the radii of these samples."""
-        return self.problem.threat
-
-    @property
-    def ids(self) -> Tensor:
-        """int64 [n], sample numbers; random draws depend on them."""
-        return self.problem.ids
-
-    @property
-    def seed(self) -> int:
-        """The caller's seed; pass it through `rng.derive` with the attack's name and `restart`."""
-        return self.plan.seed
+    def _attack(self, task: Task) -> None:
+        """Take the samples of a task, of which all else follows."""
+        self.problem, self.threat = task, task.threat
+        self.x, self.y, self.targets, self.ids = task.x, task.y, task.targets, task.ids
 
     def forget(self) -> None:
         """Begin anew: no answer is known, and gradient rules remember nothing and draw the same numbers."""
@@ -178,7 +154,8 @@ class Samples(Generic[R_co]):
         self._judge = self._asked = None
         if not len(self._index):
             raise Over
-        self.problem, self.best = self.problem.take(kept), self.best.take(kept)
+        self._attack(self.problem.take(kept))
+        self.best = self.best.take(kept)
         self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
         self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
