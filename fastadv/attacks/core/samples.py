@@ -30,10 +30,10 @@ class Samples(Generic[R_co]):
     then sees points that may become the best as that precision holds them (`rounded`), so that a success is
     one of the tensor that is returned.
 
-    `problem` is the task of these samples, which defines a success: `threat` with their radii, the clean `x`
-    [n, ...], labels `y`, `targets` or None, and the numbers `ids` int64 [n]. `best` holds the best point so far of
-    each sample, `rows` what the rule remembers. `restart` is the number of this run, `seed` the caller's:
-    pass it through `rng.derive` with the attack's name and `restart`.
+    `problem` is the task of these samples, which defines a success. Of it are the clean `x` [n, ...], labels
+    `y`, `targets` or None, the numbers `ids` int64 [n], and `threat`, with the radii of these samples. `best`
+    holds the best point so far of each sample, `rows` what the rule remembers. `restart` is the number of
+    this run, `seed` the caller's: pass it through `rng.derive` with the attack's name and `restart`.
     """
 
     rows: R_co
