@@ -270,15 +270,17 @@ class OutsideTopK(_OfClass):
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the k-th largest of the other logits minus that of the label."""
-        index = y[:, None]
-        others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
-        return others[:, -1] - logits.gather(1, index).squeeze(1)
+        return self._leads(logits, y)[:, -1]
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the mean of what the k largest other logits lack, or the margin where it is > 0."""
-        index, margin = y[:, None], self.margin(logits, y, None)
-        others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
-        return torch.where(margin > 0, margin, (others - logits.gather(1, index)).clamp_max(0).mean(1))
+        leads = self._leads(logits, y)
+        return torch.where(leads[:, -1] > 0, leads[:, -1], leads.clamp_max(0).mean(1))
+
+    def _leads(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return [B, k], by how much the largest other logits exceed that of the label."""
+        index = y[:, None]
+        return logits.scatter(1, index, -torch.inf).topk(self.k, 1).values - logits.gather(1, index)
 
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
         return y.new_zeros(len(y), 0)  # none of several classes decides

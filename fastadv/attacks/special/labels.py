@@ -12,6 +12,7 @@ from fastadv.intervals import clopper_pearson
 LABELS = "labels: "  # how flags of `label_flags` begin
 OTHERS = "Signs()", "Share(least)", "Beyond(distance)"  # what takes labels that are no classes
 ROUNDING = 0.01  # of the sum of a row of probabilities, in half precision, too
+INTEGERS = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FEW = 32  # outputs, which may lie in [0, 1] by chance
 
 
@@ -20,14 +21,9 @@ def kind_of(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def are_integers(values: Any) -> bool:
-    wide = isinstance(values, Tensor) and (values.is_floating_point() or values.is_complex())
-    return isinstance(values, Tensor) and not wide and values.dtype != torch.bool
-
-
 def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
     """Return one integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
-    if not are_integers(values) or values.shape != (size,):
+    if not isinstance(values, Tensor) or values.dtype not in INTEGERS or values.shape != (size,):
         raise InputError(
             f"{name}: expected one integer for each of {size} samples, a tensor [{size}], "
             f"got {kind_of(values)}{instead(name, values, size)}"
