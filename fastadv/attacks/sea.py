@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
+from fastadv.attacks.core.judge import loss_of
 from fastadv.attacks.core.look import ScoredLook
-from fastadv.attacks.core.ranking import loss_of
 from fastadv.attacks.criteria.share import needs_share, share_of
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, project, stages
 from fastadv.errors import InputError

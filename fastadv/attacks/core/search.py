@@ -11,10 +11,9 @@ from typing_extensions import TypeVar
 from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.judge import Answer
+from fastadv.attacks.core.judge import Answer, graded, loss_of, of_rows, repeated
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
 from fastadv.attacks.core.points import taken
-from fastadv.attacks.core.ranking import graded, loss_of, of_rows, repeated
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.task import Task

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core.criterion import WRONG, Goal
 from fastadv.attacks.core.flags import MEANT, Outcome, flags_of
-from fastadv.attacks.core.ranking import graded, loss_of
+from fastadv.attacks.core.judge import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.special import mixed_rows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Share, WrongBy
-from fastadv.attacks.core.ranking import ranked
+from fastadv.attacks.core.judge import ranked
 
 # three classes; position (0, 0) is wrong, (1, 1) is ignored, the others are right
 Z = torch.tensor(
