@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, AttackResult, Status, bim, nes
-from fastadv.attacks.special.snap import snap
+from fastadv.attacks.core.samples import snap
 from fastadv.threat import THREATS, Linf, Threat
 
 pytestmark = pytest.mark.slow
