@@ -196,17 +196,10 @@ class _Front:
         ]
         placed = tuple(one.name for one in own if one.kind is kinds.POSITIONAL_OR_KEYWORD)
         defaults = {one.name: one.default for one in own}
-        return cls(
-            function.__name__,
-            whole.replace(parameters=[*own, *more]),
-            defaults,
-            placed,
-            frozenset(name for name in placed if defaults[name] is kinds.empty),
-            frozenset(one.name for one in own if one.default is None or "None" in str(one.annotation)),
-            norms,
-            finite,
-            least,
-        )
+        needed = frozenset(name for name in placed if defaults[name] is kinds.empty)
+        optional = frozenset(one.name for one in own if one.default is None or "None" in str(one.annotation))
+        seen = whole.replace(parameters=[*own, *more])
+        return cls(function.__name__, seen, defaults, placed, needed, optional, norms, finite, least)
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name; raise TypeError for what the attack does not take."""
