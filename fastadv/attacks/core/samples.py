@@ -153,9 +153,11 @@ class Samples(Generic[R_co]):
         self._judge = self._asked = None
         if not len(self._index):
             raise Over
+        of_rule = self.aims is not self.targets
         self._attack(self.problem.take(kept))
         self.best = self.best.take(kept)
-        self.aims, self.leaving = shapes.taken(self.aims, kept), shapes.taken(self.leaving, kept)
+        self.aims = shapes.taken(self.aims, kept) if of_rule else self.targets
+        self.leaving = shapes.taken(self.leaving, kept)
         self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
         self.answer = [value[kept] for value in self.answer]
