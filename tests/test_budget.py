@@ -13,21 +13,21 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 45_500,
+    "fastadv": 46_400,
     "fastadv/adapters": 535,
-    "fastadv/attacks": 12_400,
+    "fastadv/attacks": 12_350,
     "fastadv/certify": 880,
-    "fastadv/cli": 2_230,
+    "fastadv/cli": 2_260,
     "fastadv/data": 3_200,
     "fastadv/demo": 390,
-    "fastadv/engine": 4_300,
-    "fastadv/evaluation": 3_500,
-    "fastadv/models": 3_340,
+    "fastadv/engine": 4_220,
+    "fastadv/evaluation": 3_540,
+    "fastadv/models": 3_780,
     "fastadv/ops": 6_700,
     "fastadv/runs": 1_180,
     "fastadv/threat": 1_170,
-    "fastadv/train": 4_560,
-    "tests": 43_000,
+    "fastadv/train": 4_750,
+    "tests": 43_800,
     "bench": 5_000,
     "papers": 5_600,
     "papers/tests": 1_900,
@@ -35,9 +35,9 @@ LINES = {
 }
 APART = {"papers": "papers/tests"}  # counted by itself
 FILES = {"fastadv": (345, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 45_000  # of README and docs
+WORDS = 46_000  # of README and docs
 SLACK = 1.03
-DECISIONS = {"fastadv/attacks/core": 21.5, "fastadv/engine": 24.8}
+DECISIONS = {"fastadv/attacks/core": 20.8, "fastadv/engine": 24.0}
 
 
 def files(room: str, pattern: str = "*.py") -> Iterator[Path]:
