@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from contextlib import suppress
+from dataclasses import is_dataclass
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -101,6 +102,8 @@ def _is_fixed(value: object) -> bool:
         return all(map(_is_fixed, value))
     if isinstance(value, dict):
         return all(map(_is_fixed, (*value, *value.values())))
+    if not isinstance(value, type) and (is_dataclass(value) or type(value).__name__.endswith("Config")):
+        return hasattr(value, "__dict__") and _is_fixed(vars(value))  # as nets of Hugging Face hold
     if isinstance(value, FunctionType):
         return not value.__closure__ or value.__module__.startswith("torch.")
     return isinstance(value, FIXED)

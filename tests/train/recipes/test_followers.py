@@ -1,11 +1,13 @@
 """A run keeps the follower that it attacks, and makes another where that would be another."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine import Plain
+from fastadv.engine import Frozen, Plain
 from fastadv.train import Execution, FGSMTraining, PGDTraining, SmoothAdv, fit
 from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded
@@ -68,7 +70,17 @@ def test_a_change_makes_another_follower(change):
     assert torch.equal(second.verdict(x), Plain(net).verdict(x))
 
 
-HELD = {"module": [nn.Linear(3, 3)], "parameter": {"a": nn.Parameter(torch.ones(3))}, "object": object()}
+@dataclass
+class Setting:
+    value: object = 3
+
+
+HELD = {
+    "module": [nn.Linear(3, 3)],
+    "parameter": {"a": nn.Parameter(torch.ones(3))},
+    "object": object(),
+    "setting": Setting([nn.Linear(3, 3)]),
+}
 
 
 @pytest.mark.parametrize("held", HELD.values(), ids=HELD)
@@ -77,6 +89,8 @@ def test_a_model_whose_changes_cannot_be_seen_is_attacked_plainly(held):
     net.others = held
     with followers.in_use():
         assert isinstance(follower(net), Plain)
+        net.others = Setting(Setting())  # numbers in the end
+        assert isinstance(follower(net), Frozen)
 
 
 def test_a_run_searches_in_its_precision(monkeypatch):
