@@ -37,7 +37,10 @@ OTHERS: dict[str, Any] = {
 READ = "import fastadv, sys, torch; print([str(vars(torch.load(path))) for path in sys.argv[1:]])"
 MAKES = re.compile(r"torch\.(arange|as_tensor|empty|eye|full|l\w+space|ones|rand(n|int|perm)?|tensor|zeros)")
 # commands, samples for tests, and modules, whose weights follow the default
-FREE = ("cli", "demo", "ops", "models/abs/decoder.py", "models/abs/storage.py", "models/wrappers.py")
+FREE = (
+    "cli", "demo", "ops", "models/abs/decoder.py", "models/abs/storage.py", "models/processor.py",
+    "models/wrappers.py",
+)  # fmt: skip
 
 
 @pytest.mark.slow

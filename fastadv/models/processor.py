@@ -249,9 +249,9 @@ def _compared(source: Any, processing: Processing) -> Processing:
     if isinstance(source, Mapping) or not callable(source):
         return processing
     draw = torch.Generator().manual_seed(0)
-    image = torch.randint(256, (3, 61, 83), dtype=torch.uint8, generator=draw)
+    image = torch.randint(256, (3, 61, 83), dtype=torch.uint8, device="cpu", generator=draw)
     expected = source(images=image.numpy(), return_tensors="pt").get("pixel_values")
-    processor = Processor(processing)
+    processor = Processor(processing).cpu()
     actual = processor(image[None] / 255)
     same_shape = getattr(expected, "shape", None) == actual.shape
     if not same_shape or ((actual - expected) * processor.std).abs().mean() > 2 / 255:

@@ -21,7 +21,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("apgd", "classes: expected an integer >= 1", {"classes": 0, "loss": "dlr-targeted"}),
     ("apgd", "loss: expected 'dlr' where", {"loss": "dlr-targeted", "targets": "others"}),
     ("apgd", "loss: expected one of", {"loss": "hinge-targeted"}),
-    ("autoattack", "version: expected one of standard, .*, strong, got 'fast'", {"version": "fast"}),
+    ("autoattack", "version: expected one of standard, .*, robustvlm, got 'fast'", {"version": "fast"}),
     ("autoattack", r'that component alone give \["square"\]', {"version": "square"}),
     ("autoattack", "version: expected a list of the names apgd-ce, .*'pgd' in it",
      {"version": ["pgd"]}),
