@@ -48,7 +48,7 @@ class ZeroShot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = _unit(self.embed(x))
         with no_autocast(x.device.type):  # in which near cosines would tie
-            return self.scale * linear(rows, self.texts) + self.bias
+            return self.scale * linear(rows, self.texts.to(rows.dtype)) + self.bias
 
 
 def zero_shot(
@@ -85,7 +85,7 @@ def zero_shot(
         Radford et al. 2021 (arXiv 2103.00020), section 3.1; sizes, Schlarmann et al. 2024 (arXiv 2402.12336).
     """
     towers, names = _towers(model), _names(classes)
-    if not isinstance(templates, Sequence) or not all(callable(t) or "{}" in t for t in templates or [""]):
+    if not (isinstance(templates, Sequence) and all(callable(t) or "{}" in str(t) for t in templates or ".")):
         raise InputError(f'templates: expected texts with {{}}, as ["a photo of a {{}}."], got {templates!r}')
     texts = [one(name) if callable(one) else one.replace("{}", name) for name in names for one in templates]
     processor, tokens = Processor(_processing(model, tokenizer, size)), _tokens(towers, tokenizer, texts)
@@ -121,14 +121,15 @@ class _Towers(NamedTuple):
 
 
 def _towers(model: Any) -> _Towers:
-    if hasattr(model, "get_text_features") and hasattr(model, "vision_model"):
+    scaled = hasattr(model, "logit_scale")
+    if scaled and hasattr(model, "get_text_features") and hasattr(model, "vision_model"):
         projection = getattr(model, "visual_projection", nn.Identity())
         encoder, text = nn.Sequential(model.vision_model, _Embedding(), projection), model.config.text_config
         length = text.max_position_embeddings
         # SigLIP was trained on padded texts, and CLIP masks what is padded
         padded = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
         return _Towers(encoder, model.get_text_features, text.vocab_size, length, padded)
-    if hasattr(model, "encode_text") and hasattr(model, "visual"):
+    if scaled and hasattr(model, "encode_text") and hasattr(model, "visual"):
         encoder, text = nn.Sequential(model.visual, _Embedding()), getattr(model, "text", model)
         return _Towers(encoder, model.encode_text, text.vocab_size, text.context_length, {})
     raise InputError(

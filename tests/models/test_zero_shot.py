@@ -61,6 +61,7 @@ def test_logits_are_the_models_own(bias):
     classifier = zero_shot(model, letters, NAMES, ("a {}.", "no {} at all", lambda name: name))
     torch.testing.assert_close(classifier(X), wanted)
     torch.testing.assert_close(classifier.double()(X.double()).float(), wanted)
+    torch.testing.assert_close(classifier.bfloat16()(X), wanted, rtol=0, atol=0.2)
 
 
 def test_texts_pass_once_in_eval_mode_and_their_tower_is_not_held():
@@ -103,11 +104,13 @@ REFUSED = {
     r"two or more names.* got \('n01440764'": {"classes": ("n01440764", "n01443537")},
     r"texts with {}.* got \['a photo'\]": {"templates": ["a photo"]},
     "texts with {}.* got 'a {}'": {"templates": "a {}"},
+    r"texts with {}.* got \[1\]": {"templates": [1]},
     r"\[3, 24\] below 128, got \[3, 24\] up to 238": {"tokenizer": lambda texts: letters(texts) * 2},
     r"the model's.* got \[3, 77\]": {"tokenizer": lambda texts: letters(texts, 77)},
     "the model's.* got the error 'NoneType'": {"tokenizer": None},
     "the model's.* got {'input_ids'": {"tokenizer": lambda texts: {"input_ids": [[1]]}},
     "an image and a text tower.* got Sequential": {"model": Towers().visual},
+    "an image and a text tower.* got SimpleNamespace": {"model": SimpleNamespace(visual=0, encode_text=0)},
     "an integer >= 1, got 'nativ'": {"size": "nativ"},
     "a processor, which has mean and": {"tokenizer": SimpleNamespace(tokenizer=0, image_processor=None)},
 }
