@@ -30,7 +30,7 @@ from fastadv.threat.through import Own
 FEW = 8  # images; where there are fewer, a model may well see one class in all
 NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
 NOT_RUN = "zero_gradient: the attack could not run"
-ELSEWHERE = "grey_box: the images were made without a pass of the model; an attack on it may break more"
+ELSEWHERE = "grey_box: made without a pass of the model given to the attack; one that sees it may break more"
 BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 

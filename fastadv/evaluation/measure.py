@@ -126,7 +126,7 @@ def evaluate(
         grey_box: the net inside, without its defense: x [B, ...] to logits [B, K]. One more row, "grey box",
             judges on the model what the first attack of `fastadv.attacks` makes of this net, to its last
             step. Where it leaves more than the attacks on the model do, the defense was not what resisted.
-            Its passes are of that net, and are not counted.
+            Its passes are of that net, and are not counted; images that are wrong there stay as they are.
 
     Returns:
         A `Table`; `print(table)` shows it.

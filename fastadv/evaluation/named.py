@@ -95,7 +95,7 @@ def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[s
         try:
             out = attack(net, x, y, ids=ids)
         except InputError as error:
-            raise type(error)(f"{error} (on the net of grey_box=)") from error
+            raise InputError(f"{error} (on the net of grey_box=)") from error
         return SimpleNamespace(x_adv=out.x_adv, parameters=out.parameters)
 
     return {GREY_BOX: partial(grey_box, **goal)}

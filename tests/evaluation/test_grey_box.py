@@ -96,6 +96,7 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
 
 
 WRONG = {
+    "depend on x .*on the net of grey_box=": {"grey_box": lambda x: NET(x).detach()},
     "none named 'grey box'": {"attacks": {"grey box": PGD}},
     "an attack of fastadv.attacks with a threat": {"attacks": OWN["changes nothing"][0], "threat": None},
     "a module or a function of x, got str": {"grey_box": "net"},
