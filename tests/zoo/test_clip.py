@@ -88,6 +88,7 @@ def test_attacks_and_training_see_the_whole_model(kind):
     assert {name.split(".")[0] for name in after if not after[name].equal(before[name])} == {"encoder"}
     torch.testing.assert_close(classifier(X), by_hand(model, tokenizer, X), rtol=1e-5, atol=1e-5)
     assert zero_shot(model, tokenizer, NAMES, size="native")(torch.rand(2, 3, 48, 40)).shape == (2, 5)
+    assert zero_shot(model, tokenizer, ("owl " * 40, "cod"))(X).shape == (4, 2)  # longer than a text may be
     with pytest.raises(InputError, match=r"takes texts, too; fastadv.models.zero_shot\(model, tokenizer"):
         fa.evaluate(model, (X, y), "pgd", threat=threat)
 
