@@ -95,6 +95,16 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
     assert moved.broken.any()
 
 
+def test_draws_and_targets_are_those_of_the_samples() -> None:
+    noise, targets = partial(fa.attacks.uniform_noise, threat=fa.Linf(0.5)), (SET.y + 1) % 4
+    row = measured({"noise": noise}, threat=None, batch_size=7)["grey box"]
+    assert torch.equal(row.broken, labels(SYSTEM, noise(NET, X, SET.y).x_adv) != SET.y)
+    own = partial(lambda model, x, y, threat: x, threat=BALL)  # passed over
+    row = measured({"own": own, "pgd": partial(PGD, targets=targets)})["grey box"]
+    reached = labels(SYSTEM, PGD(NET, X, SET.y, BALL, targets=targets, stop_early=False).x_adv)
+    assert torch.equal(row.broken, reached == targets)
+
+
 WRONG = {
     "depend on x .*on the net of grey_box=": {"grey_box": lambda x: NET(x).detach()},
     "none named 'grey box'": {"attacks": {"grey box": PGD}},
