@@ -83,7 +83,9 @@ def test_attacks_and_training_see_the_whole_model(kind):
     assert not any("fell back" in note for note in frozen.notes)
     assert fa.evaluate(classifier, (X, y), "pgd", threat=threat).clean_accuracy == 1
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    fa.train.fit(classifier, (X, Y), fa.train.PGDTraining(fa.Linf(0.03), steps=2), epochs=1)
+    ball, aligned = fa.Linf(0.03), fa.train.Aligned
+    for recipe in (fa.train.PGDTraining(ball, steps=2), aligned(ball, steps=2), aligned(ball, "texts", 2)):
+        fa.train.fit(classifier, (X, Y), recipe, epochs=1)
     after = classifier.eval().state_dict()
     assert {name.split(".")[0] for name in after if not after[name].equal(before[name])} == {"encoder"}
     torch.testing.assert_close(classifier(X), by_hand(model, tokenizer, X), rtol=1e-5, atol=1e-5)
