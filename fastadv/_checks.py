@@ -99,6 +99,13 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
     return number
 
 
+def kind_of(value: object) -> str:
+    """Return what came in place of a tensor that was expected, for an error."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"{value.dtype} {tuple(value.shape)}"
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import eager
+from fastadv._checks import eager, kind_of
 from fastadv._waiting import waits
 from fastadv.attacks import core
 from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat, from_bytes
@@ -63,8 +63,9 @@ def last_iterate(
     classifier, x = prepare(model), from_bytes(x, threat.box)
     for name, value in (("x", x), ("start", x if start is None else start)):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != x.shape:
-            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
+            raise InputError(
+                f"{name}: expected a floating tensor [B, ...], start like x, got {kind_of(value)}"
+            )
     if isinstance(loss, str) and y is not None:
         y = check_index("y", y, len(x), x.device)
     with torch.inference_mode(False), torch.no_grad(), classifier.in_eval():

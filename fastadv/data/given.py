@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torch.utils.data import sampler as samplers
 
 from fastadv import rng
+from fastadv._checks import kind_of
 from fastadv.attacks.special.labels import instead
 from fastadv.errors import InputError
 
@@ -111,4 +112,4 @@ def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
 def _shown(value: object) -> str:
     if isinstance(value, list | tuple) and len(value) <= 2:
         return f"({', '.join(map(_shown, value))})"
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    return kind_of(value)

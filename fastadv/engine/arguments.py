@@ -6,6 +6,7 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Tensor
 
+from fastadv._checks import kind_of
 from fastadv._torch import is_transformed
 from fastadv.errors import InputError
 
@@ -13,7 +14,7 @@ from fastadv.errors import InputError
 def check_input(x: object, device: torch.device | None) -> Tensor:
     """Return `x` detached; InputError unless it is a floating tensor [B, ...] on `device`."""
     if not is_floating(x) or x.ndim == 0:
-        raise InputError(f"x: expected a floating tensor [B, ...], got {_kind(x)}; convert it")
+        raise InputError(f"x: expected a floating tensor [B, ...], got {kind_of(x)}; convert it")
     if device is not None and x.device != device:
         raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
     return plain(x)
@@ -65,7 +66,7 @@ def _indices(name: str, classes: object) -> Tensor | None:
     if classes is None:
         return None
     if not isinstance(classes, Tensor):
-        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {_kind(classes)}")
+        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {kind_of(classes)}")
     # the graph of a callable loss may save them, which inference tensors refuse
     return classes.clone() if classes.is_inference() else classes
 
@@ -82,7 +83,7 @@ def checked_directions(directions: object, logits: Tensor) -> Tensor:
             return directions.detach()
     raise InputError(
         f"directions: expected a floating tensor [B, C, K] with B, K = {tuple(logits.shape)} "
-        f"on {logits.device}, got {_kind(directions)} on {getattr(directions, 'device', 'no device')}"
+        f"on {logits.device}, got {kind_of(directions)} on {getattr(directions, 'device', 'no device')}"
     )
 
 
@@ -153,13 +154,9 @@ def _for_one(logits: Tensor) -> str:
     return advice if logits.ndim == 2 else f"{advice}, each with .view(-1, 1)"
 
 
-def _kind(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
 def _got(outputs: object) -> str:
     """Return what a model returned in place of floating rows, and what to do where that is known."""
-    got = f"got {_kind(outputs)}"
+    got = f"got {kind_of(outputs)}"
     if isinstance(outputs, Tensor):
         return got
     parts = outputs if isinstance(outputs, list | tuple) else [outputs]

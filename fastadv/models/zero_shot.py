@@ -12,7 +12,7 @@ from torch.nn.functional import linear, normalize
 from fastadv._checks import check_count, warn
 from fastadv._torch import parts_of
 from fastadv.engine.mode import InEval
-from fastadv.engine.precision import no_autocast
+from fastadv.engine.precision import HALF, no_autocast
 from fastadv.errors import InputError
 from fastadv.models.processor import Processing, Processor, constants, processing_of
 
@@ -196,5 +196,4 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _half(model: nn.Module) -> torch.dtype | None:
-    half = (torch.float16, torch.bfloat16)
-    return next((weight.dtype for weight in model.parameters() if weight.dtype in half), None)
+    return next((weight.dtype for weight in model.parameters() if weight.dtype in HALF.values()), None)

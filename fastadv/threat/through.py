@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fastadv._checks import kind_of
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow
 from fastadv.threat.base import Threat, check_box
@@ -151,8 +152,7 @@ class Through(Named):
         """Return still(x); InputError unless its images are x, bit for bit, and x are images of the box."""
         t = self.still(x.clone(), **_drawn(self.still, x, ids, draw))
         if not isinstance(t, Tensor) or not t.is_floating_point() or t.ndim < 2 or len(t) != len(x):
-            got = f"{t.dtype} {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
-            raise InputError(f"still: expected floating parameters [{len(x)}, ...], got {got}")
+            raise InputError(f"still: expected floating parameters [{len(x)}, ...], got {kind_of(t)}")
         t = t.detach()
         if not torch.equal(image := self.image(t, x, ids, draw), x):
             apart = float((image.double() - x.double()).abs().max())

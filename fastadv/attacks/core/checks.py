@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_number
-from fastadv.attacks.special.labels import kind_of
+from fastadv._checks import check_number, kind_of
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat, Through

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fastadv._checks import check_choice, check_number
+from fastadv._checks import check_choice, check_number, kind_of
 from fastadv.attacks.core.criterion import ERRORS, Criterion, Figures
-from fastadv.attacks.special.labels import kind_of, on_device
+from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from fastadv._checks import check_share
+from fastadv._checks import check_share, kind_of
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.criteria.lead import lead, straightened
-from fastadv.attacks.special.labels import are_one_hot, kind_of, of_one_hot, on_device, warn_of_probabilities
+from fastadv.attacks.special.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from fastadv._checks import check_count
+from fastadv._checks import check_count, kind_of
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.criteria.lead import lead
-from fastadv.attacks.special.labels import kind_of, on_device, warn_of_probabilities
+from fastadv.attacks.special.labels import on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.losses import Loss

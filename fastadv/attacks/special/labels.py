@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._checks import warn
+from fastadv._checks import kind_of, warn
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
@@ -14,11 +14,6 @@ OTHERS = "Signs()", "Share(least)", "Beyond(distance)"  # what takes labels that
 ROUNDING = 0.01  # of the sum of a row of probabilities, in half precision, too
 INTEGERS = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FEW = 32  # outputs, which may lie in [0, 1] by chance
-
-
-def kind_of(value: Any) -> str:
-    """Return what came in place of a tensor that was expected, as the end of an error."""
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_index(name: str, values: Any, size: int, device: torch.device) -> Tensor:
