@@ -7,6 +7,7 @@ from fastadv.data._batches import batches
 from fastadv.data._load import is_named as is_named
 from fastadv.data._load import load, load_folder
 from fastadv.data._load import names as names
+from fastadv.data.corruption import Corrupt, Corrupted, corrupted
 from fastadv.data.folder import FolderSet
 from fastadv.data.generated import Mixture, NpzSet
 from fastadv.data.imageset import ImageSet
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConstructedSet",
+    "Corrupt",
+    "Corrupted",
     "FolderSet",
     "ImageSet",
     "Mixture",
     "NpzSet",
     "batches",
     "construct",
+    "corrupted",
     "hold_out",
     "load",
     "load_constructed",

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
 from fastadv.attacks.special.labels import instead
+from fastadv.data.corruption.sets import Corrupted
 from fastadv.data.folder import FolderSet, how_to_resize
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
@@ -79,6 +80,8 @@ class Reader:
         size, data = self.size, self.dataset
         order = torch.arange(size, device="cpu") if order is None else order
         positions = check_positions(order, size, "order")
+        if isinstance(data, Corrupted):
+            return self._corrupted(data, positions, seed)
         if isinstance(data, Held):
             return self._from_memory(data, positions.to(data.labels.device))
         workers = self.workers
@@ -109,6 +112,11 @@ class Reader:
             if not inside or x.dtype == torch.uint8:  # to read values waits for a GPU
                 check_images(x, str(getattr(data, "name", "dataset")), self.box)
             yield x, data.labels.index_select(0, ids), ids
+
+    def _corrupted(self, data: Corrupted, positions: Tensor, seed: int) -> Iterator[Batch]:
+        source = Reader(data.source, self.batch_size, self.workers, labels=self.labels)
+        for x, y, ids in source.batches(positions, seed):
+            yield data.apply(x, ids), y, ids
 
     def close(self) -> None:
         """Let the processes that read ahead end."""

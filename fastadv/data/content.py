@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from fastadv import rng
+from fastadv.data.corruption.sets import Corrupted
 from fastadv.data.imageset import ImageSet
 from fastadv.runs.card import data_hash
 
@@ -38,7 +39,7 @@ def describe_set(dataset: Any, described: str | None = None) -> Any:
 def _hash_of_tensors(dataset: Any) -> str | None:
     """Return the hash of a set that lies in memory; None of another."""
     kind = type(dataset)
-    if kind is ImageSet:
+    if kind in (ImageSet, Corrupted):
         return str(dataset.data_hash)
     if kind is TensorDataset:
         return data_hash(*dataset.tensors)

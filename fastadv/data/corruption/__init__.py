@@ -1,0 +1,9 @@
+"""Common corruptions of images: noise, blur, weather and digital losses."""
+
+from fastadv.data.corruption import noise as noise
+from fastadv.data.corruption.card import CORRUPTIONS as CORRUPTIONS
+from fastadv.data.corruption.card import SEVERITIES as SEVERITIES
+from fastadv.data.corruption.card import named as named
+from fastadv.data.corruption.sets import Corrupt as Corrupt
+from fastadv.data.corruption.sets import Corrupted as Corrupted
+from fastadv.data.corruption.sets import corrupted as corrupted

@@ -1,0 +1,87 @@
+"""A corruption by its card: what it does, and its constants for each size of images and severity."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_choice
+from fastadv.errors import InputError
+
+SEVERITIES = (1, 2, 3, 4, 5)
+TABLES = ("cifar", "tiny", "imagenet")
+SMALL = 64  # pixels of the shorter side, from which on constants are those of ImageNet
+LEAST = 32
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a corruption: a sample's depend on the seed, its number and the draw alone."""
+
+    seed: int
+    ids: Tensor
+
+    def normal(self, *shape: int, draw: int = 0) -> Tensor:
+        """Return standard normal numbers, float32 [B, *shape]."""
+        return self._rows(rng.normal, shape, draw)
+
+    def uniform(self, *shape: int, draw: int = 0) -> Tensor:
+        """Return numbers in [0, 1), float32 [B, *shape]."""
+        return self._rows(rng.uniform, shape, draw)
+
+    def _rows(self, kind: Callable[..., Tensor], shape: Sequence[int], draw: int) -> Tensor:
+        count = 1
+        for size in shape:
+            count *= size
+        return kind(count, self.seed, self.ids, draw).reshape(len(self.ids), *shape)
+
+
+Apply = Callable[[Tensor, Any, Draws], Tensor]
+"""Images float32 [B, C, H, W] in [0, 1] on 256 levels, with C = 1 or 3, the constants of a severity, and
+random numbers, to corrupted images; values beyond [0, 1] are cut off behind it."""
+
+
+@dataclass(frozen=True)
+class Corruption:
+    name: str
+    apply: Apply
+    constants: dict[str, Sequence[Any]]  # by table, for each severity
+    extra: bool  # one of the four that are no part of the fifteen
+
+    def of(self, table: str, severity: int) -> Any:
+        return self.constants[table][severity - 1]
+
+
+CORRUPTIONS: dict[str, Corruption] = {}
+
+
+def corruption(
+    *, cifar: Sequence[Any], tiny: Sequence[Any], imagenet: Sequence[Any], extra: bool = False
+) -> Callable[[Apply], Apply]:
+    """Register a function under its name, with its constants for each severity from 1 to 5."""
+
+    def registered(apply: Apply) -> Apply:
+        name, constants = apply.__name__, {"cifar": cifar, "tiny": tiny, "imagenet": imagenet}
+        CORRUPTIONS[name] = Corruption(name, apply, constants, extra)
+        return apply
+
+    return registered
+
+
+def named(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return names of corruptions: those of "c15", of "all", or the given ones, each once."""
+    if isinstance(names, str):
+        sets = {"c15": [name for name, one in CORRUPTIONS.items() if not one.extra], "all": [*CORRUPTIONS]}
+        names = sets.get(names, [names])
+    chosen = tuple(check_choice("corruption", name, CORRUPTIONS, ", c15, all") for name in names)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"corruptions: expected names, each once, got {list(chosen)}")
+    return chosen
+
+
+def check_severity(severity: object) -> int:
+    if severity not in SEVERITIES or isinstance(severity, bool):
+        raise InputError(f"severity: expected 1, 2, 3, 4 or 5, got {severity!r}")
+    return int(severity)  # type: ignore[call-overload, no-any-return]

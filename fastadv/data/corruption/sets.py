@@ -1,0 +1,141 @@
+"""A data set whose images are corrupted as they are read."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_choice, check_seed
+from fastadv.data.corruption.card import (
+    CORRUPTIONS,
+    LEAST,
+    SMALL,
+    TABLES,
+    Draws,
+    check_severity,
+    named,
+)
+from fastadv.data.given import Data, as_dataset
+from fastadv.data.imageset import Images, check_images, to_unit
+from fastadv.data.sampling import known_labels, sample_count
+from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
+
+
+def corrupt(
+    x: Tensor, name: str, severity: int, seed: int, ids: Tensor, constants: str | None = None
+) -> Tensor:
+    """Return images [B, C, H, W], uint8 or float32 in [0, 1], corrupted: uint8 of the same shape.
+
+    Floats are rounded to the 256 levels that the corruptions are made for.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < LEAST:
+        raise InputError(
+            f"{name}: expected gray or RGB images [B, 1 or 3, H, W] of {LEAST} x {LEAST} pixels or more, "
+            f"got {list(x.shape)}; load them in another size, as with fa.data.load(..., size={LEAST})"
+        )
+    table = constants or ("cifar" if min(x.shape[2:]) < SMALL else "imagenet")
+    whole = x if x.dtype == torch.uint8 else (x * 255).round_()
+    draws = Draws(rng.derive(seed, f"corruption {name}", severity), ids)
+    one = CORRUPTIONS[name]
+    y = one.apply(whole.float().div_(255), one.of(table, severity), draws)
+    # What rounding took from a whole level is no reason to lose it
+    return y.mul(255).add_(1 / 1024).clamp_(0, 255).to(torch.uint8)
+
+
+class Corrupted(Images):
+    """Another set's images, corrupted as they are read; item i is (float32 [C, H, W] in [0, 1], label)."""
+
+    def __init__(
+        self, dataset: Data, corruption: str, severity: int, seed: int = 0, constants: str | None = None
+    ) -> None:
+        check_choice("corruption", corruption, CORRUPTIONS)
+        if constants is not None:
+            check_choice("constants", constants, TABLES)
+        self.source = as_dataset(dataset)
+        self.corruption, self.severity, self.seed = corruption, check_severity(severity), check_seed(seed)
+        self.constants = constants
+        size = sample_count(self.source)
+        labels = known_labels(self.source)
+        if labels is None:
+            labels = torch.tensor([int(self.source[place][1]) for place in range(size)], device="cpu")
+        self.labels = labels
+        count = max(0, int(labels.max())) + 1
+        self.classes = tuple(getattr(self.source, "classes", None) or map(str, range(count)))
+        self.name = f"{getattr(self.source, 'name', 'images')}, {corruption} {severity}"
+        self.note = f"regenerated {corruption} of severity {severity}, seed {seed}"
+        self.fixed_order = getattr(self.source, "fixed_order", False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self[0][0].shape)
+
+    @property
+    def data_hash(self) -> str:
+        from fastadv.data.content import describe_data
+
+        said = f"{self.corruption} {self.severity} {self.seed} {self.constants}"
+        return data_hash(said, describe_data(self.source))
+
+    def apply(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Return images of the source [B, C, H, W], by their numbers [B], corrupted: uint8."""
+        return corrupt(x, self.corruption, self.severity, self.seed, ids, self.constants)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Any]:
+        place = range(len(self))[position]
+        x = torch.as_tensor(self.source[place][0])[None]
+        check_images(x, self.name)
+        ids = torch.tensor([place], device=x.device)
+        return to_unit(self.apply(x, ids)[0]), int(self.labels[place])
+
+
+def corrupted(
+    dataset: Data, corruption: str, severity: int = 3, seed: int = 0, *, constants: str | None = None
+) -> Corrupted:
+    """Corrupt the images of a data set, as common corruptions do: noise, blur, weather, digital losses.
+
+    Images are corrupted in batches as they are read, on the device that they are on. What is drawn depends
+    on the seed, the sample's number, the corruption and the severity: not on the batch.
+
+    Args:
+        dataset: as `fa.evaluate` takes it: gray or RGB images of 32 x 32 pixels or more, uint8 or float32 in
+            [0, 1]; floats are rounded to the 256 levels of a byte, as are the corrupted images.
+        corruption: "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur",
+            "motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform",
+            "pixelate", "jpeg_compression"; "speckle_noise", "gaussian_blur", "spatter", "saturate".
+        severity: from 1 to 5.
+        seed: of what is drawn.
+        constants: "cifar", "tiny" or "imagenet", of the published sets; None takes CIFAR's for images whose
+            shorter side is below 64, and ImageNet's for others.
+
+    Returns:
+        A set of images and labels.
+
+    Raises:
+        InputError: an argument is none of these, or the images are smaller or have other channels.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", size=32, limit=10)
+        >>> fa.data.corrupted(digits, "fog", severity=5).name
+        'digits test at 32x32, fog 5'
+
+    Source:
+        Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions and
+        Perturbations", and the scripts that made the published sets, github.com/hendrycks/robustness.
+    """
+    return Corrupted(dataset, corruption, severity, seed, constants)
+
+
+class Corrupt:
+    """A transform of training batches; see `fa.train.fit`."""
+
+    def __init__(
+        self, names: str | Iterable[str] = "c15", severities: Sequence[int] = (1, 2, 3, 4, 5), *,
+        constants: str | None = None,
+    ) -> None:  # fmt: skip
+        self.names = named(names)
+        self.severities = tuple(map(check_severity, severities))
+        self.constants = constants
