@@ -81,7 +81,7 @@ def named(names: str | Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def check_severity(severity: object) -> int:
+def check_severity(severity: Any) -> int:
     if severity not in SEVERITIES or isinstance(severity, bool):
         raise InputError(f"severity: expected 1, 2, 3, 4 or 5, got {severity!r}")
-    return int(severity)  # type: ignore[call-overload, no-any-return]
+    return int(severity)
