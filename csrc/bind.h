@@ -5,6 +5,7 @@
 
 namespace fastadv {
 
+void bind_images(pybind11::module_& module);
 void bind_nearest(pybind11::module_& module);
 void bind_points(pybind11::module_& module);
 void bind_latent(pybind11::module_& module);

@@ -36,6 +36,14 @@ struct Window {
   int64_t top, left, tall, wide;
 };
 
+// The taps of a stencil. They read rows of `pitch` floats, which begin at column `left` of the image; rows of
+// the result read those from `top` to `bottom` below. Its first pixel is the sum of those at the places.
+struct Stencil {
+  const int64_t* places;
+  const float* weights;
+  int64_t count, top, bottom, left, pitch;
+};
+
 // A convolution of few channels: of its weights, its input, its output, and how they meet.
 struct ThinShape {
   int64_t channels, outputs;
@@ -134,6 +142,8 @@ struct Kernels {
                      int64_t target, bool direction, float* scratch);
   void (*thin_gradient)(T* out, const T* gradient, const float* weights, const ThinShape& shape,
                         bool channels_last, float* scratch);
+  void (*stencil)(T* out, const T* plane, Image image, const Stencil& taps, int64_t from, int64_t to,
+                  float* scratch);
   void (*winograd_tiles)(T* out, const T* image, const WinogradShape& shape, int64_t row, int64_t first);
   void (*winograd_image)(T* image, const T* products, const float* bias, const WinogradShape& shape,
                          int64_t row, int64_t first);

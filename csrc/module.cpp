@@ -33,6 +33,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("threads", most_threads, "The threads a parallel kernel may use.");
   module.attr("__version__") = KERNEL_VERSION;  // of the package, which refuses another's
   module.attr("build") = build();
+  bind_images(module);
   bind_latent(module);
   bind_nearest(module);
   bind_points(module);

@@ -31,6 +31,7 @@
 #include "kernels/judge.inl"
 #include "kernels/latent_vector.inl"
 #include "kernels/thin_gradient.inl"
+#include "kernels/stencil.inl"
 #include "kernels/winograd.inl"
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
@@ -62,6 +63,7 @@ constexpr Kernels<T> table() {
           .largest = largest<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
+          .stencil = stencil<T>,
           .winograd_tiles = winograd_tiles<T>,
           .winograd_image = winograd_image<T>,
           .quantize_in_ball = quantize_in_ball<T>};

@@ -1,0 +1,60 @@
+"""stencil against SciPy's sums over repeated edges, and what it refuses."""
+
+import pytest
+import torch
+
+from balls import assert_refused
+from fastadv.ops.stencil import stencil
+
+
+def line(*taps: tuple[int, int]) -> torch.Tensor:
+    return torch.tensor([taps], dtype=torch.int32)
+
+
+def test_by_hand_at_the_edges():
+    x = torch.tensor([[[[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]]])
+    weights = torch.tensor([[1.0, 100.0]])
+    assert stencil(x, line((0, -1), (1, 2)), weights).tolist() == [
+        [[[3201.0, 3201.0, 3202.0], [3208.0, 3208.0, 3216.0]]]
+    ]
+    far = stencil(x, line((-(2**31), 2**31 - 1), (2**31 - 1, -(2**31))), weights)
+    assert far.tolist() == [[[[804.0] * 3] * 2]]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 40, 37), (1, 1, 130, 66), (3, 1, 5, 200), (1, 2, 1, 1)])
+def test_equals_correlation_with_the_nearest_edge(shape):
+    correlate = pytest.importorskip("scipy.ndimage").correlate
+    draw = torch.Generator().manual_seed(shape[3])
+    x, kernel = torch.rand(shape, generator=draw), torch.rand(9, 13, generator=draw)
+    offsets = (torch.ones(9, 13).nonzero() - torch.tensor([4, 6])).int()[None]
+    expected = correlate(x.double().numpy(), kernel.double().numpy()[None, None], mode="nearest")
+    out = stencil(x, offsets, kernel.view(1, -1))
+    torch.testing.assert_close(out.double(), torch.from_numpy(expected), rtol=117 * 2**-24, atol=0)
+    wide = stencil(x.double(), offsets, kernel.double().view(1, -1))
+    torch.testing.assert_close(wide, torch.from_numpy(expected), rtol=117 * 2**-53, atol=0)
+
+
+def test_each_sample_has_its_own_taps_and_a_bad_pixel_stays_where_it_is_read():
+    x = torch.rand(3, 2, 9, 20, generator=torch.Generator().manual_seed(0))
+    x[1, 0, 4, 10] = torch.nan
+    offsets = torch.cat([line((0, 1), (0, 2)), line((2, 0), (0, 0)), line((0, -9), (8, 8))])
+    weights = torch.tensor([[0.5, 0.5], [0.25, 0.75], [2.0, -1.0]])
+    out = stencil(x, offsets, weights)
+    for row in range(3):
+        one = stencil(x[row : row + 1], offsets[row : row + 1], weights[row : row + 1])
+        torch.testing.assert_close(out[row : row + 1], one, rtol=0, atol=0, equal_nan=True)
+    assert out.isnan().nonzero().tolist() == [[1, 0, 2, 10], [1, 0, 4, 10]]
+
+
+def test_refusals():
+    x, offsets, weights = torch.rand(2, 1, 4, 4), line((0, 0), (1, 1)), torch.ones(1, 2)
+    assert_refused(
+        (lambda: stencil(x[0], offsets, weights), "x"),
+        (lambda: stencil(x.int(), offsets, weights), "x"),
+        (lambda: stencil(x[:, :, :0], offsets, weights), "x"),
+        (lambda: stencil(x, offsets.long(), weights), "offsets"),
+        (lambda: stencil(x, offsets[:, :0], weights[:, :0]), "offsets"),
+        (lambda: stencil(x, offsets.expand(3, 2, 2), weights), "offsets"),
+        (lambda: stencil(x, offsets, weights[0]), "weights"),
+        (lambda: stencil(x, offsets, weights.int()), "weights"),
+    )
