@@ -23,7 +23,7 @@ namespace fastadv {
 namespace py = pybind11;
 
 // The names of torch's element types, and the place of each among the types of C++.
-constexpr const char* kElements[] = {"float32", "float64", "bfloat16", "int32", "int64", "bool"};
+constexpr const char* kElements[] = {"float32", "float64", "bfloat16", "int32", "int64", "bool", "uint8"};
 template <class T, class... Types>
 constexpr size_t place_among() {
   size_t place = 0;
@@ -31,7 +31,7 @@ constexpr size_t place_among() {
   return place;
 }
 template <class T>
-constexpr size_t kElement = place_among<T, float, double, bf16, int32_t, int64_t, bool>();
+constexpr size_t kElement = place_among<T, float, double, bf16, int32_t, int64_t, bool, uint8_t>();
 
 // What is asked of torch, looked up once.
 struct TorchNames {

@@ -21,6 +21,7 @@
 #include "kernels/sparse_rs.inl"
 #include "kernels/random_start.inl"
 #include "kernels/noisy_copies.inl"
+#include "kernels/glass_shuffle.inl"
 #include "kernels/count_votes.inl"
 #include "kernels/keep_best.inl"
 #include "kernels/distance.inl"
@@ -79,6 +80,7 @@ constexpr KernelSet set(const char* name) {
                      .sign = philox_sign},
           .latent = latent_kernels<Single>(),
           .nearest = {.tile = kTileImages, .search = search},
+          .glass_shuffle = glass_shuffle,
           .thin_scratch = thin_scratch,
           .fma_rounds = fma_rounds};
 }
