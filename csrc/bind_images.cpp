@@ -1,4 +1,5 @@
 // Ops on images [B, C, H, W], for the corruptions of images.
+#include <limits>
 #include <vector>
 
 #include "aligned.h"
@@ -72,20 +73,21 @@ void stencil(const Tensor& out, const Tensor& x, const Tensor& offsets, const Te
   });
 }
 
-void glass_shuffle(const Tensor& out, const Tensor& x, const Tensor& ids, int64_t distance,
-                   int64_t iterations, int64_t seed) {
+void glass_shuffle(const Tensor& out, const Tensor& x, const Tensor& ids, int64_t distance, int64_t rounds,
+                   int64_t seed) {
   check_alike(out, x);
-  if (x.ndim() != 4) throw std::invalid_argument("glass_shuffle: expected [B, C, H, W]");
   const Image image{x.shape(1), x.shape(2), x.shape(3)};
   const int64_t pixels = image.height * image.width;
+  if (x.ndim() != 4 || !x.dense() || pixels > std::numeric_limits<int32_t>::max())
+    throw std::invalid_argument("glass_shuffle: expected dense images [B, C, H, W] of 2^31 pixels at most");
   const auto to = write_rows<uint8_t>(out);
   const auto from = read_rows<uint8_t>(x);
   const auto* id = read<int64_t>(ids, to.rows);
-  const int threads = useful_threads(to.rows, 4 * iterations * pixels);
+  const int threads = useful_threads(to.rows, 4 * rounds * pixels);
   const auto scratch = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(threads * 2 * pixels));
   parallel_without_gil(to.rows, threads, [&](int64_t first, int64_t last, int thread) {
     for (int64_t row = first; row < last; ++row)
-      active_set().glass_shuffle(to[row], from[row], image, stream(seed, id[row], 0), distance, iterations,
+      active_set().glass_shuffle(to[row], from[row], image, stream(seed, id[row], 0), distance, rounds,
                                  scratch.get() + thread * 2 * pixels);
   });
 }

@@ -170,7 +170,7 @@ struct KernelSet {
   NearestKernels nearest;
   // The scratch has two numbers for each pixel.
   void (*glass_shuffle)(uint8_t* out, const uint8_t* x, Image image, Stream stream, int64_t distance,
-                        int64_t iterations, int32_t* scratch);
+                        int64_t rounds, int32_t* scratch);
   // The floats that thin_gradient needs, which are zero before its first sample.
   int64_t (*thin_scratch)(const ThinShape& shape);
   // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel

@@ -161,6 +161,10 @@ def of_points(
             8 / 255, 2 / 255, *box,
         )  # fmt: skip
 
+    def across(taps: int) -> Args:
+        right = torch.arange(taps, device=session.device, dtype=torch.int32) - taps // 2
+        return torch.stack([0 * right, right], 1)[None], session.rand(1, taps)
+
     def led(norm: str) -> Args:
         return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, *box
 
@@ -171,6 +175,7 @@ def of_points(
         ("square_bumps", "l2"): lambda: bumps("l2", 2, 0.5),
         ("square_bumps", "l1"): lambda: bumps("l1", 1, 12.0),
         ("sparse_rs", ""): exchanged,
+        ("stencil", "13 taps"): lambda: (x, *across(13)),
         ("keep_best_", ""): lambda: (x, lowest, none, x_adv, session.rand(count), none.clone()),
         ("judge_", ""): stepped,
         ("keep_nearest_", ""): lambda: (
@@ -203,6 +208,13 @@ def on_rows(session: Session) -> Iterator[Problem]:
                 lambda seed, kind=kind, width=width: logits(seed, kind, width),
             )  # fmt: skip
     rows = session.size(4096, 4, 256)
+    yield Problem(
+        "glass_shuffle", "", f"{rows}x3x32x32",
+        lambda seed: (
+            (256 * session.rand(rows, 3, 32, 32, seed=seed)).byte(),
+            torch.arange(rows, device=session.device), 1, 2, seed,
+        ),
+    )  # fmt: skip
     for kind in ("uniform", "normal", "sign"):
         yield Problem(
             "philox", kind, f"{rows}x3072",

@@ -9,11 +9,11 @@ from fastadv.ops.glass_shuffle import glass_shuffle
 from fastadv.ops.philox import philox
 
 
-def by_views(x, sample, distance, iterations, seed):
+def by_views(x, sample, distance, rounds, seed):
     """A swap of two pixels [C] of an array [H, W, C], as it stands in make_imagenet_c.py."""
     image = x.permute(1, 2, 0).numpy().copy()
     height, width = image.shape[:2]
-    for draw in range(iterations):
+    for draw in range(rounds):
         words = philox(torch.tensor([sample]), height * width, "bits", seed, draw)[0].tolist()
         for h in range(height - distance, distance, -1):
             for w in range(width - distance, distance, -1):
@@ -26,15 +26,15 @@ def by_views(x, sample, distance, iterations, seed):
 
 
 @pytest.mark.parametrize(
-    ("shape", "distance", "iterations"),
+    ("shape", "distance", "rounds"),
     [((3, 32, 32), 1, 2), ((1, 32, 47), 2, 1), ((3, 40, 33), 4, 3), ((2, 17, 17), 8, 4), ((1, 16, 40), 8, 4)],
 )
-def test_equals_the_published_loop(shape, distance, iterations):
+def test_equals_the_published_loop(shape, distance, rounds):
     x = torch.randint(256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     ids, seed = torch.tensor([3, 2**40, 0]), 2**50 + distance
-    out = glass_shuffle(x, ids, distance, iterations, seed)
+    out = glass_shuffle(x, ids, distance, rounds, seed)
     for image, before, sample in zip(out, x, ids.tolist(), strict=True):
-        assert torch.equal(image, by_views(before, sample, distance, iterations, seed))
+        assert torch.equal(image, by_views(before, sample, distance, rounds, seed))
     assert torch.equal(out, x) == (min(shape[1:]) <= 2 * distance)
 
 
@@ -47,6 +47,6 @@ def test_refusals():
         (lambda: glass_shuffle(x, ids.int(), 1, 1), "ids"),
         (lambda: glass_shuffle(x, ids, 9, 1), "distance"),
         (lambda: glass_shuffle(x, ids, 0, 1), "distance"),
-        (lambda: glass_shuffle(x, ids, 1, 5), "iterations"),
+        (lambda: glass_shuffle(x, ids, 1, 5), "rounds"),
         (lambda: glass_shuffle(x, ids, 1, 1, -1), "seed"),
     )

@@ -25,7 +25,7 @@ def _offset(bits, distance):
 # Arguments that are not specialized: a new seed must not trigger a compilation
 @triton.jit(do_not_specialize=["key_low", "key_high"])
 def glass_shuffle_kernel(
-    out, x, ids, channels, height, width, distance, iterations, key_low: tl.uint32, key_high: tl.uint32,
+    out, x, ids, channels, height, width, distance, rounds, key_low: tl.uint32, key_high: tl.uint32,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     size = height * width
@@ -35,8 +35,8 @@ def glass_shuffle_kernel(
     at = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = at < size
     place = at
-    for k in range(iterations):
-        stream = _philox.stream_of(ids, row, key_low, key_high, iterations - 1 - k)
+    for k in range(rounds):
+        stream = _philox.stream_of(ids, row, key_low, key_high, rounds - 1 - k)
         moving = mask & _inner(place, height, width, distance)
         while tl.max(moving.to(tl.int32), 0) > 0:
             word = _philox.words(place, stream)
@@ -50,12 +50,12 @@ def glass_shuffle_kernel(
         tl.store(out + plane + at, tl.load(x + plane + place, mask=mask), mask=mask)
 
 
-def launch(out: Tensor, x: Tensor, ids: Tensor, distance: int, iterations: int, seed: int) -> None:
+def launch(out: Tensor, x: Tensor, ids: Tensor, distance: int, rounds: int, seed: int) -> None:
     count, channels, height, width = x.shape
     target = out if out.is_contiguous() else out.contiguous()
     start(
         glass_shuffle_kernel, count * triton.cdiv(height * width, PIXELS), target, x.contiguous(),
-        ids.contiguous(), channels, height, width, distance, iterations, *_philox.seeded(seed, 0)[:2],
+        ids.contiguous(), channels, height, width, distance, rounds, *_philox.seeded(seed, 0)[:2],
         BLOCK=PIXELS, num_warps=4,
     )  # fmt: skip
     if target is not out:
