@@ -76,10 +76,11 @@ void stencil(const Tensor& out, const Tensor& x, const Tensor& offsets, const Te
 void glass_shuffle(const Tensor& out, const Tensor& x, const Tensor& ids, int64_t distance, int64_t rounds,
                    int64_t seed) {
   check_alike(out, x);
+  if (x.ndim() != 4 || !x.dense()) throw std::invalid_argument("glass_shuffle: expected [B, C, H, W]");
   const Image image{x.shape(1), x.shape(2), x.shape(3)};
   const int64_t pixels = image.height * image.width;
-  if (x.ndim() != 4 || !x.dense() || pixels > std::numeric_limits<int32_t>::max())
-    throw std::invalid_argument("glass_shuffle: expected dense images [B, C, H, W] of 2^31 pixels at most");
+  if (pixels > std::numeric_limits<int32_t>::max())
+    throw std::invalid_argument("glass_shuffle: expected fewer than 2^31 pixels an image");
   const auto to = write_rows<uint8_t>(out);
   const auto from = read_rows<uint8_t>(x);
   const auto* id = read<int64_t>(ids, to.rows);
