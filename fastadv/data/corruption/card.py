@@ -58,13 +58,13 @@ CORRUPTIONS: dict[str, Corruption] = {}
 
 
 def corruption(
-    *, cifar: Sequence[Any], tiny: Sequence[Any], imagenet: Sequence[Any], extra: bool = False
+    cifar: Sequence[Any], tiny: Sequence[Any], imagenet: Sequence[Any], *, extra: bool = False
 ) -> Callable[[Apply], Apply]:
-    """Register a function under its name, with its constants for each severity from 1 to 5."""
+    """Register a function under its name, with its constants for each severity from 1 to 5, by table."""
 
     def registered(apply: Apply) -> Apply:
-        name, constants = apply.__name__, {"cifar": cifar, "tiny": tiny, "imagenet": imagenet}
-        CORRUPTIONS[name] = Corruption(name, apply, constants, extra)
+        constants = dict(zip(TABLES, (cifar, tiny, imagenet), strict=True))
+        CORRUPTIONS[apply.__name__] = Corruption(apply.__name__, apply, constants, extra)
         return apply
 
     return registered

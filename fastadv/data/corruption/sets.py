@@ -42,7 +42,7 @@ def corrupt(
     one = CORRUPTIONS[name]
     y = one.apply(whole.float().div_(255), one.of(table, severity), draws)
     # What rounding took from a whole level is no reason to lose it
-    return y.mul(255).add_(1 / 1024).clamp_(0, 255).to(torch.uint8)
+    return y.mul(255).add_(1 / 4096).clamp_(0, 255).to(torch.uint8)
 
 
 class Corrupted(Images):
