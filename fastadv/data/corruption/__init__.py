@@ -2,6 +2,7 @@
 
 # ruff: noqa: I001
 
+from fastadv.data.corruption import jpeg as jpeg
 from fastadv.data.corruption import noise as noise
 from fastadv.data.corruption import blur as blur
 from fastadv.data.corruption import weather as weather
