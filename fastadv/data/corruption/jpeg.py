@@ -25,9 +25,12 @@ COSINES = (
     (4433, -10704, 10704, -4433), (2260, -6436, 9633, -11363),
 )  # fmt: skip
 
-# From RGB to luma and chroma, times 2^16, and from chroma, whose zero is 128, back
-TO_YCC = ((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329))
-TO_RGB = ((65536, 0, 91881), (65536, -22554, -46802), (65536, 116130, 0))
+# From RGB to luma and chroma, and from chroma back to what luma lacks, times 2^16
+TO_CHROMA = ((-11059, -21709, 32768), (32768, -27439, -5329))
+TO_LUMA = ((19595, 38470, 7471),)
+TO_RGB = ((0, 91881), (-22554, -46802), (116130, 0))
+
+Table = tuple[tuple[int, ...], ...]
 
 
 @corruption(
@@ -36,70 +39,67 @@ TO_RGB = ((65536, 0, 91881), (65536, -22554, -46802), (65536, 116130, 0))
     imagenet=(25, 18, 15, 10, 7),
 )
 def jpeg_compression(x: Tensor, quality: int, draws: Draws) -> Tensor:
-    """Return what libjpeg-turbo reads from the file that it wrote: baseline, chroma of half the size.
-
-    Its arithmetic is that of integers, which float64 does exactly.
-    """
-    levels = x.mul(255).round_().double()
+    """Return what libjpeg-turbo reads from the file that it wrote: baseline, chroma of half the size."""
+    levels = x.mul(255).round_()
     if x.shape[1] == 1:
-        return _coded(levels, quality, LUMINANCE).div_(255).float()
+        return _coded(levels, quality, LUMINANCE).div_(255)
     height, width = x.shape[2:]
-    y, chroma = _mixed(levels, TO_YCC, (0.5, 128.5 - 2**-16, 128.5 - 2**-16)).split((1, 2), 1)
-    # Columns are repeated before the mean of four pixels, rows behind it; its half goes up and down in turn
-    chroma = functional.pad(chroma, (0, -width % 16, 0, height % 2), mode="replicate")
-    half = functional.avg_pool2d(chroma, 2)
-    half = _coded(half.add_(_alternating(half, 0.25, 0.5)).floor_(), quality, CHROMINANCE)
-    half = half[..., : (width + 1) // 2].sub_(128)
-    chroma = functional.interpolate(half, scale_factor=2.0, mode="bilinear")
-    chroma = chroma.add_(_alternating(chroma, 8 / 16, 7 / 16)).floor_()
-    whole = torch.cat([_coded(y, quality, LUMINANCE), chroma[..., :height, :width]], 1)
-    return _mixed(whole, TO_RGB, (0.5, 0.5, 0.5)).clamp_(0, 255).div_(255).float()
+    luma = _coded(_mixed(levels, TO_LUMA, 0.5), quality, LUMINANCE)
+    # Columns are repeated before four pixels become one, rows behind it; a half goes down and up in turn
+    chroma = _mixed(levels, TO_CHROMA, 128.5 - 2**-16)
+    wide = functional.pad(chroma, (0, -width % 16, 0, height % 2), mode="replicate")
+    pairs = wide[..., ::2, :] + wide[..., 1::2, :]
+    small = (pairs[..., ::2] + pairs[..., 1::2]).div_(4)
+    small = _coded(small.add_(_in_turn(small, 0.25, 0.5)).floor_(), quality, CHROMINANCE)
+    small = small[..., : (width + 1) // 2].sub_(128)
+    chroma = functional.interpolate(small, scale_factor=2.0, mode="bilinear")
+    chroma = chroma.add_(_in_turn(chroma, 8 / 16, 7 / 16)).floor_()[..., :height, :width]
+    return _mixed(chroma, TO_RGB, 0.5).add_(luma).clamp_(0, 255).div_(255)
 
 
-def _mixed(x: Tensor, weights: tuple[tuple[int, ...], ...], shift: tuple[float, ...]) -> Tensor:
-    """Mix channels with weights in units of 2^-16, add a shift, and round down."""
-    bias = x.new_tensor(shift)[:, None]
-    return torch.matmul(x.new_tensor(weights) / 2**16, x.flatten(2)).add_(bias).floor_().view_as(x)
+def _mixed(x: Tensor, weights: Table, shift: float) -> Tensor:
+    """Mix channels, add a shift, and round down: sums below 2^24 in units of 2^-16, exact in float32."""
+    y = x.new_full((len(x), len(weights), *x.shape[2:]), shift)
+    for row, channel in zip(weights, y.unbind(1), strict=True):
+        for weight, source in zip(row, x.unbind(1), strict=True):
+            channel.add_(source, alpha=weight / 2**16)
+    return y.floor_()
 
 
-def _alternating(x: Tensor, even: float, odd: float) -> Tensor:
+def _in_turn(x: Tensor, even: float, odd: float) -> Tensor:
     """Return a row as wide as x whose elements are, in turn, the two values."""
-    return x.new_tensor([even, odd]).repeat(x.shape[-1] // 2 + 1)[: x.shape[-1]]
+    return (torch.arange(x.shape[-1], device=x.device) % 2).mul(odd - even).add(even)
 
 
-def _coded(x: Tensor, quality: int, table: tuple[tuple[int, ...], ...]) -> Tensor:
+def _coded(x: Tensor, quality: int, table: Table) -> Tensor:
     """Return planes of levels [B, C, H, W] whose 8 x 8 blocks were transformed, quantized, and brought back.
 
-    Blocks reach over the edges of the plane, where the last row and column are repeated.
+    Blocks reach over the edges of the plane, where the last row and column are repeated. Sums of integers
+    are beyond float32, and exact in float64.
     """
     height, width = x.shape[2:]
-    planes = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate").sub_(128)
-    half = x.new_tensor(COSINES)
-    sign = x.new_tensor([1, -1]).repeat(4)[:, None]
-    cosines = torch.cat([half, half.flip(1) * sign], 1) / 2**13
-    rows = _rounded(planes.view(-1, 8) @ (cosines.T * 4))
-    columns = rows.view(-1, 8, planes.shape[-1])  # one row of blocks
-    coefficients = _rounded((cosines / 4).expand(len(columns), 8, 8) @ columns)
-    _quantize_(coefficients.view(len(columns), 8, -1, 8), _steps(x, quality, table))
-    columns = _rounded((cosines.T * 4).expand(len(columns), 8, 8) @ coefficients)
-    rows = _rounded(columns.view(-1, 8) @ (cosines / 32)).add_(128).clamp_(0, 255)
-    return rows.view_as(planes)[..., :height, :width]
+    planes = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate").double().sub_(128)
+    rows, columns = (-1, 8), (-1, 8, planes.shape[-1])  # of one block, and of a row of blocks
+    steps = _steps(planes, quality, table).repeat(1, planes.shape[-1] // 8)
+    half = planes.new_tensor(COSINES)
+    signs = (1 - 2 * (torch.arange(8, device=x.device) % 2))[:, None]
+    cosines = torch.cat([half, half.flip(1) * signs], 1) / 2**13
+    y = _rounded(planes.view(rows) @ (cosines.T * 4)).view(columns)
+    y = _rounded((cosines / 4).expand(len(y), 8, 8) @ y)
+    # Coefficients are 8 times too large; the little more makes halves round away from zero
+    y.mul_((1 + 2**-40) / (8 * steps)).round_().mul_(steps)
+    y = _rounded((cosines.T * 4).expand(len(y), 8, 8) @ y)
+    y = _rounded(y.view(rows) @ (cosines / 32)).add_(128).clamp_(0, 255)
+    return y.view_as(planes)[..., :height, :width].float()
 
 
 def _rounded(x: Tensor) -> Tensor:
     return x.add_(0.5).floor_()
 
 
-def _steps(x: Tensor, quality: int, table: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Return the table [8, 8] at a quality from 1 to 100, as libjpeg scales it."""
+def _steps(x: Tensor, quality: int, table: Table) -> Tensor:
+    """Return what coefficients [8, 8] are divided by at a quality from 1 to 100, as libjpeg scales tables."""
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     corner = x.new_tensor(table)
     full = functional.pad(corner, (0, 8 - len(corner), 0, 8 - len(corner)), value=99)
-    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return full.mul(percent).add(50).div(100).floor().clamp(1, 255)
-
-
-def _quantize_(coefficients: Tensor, steps: Tensor) -> None:
-    """Round coefficients [N, 8, W, 8], which are 8 times too large, to steps: halves away from zero."""
-    steps = steps[:, None]
-    sizes = coefficients.abs().add_(4 * steps).div_(8 * steps).floor_().mul_(steps)
-    torch.copysign(sizes, coefficients, out=coefficients)
+    return full.mul_(percent).add_(50).div_(100).floor_().clamp_(1, 255)
