@@ -1,0 +1,91 @@
+"""Spatter beside OpenCV step by step, and beside imagecorruptions as a whole."""
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv import rng
+from fastadv.data.corruption import CORRUPTIONS, SEVERITIES
+from fastadv.data.corruption.card import Draws
+from fastadv.data.corruption.sets import corrupt
+from fastadv.data.corruption.spatter import ONES, distances, equalized, rims, spatter, weighed
+
+LEVEL = 1e-3  # of each two-sample test
+
+
+def pictures(*size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def planes(x):
+    return torch.from_numpy(np.stack(x))[:, None].float()
+
+
+@pytest.mark.parametrize("sigma", [0, 0.7, 1.5, 4])
+def test_each_step_is_opencvs(sigma):
+    cv2, filters = pytest.importorskip("cv2"), pytest.importorskip("skimage.filters")
+    layers = np.stack([filters.gaussian(one / 255.0, sigma) for one in pictures(8, 61, 78)])
+    whole = ((layers - layers.min()) / np.ptp(layers) * 255).astype(np.uint8)  # with weak edges, too
+    x = np.concatenate([whole, np.where(whole < 150, 0, whole)])
+    edges, canny = rims(planes(x)), np.stack([cv2.Canny(one, 50, 150) for one in x])
+    assert canny.any()
+    assert np.array_equal((edges[:, 0] * 255).byte().numpy(), canny)
+    away = np.minimum([cv2.distanceTransform(255 - one, cv2.DIST_L2, 5) for one in canny], 20)
+    assert np.abs(distances(edges)[:, 0].numpy() - away).max() < 1e-4
+    mean = weighed(planes(away), ONES, ONES).div_(9)[:, 0].numpy()
+    assert np.array_equal(mean.astype(np.uint8), np.uint8([cv2.blur(one, (3, 3)) for one in away]))
+    flat = np.stack([*x, *away.astype(np.uint8), np.full_like(x[0], 20)])
+    assert np.array_equal(equalized(planes(flat))[:, 0], np.stack([*map(cv2.equalizeHist, flat)]))
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_the_same_layer_gives_the_oracles_image(severity, channels):
+    oracle, pillow = pytest.importorskip("imagecorruptions.corruptions"), pytest.importorskip("PIL.Image")
+    x, ids = pictures(224, 198, channels, seed=severity), torch.tensor([7])
+    y = corrupt(torch.from_numpy(x).permute(2, 0, 1)[None], "spatter", severity, 0, ids)
+    noise = Draws(rng.derive(0, "corruption spatter", severity), ids).normal(224, 198)[0].double().numpy()
+    with patch("numpy.random.normal", lambda size, loc, scale: noise * scale + loc):
+        expected = np.asarray(oracle.spatter(pillow.fromarray(x.squeeze()), severity)).reshape(x.shape)
+    assert (np.abs(y[0].permute(1, 2, 0).numpy() - expected) <= 2).mean() > 0.999
+    assert np.abs(expected - x).max() > 40
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_spatter_is_distributed_as_the_oracles(severity):
+    oracle, stats = pytest.importorskip("imagecorruptions"), pytest.importorskip("scipy.stats")
+    image = pictures(64, 64, 3) // 2
+    x = torch.from_numpy(image).permute(2, 0, 1).expand(60, -1, -1, -1)
+    y = corrupt(x, "spatter", severity, 0, torch.arange(60), "imagenet").permute(0, 2, 3, 1).numpy()
+    with rng.generators_kept(rng.CPU, 5):
+        other = np.stack([oracle.corrupt(image, severity, "spatter") for _ in range(60)])
+    for figure in (np.mean, np.std):
+        both = [figure(images.astype(int) - image, axis=(1, 2, 3)) for images in (y, other)]
+        assert stats.ks_2samp(*both).pvalue > LEVEL
+
+
+def test_distances_from_a_point_are_sums_of_steps():
+    edges = torch.zeros(1, 1, 40, 36)
+    edges[..., 5, 30] = 1
+    lengths = {(0, 0): 0, (3, 0): 3, (2, 2): 2.8, (2, 1): 2.1969, (4, 7): 3 * 2.1969 + 1.4, (34, 1): 20}
+    away = {(down, left): distances(edges)[0, 0, 5 + down, 30 - left].item() for down, left in lengths}
+    assert away == pytest.approx(lengths, abs=1e-5)
+
+
+@pytest.mark.parametrize("table", ["cifar", "tiny", "imagenet"])
+def test_an_image_does_not_depend_on_its_batch(table):
+    x, ids = torch.from_numpy(pictures(3, 3, 41, 35)), torch.tensor([4, 9, 0])
+    for severity in SEVERITIES:
+        whole = corrupt(x, "spatter", severity, 1, ids, table)
+        alone = [corrupt(x[k : k + 1], "spatter", severity, 1, ids[k : k + 1], table) for k in range(3)]
+        assert torch.equal(torch.cat(alone), whole)
+        assert not torch.equal(corrupt(x, "spatter", severity, 2, ids, table), whole)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_a_layer_without_liquid_leaves_the_image(severity):
+    noise, _, *others = CORRUPTIONS["spatter"].of("cifar", severity)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(spatter(x, (noise, 5.0, *others), Draws(0, torch.arange(2))), x)
