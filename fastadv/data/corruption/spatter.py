@@ -75,7 +75,7 @@ def rims(levels: Tensor) -> Tensor:
 def distances(edges: Tensor) -> Tensor:
     """Return how far the nearest edge is [B, 1, H, W], at most 20, in steps of 1, 1.4 and 2.1969."""
     height, width = edges.shape[2:]
-    nearest = torch.where(edges > 0, 0, 20.0)
+    nearest = 20 - 20 * edges
 
     def inside(x: Tensor, down: int, right: int) -> Tensor:
         return x.narrow(2, max(down, 0), height - abs(down)).narrow(3, max(right, 0), width - abs(right))

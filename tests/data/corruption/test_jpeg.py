@@ -15,14 +15,12 @@ SIZES = [(32, 32), (33, 47), (64, 40), (41, 50), (50, 49), (224, 224)]
 
 
 def compressed(levels, quality):
-    """Return images [B, H, W, C] of bytes, compressed by the library."""
     x = torch.from_numpy(levels.copy()).permute(0, 3, 1, 2).float() / 255
     y = jpeg_compression(x, quality, Draws(0, torch.arange(len(x)))) * 255
     return y.round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def pictures(height, width):
-    """Return noise, black and white noise, and a gradient, [3, H, W, 3]."""
     noise = np.random.default_rng(3).integers(0, 256, (height, width, 3))
     down, across = np.mgrid[:height, :width] / np.array([height, width]).reshape(2, 1, 1)
     smooth = np.stack([down, across, 1 - (down + across) / 2], -1) * 255
@@ -47,7 +45,6 @@ def test_an_image_does_not_depend_on_its_batch():
     x = np.concatenate([pictures(47, 61), pictures(47, 61)[:, ::-1]])
     whole = compressed(x, 18)
     assert np.array_equal(np.concatenate([compressed(one[None], 18) for one in x]), whole)
-    assert np.array_equal(compressed(x[::-1], 18)[::-1], whole)
 
 
 @pytest.mark.parametrize("size", SIZES)
