@@ -4,7 +4,7 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import pad
 
 from fastadv.data.corruption.blur import gaussian
 from fastadv.data.corruption.card import Draws, corruption
@@ -68,7 +68,7 @@ def rims(levels: Tensor) -> Tensor:
     weak = ((size > one) & (size > other - (level | steep).int()) & (size > WEAK)).float()
     edges, before = weak * (size > STRONG), weak[:0]
     while not torch.equal(edges, before):
-        edges, before = max_pool2d(edges, 3, 1, 1).mul_(weak), edges
+        edges, before = weighed(edges, ONES, ONES, "constant").sign_().mul_(weak), edges
     return edges
 
 
