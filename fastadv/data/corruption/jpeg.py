@@ -41,7 +41,8 @@ def jpeg_compression(x: Tensor, quality: int, draws: Draws) -> Tensor:
         return _coded(levels, quality, LUMINANCE).div_(255)
     height, width = x.shape[2:]
     luma = _coded(_mixed(levels, TO_LUMA, 0.5), quality, LUMINANCE)
-    # Columns are repeated before four pixels become one, rows behind it; a half goes down and up in turn
+    # The right edge is repeated before four pixels become one, the bottom edge after it; from column to
+    # column, halves are rounded down and up in turn
     padding = (0, -width % 16, 0, height % 2)
     chroma = functional.pad(_mixed(levels, TO_CHROMA, 128.5 - 2**-16), padding, mode="replicate")
     odd = torch.arange(chroma.shape[-1], device=x.device) % 2
@@ -49,9 +50,8 @@ def jpeg_compression(x: Tensor, quality: int, draws: Draws) -> Tensor:
     small = (pairs[..., ::2] + pairs[..., 1::2]).add_(1 + odd[: len(odd) // 2]).div_(4).floor_()
     small = _coded(small, quality, CHROMINANCE)[..., : (width + 1) // 2].sub_(128)
     chroma = functional.interpolate(small, scale_factor=2.0, mode="bilinear")[..., :height, :width]
-    return (
-        _mixed(chroma.add((8 - odd[:width]) / 16).floor_(), TO_RGB, 0.5).add_(luma).clamp_(0, 255).div_(255)
-    )
+    chroma = chroma.add((8 - odd[:width]) / 16).floor_()
+    return _mixed(chroma, TO_RGB, 0.5).add_(luma).clamp_(0, 255).div_(255)
 
 
 def _mixed(x: Tensor, weights: Table, shift: float) -> Tensor:

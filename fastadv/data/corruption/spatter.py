@@ -42,7 +42,8 @@ def spatter(x: Tensor, c: tuple[tuple[float, ...], float, float, int], draws: Dr
     flat = equalized(weighed(distances(rims(levels)), ONES, ONES).div_(9).floor_())
     relief = (flat + weighed(flat, ONES, CHANGE) + weighed(flat, CHANGE, ONES)).clamp_(0, 255)
     light = weighed(relief, ONES, ONES).div_(9).round_().mul_(levels)
-    return x + light.div_(light.amax((1, 2, 3), keepdim=True).clamp_min_(1)).mul_(strength) * color
+    light.div_(light.amax((1, 2, 3), keepdim=True).clamp_min_(1)).mul_(strength)
+    return torch.addcmul(x, light, color)
 
 
 def weighed(x: Tensor, down: tuple[int, ...], across: tuple[int, ...], mode: str = "reflect") -> Tensor:
