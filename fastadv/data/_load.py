@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from fastadv._checks import check_choice
+from fastadv.data.corruption.published import ARCHIVES, archived
 from fastadv.data.folder import FolderSet, imagefolder
 from fastadv.data.imageset import ImageSet, to_unit
 from fastadv.data.published import (
@@ -31,10 +32,10 @@ _FILES: dict[str, Any] = {
     "imagenet": imagenet,
 }
 _DOWNLOADED: dict[str, Any] = {"mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
-_NAMES = ("digits", *_DOWNLOADED, *_FILES)
+_NAMES = ("digits", *_DOWNLOADED, *ARCHIVES, *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
 # Options after a name, as in imagenet:preprocessing=Crop288; other sets take imagefolder:size=32
-_OPTIONS = {"imagenet": ("preprocessing", "ids")}
+_OPTIONS = {"imagenet": ("preprocessing", "ids")} | dict.fromkeys(ARCHIVES, ("corruption", "severity", "size"))
 
 
 def names() -> tuple[str, ...]:
@@ -74,6 +75,17 @@ def _parse(text: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
+def _chosen(name: str, split: str, severity: Any, options: dict[str, str]) -> tuple[str, Any]:
+    """Return the corruption and the severity, of the arguments or the options; InputError for both."""
+    level = options.get("severity")
+    if level is not None and severity is not None:
+        raise InputError(f"{name}: expected one severity, got {level!r} and {severity!r}")
+    if "corruption" in options and split not in ("train", "test"):
+        raise InputError(f"{name}: expected one corruption, got {options['corruption']!r} and {split!r}")
+    severity = int(level) if level and level.isdecimal() else level or severity
+    return options.get("corruption", split), severity
+
+
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
     """Resize every image to size x size, bilinearly, smoothed where it shrinks; uint8 stays uint8."""
     x = interpolate(
@@ -88,22 +100,25 @@ def _resized(dataset: ImageSet, size: int) -> ImageSet:
 
 def load(
     name: str, split: str = "train", data_dir: str | os.PathLike[str] | None = None, size: int | None = None,
-    limit: int | None = None, *, download: bool = True,
+    limit: int | None = None, *, severity: int | None = None, download: bool = True,
 ) -> ImageSet | FolderSet:  # fmt: skip
     """Load a data set by name; images are served as float32 in [0, 1].
 
     Args:
-        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "imagefolder",
-            "restricted_imagenet", "imagenet". Options follow: "imagefolder:size=32" is `size`, and
-            "imagenet:preprocessing=Crop288,ids=FILE" selects and prepares images.
+        name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10-c", "cifar100-c",
+            "imagefolder", "restricted_imagenet", "imagenet". Options follow: "imagefolder:size=32" is `size`,
+            "imagenet:preprocessing=Crop288,ids=FILE" selects and prepares images, and
+            "cifar10-c:corruption=fog,severity=3" is `split` and `severity`.
         split: "train" or "test"; the named images of ImageNet are only for testing. Of class folders that are
-            not split, a fifth of each class, told by the names of the files, is the test set.
-        data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last
-            three; None takes the environment variable FASTADV_DATA, else a folder in the user's cache, into
-            which mnist, cifar10, cifar100 and svhn are downloaded.
+            not split, a fifth of each class, told by the names of the files, is the test set. Of "cifar10-c"
+            and "cifar100-c", a corruption, as `fa.data.corrupted` names them.
+        data_dir: the folder that holds MNIST/, cifar10/ or CIFAR-10-C/, or the class folders themselves for
+            the last three; None takes the environment variable FASTADV_DATA, else a folder in the user's
+            cache, into which mnist, cifar10, cifar100 and svhn are downloaded.
         size: height and width of the images (images on disk: the shorter side is resized, then the center is
             cut out); None keeps their own.
         limit: keep only this many images, the first ones; None keeps all.
+        severity: from 1 to 5, of "cifar10-c" and "cifar100-c"; None for all others.
         download: whether a missing set may be downloaded.
 
     Returns:
@@ -124,7 +139,12 @@ def load(
         if size is not None or not side.isdecimal():
             raise InputError(f"{name}: expected one size, a whole number, got {side!r} and {size}")
         size = int(side)
-    check_choice("split", split, ("train", "test"))
+    if name in ARCHIVES:
+        split, severity = _chosen(name, split, severity, options)
+    else:
+        check_choice("split", split, ("train", "test"))
+        if severity is not None:
+            raise InputError(f"{name}: expected no severity, got {severity!r}; fa.data.corrupted takes one")
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"expected {what} >= 1, got {value}")
@@ -138,6 +158,8 @@ def load(
     else:
         if name == "digits":
             dataset = digits(split)
+        elif name in ARCHIVES:
+            dataset = archived(data_folder(data_dir), name, split, severity)
         else:
             first = {"limit": limit} if name == "cifar10" else {}  # JPEG copies are decoded one by one
             dataset = _DOWNLOADED[name](data_folder(data_dir), split, download, **first)

@@ -1,0 +1,77 @@
+"""CIFAR-10-C and CIFAR-100-C as they were published: an array for each corruption."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastadv._checks import check_choice
+from fastadv.data.corruption.card import CORRUPTIONS, SEVERITIES, check_severity
+from fastadv.data.imageset import ImageSet
+from fastadv.data.published import CLASSES
+from fastadv.errors import CorruptFileError, InputError
+
+# The folder that each archive unpacks to, and the record of Zenodo that holds it
+ARCHIVES = {"cifar10-c": ("CIFAR-10-C", 2535967), "cifar100-c": ("CIFAR-100-C", 3555552)}
+
+
+def archived(root: Path, name: str, corruption: str, severity: Any) -> ImageSet:
+    """Return a severity of a corruption, from the files in `root` or in the archive's folder below it."""
+    archive, record = ARCHIVES[name]
+    check_choice("corruption", corruption, CORRUPTIONS)
+    if severity is None:
+        raise InputError(f"{name}: expected a severity from 1 to 5, got none; pass severity=3")
+    folder = root if (root / "labels.npy").is_file() else root / archive
+    if not (folder / "labels.npy").is_file():
+        raise InputError(
+            f"{name}: expected {archive}/labels.npy and {archive}/*.npy below {root}, got none; unpack "
+            f"{archive}.tar of zenodo.org/records/{record} there, or name its folder with data_dir"
+        )
+    dataset = published_set(folder, corruption, severity)
+    if not dataset.name.startswith(f"{name} "):
+        others = dataset.num_classes
+        raise InputError(f"{name}: expected the files of {archive} in {folder}, got some of {others} classes")
+    return dataset
+
+
+def published_set(folder: Path, name: str, severity: int) -> ImageSet:
+    """Return the images of one severity of a corruption, from the arrays of CIFAR-10-C or CIFAR-100-C.
+
+    NAME.npy is uint8 [5 N, 32, 32, 3], its severities one after another; labels.npy holds 5 N labels.
+    """
+    check_severity(severity)
+    images, labels = _mapped(folder / f"{name}.npy"), _mapped(folder / "labels.npy")
+    count, left = divmod(len(images), len(SEVERITIES))
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or left or not count:
+        raise CorruptFileError(
+            f"{folder / name}.npy: expected uint8 [5 N, 32, 32, 3], as many images of each severity, got "
+            f"{images.dtype} {list(images.shape)}; unpack the archive again"
+        )
+    y = np.asarray(labels)
+    fits = y.dtype.kind in "iu" and y.shape == images.shape[:1]
+    if not fits or (y.reshape(len(SEVERITIES), count) != y[:count]).any():
+        raise CorruptFileError(
+            f"{folder / 'labels.npy'}: expected {len(images)} integers, the same {count} for each severity, "
+            f"got {y.dtype} {list(y.shape)} or others; unpack the archive again"
+        )
+    first = (severity - 1) * count
+    x = torch.from_numpy(images[first : first + count].transpose(0, 3, 1, 2).copy())
+    y = y[:count].astype(np.int64)
+    archive, classes = ("cifar10-c", CLASSES) if y.max() < len(CLASSES) else ("cifar100-c", 100)
+    note = f"published files of {ARCHIVES[archive][0]}, not regenerated"
+    dataset = ImageSet(x, torch.from_numpy(y), classes, f"{archive} {name} {severity}", note=note)
+    dataset.fixed_order = True
+    return dataset
+
+
+def _mapped(path: Path) -> np.ndarray[Any, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file of a published set, got none; unpack the archive there")
+    try:
+        mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise CorruptFileError(
+            f"{path}: expected a whole npy file, got one that does not read ({error}); unpack it again"
+        ) from error
+    return mapped
