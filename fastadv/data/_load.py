@@ -35,7 +35,8 @@ _DOWNLOADED: dict[str, Any] = {"mnist": mnist, "cifar10": cifar10, "cifar100": c
 _NAMES = ("digits", *_DOWNLOADED, *ARCHIVES, *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
 # Options after a name, as in imagenet:preprocessing=Crop288; other sets take imagefolder:size=32
-_OPTIONS = {"imagenet": ("preprocessing", "ids")} | dict.fromkeys(ARCHIVES, ("corruption", "severity", "size"))
+_OPTIONS: dict[str, tuple[str, ...]] = {"imagenet": ("preprocessing", "ids")}
+_OPTIONS |= dict.fromkeys(ARCHIVES, ("corruption", "severity", "size"))
 
 
 def names() -> tuple[str, ...]:
@@ -110,8 +111,9 @@ def load(
             "imagenet:preprocessing=Crop288,ids=FILE" selects and prepares images, and
             "cifar10-c:corruption=fog,severity=3" is `split` and `severity`.
         split: "train" or "test"; the named images of ImageNet are only for testing. Of class folders that are
-            not split, a fifth of each class, told by the names of the files, is the test set. Of "cifar10-c"
-            and "cifar100-c", a corruption, as `fa.data.corrupted` names them.
+            not split, a fifth of each class, told by the names of the files, is the test set, and "all" reads
+            every image, as of a folder imagenet-c/fog/3. Of "cifar10-c" and "cifar100-c", a corruption, as
+            `fa.data.corrupted` names them.
         data_dir: the folder that holds MNIST/, cifar10/ or CIFAR-10-C/, or the class folders themselves for
             the last three; None takes the environment variable FASTADV_DATA, else a folder in the user's
             cache, into which mnist, cifar10, cifar100 and svhn are downloaded.
@@ -142,7 +144,7 @@ def load(
     if name in ARCHIVES:
         split, severity = _chosen(name, split, severity, options)
     else:
-        check_choice("split", split, ("train", "test"))
+        check_choice("split", split, ("train", "test", "all") if name == "imagefolder" else ("train", "test"))
         if severity is not None:
             raise InputError(f"{name}: expected no severity, got {severity!r}; fa.data.corrupted takes one")
     for what, value in (("size", size), ("limit", limit)):

@@ -195,7 +195,7 @@ def part_of(groups: Groups, root: Path, split: str) -> Groups:
 
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
-    folder, bare = split_folder(root, split)
+    folder, bare = (root, False) if split == "all" else split_folder(root, split)
     groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
     groups, train = part_of(groups, folder, split) if bare else groups, root / "train"
     theirs = {path.name for path in class_folders(train if train.is_dir() else folder)}

@@ -1,6 +1,5 @@
 """A data set whose images are corrupted as they are read."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from fastadv.data.corruption.card import (
     TABLES,
     Draws,
     check_severity,
-    named,
 )
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import Images, check_images, to_unit
@@ -127,15 +125,3 @@ def corrupted(
         Perturbations", and the scripts that made the published sets, github.com/hendrycks/robustness.
     """
     return Corrupted(dataset, corruption, severity, seed, constants)
-
-
-class Corrupt:
-    """A transform of training batches; see `fa.train.fit`."""
-
-    def __init__(
-        self, names: str | Iterable[str] = "c15", severities: Sequence[int] = (1, 2, 3, 4, 5), *,
-        constants: str | None = None,
-    ) -> None:  # fmt: skip
-        self.names = named(names)
-        self.severities = tuple(map(check_severity, severities))
-        self.constants = constants
