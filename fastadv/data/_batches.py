@@ -115,8 +115,11 @@ class Reader:
 
     def _corrupted(self, data: Corrupted, positions: Tensor, seed: int) -> Iterator[Batch]:
         source = Reader(data.source, self.batch_size, self.workers, labels=self.labels)
-        for x, y, ids in source.batches(positions, seed):
-            yield data.apply(x, ids), y, ids
+        read = source.batches(data.rows[positions.cpu()], seed)
+        for (x, y, rows), ids in zip(read, torch.split(positions, self.batch_size), strict=False):
+            x = data.apply(x, rows)
+            check_images(x, data.name, self.box)
+            yield x, y, ids.to(rows.device)
 
     def close(self) -> None:
         """Let the processes that read ahead end."""

@@ -1,12 +1,15 @@
 """A data set whose images are corrupted as they are read."""
 
-from typing import Any
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_seed
+from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import (
     CORRUPTIONS,
     LEAST,
@@ -16,10 +19,11 @@ from fastadv.data.corruption.card import (
     check_severity,
 )
 from fastadv.data.given import Data, as_dataset
-from fastadv.data.imageset import Images, check_images, to_unit
+from fastadv.data.imageset import Images, check_images, check_positions, to_unit
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
+from fastadv.text import several
 
 
 def corrupt(
@@ -46,6 +50,8 @@ def corrupt(
 class Corrupted(Images):
     """Another set's images, corrupted as they are read; item i is (float32 [C, H, W] in [0, 1], label)."""
 
+    hash_is_whole = True  # data_hash tells it from every other set
+
     def __init__(
         self, dataset: Data, corruption: str, severity: int, seed: int = 0, constants: str | None = None
     ) -> None:
@@ -55,15 +61,16 @@ class Corrupted(Images):
         self.source = as_dataset(dataset)
         self.corruption, self.severity, self.seed = corruption, check_severity(severity), check_seed(seed)
         self.constants = constants
-        size = sample_count(self.source)
-        labels = known_labels(self.source)
-        if labels is None:
-            labels = torch.tensor([int(self.source[place][1]) for place in range(size)], device="cpu")
-        self.labels = labels
-        count = max(0, int(labels.max())) + 1
+        self.rows = torch.arange(sample_count(self.source), device="cpu")
+        self.labels = self._labels()
+        count = max(0, int(self.labels.max())) + 1
         self.classes = tuple(getattr(self.source, "classes", None) or map(str, range(count)))
         self.name = f"{getattr(self.source, 'name', 'images')}, {corruption} {severity}"
-        self.note = f"regenerated {corruption} of severity {severity}, seed {seed}"
+        notes = (
+            getattr(self.source, "note", ""),
+            f"regenerated {corruption} of severity {severity}, seed {seed}",
+        )
+        self.note = "; ".join(filter(None, notes)) + (f", constants {constants}" if constants else "")
         self.fixed_order = getattr(self.source, "fixed_order", False)
 
     @property
@@ -72,21 +79,43 @@ class Corrupted(Images):
 
     @property
     def data_hash(self) -> str:
-        from fastadv.data.content import describe_data
+        """Hash of the source, of how it is corrupted, and of the numbers of its images."""
+        how = [self.corruption, self.severity, self.seed, self.constants]
+        return data_hash(how, describe_data(self.source), self.rows)
 
-        said = f"{self.corruption} {self.severity} {self.seed} {self.constants}"
-        return data_hash(said, describe_data(self.source))
+    def subset(self, positions: Tensor | Sequence[int]) -> Self:
+        """Return some of the images, corrupted as they are here."""
+        index = check_positions(positions, len(self), self.name).cpu()
+        if not len(index):
+            raise InputError(f"{self.name}: expected at least one position, got none")
+        part = copy(self)
+        part.rows, part.labels = self.rows[index], self.labels[index.to(self.labels.device)]
+        return part
 
-    def apply(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Return images of the source [B, C, H, W], by their numbers [B], corrupted: uint8."""
-        return corrupt(x, self.corruption, self.severity, self.seed, ids, self.constants)
+    def apply(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Return images [B, C, H, W] of the source, and their numbers there [B], corrupted: uint8."""
+        return corrupt(x, self.corruption, self.severity, self.seed, rows, self.constants)
+
+    def _labels(self) -> Tensor:
+        if (labels := known_labels(self.source)) is not None:
+            return labels
+        try:
+            with rng.generators_kept(rng.CPU):  # a transform of the source may draw
+                return torch.tensor([int(self.source[row][1]) for row in self.rows.tolist()], device="cpu")
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise InputError(
+                f"dataset: expected pairs (image, class), got other items ({error}); pick the two with "
+                "fa.data.pairs(dataset, image=..., label=...)"
+            ) from error
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
         place = range(len(self))[position]
-        x = torch.as_tensor(self.source[place][0])[None]
+        x = torch.as_tensor(self.source[int(self.rows[place])][0])[None]
         check_images(x, self.name)
-        ids = torch.tensor([place], device=x.device)
-        return to_unit(self.apply(x, ids)[0]), int(self.labels[place])
+        return to_unit(self.apply(x, self.rows[place, None].to(x.device))[0]), int(self.labels[place])
+
+    def __repr__(self) -> str:
+        return f"Corrupted({self.name!r}, {several(len(self), 'image')}, seed {self.seed})"
 
 
 def corrupted(
