@@ -18,20 +18,12 @@ ARCHIVES = {"cifar10-c": ("CIFAR-10-C", 2535967), "cifar100-c": ("CIFAR-100-C", 
 
 def archived(root: Path, name: str, corruption: str, severity: Any) -> ImageSet:
     """Return a severity of a corruption, from the files in `root` or in the archive's folder below it."""
-    archive, record = ARCHIVES[name]
+    archive, _ = ARCHIVES[name]
     check_choice("corruption", corruption, CORRUPTIONS)
-    if severity is None:
-        raise InputError(f"{name}: expected a severity from 1 to 5, got none; pass severity=3")
     folder = root if (root / "labels.npy").is_file() else root / archive
-    if not (folder / "labels.npy").is_file():
-        raise InputError(
-            f"{name}: expected {archive}/labels.npy and {archive}/*.npy below {root}, got none; unpack "
-            f"{archive}.tar of zenodo.org/records/{record} there, or name its folder with data_dir"
-        )
     dataset = published_set(folder, corruption, severity)
     if not dataset.name.startswith(f"{name} "):
-        others = dataset.num_classes
-        raise InputError(f"{name}: expected the files of {archive} in {folder}, got some of {others} classes")
+        raise InputError(f"{name}: expected the files of {archive} in {folder}, got those of {dataset.name}")
     return dataset
 
 
@@ -67,7 +59,12 @@ def published_set(folder: Path, name: str, severity: int) -> ImageSet:
 
 def _mapped(path: Path) -> np.ndarray[Any, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: expected a file of a published set, got none; unpack the archive there")
+        places = " or ".join(
+            f"{archive}, zenodo.org/records/{record}" for archive, record in ARCHIVES.values()
+        )
+        raise InputError(
+            f"{path}: expected a file of {places}, got none; unpack it there, or name its folder"
+        )
     try:
         mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

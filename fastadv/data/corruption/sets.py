@@ -48,7 +48,11 @@ def corrupt(
 
 
 class Corrupted(Images):
-    """Another set's images, corrupted as they are read; item i is (float32 [C, H, W] in [0, 1], label)."""
+    """Another set's images, corrupted as they are read; item i is (float32 [C, H, W] in [0, 1], label).
+
+    Args:
+        others: as in `corrupted`.
+    """
 
     hash_is_whole = True  # data_hash tells it from every other set
 
@@ -66,11 +70,10 @@ class Corrupted(Images):
         count = max(0, int(self.labels.max())) + 1
         self.classes = tuple(getattr(self.source, "classes", None) or map(str, range(count)))
         self.name = f"{getattr(self.source, 'name', 'images')}, {corruption} {severity}"
-        notes = (
-            getattr(self.source, "note", ""),
-            f"regenerated {corruption} of severity {severity}, seed {seed}",
-        )
-        self.note = "; ".join(filter(None, notes)) + (f", constants {constants}" if constants else "")
+        self.note = f"regenerated {corruption} of severity {severity}, seed {seed}"
+        self.note += f", constants {constants}" if constants else ""
+        if note := getattr(self.source, "note", ""):
+            self.note = f"{note}; {self.note}"
         self.fixed_order = getattr(self.source, "fixed_order", False)
 
     @property
