@@ -59,12 +59,8 @@ def published_set(folder: Path, name: str, severity: int) -> ImageSet:
 
 def _mapped(path: Path) -> np.ndarray[Any, Any]:
     if not path.is_file():
-        places = " or ".join(
-            f"{archive}, zenodo.org/records/{record}" for archive, record in ARCHIVES.values()
-        )
-        raise InputError(
-            f"{path}: expected a file of {places}, got none; unpack it there, or name its folder"
-        )
+        files = " or ".join(f"{name} (zenodo.org/records/{number})" for name, number in ARCHIVES.values())
+        raise InputError(f"{path}: expected a file of {files}, got none; unpack them, or name the folder")
     try:
         mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

@@ -28,31 +28,20 @@ def test_a_severity_is_its_rows(tmp_path, severity):
     assert dataset.x.dtype == torch.uint8
     np.testing.assert_array_equal(dataset.x.permute(0, 2, 3, 1), IMAGES[rows])
     assert dataset.labels.tolist() == LABELS[rows].tolist()
-    assert dataset.describe()["name"] == f"cifar10-c gaussian_noise {severity}"
+    assert dataset.name == f"cifar10-c gaussian_noise {severity}"
     assert dataset.note == "published files of CIFAR-10-C, not regenerated"
     assert (dataset.classes[:2], dataset.num_classes) == (("airplane", "automobile"), 10)
-    assert dataset.fixed_order
-    assert published_set(folder, "gaussian_noise", severity).data_hash == dataset.data_hash
-
-
-def test_options_stand_in_the_name_and_other_ones_work_as_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTADV_DATA", str(written(tmp_path / "anywhere")))
-    whole = fa.data.load("cifar10-c", "gaussian_noise", severity=2)
-    named = fa.data.load("cifar10-c:corruption=gaussian_noise,severity=2", "test", limit=5)
-    assert torch.equal(named.x, whole.x[:5])
-    sized = fa.data.load("cifar10-c:size=16", "gaussian_noise", severity=2)
-    assert sized.shape == (3, 16, 16)
-    assert sized.note == whole.note
-    assert sized.fixed_order
+    assert published_set(folder, "gaussian_noise", severity).fixed_order
+    name = f"cifar10-c:corruption=gaussian_noise,severity={severity},size=16"
+    sized = fa.data.load(name, "test", data_dir=folder, limit=5)
+    assert (len(sized), sized.shape, sized.note) == (5, (3, 16, 16), dataset.note)
 
 
 def test_a_hundred_classes_are_those_of_the_other_set(tmp_path):
     written(tmp_path / "CIFAR-100-C", labels=np.tile(np.arange(N) * 9, 5).astype(np.uint8))
     dataset = fa.data.load("cifar100-c", "gaussian_noise", severity=1, data_dir=tmp_path)
     assert (dataset.name, dataset.num_classes) == ("cifar100-c gaussian_noise 1", 100)
-    with pytest.raises(
-        InputError, match=r"cifar10-c: expected the files of CIFAR-10-C .* those of cifar100-c"
-    ):
+    with pytest.raises(InputError, match=r"the files of CIFAR-10-C .* got those of cifar100-c"):
         fa.data.load("cifar10-c", "gaussian_noise", severity=1, data_dir=tmp_path / "CIFAR-100-C")
 
 
@@ -60,25 +49,16 @@ def test_a_hundred_classes_are_those_of_the_other_set(tmp_path):
     ("name", "arguments", "match"),
     [
         ("cifar10-c", {"split": "gausian_noise"}, "corruption: expected .*did you mean 'gaussian_noise'"),
-        ("cifar10-c", {}, "corruption: expected one of gaussian_noise, .* got 'train'"),
-        ("cifar10-c", {"severity": None}, "severity: expected 1, 2, 3, 4 or 5, got None"),
+        ("cifar10-c", {"split": "train"}, r"corruption: .* got 'train'"),
         ("cifar10-c:severity=x", {"severity": None}, "severity: expected 1, 2, 3, 4 or 5, got 'x'"),
         ("cifar10-c:severity=2", {}, "cifar10-c: expected one severity, got '2' and 3"),
         ("cifar10-c:corruption=fog", {}, "expected one corruption, got 'fog' and 'gaussian_noise'"),
-        ("cifar10-c:level=2", {}, "each of corruption, severity, size at most once"),
         ("cifar10", {"split": "test"}, "cifar10: expected no severity, got 3; fa.data.corrupted takes one"),
-        (
-            "cifar10-c",
-            {"split": "impulse_noise"},
-            r"impulse_noise.npy: expected a file of CIFAR-10-C, zenodo.*2535967",
-        ),
-        ("cifar100-c", {}, "CIFAR-100-C/gaussian_noise.npy: .*3555552, got none; unpack it there"),
+        ("cifar10-c", {"split": "impulse_noise"}, r"impulse_noise.npy: expected .*records/2535967"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, name, arguments, match):
-    written(tmp_path / "CIFAR-10-C")
-    split = "train" if "got 'train'" in match else "gaussian_noise"
-    options = {"split": split, "severity": 3, "data_dir": tmp_path} | arguments
+    options = {"split": "gaussian_noise", "severity": 3, "data_dir": written(tmp_path / "any")} | arguments
     with pytest.raises(InputError, match=match):
         fa.data.load(name, **options)
 
@@ -87,34 +67,13 @@ def test_bad_arguments_are_refused(tmp_path, name, arguments, match):
     ("images", "labels", "match"),
     [
         (IMAGES[:-1], LABELS[:-1], r"gaussian_noise.npy: expected uint8 .* got uint8 \[59, 32, 32, 3\]"),
-        (IMAGES[:0], LABELS[:0], "got uint8"),
         (IMAGES.astype(np.float32), LABELS, "expected uint8 .* got float32"),
         (IMAGES.transpose(0, 3, 1, 2), LABELS, r"got uint8 \[60, 3, 32, 32\]"),
         (IMAGES, LABELS[:N], r"labels.npy: expected 60 integers, the same 12 for each .* got int64 \[12\]"),
-        (IMAGES, LABELS.astype(np.float64), r"got float64 \[60\]"),
         (IMAGES, np.sort(LABELS), "the same 12 for each severity"),
+        (np.array([None]), LABELS, "gaussian_noise.npy: expected a whole npy file"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, images, labels, match):
     with pytest.raises(CorruptFileError, match=match):
         published_set(written(tmp_path, images, labels), "gaussian_noise", 1)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", "half"])
-def test_damaged_files_are_refused(tmp_path, content):
-    path = written(tmp_path) / "gaussian_noise.npy"
-    path.write_bytes(path.read_bytes()[:5000] if content == "half" else content)
-    with pytest.raises(CorruptFileError, match="gaussian_noise.npy: expected a whole npy file"):
-        published_set(tmp_path, "gaussian_noise", 1)
-
-
-def test_every_image_of_class_folders_is_read(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    for place in range(3):
-        folder = tmp_path / "imagenet-c" / "fog" / "3" / f"n0000000{place}"
-        folder.mkdir(parents=True)
-        for number in range(place + 1):
-            image.new("RGB", (32, 32), (place * 40, number, 0)).save(folder / f"{number}.JPEG")
-    dataset = fa.data.load("imagefolder", "all", data_dir=tmp_path / "imagenet-c" / "fog" / "3")
-    assert (len(dataset), dataset.note) == (6, "")
-    assert dataset.labels.tolist() == [0, 1, 2, 1, 2, 2]

@@ -1,0 +1,129 @@
+"""A corrupted set: each image is a function of (seed, number, corruption, severity), however it is read."""
+
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+import fastadv as fa
+from fastadv.data.content import describe_data
+from fastadv.data.corruption import sets
+from fastadv.errors import InputError
+
+N = 50
+X = torch.randint(0, 256, (N, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+Y = torch.arange(N) % 10
+LETTERS = tuple("abcdefghij")
+
+
+def held(eight_bit=True):
+    return fa.data.ImageSet(X if eight_bit else X / 255, Y, LETTERS, "held", note="rare")
+
+
+def folder(path):
+    image = pytest.importorskip("PIL.Image")
+    for place, x in enumerate(X.permute(0, 2, 3, 1).numpy()):
+        (path / LETTERS[place % 10]).mkdir(exist_ok=True)
+        image.fromarray(x).save(path / LETTERS[place % 10] / f"{place:02}.png")
+    return fa.data.load("imagefolder", "all", data_dir=path)  # one of each class in turn
+
+
+KINDS = {
+    "uint8": lambda _: held(),
+    "float32": lambda _: held(eight_bit=False),
+    "tensors": lambda _: TensorDataset(X, Y),
+    "subset": lambda _: Subset(held(), range(N)),
+    "unlabeled": lambda _: [(x / 255, int(y)) for x, y in zip(X, Y, strict=True)],
+    "folder": folder,
+}
+
+
+def read(dataset, size, order=None, **options):
+    x, y, ids = map(torch.cat, zip(*fa.data.batches(dataset, size, order, **options), strict=True))
+    return x[ids.argsort()], y[ids.argsort()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_does_not_depend_on_how_it_is_read(kind, tmp_path):
+    source = KINDS[kind](tmp_path)
+    dataset = fa.data.corrupted(source, "gaussian_noise", severity=2, seed=4)
+    wanted = sets.corrupt(X, "gaussian_noise", 2, 4, torch.arange(N)) / 255
+    workers = 2 if kind in ("unlabeled", "folder") else None
+    for size, order in ((1, None), (7, range(N - 1, -1, -1)), (50, None)):
+        x, y = read(dataset, size, order, workers=workers)
+        assert torch.equal(x, wanted)
+        assert y.tolist() == dataset.labels.tolist() == Y.tolist()
+    assert torch.equal(torch.cat([x for x, _ in DataLoader(pickle.loads(pickle.dumps(dataset)), 9)]), wanted)
+    part = dataset.subset([8, 3, 3])
+    assert torch.equal(torch.cat([x for x, *_ in fa.data.batches(part, 2)]), wanted[[8, 3, 3]])
+    assert torch.equal(part[-3][0], wanted[8])
+    for other in ({"seed": 5}, {"severity": 3}):
+        changed = fa.data.corrupted(source, "gaussian_noise", **{"severity": 2, "seed": 4} | other)
+        assert (read(changed, N)[0] != wanted).flatten(1).any(1).all()
+
+
+def test_what_a_set_tells_passes_through_and_its_hash_costs_no_image(monkeypatch):
+    monkeypatch.delattr(sets, "corrupt")
+    source = held()
+    source.fixed_order = True
+    of = partial(fa.data.corrupted, source, "impulse_noise")
+    one, tiny = of(), of(constants="tiny")
+    others = [tiny, of(seed=1), of(severity=4), fa.data.corrupted(source, "speckle_noise"), source]
+    others += [fa.data.corrupted(held(eight_bit=False), "impulse_noise"), one.subset(range(N - 1))]
+    assert len({describe_data(dataset) for dataset in (one, *others)}) == 8
+    assert describe_data(one) == describe_data(fa.data.corrupted(held(), "impulse_noise"))
+    assert (one.classes, one.fixed_order, one.name) == (LETTERS, True, "held, impulse_noise 3")
+    assert tiny.note == "rare; regenerated impulse_noise of severity 3, seed 0, constants tiny"
+    assert repr(one) == "Corrupted('held, impulse_noise 3', 50 images, seed 0)"
+
+
+@pytest.mark.slow
+def test_it_is_evaluated_attacked_held_out_and_trained_on():
+    dataset = fa.data.corrupted(held(), "gaussian_noise", 5)
+    rest, part, _ = fa.data.hold_out(dataset, 20)
+    assert (len(rest), len(part)) == (30, 20)
+    assert part.describe()["note"].startswith("rare; regenerated gaussian_noise of severity 5, seed 0; 20 of")
+    model = fa.models.create("softmax", shape=dataset.shape, classes=10)
+    fa.train.fit(model, rest, fa.train.Standard(), epochs=2, test_set=part)
+    x, y = (tensor[:30] for tensor in read(dataset, 50))
+    right = [fa.attacks.fgsm(model, x, y, fa.Linf(radius)).robust_accuracy for radius in (0.0, 0.01)]
+    attack = partial(fa.attacks.fgsm, threat=fa.Linf(0.01))
+    table = fa.evaluate(model, dataset, attacks={"fgsm": attack}, limit=30, batch_size=7)
+    assert [table.clean_accuracy, table.rows[0].robust_accuracy] == pytest.approx(right)
+    curve = fa.accuracy_against_radius(
+        model, dataset, lambda r: partial(fa.attacks.fgsm, threat=fa.Linf(r)), [0.0, 0.01], limit=30
+    )
+    assert curve.accuracy.tolist() == pytest.approx(right)
+
+
+NAN = TensorDataset(torch.full((2, 3, 32, 32), torch.nan), torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "match"),
+    [
+        (held(), ("fogg", 1), "corruption: expected one of gaussian_noise"),
+        (held(), ("gaussian_noise", 6), "severity: expected 1, 2, 3, 4 or 5, got 6"),
+        (held(), ("gaussian_noise", True), "severity: .* got True"),
+        (held(), ("gaussian_noise", 1, -1), "seed"),
+        ([(X[0], Y)], ("gaussian_noise", 1), r"dataset: expected pairs \(image, class\), got other items"),
+        ((X[:, :2], Y), ("gaussian_noise", 1), r"gray or RGB images .* got \[50, 2, 32, 32\]"),
+        (
+            (X[..., :31], Y),
+            ("gaussian_noise", 1),
+            r"32 pixels or more, got \[50, 3, 32, 31\]; load them",
+        ),
+        (NAN, ("gaussian_noise", 1), "expected finite pixels, got NaN"),
+    ],
+)
+def test_bad_input_is_refused(dataset, arguments, match):
+    with pytest.raises(InputError, match=match):
+        read(fa.data.corrupted(dataset, *arguments), N)
+
+
+def test_another_box_is_refused():
+    with pytest.raises(InputError, match=r"expected float32 values in \[-1, 1\], got uint8"):
+        read(fa.data.corrupted(held(), "gaussian_noise"), N, box=(-1, 1))
