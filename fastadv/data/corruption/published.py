@@ -32,9 +32,9 @@ def published_set(folder: Path, name: str, severity: int) -> ImageSet:
 
     NAME.npy is uint8 [5 N, 32, 32, 3], its severities one after another; labels.npy holds 5 N labels.
     """
-    check_severity(severity)
+    severity = check_severity(severity)
     images, labels = _mapped(folder / f"{name}.npy"), _mapped(folder / "labels.npy")
-    count, left = divmod(len(images), len(SEVERITIES))
+    count, left = divmod(images.shape[0] if images.ndim else 0, len(SEVERITIES))
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or left or not count:
         raise CorruptFileError(
             f"{folder / name}.npy: expected uint8 [5 N, 32, 32, 3], as many images of each severity, got "

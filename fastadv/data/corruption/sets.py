@@ -69,8 +69,8 @@ class Corrupted(Images):
         self.labels = self._labels()
         count = max(0, int(self.labels.max())) + 1
         self.classes = tuple(getattr(self.source, "classes", None) or map(str, range(count)))
-        self.name = f"{getattr(self.source, 'name', 'images')}, {corruption} {severity}"
-        self.note = f"regenerated {corruption} of severity {severity}, seed {seed}"
+        self.name = f"{getattr(self.source, 'name', 'images')}, {corruption} {self.severity}"
+        self.note = f"regenerated {corruption} of severity {self.severity}, seed {seed}"
         self.note += f", constants {constants}" if constants else ""
         if note := getattr(self.source, "note", ""):
             self.note = f"{note}; {self.note}"
@@ -113,7 +113,7 @@ class Corrupted(Images):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
         place = range(len(self))[position]
-        x = torch.as_tensor(self.source[int(self.rows[place])][0])[None]
+        x = self.source[int(self.rows[place])][0][None]
         check_images(x, self.name)
         return to_unit(self.apply(x, self.rows[place, None].to(x.device))[0]), int(self.labels[place])
 

@@ -71,6 +71,7 @@ def test_bad_arguments_are_refused(tmp_path, name, arguments, match):
         (IMAGES.transpose(0, 3, 1, 2), LABELS, r"got uint8 \[60, 3, 32, 32\]"),
         (IMAGES, LABELS[:N], r"labels.npy: expected 60 integers, the same 12 for each .* got int64 \[12\]"),
         (IMAGES, np.sort(LABELS), "the same 12 for each severity"),
+        (np.array(7), LABELS, r"got int64 \[\]"),
         (np.array([None]), LABELS, "gaussian_noise.npy: expected a whole npy file"),
     ],
 )
