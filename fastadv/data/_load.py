@@ -76,15 +76,13 @@ def _parse(text: str) -> tuple[str, dict[str, str]]:
     return name, options
 
 
-def _chosen(name: str, split: str, severity: Any, options: dict[str, str]) -> tuple[str, Any]:
-    """Return the corruption and the severity, of the arguments or the options; InputError for both."""
-    level = options.get("severity")
-    if level is not None and severity is not None:
-        raise InputError(f"{name}: expected one severity, got {level!r} and {severity!r}")
-    if "corruption" in options and split not in ("train", "test"):
-        raise InputError(f"{name}: expected one corruption, got {options['corruption']!r} and {split!r}")
-    severity = int(level) if level and level.isdecimal() else level or severity
-    return options.get("corruption", split), severity
+def _number(name: str, options: dict[str, str], key: str, value: int | None) -> int | None:
+    """Return an argument, or the option of that name in its place; InputError for both."""
+    if (text := options.pop(key, None)) is None:
+        return value
+    if value is not None or not text.isdecimal():
+        raise InputError(f"{name}: expected one {key}, a whole number, got {text!r} and {value}")
+    return int(text)
 
 
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
@@ -137,16 +135,13 @@ def load(
         ((100, 1, 10, 10), 10)
     """
     name, options = _parse(name)
-    if (side := options.pop("size", None)) is not None:
-        if size is not None or not side.isdecimal():
-            raise InputError(f"{name}: expected one size, a whole number, got {side!r} and {size}")
-        size = int(side)
-    if name in ARCHIVES:
-        split, severity = _chosen(name, split, severity, options)
-    else:
+    size = _number(name, options, "size", size)
+    severity = _number(name, options, "severity", severity)
+    if name not in ARCHIVES or "corruption" in options:
         check_choice("split", split, ("train", "test", "all") if name == "imagefolder" else ("train", "test"))
-        if severity is not None:
-            raise InputError(f"{name}: expected no severity, got {severity!r}; fa.data.corrupted takes one")
+    if name not in ARCHIVES and severity is not None:
+        raise InputError(f"{name}: expected no severity, got {severity!r}; fa.data.corrupted takes one")
+    split = options.pop("corruption", split)
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"expected {what} >= 1, got {value}")

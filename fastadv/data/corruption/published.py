@@ -14,6 +14,7 @@ from fastadv.errors import CorruptFileError, InputError
 
 # The folder that each archive unpacks to, and the record of Zenodo that holds it
 ARCHIVES = {"cifar10-c": ("CIFAR-10-C", 2535967), "cifar100-c": ("CIFAR-100-C", 3555552)}
+AGAIN = "unpack the archive again"
 
 
 def archived(root: Path, name: str, corruption: str, severity: Any) -> ImageSet:
@@ -36,17 +37,14 @@ def published_set(folder: Path, name: str, severity: int) -> ImageSet:
     images, labels = _mapped(folder / f"{name}.npy"), _mapped(folder / "labels.npy")
     count, left = divmod(images.shape[0] if images.ndim else 0, len(SEVERITIES))
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or left or not count:
-        raise CorruptFileError(
-            f"{folder / name}.npy: expected uint8 [5 N, 32, 32, 3], as many images of each severity, got "
-            f"{images.dtype} {list(images.shape)}; unpack the archive again"
-        )
+        got = f"{images.dtype} {list(images.shape)}"
+        raise CorruptFileError(f"{folder / name}.npy: expected uint8 [5 N, 32, 32, 3], got {got}; {AGAIN}")
     y = np.asarray(labels)
     fits = y.dtype.kind in "iu" and y.shape == images.shape[:1]
-    if not fits or (y.reshape(len(SEVERITIES), count) != y[:count]).any():
-        raise CorruptFileError(
-            f"{folder / 'labels.npy'}: expected {len(images)} integers, the same {count} for each severity, "
-            f"got {y.dtype} {list(y.shape)} or others; unpack the archive again"
-        )
+    if not fits or (y.reshape(-1, count) != y[:count]).any():
+        wanted = f"{len(images)} integers, the same {count} for each severity"
+        got = f"{y.dtype} {list(y.shape)}" + " that differ" * fits
+        raise CorruptFileError(f"{folder / 'labels.npy'}: expected {wanted}, got {got}; {AGAIN}")
     first = (severity - 1) * count
     x = torch.from_numpy(images[first : first + count].transpose(0, 3, 1, 2).copy())
     y = y[:count].astype(np.int64)
@@ -64,7 +62,6 @@ def _mapped(path: Path) -> np.ndarray[Any, Any]:
     try:
         mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise CorruptFileError(
-            f"{path}: expected a whole npy file, got one that does not read ({error}); unpack it again"
-        ) from error
+        said = f"{path}: expected a whole npy file, got one that does not read ({error}); {AGAIN}"
+        raise CorruptFileError(said) from error
     return mapped

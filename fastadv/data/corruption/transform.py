@@ -38,8 +38,7 @@ class Corrupt:
         True
 
     Source:
-        Hendrycks and Dietterich 2019, as in `fa.data.corrupted`. They ask not to train on the corruptions
-        on which a net is measured.
+        Hendrycks and Dietterich 2019, who ask not to train on corruptions that a net is measured on.
     """
 
     names: str | Iterable[str] = "c15"
