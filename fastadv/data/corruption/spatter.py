@@ -56,7 +56,7 @@ def weighed(x: Tensor, down: tuple[int, ...], across: tuple[int, ...], mode: str
 
 
 def rims(levels: Tensor) -> Tensor:
-    """Mark edges by Canny's method in OpenCV's integers: Sobel slopes, the L1 norm, four directions."""
+    """Mark edges by Canny's method in OpenCV's integers: Sobel's gradients, the L1 norm, four directions."""
     dx = weighed(levels, (1, 2, 1), CHANGE, "replicate").int()
     dy = weighed(levels, CHANGE, (1, 2, 1), "replicate").int()
     run, rise, opposite = dx.abs(), dy.abs() * 2**15, (dx ^ dy) < 0
