@@ -53,3 +53,14 @@ class Events:
                     "seconds": {name: seconds},
                 }
             )
+
+    def classified(self, name: str, samples: int) -> None:
+        """Tell that a batch of corrupted images is classified."""
+        self._steps += samples
+        tell(self._tick, name, self._steps, self._total)
+
+    def corrupted(self, name: str, severity: int, samples: int, accuracy: float, failed: int) -> None:
+        """Tell that all images of a corruption and a severity are classified."""
+        if self._on_event is not None:
+            figures = {"accuracy": accuracy, "failed": failed}
+            self._on_event({"step": samples, "corruption": name, "severity": severity, **figures})

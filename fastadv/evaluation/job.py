@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, starmap
 from typing import Any, TypeVar
 
 import torch
@@ -70,6 +70,10 @@ class Job:
         return self.criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
 
     def results(self, work: Callable[[Batch], T]) -> Iterator[T]:
+        """Return what `work` makes of each batch with the verdict on it."""
+        return self.each(lambda *batch: work(self.judged(*batch)))
+
+    def each(self, work: Callable[[int, Tensor, Tensor, Tensor, int], T]) -> Iterator[T]:
         """Return what `work` makes of each batch, in their order and in every process; each makes some."""
         # whole batches, as one process would take them, since rounding may depend on the size
         parts = self.positions()
@@ -77,8 +81,8 @@ class Job:
             self._compare_first(torch.cat(parts))
         with processes.agreement():
             numbers = self.share(len(parts))
-        batches = self._with_verdict(parts, processes.share_of(numbers))
-        return processes.in_turn(len(numbers), map(work, batches))
+        batches = self._numbered(parts, processes.share_of(numbers))
+        return processes.in_turn(len(numbers), starmap(work, batches))
 
     def _compare_first(self, positions: Tensor) -> None:
         """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
@@ -87,16 +91,18 @@ class Job:
                 if self.frozen.check(x):
                     return
 
-    def _with_verdict(self, parts: Sequence[Tensor], numbers: Sequence[int]) -> Iterator[Batch]:
-        """Yield the batches of these numbers with the verdict on them; of several draws that of its seed."""
+    def _numbered(
+        self, parts: Sequence[Tensor], numbers: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, int]]:
+        """Yield the batches of these numbers: number, x, y, ids and the size of the first batch."""
         for size, alike in groupby(numbers, lambda number: len(parts[number])):
             same = [*alike]
             samples = self.read(torch.cat([parts[number] for number in same]), size)
             for number, (x, y, ids) in zip(same, samples, strict=True):
-                yield self._judged(number, x, y, ids, len(parts[0]))
+                yield number, x, y, ids, len(parts[0])
 
-    def _judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
-        """Return the batch `number` with the verdict on it; `size` is that of the first batch."""
+    def judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
+        """Return the batch `number` with the verdict on it, of several draws that of its seed."""
         frozen, criterion = self.frozen.of(x, ids), self.criterion
         classes = criterion.outputs == "classes"
         known = self.labels(y)

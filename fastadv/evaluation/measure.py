@@ -19,6 +19,7 @@ from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
 from fastadv.certify import Certificates
 from fastadv.data.content import describe_data
+from fastadv.data.corruption.card import SEVERITIES
 from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, Model, Prepared
@@ -31,6 +32,7 @@ from fastadv.evaluation import _outcome as outcomes
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import Batch, Part, Shelf, attempted, joined
 from fastadv.evaluation._parts import IDENTITY, Parts
+from fastadv.evaluation.corruption import Corruptions, CorruptionTable, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
 from fastadv.evaluation.job import Job, description, environment, prepared
 from fastadv.evaluation.named import Attacks
@@ -56,6 +58,8 @@ def evaluate(
     freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
     whole_batches: bool = False, certificates: Certificates | None = None,
     criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
+    corruptions: str | Sequence[str] | None = None, severities: int | Sequence[int] = SEVERITIES,
+    published: str | PathLike[str] | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -88,9 +92,9 @@ def evaluate(
             That is made for all that are right in any draw. Accuracies are those of one draw, beside those
             of the majority and the worst draw (`Table.draws`, `Row.draws`). These passes are not counted
             among those of an attack.
-        seed: with several draws, of all that the model takes from the generators of torch, NumPy and Python,
-            also under attack. The generators are restored afterwards. A generator of the model's own is not
-            seeded. That of an attack is bound to it: partial(fa.attacks.pgd, seed=1).
+        seed: of corruptions; and with several draws, of all that the model takes from the generators of
+            torch, NumPy and Python, also under attack. The generators are restored afterwards. A generator of
+            the model's own is not seeded. That of an attack is bound to it: partial(fa.attacks.pgd, seed=1).
         run_dir: a folder in which each attack's result on each batch is kept as soon as it is there. A
             stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
@@ -111,6 +115,7 @@ def evaluate(
         on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
             "step" is the number of samples done, "attack" the name; "clean_accuracy", "robust_accuracy" and
             "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
+            Where a corruption is done at a severity, it has "corruption", "severity" and "accuracy".
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
@@ -127,6 +132,11 @@ def evaluate(
             judges on the model what the first attack of `fastadv.attacks` makes of this net, to its last
             step. Where it leaves more than the attacks on the model do, the defense was not what resisted.
             Its passes are of that net, and are not counted; images that are wrong there stay as they are.
+        corruptions: measure the accuracy under common corruptions, too (`fa.data.corrupted`): "c15" for the
+            fifteen, "all" for nineteen, or names; `Table.corruption` has it. None measures none.
+        severities: of the corruptions, from 1 to 5, one or several, each once.
+        published: the folder of the published files, such as CIFAR-10-C, whose images and labels are then
+            measured; they are as many as those of the data set. None corrupts the data, by `seed`.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -147,7 +157,7 @@ def evaluate(
         True
     """
     with processes.agreement():
-        drawing = Drawing(draws, seed)
+        drawing, chosen = Drawing(draws, seed), selected(corruptions, severities, seed, published)
         check_on_event(on_event)
         check_progress(progress)
         check_flag("whole_batches", whole_batches)
@@ -158,18 +168,21 @@ def evaluate(
             freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
             grey_box=grey_box,
         )  # fmt: skip
-        if job.criterion.outputs != "classes" and (draws > 1 or certificates is not None):
-            name = "draws" if draws > 1 else "certificates"
+        of_classes = {"draws": draws > 1, "certificates": certificates is not None, "corruptions": chosen}
+        if job.criterion.outputs != "classes" and any(of_classes.values()):
+            name = next(name for name, value in of_classes.items() if value)
             raise InputError(
                 f"{name}: expected none with {job.criterion!r}, as they are of classes; leave it out"
             )
+        chosen = chosen and chosen.ready(job)
+        cells = [] if chosen is None else chosen.describe()
         count = sample_count(job.dataset, limit)
         share = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
                 raise InputError("run_dir: expected a folder for a share of an evaluation, got None")
             share(-(-count // batch_size))  # before the folder is that of an evaluation that cannot be
-        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
+        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks] + cells}
         config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
             config["criterion"] = describe(criterion)
@@ -177,6 +190,7 @@ def evaluate(
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
             config |= description(job, identity)
+            config["attacks"] += cells
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             search = {"precision": precision or options.precision, "eot": job.frozen.eot}
@@ -197,9 +211,9 @@ def evaluate(
         before = (parts.identity or config)["samples"]
         earlier = [samples for samples in before if samples < count]
         job = replace(job, drawing=drawing, share=share, earlier=earlier)
-        events = Events(on_event, tick, count * len(job.attacks))
+        events = Events(on_event, tick, count * (len(job.attacks) + len(cells)))
         keep_samples = keep_samples or certificates is not None
-        table = Evaluation(job, keep_samples, parts, indicators and not apart, events).table()
+        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen).table()
         if apart:
             number = len(job.positions())
             parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
@@ -215,17 +229,20 @@ class Evaluation:
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False  # whether signs of masking are looked for
     events: Events = field(default_factory=Events)
+    corruptions: Corruptions | None = None
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
-        started, done, shelf = time.perf_counter(), list[list[Part]](), Shelf()
+        started, done, shelf, corruption = time.perf_counter(), list[list[Part]](), Shelf(), None
         with self.job.drawing.kept(self.job.frozen.device):
             for clean, *attacked in map(shelf.keep, self.job.results(self.measure)):
                 done.append([clean, *attacked])
                 if processes.world() > 1:
                     for name, part in zip(self.job.attacks, attacked, strict=True):
                         self.events.finished(name, clean, part, self.job.drawing.count)
-        return self.judge(done, started)
+            if self.corruptions is not None:
+                corruption = measured(self.job, self.corruptions, self.parts, self.events)
+        return self.judge(done, started, corruption)
 
     def measure(self, batch: Batch) -> list[Part]:
         """Measure a batch without an attack, and under each."""
@@ -300,7 +317,9 @@ class Evaluation:
         x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
         return Part(tensors | self.count_at(x_adv, batch), notes)
 
-    def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
+    def judge(
+        self, done: Sequence[Sequence[Part]], started: float, corruption: CorruptionTable | None = None
+    ) -> Table:
         """Put the batches together, each without an attack and under each."""
         parts, *attacked = zip(*done, strict=True)
         correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
@@ -326,4 +345,5 @@ class Evaluation:
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
+            corruption=corruption,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from fastadv.attacks.masking import Indicators
 from fastadv.certify import Certificates, contradictions
 from fastadv.engine.module import in_words
 from fastadv.errors import InputError
+from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
@@ -52,6 +53,7 @@ class Table:
         criterion: says which samples are right.
         sums: what the criterion counts beside the accuracy at each clean x.
         remarks: what casts doubt on labels or model without an attack; they begin the verdict.
+        corruption: the accuracy under common corruptions, if they were asked for.
 
     Example:
         >>> from functools import partial
@@ -78,6 +80,7 @@ class Table:
     criterion: Criterion = field(default=WRONG, repr=False)
     sums: Sums = field(default_factory=dict, repr=False)
     remarks: Sequence[str] = field(default=(), repr=False)
+    corruption: CorruptionTable | None = field(default=None, repr=False)
 
     @property
     def headline(self) -> str:
@@ -153,6 +156,7 @@ class Table:
             "bpda": dict(self.replaced),
             "indicators": _as_dict(self.indicators),
             "draws": _as_dict(self.draws),
+            "corruption": _as_dict(self.corruption),
             "extra": {name: [value, worst_extra.get(name)] for name, value in self.extra.items()},
             "attacks": [
                 {
@@ -270,8 +274,10 @@ class Table:
         return "\n".join([*filter(None, [self.headline]), aligned(self.cells()), *self.notes(), *parts, *end])
 
     def details(self) -> dict[str, list[list[str]]]:
-        """Return more tables: of the draws, and of the components of each attack that has some."""
+        """Return more tables: of corruptions, the draws, and the components of each attack that has some."""
         parts = {row.title: row.components.cells() for row in self.rows if row.components is not None}
+        if self.corruption is not None:
+            parts = {self.corruption.title: self.corruption.cells(self.clean_accuracy)} | parts
         if self.draws is None:
             return parts
         drawn = [("none", self.draws)]
@@ -281,5 +287,5 @@ class Table:
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 
 
-def _as_dict(part: Indicators | Draws | Components | None) -> dict[str, Any] | None:
+def _as_dict(part: Indicators | Draws | Components | CorruptionTable | None) -> dict[str, Any] | None:
     return None if part is None else part.to_dict()
