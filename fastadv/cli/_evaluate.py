@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,6 +30,7 @@ from fastadv.cli._output import (
 )
 from fastadv.cli._shared import Budget, Images, Machine, Processed, Search
 from fastadv.cli._signature import Front
+from fastadv.data.corruption.card import check_severity, named
 from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
@@ -65,6 +67,8 @@ class Results:
     def check(self, named: dict[str, NamedAttack], indicators: bool) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         radii = () if self.radii is None else tuple(check_radii(self.radii).tolist())
+        if not named:
+            o.refuse_set("needs an attack: give -a.", radii=self.radii, strict=self.strict or None)
         if len({attack.norm for attack in named.values()}) > 1:
             why = "needs attacks of one norm; evaluate each norm separately."
             o.refuse_set(why, radii=self.radii, out=self.out)
@@ -82,6 +86,31 @@ class Results:
         return radii
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    return named(text.split(",") if "," in text else text)
+
+
+def parse_severities(text: str) -> tuple[int, ...]:
+    return tuple(check_severity(o.parse_value(part)) for part in text.split(","))
+
+
+@dataclass(frozen=True)
+class Corruption:
+    corruptions: Annotated[
+        Any,
+        "Also, or without -a alone, the accuracy under common corruptions: c15 for the fifteen, all for "
+        "nineteen, or names: fog,snow.",
+        o.text(parse_names, "NAMES"),
+    ] = None
+    severities: Annotated[Any, "Of corruptions.", o.text(parse_severities, "LEVELS")] = "1,2,3,4,5"
+    published: Annotated[
+        Path | None,
+        "Read corrupted images from the published files in this folder, such as CIFAR-10-C; by default those "
+        "of --data are corrupted, by --seed.",
+        typer.Option(metavar="FOLDER"),
+    ] = None
+
+
 @dataclass(frozen=True)
 class RobustBench:
     suite: Annotated[Suite | None, "Run AutoAttack at this benchmark's radius on the whole test set."] = None
@@ -96,13 +125,14 @@ class RobustBench:
         return text and f"not a result of RobustBench: {text}"
 
     def attacks(
-        self, texts: list[str] | None, budget: Budget, images: Mapping[str, Any]
+        self, texts: list[str] | None, budget: Budget, images: Mapping[str, Any], corruption: Corruption
     ) -> tuple[list[str], Budget]:
         """Return which attacks to run in which budget: those of the options, or those of the suite."""
         if self.suite is None:
             why = "writes the result of --suite robustbench: give that, too."
             o.refuse_set(why, robustbench=self.robustbench)
-            return texts or ["fgsm", "pgd"], budget
+            alone = corruption.corruptions and not budget.chosen
+            return texts or ([] if alone else ["fgsm", "pgd"]), budget
         taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
         o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
         (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
@@ -134,6 +164,7 @@ def evaluate(
     images: Images,
     budget: Budget,
     evaluation: Annotated[partial[Any], Front(measure, "run_dir resume draws indicators")],
+    corruption: Corruption,
     results: Results,
     benchmark: RobustBench,
     search: Search,
@@ -149,6 +180,9 @@ def evaluate(
     --fail-under it is 4 if an accuracy is too low, doubt or not; robust is the worst of all attacks. Under
     torchrun both codes become 1: read "verdict" in the output of --json.
 
+    --corruptions c15 measures common corruptions; without -a and a budget no attack runs, as in
+    fastadv evaluate -m small_cnn -w w.safetensors -d digits:size=32 --corruptions c15 --severities 1,3,5
+
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
@@ -159,7 +193,7 @@ def evaluate(
     """
     if results.shard:
         o.refuse_set(OF_ALL, suite=benchmark.suite)
-    texts, budget = benchmark.attacks(attack, budget, images.keywords)
+    texts, budget = benchmark.attacks(attack, budget, images.keywords, corruption)
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])
@@ -171,7 +205,7 @@ def evaluate(
         net = search.frozen(model.load(dataset, machine))
         table = evaluation(
             net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
-            keep_samples=bool(results.out or results.report), progress=tick,
+            keep_samples=bool(results.out or results.report), progress=tick, **vars(corruption),
         )  # fmt: skip
         curves = {}
         for label, one in named.items() if radii else ():

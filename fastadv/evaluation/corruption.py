@@ -26,7 +26,7 @@ from fastadv.evaluation.job import Job
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.text import percent
+from fastadv.text import percent, several
 
 # AlexNet's error under each corruption of ImageNet-C at 224 x 224, the mean over severities: Hendrycks and
 # Dietterich's, from github.com/hendrycks/robustness, issue 10, and the code of AugMix
@@ -36,6 +36,7 @@ ALEXNET = {
     "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204,
     "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500,
 }  # fmt: skip
+TITLE = "accuracy under corruptions, by severity"
 Cell = tuple[str, int]
 """A corruption and a severity."""
 
@@ -92,8 +93,11 @@ class CorruptionTable:
         return dict(zip(self.names, self.accuracy.mean(1).tolist(), strict=True))
 
     @property
-    def title(self) -> str:
-        return f"accuracy under corruptions, by severity ({self.source})"
+    def note(self) -> str:
+        """Where the images came from, and how many had no finite logits."""
+        failed = int(self.failed.sum())
+        wrong = f"; {several(failed, 'image')} without finite logits, which count as wrong" * bool(failed)
+        return f"corrupted images: {self.source}{wrong}"
 
     def mce(self) -> float:
         """Return the mean corruption error in percent: errors relative to those of AlexNet.

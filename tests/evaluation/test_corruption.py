@@ -1,0 +1,211 @@
+"""Accuracy under common corruptions: the cells, what a folder keeps of them, and the figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.evaluation import Table, corruption, evaluate, merge, report
+from fastadv.evaluation.corruption import ALEXNET, CorruptionTable
+from fastadv.evaluation.report import bars
+from tests.evaluation.reports import Read, table_of
+from tests.processes import go
+
+WHOLE = fa.data.load("digits", "test", size=32)
+DIGITS = fa.data.load("digits", "test", size=32, limit=50)
+NAMES, LEVELS = ("gaussian_noise", "impulse_noise"), (5, 1)
+SOME = slice(5, None, 23)  # pixels
+THREE = ("speckle_noise", *NAMES)
+
+
+class Means(nn.Module):
+    """The class whose mean is nearest in some pixels; NaN for an image with `mark` at its first pixel."""
+
+    def __init__(self, mark: float = -1, noise: float = 0) -> None:
+        super().__init__()
+        x, y = WHOLE.take(torch.arange(len(WHOLE))).flatten(1)[:, SOME] / 255, WHOLE.labels
+        self.weight = nn.Parameter(torch.stack([x[y == k].mean(0) for k in range(10)]))
+        self.mark, self.noise, self.passed = mark, noise, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passed += len(x)
+        flat = x.flatten(1)[:, SOME]
+        flat = flat + self.noise * torch.randn(flat.shape[1])
+        logits = flat @ self.weight.T - self.weight.square().sum(1) / 2
+        return logits.where(x.flatten(1)[:, :1] != self.mark, torch.nan)
+
+
+def run(model: nn.Module, **options) -> Table:
+    asked = {"corruptions": NAMES, "severities": LEVELS, "batch_size": 20}
+    return evaluate(model, options.pop("dataset", DIGITS), **{**asked, **options})
+
+
+def same(one: Table, other: Table) -> bool:
+    return one.corruption.to_dict() == other.corruption.to_dict()
+
+
+def whole(folder: Path, rank: int = 0) -> None:
+    told = []
+    figures = run(Means(), draws=2, run_dir=folder / "run", on_event=told.append).corruption.to_dict()
+    (folder / f"table-{rank}").write_text(json.dumps([figures, told]))
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 7}, {"whole_batches": True}, {"freeze": True}])
+def test_a_cell_is_the_accuracy_on_the_corrupted_set(options):
+    told, ticks = [], []
+    table = run(Means(mark=1), seed=3, on_event=told.append, progress=lambda *at: ticks.append(at), **options)
+    sets = [[fa.data.corrupted(DIGITS, name, level, 3) for level in LEVELS] for name in NAMES]
+    alone = [[evaluate(Means(mark=1), one, batch_size=50) for one in row] for row in sets]
+    ours = table.corruption
+    assert ours.right.tolist() == [[int(cell.correct.sum()) for cell in row] for row in alone]
+    assert ours.failed.tolist() == [[int(cell.failed.sum()) for cell in row] for row in alone]
+    assert ours.failed[1, 0] > 0  # impulses
+    assert len(set(ours.right.flatten().tolist())) > 2
+    assert 0.2 < ours.mean_accuracy < table.clean_accuracy
+    assert [(one["corruption"], one["severity"], one["step"]) for one in told] == [
+        (name, level, 50) for name in NAMES for level in LEVELS
+    ]
+    assert [one["accuracy"] for one in told] == ours.accuracy.flatten().tolist()
+    assert ticks[-1] == (200, 200)
+
+
+def test_attacks_and_corruptions_in_one_call_and_several_draws():
+    table = run(Means(noise=0.5), attacks="fgsm", threat=fa.Linf(0.1), draws=4, limit=30)
+    ours = table.corruption
+    assert (ours.samples, ours.draws, table.draws.count, table.rows[0].name) == (30, 4, 4, "fgsm")
+    assert bool((ours.right % 4).any())
+    one = run(Means(noise=0.5), draws=4, limit=30, severities=1, corruptions="impulse_noise").corruption
+    assert one.accuracy.item() == ours.accuracy[1, 1] <= ours.interval.high[1, 1]
+    assert str(table).count("mean accuracy") == 1
+
+
+def test_a_stopped_run_loses_one_batch_and_grows(tmp_path):
+    def stop(done: int, total: int) -> None:
+        if done == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Means(), run_dir=tmp_path, progress=stop)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    assert len(before) == 5
+    resumed = run(Means(), run_dir=tmp_path, resume=True)
+    assert same(resumed, run(Means()))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    model, again = Means(), Means()
+    run(model, run_dir=tmp_path, resume=True)
+    more = run(again, run_dir=tmp_path, resume=True, severities=(1, 2, 5), corruptions=THREE)
+    assert same(more, run(Means(), severities=(1, 2, 5), corruptions=THREE))
+    assert again.passed - model.passed == 50 * (9 - 4)
+    for options, says in (
+        ({"seed": 1}, r"corruption gaussian_noise 1.seed \(0 there, 1 here\)"),
+        ({"dataset": fa.data.load("digits", "train", size=32, limit=50)}, "answer to the first samples"),
+    ):
+        with pytest.raises(InputError, match=says):
+            run(Means(), run_dir=tmp_path, resume=True, **options)
+
+
+def test_shares_and_processes_give_the_table_of_one(tmp_path):
+    for rank in (1, 0):
+        share = run(Means(), run_dir=tmp_path / f"job-{rank}", rank=rank, world_size=2)
+        assert share.corruption.samples == (20 if rank else 30)
+    merge([tmp_path / "job-0", tmp_path / "job-1"], tmp_path / "all")
+    model = Means()
+    assert same(run(model, run_dir=tmp_path / "all", resume=True), run(Means()))
+    assert model.passed <= 150  # the clean images, and probes
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_group_share_the_batches(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    whole(tmp_path / "one")
+    go("tests.evaluation.test_corruption", "whole", tmp_path / "two", 2)
+    (alone, told), *ours = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("*/table-*")))
+    assert ours == [[alone, told], [alone, []]]
+
+
+def test_published_files_have_images_and_labels_of_their_own(tmp_path, monkeypatch):
+    def published(folder: Path, name: str, severity: int) -> ImageSet:
+        one = fa.data.corrupted(WHOLE, name, severity, seed=9)
+        x = torch.stack([one[place][0] for place in range(49, -1, -1)])
+        return ImageSet(x, one.labels[:50].flip(0) if name == folder.name else (one.labels[:50] * 0), 10, "C")
+
+    monkeypatch.setattr(corruption, "published_set", published)
+    folder = tmp_path / "gaussian_noise"
+    table = run(Means(), published=folder, run_dir=tmp_path / "run")
+    ours, again = table.corruption, run(Means(), seed=9).corruption
+    assert (ours.source, ours.samples) == (f"published files in {folder}", 50)
+    assert ours.right[0].tolist() == again.right[0].tolist()
+    assert ours.right[1].tolist() != again.right[1].tolist()
+    assert same(run(Means(), published=folder, run_dir=tmp_path / "run", resume=True), table)
+    with pytest.raises(InputError, match="another dataset="):
+        run(Means(), published=tmp_path / "impulse_noise", run_dir=tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match=r"constants \(published there, cifar here\)"):
+        run(Means(), run_dir=tmp_path / "run", resume=True)
+    with pytest.raises(InputError, match="as many images of gaussian_noise as of the data, 355, got 50"):
+        run(Means(), dataset=WHOLE, published=folder)
+
+
+def full(errors: dict[str, float]) -> CorruptionTable:
+    right = torch.tensor([[round(10**6 * (1 - error))] * 5 for error in errors.values()])
+    return CorruptionTable(tuple(errors), (1, 2, 3, 4, 5), right, right * 0, 10**6, "published files in C")
+
+
+def test_the_mean_corruption_error_is_relative_to_alexnet():
+    assert full(ALEXNET).mce() == pytest.approx(100)
+    halved = {name: error / (2 if name in ("fog", "snow", "frost") else 1) for name, error in ALEXNET.items()}
+    assert full(halved).mce() == pytest.approx(90)
+    assert full({**ALEXNET, "spatter": 1.0}).mce() == pytest.approx(100)  # no part of the fifteen
+    few = CorruptionTable(tuple(ALEXNET)[1:], (1, 5), torch.ones(14, 2), torch.zeros(14, 2), 1, "")
+    with pytest.raises(InputError, match="without gaussian_noise, severity 2, severity 3, severity 4; "):
+        few.mce()
+
+
+def test_the_table_is_told_as_text_as_json_and_on_the_page(tmp_path):
+    table = run(Means(), severities=(1, 3))
+    ours = table.corruption
+    read = CorruptionTable.of_dict(json.loads(json.dumps(table.to_dict()))["corruption"])
+    assert read.to_dict() == ours.to_dict()
+    lines = [line.split() for line in str(table).splitlines()]
+    place = lines.index(["corruption", "1", "3", "mean"])
+    assert "corrupted images: regenerated, seed 0, constants cifar\n" in str(table)
+    assert [line[0] for line in lines[place + 2 :]] == [*NAMES, "mean", "clean"]
+    assert lines[place + 4][-1] == f"{100 * ours.mean_accuracy:.1f}%"
+    assert lines[place + 5][-1] == f"{100 * table.clean_accuracy:.1f}%"
+    turned = full({"spatter": 0.5, "shot_noise": 0.25, "gaussian_noise": 0.125})
+    report(table_of(6, corruption=turned), tmp_path / "r.html")
+    page = Read(tmp_path / "r.html")
+    found = [float(one["width"]) for one in page.elements("rect") if one.get("class") == "mean"]
+    assert found == [round(share * (bars.RIGHT - bars.LEFT), 1) for share in (0.875, 0.75, 0.5)]
+    assert len([one for one in page.elements("path") if one.get("class") == "severity"]) == 15
+    assert "Mean accuracy 70.8% under common corruptions: 3 of them, severity 1, 2, 3, 4, 5," in page.text
+    assert page.text.count("mean accuracy") == 1
+    report(table_of(6), tmp_path / "r.html")
+    assert "corruption" not in Read(tmp_path / "r.html").text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"corruptions": "fogg"}, "corruption: expected one of .*, c15, all, got 'fogg'"),
+        ({"corruptions": []}, "corruptions: expected names, each once"),
+        ({"severities": (0, 1)}, "severity: expected 1, 2, 3, 4 or 5, got 0"),
+        ({"severities": (1, 1)}, "severities: expected some of 1, 2, 3, 4, 5, each once"),
+        ({"severities": ()}, "severities: expected some of"),
+        ({"corruptions": None}, "severities: expected none without corruptions"),
+        ({"corruptions": None, "severities": (1, 2, 3, 4, 5), "published": "c"}, "published: expected none"),
+        ({"criterion": fa.attacks.Signs()}, "corruptions: expected none with"),
+        ({"dataset": fa.data.load("digits", "test", limit=50)}, "of 32 x 32 pixels or more"),
+        ({"dataset": (2 * torch.rand(9, 1, 32, 32), torch.arange(9))}, r"pixels in \[0, 1\]"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_first_batch(options, says):
+    model = Means()
+    with pytest.raises(InputError, match=says):
+        run(model, **options)
+    assert model.passed <= 1
