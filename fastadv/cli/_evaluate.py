@@ -49,6 +49,26 @@ PREPARED = {"imagenet": "preprocessing"}  # each of its models names its own
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
+def parse_corruptions(text: str) -> tuple[str, ...]:
+    return named(text.split(",") if "," in text else text)
+
+
+def parse_severities(text: str) -> tuple[int, ...]:
+    return tuple(check_severity(o.parse_value(part)) for part in text.split(","))
+
+
+MEASURE = Front(
+    measure,
+    "run_dir resume draws indicators corruptions severities published",
+    {
+        "corruptions": Annotated[Any, o.text(parse_corruptions, "NAMES")],
+        "severities": Annotated[Any, o.text(parse_severities, "LEVELS")],
+        "published": Annotated[Path, typer.Option(metavar="FOLDER")],
+    },
+    {"severities": "1,2,3,4,5"},
+)
+
+
 @dataclass(frozen=True)
 class Results:
     radii: Annotated[Sequence[float] | None, "Also the accuracy at each of these radii: 0,0.1,0.2."] = None
@@ -86,31 +106,6 @@ class Results:
         return radii
 
 
-def parse_names(text: str) -> tuple[str, ...]:
-    return named(text.split(",") if "," in text else text)
-
-
-def parse_severities(text: str) -> tuple[int, ...]:
-    return tuple(check_severity(o.parse_value(part)) for part in text.split(","))
-
-
-@dataclass(frozen=True)
-class Corruption:
-    corruptions: Annotated[
-        Any,
-        "Also, or without -a alone, the accuracy under common corruptions: c15 for the fifteen, all for "
-        "nineteen, or names: fog,snow.",
-        o.text(parse_names, "NAMES"),
-    ] = None
-    severities: Annotated[Any, "Of corruptions.", o.text(parse_severities, "LEVELS")] = "1,2,3,4,5"
-    published: Annotated[
-        Path | None,
-        "Read corrupted images from the published files in this folder, such as CIFAR-10-C; by default those "
-        "of --data are corrupted, by --seed.",
-        typer.Option(metavar="FOLDER"),
-    ] = None
-
-
 @dataclass(frozen=True)
 class RobustBench:
     suite: Annotated[Suite | None, "Run AutoAttack at this benchmark's radius on the whole test set."] = None
@@ -125,14 +120,13 @@ class RobustBench:
         return text and f"not a result of RobustBench: {text}"
 
     def attacks(
-        self, texts: list[str] | None, budget: Budget, images: Mapping[str, Any], corruption: Corruption
+        self, texts: list[str] | None, budget: Budget, images: Mapping[str, Any], default: list[str]
     ) -> tuple[list[str], Budget]:
         """Return which attacks to run in which budget: those of the options, or those of the suite."""
         if self.suite is None:
             why = "writes the result of --suite robustbench: give that, too."
             o.refuse_set(why, robustbench=self.robustbench)
-            alone = corruption.corruptions and not budget.chosen
-            return texts or ([] if alone else ["fgsm", "pgd"]), budget
+            return texts or default, budget
         taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
         o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
         (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
@@ -163,8 +157,7 @@ def evaluate(
     model: Processed,
     images: Images,
     budget: Budget,
-    evaluation: Annotated[partial[Any], Front(measure, "run_dir resume draws indicators")],
-    corruption: Corruption,
+    evaluation: Annotated[partial[Any], MEASURE],
     results: Results,
     benchmark: RobustBench,
     search: Search,
@@ -180,7 +173,7 @@ def evaluate(
     --fail-under it is 4 if an accuracy is too low, doubt or not; robust is the worst of all attacks. Under
     torchrun both codes become 1: read "verdict" in the output of --json.
 
-    --corruptions c15 measures common corruptions; without -a and a budget no attack runs, as in
+    --corruptions c15 measures common corruptions, without -a and a budget alone:
     fastadv evaluate -m small_cnn -w w.safetensors -d digits:size=32 --corruptions c15 --severities 1,3,5
 
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
@@ -193,7 +186,9 @@ def evaluate(
     """
     if results.shard:
         o.refuse_set(OF_ALL, suite=benchmark.suite)
-    texts, budget = benchmark.attacks(attack, budget, images.keywords, corruption)
+    alone = evaluation.keywords["corruptions"] and not budget.chosen
+    default = [] if alone else ["fgsm", "pgd"]
+    texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])
@@ -205,7 +200,7 @@ def evaluate(
         net = search.frozen(model.load(dataset, machine))
         table = evaluation(
             net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
-            keep_samples=bool(results.out or results.report), progress=tick, **vars(corruption),
+            keep_samples=bool(results.out or results.report), progress=tick,
         )  # fmt: skip
         curves = {}
         for label, one in named.items() if radii else ():

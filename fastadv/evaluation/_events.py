@@ -1,6 +1,8 @@
 """What an evaluation tells while it runs: a bar, and an event after each attack on a batch."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,13 +56,9 @@ class Events:
                 }
             )
 
-    def classified(self, name: str, samples: int) -> None:
-        """Tell that a batch of corrupted images is classified."""
+    def corrupted(self, name: str, samples: int, event: Mapping[str, Any] | None = None) -> None:
+        """Tell that so many more corrupted images are classified, or that all of a kind are: an event."""
         self._steps += samples
         tell(self._tick, name, self._steps, self._total)
-
-    def corrupted(self, name: str, severity: int, samples: int, accuracy: float, failed: int) -> None:
-        """Tell that all images of a corruption and a severity are classified."""
-        if self._on_event is not None:
-            figures = {"accuracy": accuracy, "failed": failed}
-            self._on_event({"step": samples, "corruption": name, "severity": severity, **figures})
+        if event is not None and self._on_event is not None:
+            self._on_event(dict(event))

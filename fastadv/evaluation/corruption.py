@@ -1,15 +1,12 @@
 """Accuracy under common corruptions: which are asked for, how they are measured, and the figures."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +23,7 @@ from fastadv.evaluation.job import Job
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.text import percent, several
+from fastadv.text import percent
 
 # AlexNet's error under each corruption of ImageNet-C at 224 x 224, the mean over severities: Hendrycks and
 # Dietterich's, from github.com/hendrycks/robustness, issue 10, and the code of AugMix
@@ -36,39 +33,20 @@ ALEXNET = {
     "frost": 0.826572, "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204,
     "elastic_transform": 0.646056, "pixelate": 0.717840, "jpeg_compression": 0.606500,
 }  # fmt: skip
-TITLE = "accuracy under corruptions, by severity"
 Cell = tuple[str, int]
 """A corruption and a severity."""
 
 
 @dataclass(frozen=True)
 class CorruptionTable:
-    """Accuracy under each corruption at each severity.
+    """Accuracy under each corruption at each severity."""
 
-    Attributes:
-        names: of the corruptions.
-        severities: from 1 to 5.
-        right: int64 [names, severities], images classified correctly; with several draws summed over them.
-        failed: int64 [names, severities], images with logits that are not all finite: they count as wrong.
-        samples: images of each cell.
-        source: where the images came from: regenerated ones, with seed and constants, or published files.
-        draws: how often the model was drawn for each image.
-
-    Example:
-        >>> import fastadv as fa
-        >>> digits = fa.data.load("digits", "test", size=32)
-        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
-        >>> table = fa.evaluate(model, digits, corruptions=["gaussian_noise"], severities=(1, 5), limit=50)
-        >>> table.corruption.accuracy.shape, table.corruption.source
-        (torch.Size([1, 2]), 'regenerated, seed 0, constants cifar')
-    """
-
-    names: tuple[str, ...]
-    severities: tuple[int, ...]
-    right: Tensor = field(repr=False)
-    failed: Tensor = field(repr=False)
-    samples: int
-    source: str
+    names: Sequence[str]  # in the paper's order
+    severities: Sequence[int]
+    right: Tensor  # int64 [names, severities], images classified correctly; several draws are summed
+    failed: Tensor  # int64 [names, severities], images without finite logits, which count as wrong
+    samples: int  # of each cell
+    source: str  # of the images: regenerated ones, with seed and constants, or published files
     draws: int = 1
 
     @property
@@ -78,9 +56,8 @@ class CorruptionTable:
 
     @property
     def interval(self) -> Interval:
-        """The ends of the exact 95% interval of each accuracy, [names, severities]."""
-        right = (self.accuracy * self.samples).round().long().numpy()
-        return clopper_pearson(right, self.samples)
+        """The exact 95% interval of each accuracy: two arrays [names, severities]."""
+        return clopper_pearson((self.accuracy * self.samples).round().long().numpy(), self.samples)
 
     @property
     def mean_accuracy(self) -> float:
@@ -89,22 +66,14 @@ class CorruptionTable:
 
     @property
     def by_name(self) -> dict[str, float]:
-        """The accuracy under each corruption: the mean over severities."""
+        """The mean accuracy over severities."""
         return dict(zip(self.names, self.accuracy.mean(1).tolist(), strict=True))
 
-    @property
-    def note(self) -> str:
-        """Where the images came from, and how many had no finite logits."""
-        failed = int(self.failed.sum())
-        wrong = f"; {several(failed, 'image')} without finite logits, which count as wrong" * bool(failed)
-        return f"corrupted images: {self.source}{wrong}"
-
     def mce(self) -> float:
-        """Return the mean corruption error in percent: errors relative to those of AlexNet.
+        """Return the mean corruption error in percent, relative to AlexNet's errors on ImageNet at 224 x 224.
 
-        It is the mean over the fifteen corruptions of the error summed over severities, divided by that of
-        AlexNet. AlexNet's errors are of ImageNet at 224 x 224: of other data the ratio has no meaning.
-        Hendrycks and Dietterich 2019, section 4. InputError unless all fifteen are there, at all severities.
+        mean over the fifteen of (sum of errors over severities) / (AlexNet's sum); Hendrycks and Dietterich
+        2019, section 4. Of other data the ratios mean little. InputError for a table that lacks some.
         """
         missing = [name for name in ALEXNET if name not in self.names]
         missing += [f"severity {level}" for level in SEVERITIES if level not in self.severities]
@@ -113,158 +82,124 @@ class CorruptionTable:
                 "mce: expected the fifteen corruptions at severities 1 to 5, got a table without "
                 f"{', '.join(missing)}; evaluate with corruptions='c15', or use mean_accuracy"
             )
-        return float(100 * np.mean([(1 - self.by_name[name]) / error for name, error in ALEXNET.items()]))
+        return sum(100 * (1 - self.by_name[name]) / error for name, error in ALEXNET.items()) / len(ALEXNET)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON; `of_dict` reads it."""
-        lists = {"names": [*self.names], "severities": [*self.severities]}
-        lists |= {name: getattr(self, name).tolist() for name in ("right", "failed", "accuracy")}
+        lists = {name: getattr(self, name).tolist() for name in ("right", "failed", "accuracy")}
         return {**vars(self), **lists, "mean_accuracy": self.mean_accuracy}
 
     @classmethod
     def of_dict(cls, figures: Mapping[str, Any]) -> Self:
-        """Return the table that `to_dict` wrote."""
-        right, failed = (torch.tensor(figures[name], device="cpu") for name in ("right", "failed"))
-        names, severities = tuple(figures["names"]), tuple(figures["severities"])
-        return cls(names, severities, right, failed, *(figures[k] for k in ("samples", "source", "draws")))
+        tensors = {name: torch.tensor(figures[name], device="cpu") for name in ("right", "failed")}
+        return cls(**{field.name: figures[field.name] for field in fields(cls)} | tensors)
 
     def cells(self, clean: float) -> list[list[str]]:
         """Return the table as text, with the clean accuracy in its last line."""
-        means = [*self.accuracy.mean(0).tolist(), self.mean_accuracy]
-        lines = zip(self.names, self.accuracy.tolist(), self.by_name.values(), strict=True)
-        return [
-            ["corruption", *map(str, self.severities), "mean"],
-            *([name, *map(percent, shares), percent(mean)] for name, shares, mean in lines),
-            ["mean accuracy", *map(percent, means)],
-            ["clean accuracy", *["-"] * len(self.severities), percent(clean)],
-        ]
+        lines = [["corruption", *map(str, self.severities), "mean"]]
+        means = [*self.by_name.items(), ("mean accuracy", self.mean_accuracy)]
+        for (name, mean), shares in zip(means, [*self.accuracy, self.accuracy.mean(0)], strict=True):
+            lines.append([name, *map(percent, shares.tolist()), percent(mean)])
+        return [*lines, ["clean accuracy", *["-"] * len(self.severities), percent(clean)]]
 
 
 @dataclass(frozen=True)
 class Corruptions:
     """Which corruptions to measure, at which severities, and where the images come from."""
 
-    names: tuple[str, ...]
-    severities: tuple[int, ...]
-    seed: int
-    published: Path | None
-    constants: str = ""  # of regenerated images
-
-    @property
-    def cells(self) -> list[Cell]:
-        return [*product(self.names, self.severities)]
+    names: tuple[str, ...] = ()
+    severities: tuple[int, ...] = ()
+    seed: int = 0
+    constants: str = ""
+    published: Path | None = None  # the folder
 
     @property
     def source(self) -> str:
-        if self.published is not None:
-            return f"published files in {self.published}"
-        return f"regenerated, seed {self.seed}, constants {self.constants}"
+        regenerated = f"regenerated, seed {self.seed}, constants {self.constants}"
+        return regenerated if self.published is None else f"published files in {self.published}"
 
     def describe(self) -> list[list[Any]]:
-        """Return what a run keeps of each cell; the images of published files are known by their hash."""
-        seed, constants = (self.seed, self.constants) if self.published is None else (None, "published")
-        return [[_key(cell), {"seed": seed, "constants": constants}] for cell in self.cells]
-
-    def ready(self, job: Job) -> Self:
-        """Return the corruptions with their constants; InputError before any work where they cannot be."""
-        x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
-        count = sample_count(job.dataset, job.limit)
-        for name in self.names:
-            if self.published is None:
-                corrupt(x, name, self.severities[-1], self.seed, ids)
-                continue
-            others = sample_count(published_set(self.published, name, self.severities[-1]), job.limit)
-            if others != count:
-                raise InputError(
-                    f"published: expected as many images of {name} as of the data, {count}, got {others}; "
-                    f"pass the data they were made of, or limit={min(count, others)}"
-                )
-        constants = "" if self.published else "cifar" if min(x.shape[2:]) < SMALL else "imagenet"
-        return replace(self, constants=constants)
+        """Return what a run keeps of each cell; published files are known by a hash of their images."""
+        of = "published" if self.published else {"seed": self.seed, "constants": self.constants}
+        return [[_key(cell), {"images": of}] for cell in product(self.names, self.severities)]
 
     def passes(self, job: Job) -> Iterator[tuple[Job, list[Cell]]]:
-        """Yield what is read once, and the cells that it is for: the data, or a published set for each."""
+        """Yield what is read, and the cells that it is for: the data for all, or each published set."""
         if self.published is None:
-            yield replace(job, box=UNIT), self.cells
+            yield replace(job, box=UNIT), [*product(self.names, self.severities)]
             return
-        for cell in self.cells:
-            yield replace(job, dataset=published_set(self.published, *cell), box=UNIT), [cell]
+        for cell in product(self.names, self.severities):
+            yield replace(job, box=UNIT, dataset=published_set(self.published, *cell)), [cell]
 
     def images(self, cell: Cell, x: Tensor, ids: Tensor) -> Tensor:
-        """Return images of a pass as the cell has them."""
-        if self.published is not None:
-            return x
-        return to_unit(corrupt(x, *cell, self.seed, ids, self.constants))
+        """Return the images of a pass as the cell has them."""
+        return x if self.published else to_unit(corrupt(x, *cell, self.seed, ids, self.constants))
+
+
+NONE = Corruptions()
 
 
 def selected(
-    corruptions: str | Sequence[str] | None, severities: int | Sequence[int], seed: int,
+    job: Job, corruptions: str | Sequence[str] | None, severities: int | Sequence[int], seed: int,
     published: str | PathLike[str] | None,
-) -> Corruptions | None:  # fmt: skip
-    """Return the corruptions of these arguments, checked; None for none."""
-    levels = [severities] if isinstance(severities, int) else [*severities]
+) -> Corruptions:  # fmt: skip
+    """Return what to measure; InputError before any work for what cannot be."""
+    levels = (severities,) if isinstance(severities, int) else tuple(severities)
     if corruptions is None:
-        if published is not None or tuple(levels) != SEVERITIES:
-            name = "severities" if published is None else "published"
-            raise InputError(f"{name}: expected none without corruptions; pass corruptions='c15', too")
+        if published is not None or levels != SEVERITIES:
+            raise InputError(
+                "severities, published: expected none without corruptions; pass corruptions='c15'"
+            )
+        return NONE
+    if not levels or len({*map(check_severity, levels)}) < len(levels):
+        raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {[*levels]}")
+    names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
+    x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
+    count = sample_count(job.dataset, job.limit)
+    for name in names:
+        if published is None:
+            corrupt(x, name, levels[-1], seed, ids)
+        elif (other := sample_count(published_set(Path(published), name, levels[-1]), job.limit)) != count:
+            raise InputError(
+                f"published: expected as many images of {name} as of the data, {count}, got {other}; pass "
+                f"the data they were made of, or limit={min(count, other)}"
+            )
+    constants = "cifar" if min(x.shape[2:]) < SMALL else "imagenet"
+    return Corruptions(names, levels, seed, constants, None if published is None else Path(published))
+
+
+def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -> CorruptionTable | None:
+    """Classify the images of each cell as those of the data are, and count; None for no cell."""
+
+    def count(number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Tensor:
+        data, known = "" if parts.path is None else data_hash(x, y), {"ids": ids.cpu()}
+        rows = []
+        for cell in cells:
+            file = f"{number:05d}-{parts.places[_key(cell)]:02d}"
+            part = parts.kept(file, known, data)
+            if part is None:
+                batch = job.judged(number, corruptions.images(cell, x, ids), y, ids, size)
+                part = Part({"right": job.right(batch).cpu(), "failed": batch.failed.cpu()})
+                parts.add(file, known, part, data)
+            rows.append([len(ids), int(part["right"].sum()), int(part["failed"].sum())])
+            events.corrupted(_key(cell), len(ids) * (processes.world() == 1))
+        return torch.tensor(rows, device="cpu")
+
+    if not corruptions.names:
         return None
-    if not levels or len(set(map(check_severity, levels))) < len(levels):
-        raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {levels}")
-    return Corruptions(
-        named(corruptions), tuple(levels), seed, None if published is None else Path(published)
-    )
-
-
-def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -> CorruptionTable:
-    """Classify the images of each cell as those of the data are, and count."""
-    counts = list[Tensor]()
+    counts, draws = list[Tensor](), job.drawing.count
     for one, cells in corruptions.passes(job):
-        done = list[Tensor]()
-        for counted in one.each(partial(_counted, one, corruptions, cells, parts, events)):
-            done.append(counted)
-            if processes.world() > 1:
-                for cell, (samples, _, _) in zip(cells, counted.tolist(), strict=True):
-                    events.classified(_key(cell), samples)
-        counts.append(torch.stack(done).sum(0))
-        for cell, (samples, right, failed) in zip(cells, counts[-1].tolist(), strict=True):
-            events.corrupted(*cell, samples, right / (samples * job.drawing.count), failed)
-    shape = len(corruptions.names), len(corruptions.severities)
-    samples, right, failed = torch.cat(counts).T.reshape(3, *shape)
-    return CorruptionTable(
-        corruptions.names, corruptions.severities, right, failed, int(samples[0, 0]), corruptions.source,
-        job.drawing.count,
-    )  # fmt: skip
-
-
-def _counted(
-    job: Job, corruptions: Corruptions, cells: Sequence[Cell], parts: Parts, events: Events,
-    number: int, x: Tensor, y: Tensor, ids: Tensor, size: int,
-) -> Tensor:  # fmt: skip
-    """Return the images, those that are right and those that failed of each cell in a batch: [cells, 3]."""
-    data = "" if parts.path is None else data_hash(x, y)
-    known, counts = {"ids": ids.cpu()}, list[list[int]]()
-    for cell in cells:
-        file = f"{number:05d}-{parts.places[_key(cell)]:02d}"
-        part = parts.kept(file, known, data)
-        if part is None:
-            part = _classified(job, number, corruptions.images(cell, x, ids), y, ids, size)
-            parts.add(file, known, part, data)
-        counts.append([len(ids), int(part["right"].sum()), int(part["failed"].sum())])
-        if processes.world() == 1:
-            events.classified(_key(cell), len(ids))
-    return torch.tensor(counts, device="cpu")
-
-
-def _classified(job: Job, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Part:
-    """Return which images of a batch are right, or in how many draws, and which failed."""
-    started = time.perf_counter()
-    batch = job.judged(number, x, y, ids, size)
-    right = batch.correct
-    if job.drawing.count > 1:
-        right = job.drawing.draw(batch.classifier, batch.x, batch.y, number)["right"]
-    tensors = {"right": right.cpu(), "failed": batch.failed.cpu()}
-    seconds = torch.tensor([time.perf_counter() - started], dtype=torch.float64, device="cpu")
-    return Part({**tensors, "seconds": seconds})
+        total = torch.zeros(len(cells), 3, dtype=torch.int64, device="cpu")
+        for counted in one.each(count):
+            total += counted
+            events.corrupted(_key(cells[-1]), int(counted[:, 0].sum()) * (processes.world() > 1))
+        counts.append(total)
+        for (name, severity), (samples, right, _) in zip(cells, total.tolist(), strict=True):
+            event = {"corruption": name, "severity": severity, "accuracy": right / samples / draws}
+            events.corrupted(_key((name, severity)), 0, {"step": samples, **event})
+    names, severities = corruptions.names, corruptions.severities
+    samples, right, failed = torch.cat(counts).T.reshape(3, len(names), len(severities))
+    return CorruptionTable(names, severities, right, failed, int(samples[0, 0]), corruptions.source, draws)
 
 
 def _key(cell: Cell) -> str:

@@ -126,6 +126,12 @@ class Job:
         rows = torch.arange(len(x), device=x.device)
         return Batch(frozen, x, ids, rows, logits, number, y, correct, failed, correct, seen)
 
+    def right(self, batch: Batch) -> Tensor:
+        """Return which images of a batch are right, or in how many of several draws: [B]."""
+        if self.drawing.count == 1:
+            return batch.correct
+        return self.drawing.draw(batch.classifier, batch.x, batch.y, batch.number)["right"]
+
     def check_finite(self, samples: int, failed: int) -> None:
         """Raise InputError where no sample has finite logits, unless those of another share may have some."""
         with processes.agreement():

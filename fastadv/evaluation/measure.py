@@ -32,7 +32,7 @@ from fastadv.evaluation import _outcome as outcomes
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import Batch, Part, Shelf, attempted, joined
 from fastadv.evaluation._parts import IDENTITY, Parts
-from fastadv.evaluation.corruption import Corruptions, CorruptionTable, measured, selected
+from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
 from fastadv.evaluation.job import Job, description, environment, prepared
 from fastadv.evaluation.named import Attacks
@@ -132,11 +132,11 @@ def evaluate(
             judges on the model what the first attack of `fastadv.attacks` makes of this net, to its last
             step. Where it leaves more than the attacks on the model do, the defense was not what resisted.
             Its passes are of that net, and are not counted; images that are wrong there stay as they are.
-        corruptions: measure the accuracy under common corruptions, too (`fa.data.corrupted`): "c15" for the
-            fifteen, "all" for nineteen, or names; `Table.corruption` has it. None measures none.
-        severities: of the corruptions, from 1 to 5, one or several, each once.
-        published: the folder of the published files, such as CIFAR-10-C, whose images and labels are then
-            measured; they are as many as those of the data set. None corrupts the data, by `seed`.
+        corruptions: common corruptions, under which the accuracy is measured, too: "c15", "all", or names
+            (`fa.data.corrupted`). `Table.corruption` has the figures.
+        severities: of the corruptions, each from 1 to 5.
+        published: folder of published files, such as CIFAR-10-C, whose images and labels are measured; they
+            are as many as the data's. None corrupts the data itself, by `seed`.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -157,7 +157,7 @@ def evaluate(
         True
     """
     with processes.agreement():
-        drawing, chosen = Drawing(draws, seed), selected(corruptions, severities, seed, published)
+        drawing = Drawing(draws, seed)
         check_on_event(on_event)
         check_progress(progress)
         check_flag("whole_batches", whole_batches)
@@ -168,21 +168,20 @@ def evaluate(
             freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
             grey_box=grey_box,
         )  # fmt: skip
-        of_classes = {"draws": draws > 1, "certificates": certificates is not None, "corruptions": chosen}
-        if job.criterion.outputs != "classes" and any(of_classes.values()):
-            name = next(name for name, value in of_classes.items() if value)
+        of_classes = {"certificates": certificates, "corruptions": corruptions}
+        names = ["draws"] * (draws > 1) + [name for name, value in of_classes.items() if value is not None]
+        if job.criterion.outputs != "classes" and names:
             raise InputError(
-                f"{name}: expected none with {job.criterion!r}, as they are of classes; leave it out"
+                f"{names[0]}: expected none with {job.criterion!r}, as they are of classes; leave it out"
             )
-        chosen = chosen and chosen.ready(job)
-        cells = [] if chosen is None else chosen.describe()
+        chosen = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
         share = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
         if apart := (rank, world_size) != (None, None):
             if run_dir is None:
                 raise InputError("run_dir: expected a folder for a share of an evaluation, got None")
             share(-(-count // batch_size))  # before the folder is that of an evaluation that cannot be
-        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks] + cells}
+        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
         config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
             config["criterion"] = describe(criterion)
@@ -190,7 +189,6 @@ def evaluate(
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
             config |= description(job, identity)
-            config["attacks"] += cells
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             search = {"precision": precision or options.precision, "eot": job.frozen.eot}
@@ -201,6 +199,7 @@ def evaluate(
                 size = min(batch_size, count)
                 x, _, ids = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
                 config[ANSWERS] = answers(job.frozen, x, ids)
+        config["attacks"] += chosen.describe()
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)}, agree)
@@ -211,7 +210,7 @@ def evaluate(
         before = (parts.identity or config)["samples"]
         earlier = [samples for samples in before if samples < count]
         job = replace(job, drawing=drawing, share=share, earlier=earlier)
-        events = Events(on_event, tick, count * (len(job.attacks) + len(cells)))
+        events = Events(on_event, tick, count * len(config["attacks"]))
         keep_samples = keep_samples or certificates is not None
         table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen).table()
         if apart:
@@ -229,20 +228,19 @@ class Evaluation:
     parts: Parts = field(default_factory=lambda: Parts(None))
     looked: bool = False  # whether signs of masking are looked for
     events: Events = field(default_factory=Events)
-    corruptions: Corruptions | None = None
+    corruptions: Corruptions = NONE
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
-        started, done, shelf, corruption = time.perf_counter(), list[list[Part]](), Shelf(), None
+        started, done, shelf = time.perf_counter(), list[list[Part]](), Shelf()
         with self.job.drawing.kept(self.job.frozen.device):
             for clean, *attacked in map(shelf.keep, self.job.results(self.measure)):
                 done.append([clean, *attacked])
                 if processes.world() > 1:
                     for name, part in zip(self.job.attacks, attacked, strict=True):
                         self.events.finished(name, clean, part, self.job.drawing.count)
-            if self.corruptions is not None:
-                corruption = measured(self.job, self.corruptions, self.parts, self.events)
-        return self.judge(done, started, corruption)
+            corruption = measured(self.job, self.corruptions, self.parts, self.events)
+        return replace(self.judge(done, started), corruption=corruption)
 
     def measure(self, batch: Batch) -> list[Part]:
         """Measure a batch without an attack, and under each."""
@@ -317,9 +315,7 @@ class Evaluation:
         x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
         return Part(tensors | self.count_at(x_adv, batch), notes)
 
-    def judge(
-        self, done: Sequence[Sequence[Part]], started: float, corruption: CorruptionTable | None = None
-    ) -> Table:
+    def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
         """Put the batches together, each without an attack and under each."""
         parts, *attacked = zip(*done, strict=True)
         correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
@@ -345,5 +341,4 @@ class Evaluation:
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
-            corruption=corruption,
         )  # fmt: skip

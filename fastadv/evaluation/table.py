@@ -15,7 +15,7 @@ from fastadv.attacks.masking import Indicators
 from fastadv.certify import Certificates, contradictions
 from fastadv.engine.module import in_words
 from fastadv.errors import InputError
-from fastadv.evaluation.corruption import TITLE, CorruptionTable
+from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
@@ -257,7 +257,6 @@ class Table:
         ]
         notes += filter(None, texts)
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
-        notes += [] if self.corruption is None else [self.corruption.note]
         notes += self.remarks if self.indicators is None else ()
         for row in self.rows:
             refused = (f"not run: {row.refused}",) if row.refused else ()
@@ -278,7 +277,8 @@ class Table:
         """Return more tables: of corruptions, the draws, and the components of each attack that has some."""
         parts = {row.title: row.components.cells() for row in self.rows if row.components is not None}
         if self.corruption is not None:
-            parts = {TITLE: self.corruption.cells(self.clean_accuracy)} | parts
+            title = f"accuracy by corruption and severity, {self.corruption.source}"
+            parts = {title: self.corruption.cells(self.clean_accuracy)} | parts
         if self.draws is None:
             return parts
         drawn = [("none", self.draws)]

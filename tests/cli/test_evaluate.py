@@ -144,22 +144,18 @@ def test_a_minimum_norm_attack_needs_no_radius_and_one_run_serves_all_radii(fast
 
 
 @pytest.mark.slow
-def test_corruptions_are_measured_without_an_attack_or_beside_some(fastadv, folder, net):
-    line = f"evaluate {net} --size 32 -n 40 --corruptions gaussian_noise,speckle_noise --severities 3,1"
-    line = line.replace("net.safetensors", "wide.safetensors")
+def test_corruptions_are_measured_without_an_attack_or_beside_some(fastadv, folder):
     save_weights(SmallCNN((1, 32, 32), width=4), folder / "wide.safetensors")
-    done = fastadv(f"{line} --report r.html")
-    assert "corrupted images: regenerated, seed 0, constants cifar" in done.out
-    assert re.search(r"mean accuracy .*%.*\n.*clean accuracy", done.out)
-    assert "3 of them" not in (page := Read(folder / "r.html").text)
-    assert "2 of them, severity 3, 1, regenerated, seed 0" in page
+    line = "evaluate -m small_cnn -o width=4 -w wide.safetensors --data digits --size 32 -n 20"
+    line += " --corruptions gaussian_noise,speckle_noise --severities 3,1"
+    text = " ".join(fastadv(f"{line} --report r.html").out.split())
+    assert "accuracy by corruption and severity, regenerated, seed 0, constants cifar" in text
+    assert "2 of them, severity 3, 1, regenerated, seed 0" in Read(folder / "r.html").text
     measured = fastadv(f"{line} --seed 4 --json").json["measured"]
-    assert (measured["attacks"], measured["corruption"]["samples"]) == ([], 40)
-    assert measured["corruption"]["names"] == ["gaussian_noise", "speckle_noise"]
-    assert measured["corruption"]["severities"] == [3, 1]
-    assert measured["corruption"]["source"] == "regenerated, seed 4, constants cifar"
+    told = [measured["corruption"][name] for name in ("names", "severities", "source", "samples")]
+    assert told == [["gaussian_noise", "speckle_noise"], [3, 1], "regenerated, seed 4, constants cifar", 20]
     both = fastadv(f"{line} --radius 0.1 --steps 2 --json").json["measured"]
-    assert [len(both["attacks"]), len(both["corruption"]["right"])] == [2, 2]
+    assert [len(measured["attacks"]), len(both["attacks"]), len(both["corruption"]["right"])] == [0, 2, 2]
 
 
 TWO = "-n 60 -a fgsm -a pgd:steps=5 --radius 0.05 --no-indicators"
@@ -219,12 +215,9 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
         ("-a fmn --radii 0.1,inf", "radii: expected finite numbers of at least 0"),
         ("--corruptions impulse_nois", "got 'impulse_nois'; did you mean 'impulse_noise'?"),
         ("--corruptions impulse_noise --severities 1,6", "severity: expected 1, 2, 3, 4 or 5, got 6"),
-        ("--corruptions impulse_noise --severities 2,2", "each once, got [2, 2]"),
-        ("--radius 0.1 --severities 1", "severities: expected none without corruptions"),
-        ("--radius 0.1 --published a", "published: expected none without corruptions"),
+        ("--radius 0.1 --published a", "published: expected none without"),
         ("--corruptions impulse_noise --strict", "--strict needs an attack"),
         ("--corruptions impulse_noise --radii 0,1", "--radii needs an attack"),
-        ("--corruptions impulse_noise", "of 32 x 32 pixels or more, got [1, 1, 8, 8]"),
     ],
 )
 def test_what_has_no_sense_is_refused_before_the_work(refused, line, says):

@@ -25,7 +25,7 @@ from fastadv.data.imageset import UNIT
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import Curve
-from fastadv.evaluation.report import bars, chart, grid, pictures, verdict
+from fastadv.evaluation.report import chart, grid, pictures, verdict
 from fastadv.evaluation.row import Group, Row, Samples, groups
 from fastadv.evaluation.table import Table
 from fastadv.intervals import clopper_pearson
@@ -52,9 +52,9 @@ def report(
 ) -> None:  # fmt: skip
     """Write a finished evaluation as one HTML file, which needs nothing beside it.
 
-    In order: the verdict, signs of masked gradients, each attack, common corruptions, accuracy against
-    radius, attacks by classes, samples at the median distance, the hardest samples, cost, what to cite,
-    provenance. What the table does not hold is left out, and the page says so, but for corruptions;
+    In order: the verdict, signs of masked gradients, each attack, corruptions if there were some, accuracy
+    against radius, attacks by classes, samples at the median distance, the hardest samples, cost, what to
+    cite, provenance. What the table does not hold is left out, and the page says so;
     `fa.evaluate(..., keep_samples=True)` holds most.
 
     Args:
@@ -140,7 +140,7 @@ def _content(
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),
         "attacks": grid.attacks(table),
-        "corrupted": [] if table.corruption is None else bars.bars(table.corruption),
+        "corrupted": table.corruption,
         "charts": [drawing for drawing in drawn if drawing is not None],
         "heat": grid.heat(table, names, main),
         "gallery": pictures.gallery(table, seen, names, box) if alone else several,
@@ -183,7 +183,7 @@ def _filled(**content: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(
-        version=__version__, percent=percent, chart=chart, bars=bars, **content
+        version=__version__, percent=percent, chart=chart, **content
     )
 
 
