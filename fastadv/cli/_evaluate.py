@@ -30,7 +30,7 @@ from fastadv.cli._output import (
 )
 from fastadv.cli._shared import Budget, Images, Machine, Processed, Search
 from fastadv.cli._signature import Front
-from fastadv.data.corruption.card import check_severity, named
+from fastadv.data.corruption.card import named
 from fastadv.engine.module import in_words
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
@@ -49,23 +49,15 @@ PREPARED = {"imagenet": "preprocessing"}  # each of its models names its own
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 
-def parse_corruptions(text: str) -> tuple[str, ...]:
-    return named(text.split(",") if "," in text else text)
-
-
-def parse_severities(text: str) -> tuple[int, ...]:
-    return tuple(check_severity(o.parse_value(part)) for part in text.split(","))
-
-
 MEASURE = Front(
     measure,
     "run_dir resume draws indicators corruptions severities published",
-    {
-        "corruptions": Annotated[Any, o.text(parse_corruptions, "NAMES")],
-        "severities": Annotated[Any, o.text(parse_severities, "LEVELS")],
+    types={
+        "corruptions": Annotated[Any, o.text(lambda t: named(t.split(",") if "," in t else t), "NAMES")],
+        "severities": Sequence[float],
         "published": Annotated[Path, typer.Option(metavar="FOLDER")],
     },
-    {"severities": "1,2,3,4,5"},
+    defaults={"severities": "1,2,3,4,5"},
 )
 
 
@@ -162,7 +154,9 @@ def evaluate(
     benchmark: RobustBench,
     search: Search,
     machine: Machine,
-    attack: Annotated[list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd."] = None,
+    attack: Annotated[
+        list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd, or none with --corruptions."
+    ] = None,
     criterion: Annotated[Criterion | None, CRITERION] = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
@@ -186,8 +180,7 @@ def evaluate(
     """
     if results.shard:
         o.refuse_set(OF_ALL, suite=benchmark.suite)
-    alone = evaluation.keywords["corruptions"] and not budget.chosen
-    default = [] if alone else ["fgsm", "pgd"]
+    default = [] if evaluation.keywords["corruptions"] and not budget.chosen else ["fgsm", "pgd"]
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size

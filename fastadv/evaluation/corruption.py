@@ -109,19 +109,14 @@ class Corruptions:
 
     names: tuple[str, ...] = ()
     severities: tuple[int, ...] = ()
+    source: str = ""
     seed: int = 0
-    constants: str = ""
     published: Path | None = None  # the folder
 
-    @property
-    def source(self) -> str:
-        regenerated = f"regenerated, seed {self.seed}, constants {self.constants}"
-        return regenerated if self.published is None else f"published files in {self.published}"
-
-    def describe(self) -> list[list[Any]]:
-        """Return what a run keeps of each cell; published files are known by a hash of their images."""
-        of = "published" if self.published else {"seed": self.seed, "constants": self.constants}
-        return [[_key(cell), {"images": of}] for cell in product(self.names, self.severities)]
+    def describe(self) -> list[list[str]]:
+        """Return what a run keeps of each cell; published images are known by their hash."""
+        of = "published files" if self.published else self.source
+        return [[_key(cell), of] for cell in product(self.names, self.severities)]
 
     def passes(self, job: Job) -> Iterator[tuple[Job, list[Cell]]]:
         """Yield what is read, and the cells that it is for: the data for all, or each published set."""
@@ -133,7 +128,7 @@ class Corruptions:
 
     def images(self, cell: Cell, x: Tensor, ids: Tensor) -> Tensor:
         """Return the images of a pass as the cell has them."""
-        return x if self.published else to_unit(corrupt(x, *cell, self.seed, ids, self.constants))
+        return x if self.published else to_unit(corrupt(x, *cell, self.seed, ids))
 
 
 NONE = Corruptions()
@@ -144,14 +139,14 @@ def selected(
     published: str | PathLike[str] | None,
 ) -> Corruptions:  # fmt: skip
     """Return what to measure; InputError before any work for what cannot be."""
-    levels = (severities,) if isinstance(severities, int) else tuple(severities)
+    levels = tuple(map(check_severity, [severities] if isinstance(severities, int) else severities))
     if corruptions is None:
         if published is not None or levels != SEVERITIES:
             raise InputError(
                 "severities, published: expected none without corruptions; pass corruptions='c15'"
             )
         return NONE
-    if not levels or len({*map(check_severity, levels)}) < len(levels):
+    if not levels or len({*levels}) < len(levels):
         raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {[*levels]}")
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
@@ -164,8 +159,10 @@ def selected(
                 f"published: expected as many images of {name} as of the data, {count}, got {other}; pass "
                 f"the data they were made of, or limit={min(count, other)}"
             )
-    constants = "cifar" if min(x.shape[2:]) < SMALL else "imagenet"
-    return Corruptions(names, levels, seed, constants, None if published is None else Path(published))
+    if published is not None:
+        return Corruptions(names, levels, f"published files in {published}", seed, Path(published))
+    constants = "cifar" if min(x.shape[2:]) < SMALL else "imagenet"  # as `corrupt` takes them
+    return Corruptions(names, levels, f"regenerated, seed {seed}, constants {constants}", seed)
 
 
 def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -> CorruptionTable | None:

@@ -102,7 +102,7 @@ def test_a_stopped_run_loses_one_batch_and_grows(tmp_path):
     assert again.passed - model.passed == 50 * (9 - 4)
     assert more.corruption.names == (*NAMES, "speckle_noise")  # in the paper's order
     for options, says in (
-        ({"seed": 1}, r"corruption gaussian_noise 1.images.seed \(0 there, 1 here\)"),
+        ({"seed": 1}, r"noise 1 \(regenerated, seed 0, .* there, regenerated, seed 1, .* here"),
         ({"dataset": fa.data.load("digits", "train", size=32, limit=50)}, "answer to the first samples"),
     ):
         with pytest.raises(InputError, match=says):
@@ -143,7 +143,7 @@ def test_published_files_have_images_and_labels_of_their_own(tmp_path, monkeypat
     assert same(run(Means(), published=folder, run_dir=tmp_path / "run", resume=True), table)
     with pytest.raises(InputError, match="another dataset="):
         run(Means(), published=tmp_path / "impulse_noise", run_dir=tmp_path / "run", resume=True)
-    with pytest.raises(InputError, match=r"images \(published there, {.* here\)"):
+    with pytest.raises(InputError, match=r"noise 1 \(published files there, regenerated, seed 0"):
         run(Means(), run_dir=tmp_path / "run", resume=True)
     with pytest.raises(InputError, match="as many images of gaussian_noise as of the data, 355, got 50"):
         run(Means(), dataset=WHOLE, published=folder)
