@@ -154,9 +154,7 @@ def evaluate(
     benchmark: RobustBench,
     search: Search,
     machine: Machine,
-    attack: Annotated[
-        list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd, or none with --corruptions."
-    ] = None,
+    attack: Annotated[list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd."] = None,
     criterion: Annotated[Criterion | None, CRITERION] = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
