@@ -1,9 +1,10 @@
 """What every built-in network shares: a strict look at its input, and reproducible first weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 
@@ -37,6 +38,17 @@ def _check_batch(x: Tensor, shape: tuple[int | None, ...]) -> None:
             f"expected a batch of shape [B, {want}], got {list(x.shape)}; add a batch dimension to one image "
             "(x[None]), or make the model for this shape"
         )
+
+
+def register_statistics(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Give a module the buffers `mean` and `std` [C, 1, 1]; InputError for values that cannot normalize."""
+    if len(mean) != len(std) or not mean:
+        raise InputError(f"expected as many means as standard deviations, got {len(mean)} and {len(std)}")
+    values = torch.tensor([mean, std], dtype=torch.float64, device="cpu")
+    if not values.isfinite().all() or not (values[1] > 0).all():
+        raise InputError(f"expected finite means and std > 0, got mean {[*mean]} and std {[*std]}")
+    for name, numbers in (("mean", mean), ("std", std)):
+        module.register_buffer(name, torch.tensor(numbers).view(-1, 1, 1))
 
 
 def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:

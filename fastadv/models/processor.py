@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fastadv._checks import check_share
 from fastadv._extras import need
 from fastadv.errors import InputError
-from fastadv.models._common import check_batch
+from fastadv.models._common import check_batch, register_statistics
+from fastadv.text import first_line
 
 ADVICE = "pass mean= and std= for images in [0, 1] (mean=0, std=1 if the model normalizes them itself)"
 
@@ -74,8 +75,7 @@ class Processor(nn.Module):
         super().__init__()
         need("torchvision")
         self.processing = processing
-        self.register_buffer("mean", torch.tensor(processing.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(processing.std).view(-1, 1, 1))
+        register_statistics(self, processing.mean, processing.std)
 
     def forward(self, x: Tensor) -> Tensor:
         return (resized(x, self.processing) - self.mean) / self.std
@@ -250,13 +250,16 @@ def _compared(source: Any, processing: Processing) -> Processing:
         return processing
     draw = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, 61, 83), dtype=torch.uint8, device="cpu", generator=draw)
-    expected = source(images=image.numpy(), return_tensors="pt").get("pixel_values")
+    wanted, name = "an image processor that resizes, crops and normalizes", type(source).__name__
+    try:
+        expected = source(images=image.numpy(), return_tensors="pt")["pixel_values"]
+    except Exception as error:  # processors raise anything
+        _refuse(wanted, f"{name}, which fails on an image of 3 channels ({first_line(error)})")
     processor = Processor(processing).cpu()
     actual = processor(image[None] / 255)
     same_shape = getattr(expected, "shape", None) == actual.shape
     if not same_shape or ((actual - expected) * processor.std).abs().mean() > 2 / 255:
-        name = type(source).__name__
-        _refuse("an image processor that resizes, crops and normalizes", f"{name}, which differs on an image")
+        _refuse(wanted, f"{name}, which differs on an image")
     return processing
 
 

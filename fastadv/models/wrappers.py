@@ -16,7 +16,7 @@ from fastadv.engine.first_pass import first_pass
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.losses import log_mean
-from fastadv.models._common import check_batch
+from fastadv.models._common import check_batch, register_statistics
 
 torch.fx.wrap("check_batch")
 
@@ -51,15 +51,9 @@ class Normalized(nn.Module):
     def __init__(self, model: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
         super().__init__()
         mean, std = ([value] if isinstance(value, (int, float)) else list(value) for value in (mean, std))
-        if len(mean) != len(std) or not mean:
-            raise InputError(f"expected as many means as standard deviations, got {len(mean)} and {len(std)}")
-        values = torch.tensor([mean, std], dtype=torch.float64, device="cpu")
-        if not values.isfinite().all() or not (values[1] > 0).all():
-            raise InputError(f"expected finite means and std > 0, got mean {mean} and std {std}")
         self.model = model
         self.channels = len(mean) if len(mean) > 1 else None
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        register_statistics(self, mean, std)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model((check_batch(x, (self.channels, None, None)) - self.mean) / self.std)

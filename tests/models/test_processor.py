@@ -114,6 +114,8 @@ def test_attacks_live_at_the_size_of_the_images():
         (v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32)]), r"got ToDtype\(torch.float32\)"),
         (v2.Resize(None, max_size=20), r"got Resize\(None\)"),
         (v1.Compose, "got the class Compose; pass Compose"),
+        (v1.Compose([*ENDS[:1], v1.Normalize([0.5], [0.0])]), r"std > 0, got mean \[0.5\] and std \[0.0\]"),
+        (v1.Compose([*ENDS[:1], v1.Normalize([0.5] * 3, [0.2] * 2)]), "as many means .*got 3 and 2"),
         ({"mean": 0.5, "std": 0.5}, "expected the size of images, got dict without"),
         ({"do_normalize": False, "size": 8}, "shortest_edge alone, got 8"),
         ({"image_mean": 0.5, "image_std": 0.5, "do_pad": True}, "got one with do_pad"),
