@@ -22,6 +22,7 @@ from fastadv.data._load import is_set
 from fastadv.data.sampling import first_samples
 from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
+from fastadv.models.processor import Processor
 from fastadv.models.registry import SOURCES, factory
 
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
@@ -127,7 +128,7 @@ class Processed(Network):
         model = super().load(dataset, machine, fresh=fresh)
         if self.processor is None:
             return model
-        if isinstance(model, models.Normalized):
+        if any(isinstance(part, (models.Normalized, Processor)) for part in model.modules()):
             o.refuse(f"--processor: {self.model} normalizes images by itself; give -m a model that does not.")
         try:
             found = resolve_name(self.processor)

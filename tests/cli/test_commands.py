@@ -59,13 +59,15 @@ def test_a_processor_is_part_of_the_model(fastadv, folder, refused):
         "import torch, fastadv._torchvision\nfrom torchvision.transforms import CenterCrop, Compose, Resize\n"
         "processor = Compose([Resize(6), CenterCrop(5)])\ndef make():\n    return processor\n"
         "def net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(25, 10))\n"
+        "def whole():\n    return fastadv.models.adapt(net(), processor, size='native')\n"
     )
     line = "-m ownprocessor:net --data digits -n 40 --radius 0.1 -a pgd:steps=2 --json --processor"
     for command, name in (("evaluate", "make"), ("attack", "processor")):
         assert fastadv(f"{command} {line} ownprocessor:{name}").json["config"]["processor"].endswith(name)
     refused(f"evaluate {line} ownprocessor:nosuch", "has no attribute 'nosuch'; name one that PYTHONPATH has")
-    line = line.replace("ownprocessor:net", "torchvision:resnet18")
-    refused(f"evaluate {line} ownprocessor:make", "torchvision:resnet18 normalizes images by itself")
+    for name in ("torchvision:resnet18", "ownprocessor:whole"):
+        again = line.replace("ownprocessor:net", name)
+        refused(f"evaluate {again} ownprocessor:make", f"{name} normalizes images by itself")
 
 
 def test_a_pipe_gets_each_figure_whole(capsys):
