@@ -1,5 +1,7 @@
 """Aligned: FARE and TeCoA by hand, what a run of them keeps, measures and refuses, and what they teach."""
 
+import gc
+import weakref
 from copy import deepcopy
 from dataclasses import replace
 
@@ -112,11 +114,56 @@ def test_one_copy_is_searched_in_a_run(monkeypatch):
     assert len(copies) == 1
 
 
+@pytest.mark.parametrize("recipe", [FARE, TECOA])
+def test_weights_of_a_bf16_run_learn_in_bf16(recipe):
+    met = set()
+
+    class Told(nn.Module):
+        def forward(self, rows):
+            met.add((self.training, rows.dtype))
+            return rows
+
+    model = TwoTowers(nn.Sequential(*encoder(), Told()))
+    fit(model, images(24), recipe, epochs=1, batch_size=8, execution=Execution(precision="bf16"))
+    assert {dtype for training, dtype in met if training} == {torch.bfloat16}
+
+
+def test_a_model_is_let_go_after_its_run():
+    model = TwoTowers(encoder())
+    fit(model, images(24), FARE, epochs=1, batch_size=8)
+    seen = weakref.ref(model)
+    del model
+    gc.collect()
+    assert seen() is None
+
+
 def test_gradients_of_nan_are_told():
     model = encoder()
     model[1].weight.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(FloatingPointError, match="got nan in epoch 1 at step 1"):
         fit(model, images(24), FARE, epochs=1, batch_size=8)
+
+
+class Trained(TwoTowers):
+    """Its texts are trained, too."""
+
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        texts = self.texts
+        del self.texts
+        self.texts = nn.Parameter(texts)
+
+
+class Narrowing(nn.Sequential):
+    """Its embeddings are narrower in train mode."""
+
+    def forward(self, x):
+        return super().forward(x)[:, : 2 if self.training else 3]
+
+
+def test_the_radius_is_finite():
+    with pytest.raises(InputError, match="radius: expected a finite one for a start drawn"):
+        replace(FARE, threat=fa.Linf(float("inf")))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +172,9 @@ def test_gradients_of_nan_are_told():
         ("test_set: expected None for Sequential, whose embeddings", encoder(), FARE, images(6)),
         ("model: expected a zero-shot classifier .* got Sequential; make", encoder(), TECOA, None),
         (r"model: expected embeddings \[B, D\].*6, 6\)", nn.Conv2d(1, 3, 3), FARE, None),
+        (r"D > 1, got \(1, 1\); return one vector", encoder(1), FARE, None),
+        ("fixed `texts` for to='texts', got Trained", Trained(encoder()), TECOA, None),
+        (r"D = 3, got \(6, 2\); return one vector", Narrowing(*encoder()), FARE, None),
     ],
 )
 def test_what_cannot_be_aligned_is_refused_at_the_call(words, model, recipe, tests):
