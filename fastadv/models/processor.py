@@ -127,7 +127,7 @@ def processing_of(source: Any) -> Processing:
     elif "input_size" in settings:
         data = _imported("timm", "timm.data")
         source = data.create_transform(**data.resolve_data_config(pretrained_cfg=settings))
-    elif "resize_size" in settings:
+    elif all(hasattr(source, name) for name in ("resize_size", "antialias")):
         return _of_steps(_preset(source))
     if isinstance(source, Mapping) or not callable(source):
         _refuse("the size of images", f"{type(source).__name__} without")
@@ -288,7 +288,9 @@ def _sides(size: Any) -> tuple[int, ...]:
 
 
 def _steps(source: Any) -> list[Any]:
-    inside: Any = getattr(source, "transforms", source if isinstance(source, nn.Sequential) else [])
+    inside: Any = source if isinstance(source, nn.Sequential) else []
+    if type(source).__name__ == "Compose":  # others choose among their transforms
+        inside = source.transforms
     return [step for part in inside for step in _steps(part)] or [source]
 
 

@@ -17,7 +17,9 @@ from fastadv.models.processor import Processing, Processor, processing_of
 from tests.zoo.net import module
 
 importlib.import_module("fastadv._torchvision")
-v1, v2 = (importlib.import_module(f"torchvision.transforms{name}") for name in ("", ".v2"))
+v1, v2, presets = (
+    importlib.import_module(f"torchvision.transforms{name}") for name in ("", ".v2", "._presets")
+)
 
 ENDS = [v1.ToTensor(), v1.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))]
 BICUBIC, NEAREST, LANCZOS = (v1.InterpolationMode(name) for name in ("bicubic", "nearest", "lanczos"))
@@ -107,6 +109,10 @@ def test_attacks_live_at_the_size_of_the_images():
     ("source", "match"),
     [
         (v1.Compose([v1.RandomCrop(8), v1.Grayscale(3), *ENDS]), "got RandomCrop, Grayscale"),
+        (v1.Compose([v1.RandomApply([v1.Resize(8)]), *ENDS]), "got RandomApply"),
+        (v2.RandomChoice([v2.Resize(8), v2.CenterCrop(8)]), "got RandomChoice"),
+        (v1.Compose([v1.Compose([v1.RandomOrder([v1.Resize(8)])]), *ENDS]), "got RandomOrder"),
+        (presets.VideoClassification(crop_size=(8, 8), resize_size=(9, 9)), "got VideoClassification"),
         (v1.Compose([v1.CenterCrop(20), v1.Resize(8), *ENDS]), "each once, got CenterCrop, Resize"),
         (v1.Compose([v1.Resize(8, LANCZOS), *ENDS]), "bicubic or bilinear, .*got lanczos"),
         (v1.Compose([v1.Resize(8, NEAREST), *ENDS]), "of tensors also nearest, got nearest"),
