@@ -59,8 +59,8 @@ def adapt(
         InputError: the constants are not known, or the preprocessing is one that a mean and a deviation
             cannot express, such as exchanged channels, or with size="native" a resize, a crop and these; when
             the model is called, its output has no logits.
-        MissingExtraError: size="native" needs torchvision, which is not installed, or a configuration of timm
-            or open_clip, which is not either.
+        MissingExtraError: size="native" needs torchvision, which is not installed, or a configuration needs
+            timm, open_clip or transformers, which is not either.
 
     Example:
         >>> import torch, fastadv as fa

@@ -117,6 +117,10 @@ def processing_of(source: Any) -> Processing:
     8 bits is left out.
     """
     source = _plain(source)
+    if isinstance(source, Mapping) and (kind := source.get("image_processor_type")):
+        # its class does more than the settings say
+        found = getattr(_imported("transformers", "transformers"), kind, None)
+        source = _plain(found.from_dict({**source}) if found else _refuse("one of transformers", kind))
     settings = settings_of(source)
     if _is_hugging_face(settings):
         return _compared(source, _of_hugging_face(settings))

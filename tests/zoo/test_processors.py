@@ -78,6 +78,8 @@ def test_crops_and_their_padding_are_those_of_hugging_face(height, width, side, 
     [
         (hf.ConvNextImageProcessor(), "crop_pct"),
         (hf.EfficientNetImageProcessor(), "include_top"),
+        (hf.LevitImageProcessor().to_dict(), "got LevitImageProcessor, which differs on an image"),
+        (SLOW().to_dict() | {"image_processor_type": "Own"}, "expected one of transformers, got Own"),
         (hf.LevitImageProcessor(), "got LevitImageProcessor, which differs on an image"),
         (hf.ViTImageProcessorPil(image_mean=[0.5], image_std=[0.5]), r"an image of 3 channels \(mean must"),
         (hf.Siglip2ImageProcessor(do_resize=False), "Siglip2ImageProcessor, which fails on an image .*shape"),
