@@ -66,6 +66,19 @@ def test_transforms_of_floats_are_done_as_they_are():
         assert processing_of(v1.Compose(steps)).antialias is pil
 
 
+def test_what_a_processor_states_is_what_it_does():
+    resize, floats = v1.Resize(8, BICUBIC), v1.ConvertImageDtype(torch.float32)
+    for steps, eight_bits in (
+        ((resize,), False),
+        ((ENDS[0], resize, floats), False),
+        ((resize, floats), True),
+    ):
+        assert processing_of(v1.Compose(steps)).clamp is eight_bits
+    assert not processing_of(presets.ImageClassification(crop_size=8, antialias=False)).antialias
+    stated = {"image_mean": 0.5, "image_std": 0.5, "size": {"shortest_edge": 9}}
+    assert processing_of(stated | {"crop_size": {"height": 4, "width": 5}}).crop is None
+
+
 def test_overshoot_is_clamped_where_the_images_have_8_bits_and_white_keeps_its_gradient():
     resize, edge = v1.Resize(32, BICUBIC), torch.ones(1, 3, 57, 41)
     edge[..., :20] = 0
@@ -100,7 +113,12 @@ def test_attacks_live_at_the_size_of_the_images():
     assert out.success.equal(model(out.x_adv).argmax(1) != y)
     with pytest.raises(InputError, match=r"of one shape, got .*or take those of each shape by themselves"):
         fa.evaluate(model, [(X[0], 0), (X[0].mT, 0)])
-    for x, match in ((X.byte(), "x.float.*/ 255"), (X[:, :1], "got gray .*expand"), (X[0], r"x\[None")):
+    for x, match in (
+        (X.byte(), "x.float.*/ 255"),
+        (X[:, :1], "got gray .*expand"),
+        (X[:, [0, 0, 1, 2]], r"\[B, 3, any"),
+        (X[0], r"x\[None"),
+    ):
         with pytest.raises(InputError, match=match):
             model(x)
 

@@ -35,10 +35,12 @@ PROCESSORS = {
     "clip, slow": (SLOW().to_dict(), SLOW()),
     "beside a tokenizer": (SimpleNamespace(image_processor=SLOW()), SLOW()),
     "timm, by hugging face": (hf.TimmWrapperImageProcessor(CARRIED), timm.data.create_transform(**TIMM)),
+    "small deviation": (hf.CLIPImageProcessor(image_std=[0.05] * 3),),
     "vit, slow": (hf.ViTImageProcessorPil(),),
     "nearest": (hf.CLIPImageProcessor(resample=0),),
     "open_clip": (transform(configure(), is_train=False),),
     "open_clip, configuration": (OPEN_CLIP, transform(OPEN_CLIP, is_train=False)),
+    "open_clip, its size": ({"size": 96}, transform(configure(size=96), is_train=False)),
     "timm": (TIMM, timm.data.create_transform(**TIMM)),
     "torchvision": (EFFICIENT, EFFICIENT.transforms()),
 }
