@@ -300,6 +300,8 @@ def _steps(source: Any) -> list[Any]:
 
 def _name(step: Any) -> str:
     name: str = getattr(step, "__name__", type(step).__name__)
+    if name in _ORDER and not (module := type(step).__module__).startswith("torchvision."):
+        return f"{module}.{name}"
     if name in ("ToDtype", "ConvertImageDtype"):
         if step.dtype in (torch.float32, torch.float64) and getattr(step, "scale", True):
             return "to float"

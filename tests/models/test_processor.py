@@ -128,6 +128,10 @@ def test_attacks_live_at_the_size_of_the_images():
     [
         (v1.Compose([v1.RandomCrop(8), v1.Grayscale(3), *ENDS]), "got RandomCrop, Grayscale"),
         (v1.Compose([v1.RandomApply([v1.Resize(8)]), *ENDS]), "got RandomApply"),
+        (
+            v1.Compose([type("Resize", (), {"__module__": "albumentations"})(), *ENDS]),
+            "got albumentations.Re",
+        ),
         (v2.RandomChoice([v2.Resize(8), v2.CenterCrop(8)]), "got RandomChoice"),
         (v1.Compose([v1.Compose([v1.RandomOrder([v1.Resize(8)])]), *ENDS]), "got RandomOrder"),
         (presets.VideoClassification(crop_size=(8, 8), resize_size=(9, 9)), "got VideoClassification"),
