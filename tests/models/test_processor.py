@@ -102,6 +102,7 @@ def test_the_gradient_is_that_of_the_function():
 def test_attacks_live_at_the_size_of_the_images():
     model, threat = adapt(NET, v1.Compose(SMALL), size="native"), fa.Linf(16 / 255)
     y = NET(processor(*SMALL)(X)).argmax(1)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(X[:3, :, 2:]), model(X[:3, :, 2:]))
     plain, frozen = Plain(model).input_gradient(X, y), fa.freeze(model).input_gradient(X, y)
     torch.testing.assert_close(plain, frozen)
     moves = plain[2].abs().sum((0, 1, 2)) > 0
@@ -136,6 +137,7 @@ def test_attacks_live_at_the_size_of_the_images():
         (v1.Compose([v1.Compose([v1.RandomOrder([v1.Resize(8)])]), *ENDS]), "got RandomOrder"),
         (presets.VideoClassification(crop_size=(8, 8), resize_size=(9, 9)), "got VideoClassification"),
         (v1.Compose([v1.CenterCrop(20), v1.Resize(8), *ENDS]), "each once, got CenterCrop, Resize"),
+        (v1.Compose([v1.Resize(9), v1.Resize(8), *ENDS]), "each once, got Resize, Resize"),
         (v1.Compose([v1.Resize(8, LANCZOS), *ENDS]), "bicubic or bilinear, .*got lanczos"),
         (v1.Compose([v1.Resize(8, NEAREST), *ENDS]), "of tensors also nearest, got nearest"),
         (v1.Compose([v1.PILToTensor(), v1.Resize(8)]), "PILToTensor without"),
