@@ -1,8 +1,10 @@
 """Digital losses: contrast, elastic transform, pixelation and saturation."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad
+from torch.nn.functional import grid_sample
 
 from fastadv.data.corruption.blur import bell
 from fastadv.data.corruption.card import Draws, corruption
@@ -16,6 +18,7 @@ def contrast(x: Tensor, factor: float, draws: Draws) -> Tensor:
     return (x - means.float()) * factor + means.float()
 
 
+@lru_cache(maxsize=32)
 def smoothing(size: int, sigma: float) -> Tensor:
     """Return the matrix float64 [size, size] of a Gaussian blur to 3 sigma, mirrored at the edges."""
     reach = int(3 * sigma + 0.5)
@@ -78,24 +81,27 @@ def elastic_transform(x: Tensor, constants: tuple[float, float, float], draws: D
     return resampled(x, down, right + torch.arange(wide, device=x.device), centers=False)
 
 
+@lru_cache(maxsize=64)
+def box_of(size: int, count: int, device: torch.device) -> Tensor:
+    """Return which of `size` pixels PIL's box filter averages into each of `count`: 0 or 1 [count, size]."""
+    scale = size / count
+    places = torch.arange(size, device="cpu")
+    centers = (torch.arange(count, device="cpu").double()[:, None] + 0.5) * scale
+    reach = 0.5 * max(scale, 1)
+    apart = (places - centers + 0.5) * (0.5 / reach)
+    inside = (apart > -0.5) & (apart <= 0.5)  # and by PIL's bounds, which round differently
+    inside &= (places >= (centers - reach + 0.5).long()) & (places < (centers + reach + 0.5).long())
+    return inside.float().to(device)
+
+
 def boxes(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize levels [B, C, H, W] as PIL's box filter does: means of whole pixels, rows first, rounded."""
-    for axis, count in ((3, size[1]), (2, size[0])):
-        have = x.shape[axis]
-        scale = have / count
-        places = torch.arange(have, device="cpu")
-        centers = (torch.arange(count, device="cpu").double()[:, None] + 0.5) * scale
-        reach = 0.5 * max(scale, 1)
-        apart = (places - centers + 0.5) * (0.5 / reach)
-        inside = (apart > -0.5) & (apart <= 0.5)  # and by PIL's bounds, which round differently
-        inside &= (places >= (centers - reach + 0.5).long()) & (places < (centers + reach + 0.5).long())
-        first = (~inside).long().cumprod(1).sum(1)
-        last = first + inside.sum(1)
-        sums = pad(x.cumsum(axis), (1, 0) if axis == 3 else (0, 0, 1, 0))  # whole numbers, exact
-        total = sums.index_select(axis, last.to(x.device)) - sums.index_select(axis, first.to(x.device))
-        shape = [-1 if place == axis else 1 for place in range(4)]
-        x = (total / (last - first).float().to(x.device).reshape(shape)).add_(0.5).floor_()
-    return x
+    """Resize levels [B, C, H, W] as PIL does: means of whole pixels, first along rows, rounded each time.
+
+    Sums of levels are whole numbers, exact in any order.
+    """
+    down, across = (box_of(have, count, x.device) for have, count in zip(x.shape[2:], size, strict=True))
+    x = (x @ across.T).div_(across.sum(1)).add_(0.5).floor_()
+    return (down @ x).div_(down.sum(1)[:, None]).add_(0.5).floor_()
 
 
 @corruption((0.95, 0.9, 0.85, 0.75, 0.65), (0.9, 0.8, 0.7, 0.6, 0.5), (0.6, 0.5, 0.4, 0.3, 0.25))
