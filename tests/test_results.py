@@ -38,8 +38,8 @@ READ = "import fastadv, sys, torch; print([str(vars(torch.load(path))) for path 
 MAKES = re.compile(r"torch\.(arange|as_tensor|empty|eye|full|l\w+space|ones|rand(n|int|perm)?|tensor|zeros)")
 # commands, samples for tests, and modules, whose weights follow the default
 FREE = (
-    "cli", "demo", "ops", "models/abs/decoder.py", "models/abs/storage.py", "models/processor.py",
-    "models/wrappers.py",
+    "cli", "demo", "ops", "models/abs/decoder.py", "models/abs/storage.py", "models/_common.py",
+    "models/processor.py",
 )  # fmt: skip
 
 

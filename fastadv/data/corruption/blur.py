@@ -13,9 +13,9 @@ from fastadv.ops.glass_shuffle import glass_shuffle
 from fastadv.ops.stencil import stencil
 
 
-def bell(reach: int, sigma: float) -> Tensor:
-    """Return the weights of a Gaussian at -reach to reach, float64 with the sum 1."""
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device="cpu").double() / sigma) ** 2)
+def bell(last: int, sigma: float) -> Tensor:
+    """Return the weights of a Gaussian at -last to last, float64 with the sum 1."""
+    weights = torch.exp(-0.5 * (torch.arange(-last, last + 1, device="cpu").double() / sigma) ** 2)
     return weights / weights.sum()
 
 

@@ -45,13 +45,13 @@ def pixels(size: int, *constants: tuple[float, float, float]) -> list[tuple[floa
     return [tuple(size * share for share in shares) for shares in constants]
 
 
-def bent(x: Tensor, reach: float, draws: Draws) -> Tensor:
-    """Move three points of each image by up to `reach` pixels, and the image with them, as an affine map."""
+def bent(x: Tensor, most: float, draws: Draws) -> Tensor:
+    """Move three points of each image by `most` pixels or less, and the image with them, by an affine map."""
     tall, wide = x.shape[2:]
     center, side = torch.tensor([tall // 2, wide // 2], device=x.device).double(), min(tall, wide) // 3
     signs = torch.tensor([[1.0, 1], [1, -1], [-1, -1]], dtype=torch.float64, device=x.device)
     points = center + side * signs  # (right, down)
-    moved = points + reach * (2 * draws.uniform(3, 2).double() - 1)
+    moved = points + most * (2 * draws.uniform(3, 2).double() - 1)
     one = torch.ones(3, 1, dtype=torch.float64, device=x.device)
     # the point that comes to a pixel: back from the moved points
     back = torch.linalg.solve(torch.cat([moved, one.expand(len(x), 3, 1)], 2), points.expand(len(x), 3, 2))
