@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import product, starmap
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -187,7 +187,8 @@ def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -
     counts, draws = list[Tensor](), job.drawing.count
     for one, cells in corruptions.passes(job):
         total = torch.zeros(len(cells), 3, dtype=torch.int64, device="cpu")
-        for counted in one.each(count):
+        numbers, batches = one.batches()
+        for counted in processes.in_turn(numbers, starmap(count, batches)):
             total += counted
             events.corrupted(_key(cells[-1]), int(counted[:, 0].sum()) * (processes.world() > 1))
         counts.append(total)

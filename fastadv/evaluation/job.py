@@ -70,19 +70,19 @@ class Job:
         return self.criterion.labels("dataset", None if y.shape[1:] == (0,) else y, len(y), y.device)
 
     def results(self, work: Callable[[Batch], T]) -> Iterator[T]:
-        """Return what `work` makes of each batch with the verdict on it."""
-        return self.each(lambda *batch: work(self.judged(*batch)))
-
-    def each(self, work: Callable[[int, Tensor, Tensor, Tensor, int], T]) -> Iterator[T]:
         """Return what `work` makes of each batch, in their order and in every process; each makes some."""
+        count, batches = self.batches()
+        return processes.in_turn(count, map(work, starmap(self.judged, batches)))
+
+    def batches(self) -> tuple[int, Iterator[tuple[int, Tensor, Tensor, Tensor, int]]]:
+        """Return the number of batches, and those of this process: number, x, y, ids, size of the first."""
         # whole batches, as one process would take them, since rounding may depend on the size
         parts = self.positions()
         with self.drawing.kept(self.frozen.device, 0):
             self._compare_first(torch.cat(parts))
         with processes.agreement():
             numbers = self.share(len(parts))
-        batches = self._numbered(parts, processes.share_of(numbers))
-        return processes.in_turn(len(numbers), starmap(work, batches))
+        return len(numbers), self._numbered(parts, processes.share_of(numbers))
 
     def _compare_first(self, positions: Tensor) -> None:
         """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
@@ -94,7 +94,7 @@ class Job:
     def _numbered(
         self, parts: Sequence[Tensor], numbers: Sequence[int]
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, int]]:
-        """Yield the batches of these numbers: number, x, y, ids and the size of the first batch."""
+        """Yield the batches of these numbers, as `batches` has them."""
         for size, alike in groupby(numbers, lambda number: len(parts[number])):
             same = [*alike]
             samples = self.read(torch.cat([parts[number] for number in same]), size)
