@@ -129,6 +129,11 @@ def corrupted(
     Images are corrupted in batches as they are read, on the device that they are on. What is drawn depends
     on the seed, the sample's number, the corruption and the severity: not on the batch.
 
+    The scripts that made the published sets are followed where later packages leave them. The elastic
+    transform begins with an affine map, and on ImageNet's table it has constants of 244 pixels. Glass blur
+    copies pixels, which is what the scripts' swap does in NumPy. Pixelate enlarges by PIL's boxes, motion
+    blur is rounded and keeps its light at the edges, and frost draws five of its six photographs.
+
     Args:
         dataset: as `fa.evaluate` takes it: gray or RGB images of 32 x 32 pixels or more, uint8 or float32 in
             [0, 1]; floats are rounded to the 256 levels of a byte, as are the corrupted images.
