@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import conv2d, grid_sample, pad
 
 from fastadv.data.corruption.card import Draws, corruption
 from fastadv.ops.glass_shuffle import glass_shuffle
@@ -89,19 +89,28 @@ def motion_blur(x: Tensor, constants: tuple[int, float], draws: Draws) -> Tensor
     return streaks(x, radius, sigma, 90 * draws.uniform() - 45)
 
 
+def resampled(x: Tensor, down: Tensor, right: Tensor, *, centers: bool) -> Tensor:
+    """Return images at places [B, H, W], or [1, H, W], mirrored at outermost centers of pixels or edges."""
+    tall, wide = x.shape[2:]
+    ends = [
+        (2 * at / (side - 1) if centers else (2 * at + 1) / side) - 1
+        for at, side in ((right, wide), (down, tall))
+    ]
+    grid = torch.stack(ends, 3).float().expand(len(x), -1, -1, -1)
+    return grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=centers)
+
+
 def zoomed(x: Tensor, factor: float) -> Tensor:
     """Return the centers of images [B, C, H, W], enlarged bilinearly, their outermost pixels in place."""
-    size = x.shape[2:]
-    crop = [math.ceil(side / factor) for side in size]
-    (top, left), (tall, wide) = [(side - part) // 2 for side, part in zip(size, crop, strict=True)], crop
-    large = interpolate(
-        x[..., top : top + tall, left : left + wide],
-        [round(part * factor) for part in crop],
-        mode="bilinear",
-        align_corners=True,
-    )
-    top, left = [(side - part) // 2 for side, part in zip(large.shape[2:], size, strict=True)]
-    return large[..., top : top + size[0], left : left + size[1]]
+    places = []
+    for side in x.shape[2:]:
+        crop = math.ceil(side / factor)
+        large = round(crop * factor)
+        at = torch.arange(side, device=x.device).double() + (large - side) // 2
+        places.append((side - crop) // 2 + at * (crop - 1) / (large - 1))
+    # not by `interpolate`, whose rounding depends on the number of threads
+    down, right = torch.meshgrid(places, indexing="ij")
+    return resampled(x, down[None], right[None], centers=True)
 
 
 @corruption(

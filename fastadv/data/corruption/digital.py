@@ -4,9 +4,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
-from fastadv.data.corruption.blur import bell
+from fastadv.data.corruption.blur import bell, resampled
 from fastadv.data.corruption.card import Draws, corruption
 
 
@@ -27,17 +26,6 @@ def smoothing(size: int, sigma: float) -> Tensor:
     at = torch.where(at < size, at, 2 * size - 1 - at)
     matrix = torch.zeros(size, size, dtype=torch.float64, device="cpu")
     return matrix.scatter_add_(1, at, weights.expand(size, -1))
-
-
-def resampled(x: Tensor, down: Tensor, right: Tensor, *, centers: bool) -> Tensor:
-    """Return images [B, C, H, W] at places [B, H, W] in pixels, mirrored at outermost centers or edges."""
-    tall, wide = x.shape[2:]
-    ends = [
-        (2 * at / (side - 1) if centers else (2 * at + 1) / side) - 1
-        for at, side in ((right, wide), (down, tall))
-    ]
-    grid = torch.stack(ends, 3).float()
-    return grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=centers)
 
 
 def pixels(size: int, *constants: tuple[float, float, float]) -> list[tuple[float, ...]]:
