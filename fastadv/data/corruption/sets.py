@@ -21,6 +21,7 @@ from fastadv.data.corruption.card import (
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import Images, check_images, check_positions, to_unit
 from fastadv.data.sampling import known_labels, sample_count
+from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 from fastadv.text import several
@@ -42,7 +43,8 @@ def corrupt(
     whole = x if x.dtype == torch.uint8 else (x * 255).round_()
     draws = Draws(rng.derive(seed, f"corruption {name}", severity), ids)
     one = CORRUPTIONS[name]
-    y = one.apply(whole.float().div_(255), one.of(table, severity), draws)
+    with torch.no_grad(), no_autocast(x.device.type):
+        y = one.apply(whole.float().div_(255), one.of(table, severity), draws)
     # What rounding took from a whole level is no reason to lose it
     return y.mul(255).add_(1 / 4096).clamp_(0, 255).to(torch.uint8)
 

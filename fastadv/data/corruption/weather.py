@@ -105,7 +105,7 @@ def plasma(size: int, decay: float, draws: Draws) -> Tensor:
     Each round puts a point into the center of each square, then one in the middle of each of its sides: the
     mean of its four neighbors, on a map without edges, with noise that decays from round to round.
     """
-    corners, reach, draw = torch.zeros(len(draws.ids), 1, 1, device=draws.ids.device), 100.0, 0
+    corners, reach, draw = torch.zeros_like(draws.uniform(1, 1)), 100.0, 0
 
     def moved(neighbors: Tensor) -> Tensor:
         nonlocal draw

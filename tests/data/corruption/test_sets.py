@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import fastadv as fa
 from fastadv.data.content import describe_data
 from fastadv.data.corruption import sets
+from fastadv.data.corruption.card import CORRUPTIONS
 from fastadv.errors import InputError
 
 N = 50
@@ -127,3 +128,25 @@ def test_bad_input_is_refused(dataset, arguments, match):
 def test_another_box_is_refused():
     with pytest.raises(InputError, match=r"expected float32 values in \[-1, 1\], got uint8"):
         read(fa.data.corrupted(held(), "gaussian_noise"), N, box=(-1, 1))
+
+
+@pytest.mark.parametrize("name", sorted(CORRUPTIONS))
+def test_pixels_do_not_depend_on_threads_or_modes(name):
+    if name == "frost":
+        pytest.importorskip("imagecorruptions")
+    x, ids = (
+        X[:, :, None, :, None].expand(-1, -1, 3, -1, 3, -1).reshape(-1, 3, 96, 96),
+        torch.arange(N) + 2**33,
+    )
+    threads, wanted = torch.get_num_threads(), sets.corrupt(x, name, 3, 0, ids)
+    try:
+        torch.set_num_threads(3 - min(threads, 2))
+        torch.set_default_dtype(torch.float64)
+        with torch.autocast("cpu", torch.bfloat16):
+            pixels = sets.corrupt((x.float() / 255).requires_grad_(), name, 3, 0, ids)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(pixels, wanted)
+    order = torch.tensor([40, 7, 41])
+    assert torch.equal(sets.corrupt(x[order], name, 3, 0, ids[order]), wanted[order])
