@@ -60,7 +60,7 @@ def _mapped(path: Path) -> np.ndarray[Any, Any]:
         files = " or ".join(f"{name} (zenodo.org/records/{number})" for name, number in ARCHIVES.values())
         raise InputError(f"{path}: expected a file of {files}, got none; unpack them, or name the folder")
     try:
-        mapped: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         said = f"{path}: expected a whole npy file, got one that does not read ({error}); {AGAIN}"
         raise CorruptFileError(said) from error

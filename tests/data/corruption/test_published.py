@@ -78,3 +78,10 @@ def test_bad_arguments_are_refused(tmp_path, name, arguments, match):
 def test_other_arrays_are_refused(tmp_path, images, labels, match):
     with pytest.raises(CorruptFileError, match=match):
         published_set(written(tmp_path, images, labels), "gaussian_noise", 1)
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    with open(written(tmp_path) / "gaussian_noise.npy", "wb") as file:
+        np.savez(file, IMAGES)
+    with pytest.raises(CorruptFileError, match="gaussian_noise.npy: expected a whole npy file"):
+        published_set(tmp_path, "gaussian_noise", 1)
