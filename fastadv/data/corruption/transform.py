@@ -13,6 +13,7 @@ from fastadv.data.corruption.card import SEVERITIES, TABLES, check_severity, nam
 from fastadv.data.corruption.sets import corrupt
 from fastadv.data.imageset import check_images, to_unit
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_column
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Corrupt:
 
     Args:
         names: of corruptions, "c15" for the fifteen or "all", as in `fa.data.corrupted`.
-        severities: from 1 to 5.
+        severities: one or several, from 1 to 5.
         constants: as in `fa.data.corrupted`.
 
     Raises:
@@ -42,11 +43,12 @@ class Corrupt:
     """
 
     names: str | Iterable[str] = "c15"
-    severities: Iterable[int] = SEVERITIES
+    severities: int | Iterable[int] = SEVERITIES
     constants: str | None = None
 
     def __post_init__(self) -> None:
-        levels = tuple(map(check_severity, self.severities))
+        severities = [self.severities] if isinstance(self.severities, int) else self.severities
+        levels = tuple(map(check_severity, severities))
         if not levels or len(set(levels)) < len(levels):
             raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {list(levels)}")
         if self.constants is not None:
@@ -59,6 +61,7 @@ class Corrupt:
         check_images(x, "corrupt")
         cells = [*product(self.names, self.severities)]
         ids = ids.to(x.device)
+        check_column("ids", ids, x, torch.int64)
         drawn = rng.integers(len(cells), rng.derive(seed, "corrupt"), ids)
         y = torch.empty_like(x)
         for k in torch.unique(drawn).tolist():

@@ -31,6 +31,8 @@ def test_an_image_is_corrupted_in_one_of_the_ways_each_as_often_whatever_its_bat
     assert torch.equal(NOISY(x / 255, ids=ids, seed=3), y / 255)
     with pytest.raises(InputError, match=r"corrupt: expected pixels in \[0, 1\], got 0 to 1\.1"):
         NOISY(x / 230, ids=ids, seed=3)
+    with pytest.raises(InputError, match=r"ids: expected int64 of shape \(400,\)"):
+        NOISY(x, ids=ids[:1], seed=3)
 
 
 def train(folder, **options):
@@ -52,6 +54,7 @@ def test_a_run_resumes_to_the_bit_and_knows_its_corruptions(tmp_path):
 def test_it_tells_what_it_does_and_travels():
     assert repr(NOISY) == f"Corrupt(names={NAMES}, severities=(1, 5), constants=None)"
     assert pickle.loads(pickle.dumps(NOISY)) == NOISY == fa.data.Corrupt(list(NAMES), [1, 5])
+    assert fa.data.Corrupt("fog", 3) == fa.data.Corrupt(["fog"], (3,))
     assert describe(NOISY) != describe(fa.data.Corrupt(NAMES, (1, 5), "tiny"))
 
 
