@@ -24,6 +24,7 @@ def photons(scale: float, device: torch.device) -> tuple[Tensor, Tensor]:
     k = torch.arange(int(scale + 10 * math.sqrt(scale) + 20), dtype=torch.float64, device="cpu")
     left = torch.exp(torch.xlogy(k, mean) - mean - torch.lgamma(k + 1))
     left *= len(k) / left.sum(1, keepdim=True)
+    left.mul_(2**24).round_().div_(2**24)  # so that ties, and columns, are those of any processor
     share, other = torch.ones_like(left), torch.zeros_like(left, dtype=torch.int64)
     full = torch.zeros_like(left, dtype=torch.bool)
     for _ in k:  # the least column takes from the largest what it lacks

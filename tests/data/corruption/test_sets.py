@@ -11,6 +11,7 @@ import fastadv as fa
 from fastadv.data.content import describe_data
 from fastadv.data.corruption import sets
 from fastadv.data.corruption.card import CORRUPTIONS
+from fastadv.data.corruption.noise import photons
 from fastadv.errors import InputError
 
 N = 50
@@ -150,3 +151,14 @@ def test_pixels_do_not_depend_on_threads_or_modes(name):
     assert torch.equal(pixels, wanted)
     order = torch.tensor([40, 7, 41])
     assert torch.equal(sets.corrupt(x[order], name, 3, 0, ids[order]), wanted[order])
+
+
+def test_the_table_of_photons_is_poissons_on_any_processor(monkeypatch):
+    table = photons.__wrapped__
+    share, other = table(50.0, X.device)
+    chances = share.scatter_add(1, other.long(), 1 - share) / share.shape[1]
+    means, k = 50 * torch.arange(256)[:, None] / 255, torch.arange(share.shape[1])
+    assert torch.allclose(chances, torch.distributions.Poisson(means).log_prob(k).exp(), atol=1e-6)
+    exp = torch.exp
+    monkeypatch.setattr(torch, "exp", lambda x: exp(x) * (1 + 1e-15 * torch.randn_like(x)))
+    assert all(map(torch.equal, table(50.0, X.device), (share, other)))
