@@ -83,5 +83,5 @@ def test_other_arrays_are_refused(tmp_path, images, labels, match):
 def test_another_kind_of_file_is_refused(tmp_path):
     with open(written(tmp_path) / "gaussian_noise.npy", "wb") as file:
         np.savez(file, IMAGES)
-    with pytest.raises(CorruptFileError, match="gaussian_noise.npy: expected a whole npy file"):
+    with pytest.raises(CorruptFileError, match=r"gaussian_noise.npy: expected a whole npy file"):
         published_set(tmp_path, "gaussian_noise", 1)
