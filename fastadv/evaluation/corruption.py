@@ -1,6 +1,6 @@
 """Accuracy under common corruptions: which are asked for, how they are measured, and the figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product, starmap
 from os import PathLike
@@ -139,7 +139,7 @@ def selected(
     published: str | PathLike[str] | None,
 ) -> Corruptions:  # fmt: skip
     """Return what to measure; InputError before any work for what cannot be."""
-    levels = tuple(map(check_severity, [severities] if isinstance(severities, int) else severities))
+    levels = tuple(map(check_severity, severities if isinstance(severities, Iterable) else [severities]))
     if corruptions is None:
         if published is not None or levels != SEVERITIES:
             raise InputError(

@@ -194,6 +194,9 @@ def test_the_table_is_told_as_text_as_json_and_on_the_page(tmp_path):
     [
         ({"corruptions": "fogg"}, "corruption: expected one of .*, c15, all, got 'fogg'"),
         ({"corruptions": []}, "corruptions: expected names, each once"),
+        ({"corruptions": ("fog", "c15")}, "corruptions: expected names, each once"),
+        ({"corruptions": 3}, "corruption: expected one of .*, c15, all, got 3"),
+        ({"severities": 2.5}, "severity: expected 1, 2, 3, 4 or 5, got 2.5"),
         ({"severities": (0, 1)}, "severity: expected 1, 2, 3, 4 or 5, got 0"),
         ({"severities": (1, 1)}, "severities: expected some of 1, 2, 3, 4, 5, each once"),
         ({"corruptions": None}, "severities, published: expected none"),

@@ -71,11 +71,11 @@ def corruption(
 
 
 def named(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return names of corruptions: those of "c15", of "all", or the given ones, each once."""
-    if isinstance(names, str):
-        sets = {"c15": [name for name, one in CORRUPTIONS.items() if not one.extra], "all": [*CORRUPTIONS]}
-        names = sets.get(names, [names])
-    chosen = tuple(check_choice("corruption", name, CORRUPTIONS, ", c15, all") for name in names)
+    """Return names of corruptions, each once; "c15" and "all" stand for theirs."""
+    sets = {"c15": [name for name, one in CORRUPTIONS.items() if not one.extra], "all": [*CORRUPTIONS]}
+    asked = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
+    each = [name for one in asked for name in sets.get(one, [one])]
+    chosen = tuple(check_choice("corruption", name, CORRUPTIONS, ", c15, all") for name in each)
     if not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"corruptions: expected names, each once, got {list(chosen)}")
     return chosen
