@@ -157,6 +157,9 @@ def write_summary(path: Path, table: Evaluation, title: str, passed: Sequence[Ch
     if path.suffix.lower() != ".xml":
         lines = ["**Failed:** " * bool(code) + text.replace("\n", "  \n") for _, text, code in passed]
         head = " ".join(filter(None, ["###", table.headline, title]))
+        if table.corruption is not None:
+            cells = table.corruption.cells(table.clean_accuracy)
+            lines = [table.corruption.title, in_markdown(cells), *lines]
         write_text(path, "\n\n".join([head, in_markdown(table.cells()), *lines]) + "\n")
         return
     cases = [(*check, 0.0) for check in passed]

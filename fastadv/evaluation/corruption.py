@@ -14,7 +14,7 @@ from fastadv.data.corruption.card import SEVERITIES, SMALL, check_severity, name
 from fastadv.data.corruption.published import published_set
 from fastadv.data.corruption.sets import corrupt
 from fastadv.data.imageset import UNIT, to_unit
-from fastadv.data.sampling import sample_count
+from fastadv.data.sampling import first_samples, known_labels, sample_count
 from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import Part
@@ -23,7 +23,7 @@ from fastadv.evaluation.job import Job
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.text import percent
+from fastadv.text import percent, several
 
 # AlexNet's error under each corruption of ImageNet-C at 224 x 224, the mean over severities: Hendrycks and
 # Dietterich's, from github.com/hendrycks/robustness, issue 10, and the code of AugMix
@@ -68,6 +68,13 @@ class CorruptionTable:
     def by_name(self) -> dict[str, float]:
         """The mean accuracy over severities."""
         return dict(zip(self.names, self.accuracy.mean(1).tolist(), strict=True))
+
+    @property
+    def title(self) -> str:
+        """What the figures are of, and how many images have no finite logits."""
+        failed, of = int(self.failed.sum()), self.samples * self.failed.numel()
+        wrong = f"; without finite logits, counted as wrong: {failed} of {several(of, 'image')}"
+        return f"accuracy by corruption and severity, {self.source}{wrong * bool(failed)}"
 
     def mce(self) -> float:
         """Return the mean corruption error in percent, relative to AlexNet's errors on ImageNet at 224 x 224.
@@ -150,14 +157,24 @@ def selected(
         raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {[*levels]}")
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
-    count = sample_count(job.dataset, job.limit)
+    count, labels = sample_count(job.dataset, job.limit), known_labels(job.dataset)
+    y = None if labels is None else labels[first_samples(job.dataset, job.limit)].sort().values
     for name in names:
         if published is None:
             corrupt(x, name, levels[-1], seed, ids)
-        elif (other := sample_count(published_set(Path(published), name, levels[-1]), job.limit)) != count:
+            continue
+        other = published_set(Path(published), name, levels[-1])
+        if (size := sample_count(other, job.limit)) != count:
             raise InputError(
-                f"published: expected as many images of {name} as of the data, {count}, got {other}; pass "
-                f"the data they were made of, or limit={min(count, other)}"
+                f"published: expected as many images of {name} as of the data, {count}, got {size}; pass "
+                f"the data they were made of, or limit={min(count, size)}"
+            )
+        alike = y is None or torch.equal(y, other.labels[:count].sort().values)
+        if other.shape != x.shape[1:] or not alike:
+            raise InputError(
+                f"published: expected images {[*x.shape[1:]]} with the labels of the data, got {other.name} "
+                f"with images {[*other.shape]}{' and other labels' * (not alike)}; pass the data they were "
+                "made of"
             )
     if published is not None:
         return Corruptions(names, levels, f"published files in {published}", seed, Path(published))

@@ -277,8 +277,7 @@ class Table:
         """Return more tables: of corruptions, the draws, and the components of each attack that has some."""
         parts = {row.title: row.components.cells() for row in self.rows if row.components is not None}
         if self.corruption is not None:
-            title = f"accuracy by corruption and severity, {self.corruption.source}"
-            parts = {title: self.corruption.cells(self.clean_accuracy)} | parts
+            parts = {self.corruption.title: self.corruption.cells(self.clean_accuracy)} | parts
         if self.draws is None:
             return parts
         drawn = [("none", self.draws)]

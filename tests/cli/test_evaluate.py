@@ -148,8 +148,9 @@ def test_corruptions_are_measured_without_an_attack_or_beside_some(fastadv, fold
     save_weights(SmallCNN((1, 32, 32), width=4), folder / "wide.safetensors")
     line = "evaluate -m small_cnn -o width=4 -w wide.safetensors --data digits --size 32 -n 20"
     line += " --corruptions gaussian_noise,speckle_noise --severities 3,1"
-    text = " ".join(fastadv(f"{line} --report r.html").out.split())
+    text = " ".join(fastadv(f"{line} --report r.html --summary s.md").out.split())
     assert "accuracy by corruption and severity, regenerated, seed 0, constants cifar" in text
+    assert "\n| corruption | 3 | 1 | mean |\n" in (folder / "s.md").read_text()
     assert "2 of them, severity 3, 1, regenerated, seed 0" in Read(folder / "r.html").text
     measured = fastadv(f"{line} --seed 4 --json").json["measured"]
     told = [measured["corruption"][name] for name in ("names", "severities", "source", "samples")]

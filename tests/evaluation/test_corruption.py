@@ -69,6 +69,7 @@ def test_a_cell_is_the_accuracy_on_the_corrupted_set(options):
     assert ours.right.tolist() == [[int(cell.correct.sum()) for cell in row] for row in alone]
     assert ours.failed.tolist() == [[int(cell.failed.sum()) for cell in row] for row in alone]
     assert ours.failed[1, 0] > 0  # impulses
+    assert f"counted as wrong: {int(ours.failed.sum())} of 200 images\n" in str(table)
     assert len(set(ours.right.flatten().tolist())) > 2
     assert 0.2 < ours.mean_accuracy < table.clean_accuracy
     figures = dict(zip(product(NAMES, LEVELS), ours.accuracy.flatten().tolist(), strict=True))
@@ -135,7 +136,7 @@ def test_published_files_have_images_and_labels_of_their_own(tmp_path, monkeypat
     def published(folder: Path, name: str, severity: int) -> ImageSet:
         one = fa.data.corrupted(WHOLE, name, severity, seed=9)
         x = torch.stack([one[place][0] for place in range(49, -1, -1)])
-        return ImageSet(x, one.labels[:50].flip(0) if name == folder.name else (one.labels[:50] * 0), 10, "C")
+        return ImageSet(x, one.labels[:50].flip(0) if name == folder.name else one.labels[:50], 10, "C")
 
     monkeypatch.setattr(corruption, "published_set", published)
     folder = tmp_path / "gaussian_noise"
@@ -151,6 +152,13 @@ def test_published_files_have_images_and_labels_of_their_own(tmp_path, monkeypat
         run(Means(), run_dir=tmp_path / "run", resume=True)
     with pytest.raises(InputError, match="as many images of gaussian_noise as of the data, 355, got 50"):
         run(Means(), dataset=WHOLE, published=folder)
+    x, y = DIGITS.take(torch.arange(50)), DIGITS.labels
+    for data, says in (
+        ((x, y // 2), r"and other labels; pass"),
+        ((x[..., 1:], y), r"images \[1, 32, 31\] with"),
+    ):
+        with pytest.raises(InputError, match=says):
+            run(Means(), dataset=data, published=folder)
 
 
 def full(errors: dict[str, float]) -> CorruptionTable:
