@@ -59,6 +59,7 @@ class Events:
     def corrupted(self, name: str, samples: int, event: Mapping[str, Any] | None = None) -> None:
         """Tell that so many more corrupted images are classified, or that all of a kind are: an event."""
         self._steps += samples
-        tell(self._tick, name, self._steps, self._total)
+        if samples:
+            tell(self._tick, name, self._steps, self._total)
         if event is not None and self._on_event is not None:
             self._on_event(dict(event))

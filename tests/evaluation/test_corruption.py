@@ -76,6 +76,7 @@ def test_a_cell_is_the_accuracy_on_the_corrupted_set(options):
     assert {(one["corruption"], one["severity"]): one["accuracy"] for one in told} == figures
     assert {one["step"] for one in told} == {50}
     assert ticks[-1] == (200, 200)
+    assert ticks == sorted(set(ticks))
 
 
 def test_attacks_and_corruptions_in_one_call_and_several_draws():
