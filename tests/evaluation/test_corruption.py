@@ -137,6 +137,8 @@ def test_published_files_have_images_and_labels_of_their_own(tmp_path, monkeypat
     def published(folder: Path, name: str, severity: int) -> ImageSet:
         one = fa.data.corrupted(WHOLE, name, severity, seed=9)
         x = torch.stack([one[place][0] for place in range(49, -1, -1)])
+        if name == "fog":
+            return ImageSet(x[1:], one.labels[1:50], 10, "C")
         return ImageSet(x, one.labels[:50].flip(0) if name == folder.name else one.labels[:50], 10, "C")
 
     monkeypatch.setattr(corruption, "published_set", published)
@@ -153,7 +155,13 @@ def test_published_files_have_images_and_labels_of_their_own(tmp_path, monkeypat
         run(Means(), run_dir=tmp_path / "run", resume=True)
     with pytest.raises(InputError, match="as many images of gaussian_noise as of the data, 355, got 50"):
         run(Means(), dataset=WHOLE, published=folder)
+    with pytest.raises(InputError, match="as many images of fog as of the data, 50, got 49"):
+        run(Means(), published=folder, corruptions=(*NAMES, "fog"))
     x, y = DIGITS.take(torch.arange(50)), DIGITS.labels
+    first = {"dataset": (x.flip(0), y.flip(0)), "published": folder, "limit": 30, "batch_size": 15}
+    few = run(Means(), corruptions=NAMES[0], severities=5, **first).corruption
+    alone = evaluate(Means(), published(folder, NAMES[0], 5), limit=30).correct
+    assert (few.samples, int(few.right)) == (30, int(alone.sum()))
     for data, says in (
         ((x, y // 2), r"and other labels; pass"),
         ((x[..., 1:], y), r"images \[1, 32, 31\] with"),
@@ -178,24 +186,38 @@ def test_the_mean_corruption_error_is_relative_to_alexnet():
 
 
 def test_the_table_is_told_as_text_as_json_and_on_the_page(tmp_path):
-    table = run(Means(), severities=(1, 3))
+    table = run(Means(), severities=(1, 3), attacks="fgsm", threat=fa.Linf(0.1))
     told = json.dumps(table.to_dict()["corruption"])
     assert json.dumps(CorruptionTable.of_dict(json.loads(told)).to_dict()) == told
     lines = [line.split() for line in str(table).splitlines()]
     place = lines.index(["corruption", "1", "3", "mean"])
     assert "severity, regenerated, seed 0, constants cifar\n" in str(table)
-    assert [line[0] for line in lines[place + 2 :]] == [*NAMES, "mean", "clean"]
-    assert lines[place + 4][-1] == f"{100 * table.corruption.mean_accuracy:.1f}%"
+    assert [line[0] for line in lines[place + 2 : place + 6]] == [*NAMES, "mean", "clean"]
+    means = [*table.corruption.accuracy.mean(0), table.corruption.mean_accuracy]
+    assert lines[place + 4][2:] == [f"{100 * mean:.1f}%" for mean in means]
     assert lines[place + 5][-1] == f"{100 * table.clean_accuracy:.1f}%"
     three = full({"gaussian_noise": 0.125, "shot_noise": 0.25, "spatter": 0.5})
-    report(table_of(6, corruption=three), tmp_path / "r.html")
+    report(harmed := table_of(6, corruption=three), tmp_path / "r.html")
     page = Read(tmp_path / "r.html")
     found = [float(one["width"]) for one in page.elements("rect") if one.get("class") == "mean"]
     assert found == [420 * share for share in (0.875, 0.75, 0.5)]
     assert len([one for one in page.elements("path") if one.get("class") == "severity"]) == 15
+    (dashes,) = [one["d"] for one in page.elements("path") if one.get("class") == "unharmed"]
+    assert dashes.startswith(f"M{160 + 420 * harmed.clean_accuracy:.1f} ")
     assert "Mean accuracy 70.8% under common corruptions: 3 of them, severity 1, 2, 3, 4, 5," in page.text
     report(table_of(6), tmp_path / "r.html")
     assert "corruption" not in Read(tmp_path / "r.html").text
+
+
+def test_images_of_other_sizes_and_other_boxes():
+    x, y = torch.rand(3, 1, 80, 80), torch.arange(3)
+    for width, constants in ((80, "imagenet"), (40, "cifar")):
+        model, data = fa.models.create("softmax", shape=(1, 80, width), classes=3), (x[..., :width], y)
+        table = run(model, dataset=data, corruptions="saturate", severities=1)
+        assert table.corruption.source == f"regenerated, seed 0, constants {constants}"
+    x[2] += 1
+    with pytest.raises(InputError, match=r"pixels in \[0, 1\]"):
+        run(model, dataset=(x[..., :40], y), corruptions="saturate", severities=1, **WIDE)
 
 
 @pytest.mark.parametrize(
