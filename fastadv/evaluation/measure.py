@@ -135,8 +135,8 @@ def evaluate(
         corruptions: common corruptions, under which the accuracy is measured, too: "c15", "all", or names
             (`fa.data.corrupted`). `Table.corruption` has the figures.
         severities: of the corruptions, each from 1 to 5.
-        published: folder of published files, such as CIFAR-10-C, whose images and labels are measured; they
-            are as many as the data's. None corrupts the data itself, by `seed`.
+        published: folder of published files that were made of the data, such as CIFAR-10-C, whose images and
+            labels are measured. None corrupts the data itself, by `seed`.
 
     Returns:
         A `Table`; `print(table)` shows it.

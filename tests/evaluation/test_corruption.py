@@ -31,7 +31,7 @@ class Means(nn.Module):
 
     def __init__(self, mark: float = -1, noise: float = 0) -> None:
         super().__init__()
-        x, y = WHOLE.take(torch.arange(len(WHOLE))).flatten(1)[:, SOME] / 255, WHOLE.labels
+        x, y = WHOLE.take(torch.arange(len(WHOLE))).flatten(1)[:, SOME], WHOLE.labels
         self.weight = nn.Parameter(torch.stack([x[y == k].mean(0) for k in range(10)]))
         self.mark, self.noise, self.passed = mark, noise, 0
 
