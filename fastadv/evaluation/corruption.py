@@ -13,7 +13,7 @@ from torch import Tensor
 from fastadv.data.corruption.card import SEVERITIES, SMALL, check_severity, named
 from fastadv.data.corruption.published import published_set
 from fastadv.data.corruption.sets import corrupt
-from fastadv.data.imageset import UNIT, to_unit
+from fastadv.data.imageset import UNIT, ImageSet, to_unit
 from fastadv.data.sampling import first_samples, known_labels, sample_count
 from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
@@ -157,29 +157,33 @@ def selected(
         raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {[*levels]}")
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
-    count, labels = sample_count(job.dataset, job.limit), known_labels(job.dataset)
-    y = None if labels is None else labels[first_samples(job.dataset, job.limit)].sort().values
     for name in names:
         if published is None:
             corrupt(x, name, levels[-1], seed, ids)
-            continue
-        other = published_set(Path(published), name, levels[-1])
-        if (size := sample_count(other, job.limit)) != count:
-            raise InputError(
-                f"published: expected as many images of {name} as of the data, {count}, got {size}; pass "
-                f"the data they were made of, or limit={min(count, size)}"
-            )
-        alike = y is None or torch.equal(y, other.labels[:count].sort().values)
-        if other.shape != x.shape[1:] or not alike:
-            raise InputError(
-                f"published: expected images {[*x.shape[1:]]} with the labels of the data, got {other.name} "
-                f"with images {[*other.shape]}{' and other labels' * (not alike)}; pass the data they were "
-                "made of"
-            )
+        else:
+            _check_files(job, x, published_set(Path(published), name, levels[-1]))
     if published is not None:
         return Corruptions(names, levels, f"published files in {published}", seed, Path(published))
     constants = "cifar" if min(x.shape[2:]) < SMALL else "imagenet"  # as `corrupt` takes them
     return Corruptions(names, levels, f"regenerated, seed {seed}, constants {constants}", seed)
+
+
+def _check_files(job: Job, x: Tensor, other: ImageSet) -> None:
+    """Refuse published files that were not made of the data: of another number, shape or labels."""
+    count, size = (sample_count(one, job.limit) for one in (job.dataset, other))
+    if size != count:
+        raise InputError(
+            f"published: expected as many images as of the data, {count}, got {size} of {other.name}; pass "
+            f"the data they were made of, or limit={min(count, size)}"
+        )
+    labels = known_labels(job.dataset)
+    y = None if labels is None else labels[first_samples(job.dataset, job.limit)].sort().values
+    same = y is None or torch.equal(y, other.labels[:count].sort().values)
+    if other.shape != x.shape[1:] or not same:
+        raise InputError(
+            f"published: expected images {[*x.shape[1:]]} with the labels of the data, got {other.name} with "
+            f"images {[*other.shape]}{' and other labels' * (not same)}; pass the data they were made of"
+        )
 
 
 def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -> CorruptionTable | None:
