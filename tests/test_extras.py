@@ -77,5 +77,4 @@ def test_the_extras_bring_what_the_calls_ask_for():
 def test_the_base_works_alone_and_optional_calls_say_what_they_need(tmp_path):
     blocked = [*_extras.EXTRAS, "triton", "sklearn", "scipy"]
     command = [sys.executable, str(ROOT / "tests" / "without_extras.py"), *blocked]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})

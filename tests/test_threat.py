@@ -194,8 +194,7 @@ def test_starts_of_uniform_length(kind, shape):
     assert (share.sort()[0] - even).abs().max() < 1.95 / n**0.5
     away = wide.random_start(x, 3, length="uniform") - x
     assert (away * (wide.random_start(x, 3) - x) >= 0).all(), "the directions are those of the ball"
-    box = kind(radius, (0.45, 0.55))
-    clamped = box.random_start(x, 3, length="uniform")
+    clamped = kind(radius, (0.45, 0.55)).random_start(x, 3, length="uniform")
     torch.testing.assert_close(clamped, (x + away).clamp(0.45, 0.55))
     ids = torch.tensor([7, 1])
     pair = kind(1.0).random_start(x[:2], 3, ids, 2, length="uniform")

@@ -101,8 +101,7 @@ def test_normalized_images():
     place = fa.models.Normalized(nn.Identity(), mean, std)
     atk = torchattacks.BIM(model, EPS, ALPHA, 3)
     atk.set_normalization_used(mean=mean, std=std)
-    adv = atk(place(x), y)
-    back = adv * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
+    back = atk(place(x), y) * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     assert (back - x).abs().max() <= EPS + 1e-6
     assert (back - x).abs().max() > EPS / 2
 
@@ -144,12 +143,10 @@ class Shifted:
 def test_their_points_are_judged_and_counted():
     model, x, y = problem()
     out = torchattacks.wrap(Shifted)(model, x, y, fa.Linf(EPS))
-    moved = model.eval()(out.x_adv)
-    assert torch.equal(moved.argmax(1) != y, out.success)
+    assert torch.equal(model.eval()(out.x_adv).argmax(1) != y, out.success)
     assert (out.status == Status.BROKEN).any()
     assert out.distance[out.status == Status.BROKEN].max() <= EPS * (1 + 1e-6)
-    given = Plain(model)
-    none = Foreign(lambda kind, model, x, *rest: x, torch.rand)(given, x, y, fa.Linf(EPS))
+    none = Foreign(lambda kind, model, x, *rest: x, torch.rand)(Plain(model), x, y, fa.Linf(EPS))
     # one pass of those that are right, forward and back, beside the verdicts
     assert (out.forwards - none.forwards, out.backwards) == (len(x) - 1, len(x) - 1)
     assert out.flags == ()

@@ -35,11 +35,9 @@ NORMS = ["linf", "l2", "l1"]
 def test_targeted_losses_find_the_nearest_class(loss: str, classes: int, scale: float) -> None:
     """K - 1 rounds at most; the nearest boundary is among those of the nine best classes."""
     model, x, y = problem(784, classes)
-    logits = model(x).detach()
-    nine = logits.scatter(1, y[:, None], -torch.inf).topk(min(9, classes - 1), 1).indices
+    nine = model(x).detach().scatter(1, y[:, None], -torch.inf).topk(min(9, classes - 1), 1).indices
     away = torch.stack([nearest(model, x, y, "linf", column)[0] for column in nine.unbind(1)]).amin(0)
-    out = apgd(model, x, y, Linf(away * scale), steps=20, loss=loss)
-    assert out.success.all()
+    assert apgd(model, x, y, Linf(away * scale), steps=20, loss=loss).success.all()
     held = apgd(model, x, y, Linf(away * 0.98), steps=5, loss=loss)
     assert not held.success.any()
     assert held.backwards == 6 * 5 * min(9, classes - 1)
@@ -131,8 +129,7 @@ def order_found(model: Any, x: Tensor, y: Tensor, norm: str, **common: Any) -> T
     def rule(search: core.Search) -> None:
         orders.append(nearest_classes(search))
 
-    out = core.run(model, x, y, THREATS[norm](0.1), rule, **common)
-    assert out.backwards == orders[0].numel()
+    assert core.run(model, x, y, THREATS[norm](0.1), rule, **common).backwards == orders[0].numel()
     return orders[0]
 
 
@@ -221,8 +218,7 @@ def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatc
 
     def model(x: Tensor) -> Tensor:
         first, second = x.flatten(1)[:, :2].unbind(1)
-        none = torch.where(first > 0.55, torch.nan, 0.0)
-        return torch.stack([none + 9, second + 1, second], 1)
+        return torch.stack([torch.where(first > 0.55, torch.nan, 0.0) + 9, second + 1, second], 1)
 
     x = torch.full((12, 1, 4, 4), 0.5, dtype=torch.float64)
     y = torch.zeros(12, dtype=torch.long)

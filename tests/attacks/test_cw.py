@@ -135,8 +135,7 @@ def ead_by_autograd(model, x, y, threat, steps, constant, beta, share):
                 length = min(-float(margin.detach()) / steepest, high - low)
             smooth = 2 * (after - one) - (constant * gradient if margin < 0 else 0)
             rate = share * length * (1 - step / steps) / (constant * steepest)
-            moved = after - rate * smooth
-            away = nn.functional.softshrink(moved - one, rate * beta)
+            away = nn.functional.softshrink(after - rate * smooth - one, rate * beta)
             reached = (one + away).clamp(low, high)
             after = (reached + (step + 1) / (step + 4) * (reached - before)).clamp(low, high)
             before = reached

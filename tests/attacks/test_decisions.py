@@ -75,8 +75,7 @@ def test_the_budget_holds(run: Any, given: Any, left: int, queries: int) -> None
     y = labels(model, x)
     starts = torch.stack([others[labels(model, others) != label][0] for label in y])
     for more in ({}, {"restarts": 2}, {"starts": starts}):
-        out = run(model, x, y, L2(INF), queries=queries, **given, **more)
-        spent = out.forwards - 2 * 5
+        spent = run(model, x, y, L2(INF), queries=queries, **given, **more).forwards - 2 * 5
         assert spent <= 5 * queries * (2 if "restarts" in more else 1)
         assert "starts" not in more or spent >= 5 * (queries - left)
 

@@ -52,8 +52,7 @@ def test_candidates_bound_the_rivals_and_the_passes() -> None:
         model[1].bias.copy_(torch.tensor([1.0, 0.5, 0.0]) - model[1].weight.sum(1) / 2)
     x, y = torch.full((2, 1, 28, 28), 0.5, dtype=torch.float64), torch.tensor([0, 0])
     backwards: list[int] = []
-    counted = Counted(model, lambda n: None, backwards.append)
-    both = deepfool(counted, x, y, L2(torch.inf), steps=5)
+    both = deepfool(Counted(model, lambda n: None, backwards.append), x, y, L2(torch.inf), steps=5)
     second = deepfool(model, x, y, L2(torch.inf), steps=5, candidates=1)
     assert (labels(model, both.x_adv) == 2).all()
     assert (labels(model, second.x_adv) == 1).all()
@@ -97,8 +96,7 @@ def by_hand(net: nn.Module, x: Tensor, y: int, box: tuple[float, float], oversho
     low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        wrong = labels(net, x + middle * (nearest - x)) != y
-        low, high = (low, middle) if wrong else (middle, high)
+        low, high = (low, middle) if labels(net, x + middle * (nearest - x)) != y else (middle, high)
     return x + high * (nearest - x)
 
 

@@ -26,8 +26,7 @@ def rows(size: int = 8) -> tuple[Tensor, Tensor]:
 def margins(x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
         logits = MODEL(x)
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.4, torch.linspace(0.05, 0.5, 8).double()], ids=str)
@@ -118,8 +117,7 @@ def test_a_map_works_on_copies(search: Callable[..., fa.attacks.AttackResult]) -
     before = x.clone()
     out = search(MODEL, x, y, through(2, brightened))
     assert torch.equal(x, before)
-    expected = search(MODEL, x, y, through(2))
-    assert torch.equal(out.x_adv, expected.x_adv)
+    assert torch.equal(out.x_adv, search(MODEL, x, y, through(2)).x_adv)
     assert torch.equal(through(2, brightened).image(out.parameters, x), out.x_adv)
 
 

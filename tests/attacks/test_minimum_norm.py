@@ -114,8 +114,7 @@ def test_far_from_the_box_the_first_step_of_fmn_leads_to_the_boundary(norm: str)
 @pytest.mark.parametrize(("name", "norm"), [("cw", "l2"), ("ead", "l1"), ("lbfgs", "l2")])
 def test_samples_leave_when_another_search_would_gain_nothing(name: str, norm: str) -> None:
     model, x, y = problem(784, 2, size=4)
-    out = attacked(name, norm, model, x, y, steps=20, searches=80)
-    assert out.backwards < 4 * 20 * 30
+    assert attacked(name, norm, model, x, y, steps=20, searches=80).backwards < 4 * 20 * 30
 
 
 @pytest.mark.parametrize(

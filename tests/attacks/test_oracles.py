@@ -123,8 +123,7 @@ def test_of_two_classes_it_ranks_by_the_margin() -> None:
     out = pgd(lambda z: 0.01 * net(z), x, y, fa.Linf(0.01), steps=10, stop_early=False)
     assert not out.success.all()
     sign = torch.where(y == 1, -1.0, 1.0)[:, None] * (away[1] - away[0]).sign()
-    corner = (x + 0.01 * sign.view(-1, *x.shape[1:])).clamp(0, 1)
-    torch.testing.assert_close(out.x_adv, corner)
+    torch.testing.assert_close(out.x_adv, (x + 0.01 * sign.view(-1, *x.shape[1:])).clamp(0, 1))
 
 
 def test_training_ascends_cross_entropy() -> None:

@@ -31,8 +31,7 @@ def one() -> tuple[Any, Tensor, Tensor]:
         logits: Tensor = net((z + 1) / 4)
         return logits
 
-    few = fmn(model, x, y, THREATS["l0"](inf, BOX), steps=20).distance
-    place = int((few > 2).nonzero()[0])
+    place = int((fmn(model, x, y, THREATS["l0"](inf, BOX), steps=20).distance > 2).nonzero()[0])
     return model, x[place : place + 1], y[place : place + 1]
 
 
@@ -57,8 +56,7 @@ def asked(attack: Any, norm: str, **options: Any) -> tuple[list[Tensor], Any]:
     """The points at which the published variant asks for gradients, and its result."""
     model, x, y = one()
     function, seen = watched(model, gradients=True)
-    out = attack(function, x, y, THREATS[norm](inf, BOX), variant="published", **options)
-    return seen, out
+    return seen, attack(function, x, y, THREATS[norm](inf, BOX), variant="published", **options)
 
 
 def same(seen: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) -> None:
@@ -300,5 +298,4 @@ def test_a_loss_that_is_nan_spoils_its_own_sample_alone(name: str, norm: str) ->
     options = {**ATTACKS[name].quick, "variant": "published"}
     out = run(model, x, y, threat, **options)
     assert not out.success[[0, 2]].any()
-    alone = run(model, x[1:2], y[1:2], threat, **options)
-    torch.testing.assert_close(out.x_adv[1], alone.x_adv[0])
+    torch.testing.assert_close(out.x_adv[1], run(model, x[1:2], y[1:2], threat, **options).x_adv[0])

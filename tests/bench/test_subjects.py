@@ -32,8 +32,7 @@ def small(monkeypatch):
     monkeypatch.setattr(op_sizes, "SHAPE", (2, 3, 4, 4))
     monkeypatch.setattr(construct, "ON_CPU", {"images": 10, "steps": 5, "width": 4})
     monkeypatch.setattr(abs_subject, "QUICK", abs_subject.QUICK | {"batch_size": 10})
-    shape = partial(DecoderShape, (4, 4, 1), (7, 4), (1, 4))
-    monkeypatch.setattr(abs_subject, "DecoderShape", shape)
+    monkeypatch.setattr(abs_subject, "DecoderShape", partial(DecoderShape, (4, 4, 1), (7, 4), (1, 4)))
     for name, value in {"BATCHES": (2,), "STEPS": 2, "FEW": 1, "ROUNDS": 10}.items():
         monkeypatch.setattr(abs_subject, name, value)
     for name, value in {"CLASSES": (2, 3), "STREAMED": (8, 16), "SIDE": 32, "BATCH": 2, "PRIOR": 20}.items():
@@ -200,10 +199,8 @@ class TestEager:
     @pytest.mark.slow
     def test_constructions_go_to_the_target_and_come_nearer(self):
         net = nets.small_net()
-        draw = torch.Generator().manual_seed(2)
-        x, start = torch.rand(2, 4, 3, 32, 32, generator=draw)
-        targets = torch.arange(4)
-        to_targets = partial(construct.to_targets, net, targets)
+        x, start = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+        to_targets = partial(construct.to_targets, net, torch.arange(4))
         targeted = construct.descended(x, to_targets, 0.1, 3, x, radius=0.5)
         assert fa.L2(0.5 + 1e-5).contains(targeted, x).all()
         head = construct.headless(net)

@@ -38,8 +38,7 @@ def probabilities(model: ByTable, x: Tensor, hidden: float) -> list[float]:
     result = [0.0] * model.classes
     for pattern in itertools.product((False, True), repeat=COORDINATES):
         share = math.prod(hidden if hides else 1 - hidden for hides in pattern)
-        shown = torch.where(torch.tensor(pattern), GREY, x)
-        result[int(model(shown[None]).argmax())] += share
+        result[int(model(torch.where(torch.tensor(pattern), GREY, x)[None]).argmax())] += share
     return result
 
 

@@ -232,8 +232,7 @@ def test_logarithms_are_exact_enough():
         beta = math.lgamma(hits + 0.5) + math.lgamma(n - hits + 0.5) - math.lgamma(n + 1) - math.log(math.pi)
         return beta - hits * math.log(p) - (n - hits) * math.log1p(-p)
 
-    result = lower_bound(hits, n, alpha)
-    assert ratio(result) == pytest.approx(math.log(1 / alpha), abs=1e-4)
+    assert ratio(lower_bound(hits, n, alpha)) == pytest.approx(math.log(1 / alpha), abs=1e-4)
 
 
 @pytest.mark.parametrize("label", [-1, 2])

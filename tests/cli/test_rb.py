@@ -44,8 +44,7 @@ def test_evaluate_measures_the_entry_and_says_what_it_is_published_with(fastadv,
     assert "untrained" not in done.err
     card = done.json
     assert card["config"]["model"] == f"rb:{NAME}"
-    draw = torch.Generator().manual_seed(0)
-    x = torch.rand(12, 3, 32, 32, generator=draw)
+    x = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     mean, std = models.STATISTICS["cifar10"]
     right = models.Normalized(net, mean, std)(x).argmax(1) == torch.arange(12) % 10
     assert card["measured"]["clean_accuracy"] == pytest.approx(right.float().mean().item())

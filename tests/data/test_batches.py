@@ -127,8 +127,7 @@ def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone():
 @pytest.mark.parametrize("narrow", [(0.0, 0.5), (0.5, 1.0), (0.2, 0.9)])
 def test_images_lie_in_the_box_of_every_threat(narrow):
     """Whatever their order, and whether the images lie in memory or are read."""
-    x = images().float() / 255
-    data = ImageSet(x, torch.arange(11) % 3, 3, "memory")
+    data = ImageSet(images().float() / 255, torch.arange(11) % 3, 3, "memory")
     for dataset in (data, [data[k] for k in range(11)]):
         assert len(list(batches(dataset, 4, box={"one": (0.0, 1.0), "two": (-1.0, 2.0)}))) == 3
         for box in (narrow, {"wide": (0.0, 1.0), "narrow": narrow}, {"narrow": narrow, "wide": (0.0, 1.0)}):

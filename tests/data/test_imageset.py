@@ -39,8 +39,7 @@ def test_the_hash_knows_every_pixel_label_and_place():
     x[5, 0, 3, 3] ^= 1
     y[0] = 1
     others = small(x=x), small(y=y), dataset.subset([1, 0, 2, 3, 4, 5])
-    hashes = {dataset.data_hash, *(each.data_hash for each in others)}
-    assert len(hashes) == 4
+    assert len({dataset.data_hash, *(each.data_hash for each in others)}) == 4
     assert small().data_hash == dataset.data_hash
 
 
@@ -75,8 +74,7 @@ def test_bad_images_and_labels_are_refused_by_name(changes, match):
 
 
 def test_some_classes_alone_are_numbered_anew():
-    y = torch.tensor([2, 0, 3, 1, 3, 0])
-    dataset = small(y=y, classes=["a", "b", "c", "d"], note="n")
+    dataset = small(y=torch.tensor([2, 0, 3, 1, 3, 0]), classes=["a", "b", "c", "d"], note="n")
     part = dataset.only([3, 0])
     assert torch.equal(part.x, dataset.x[[1, 2, 4, 5]])
     assert part.y.tolist() == [1, 0, 0, 1]

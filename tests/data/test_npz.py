@@ -91,8 +91,7 @@ def test_the_hash_follows_pixels_labels_and_order_of_the_files(tmp_path):
 
 
 def test_classes_are_those_given_or_as_many_as_the_labels_need(tmp_path):
-    held = arrays() | {"label": np.array([0, 2] * 10, dtype=np.int32)}
-    np.savez(tmp_path / "a.npz", **held)
+    np.savez(tmp_path / "a.npz", **arrays() | {"label": np.array([0, 2] * 10, dtype=np.int32)})
     assert NpzSet(tmp_path / "a.npz").num_classes == 3
     assert NpzSet(tmp_path / "a.npz", ["x", "y", "z", "w"]).classes == ("x", "y", "z", "w")
     assert NpzSet(tmp_path / "a.npz").labels.dtype == torch.int64

@@ -39,8 +39,7 @@ def array(x):
     "image", [lambda x: x, array, lambda x: Image.fromarray(array(x))], ids=["tensor", "array", "PIL"]
 )
 def test_mappings_are_served_as_pairs(image):
-    dataset = pairs(Rows(image), image="img", label="fine")
-    x, y, ids = next(batches(dataset, 6))
+    x, y, ids = next(batches(pairs(Rows(image), image="img", label="fine"), 6))
     assert torch.equal(x, X.float() / 255)
     assert y.tolist() == Y
     assert ids.tolist() == list(range(6))
@@ -53,14 +52,12 @@ def test_tuples_gray_images_and_transforms():
     assert y.tolist() == Y
     halves = pairs(items, 1, 2, transform=lambda image: torch.from_numpy(image / 510).float()[None])
     assert torch.allclose(next(batches(halves, 6))[0], x / 2)
-    wide = pairs([(Image.new("CMYK", (5, 4)), 0)], 0, 1)
-    assert wide[0][0].shape == (3, 4, 5)
+    assert pairs([(Image.new("CMYK", (5, 4)), 0)], 0, 1)[0][0].shape == (3, 4, 5)
 
 
 def test_labels_are_known_without_reading_images():
     rows = Rows(lambda x: x)
-    dataset = pairs(rows, "img", "fine")
-    assert known_labels(dataset).tolist() == Y
+    assert known_labels(pairs(rows, "img", "fine")).tolist() == Y
     assert rows.read == 0
     assert known_labels(pairs([(X[0], 1)], 0, 1)) is None
 

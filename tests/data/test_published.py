@@ -26,8 +26,7 @@ def test_the_split_is_fixed_stratified_and_whole():
     assert (len(train), len(test), train.shape) == (1442, 355, (1, 8, 8))
     counts = torch.bincount(train.labels), torch.bincount(test.labels)
     assert ((counts[1] / (counts[0] + counts[1]) - 0.2).abs() < 0.005).all()
-    images = torch.cat([each.x for each in (train, test)])
-    assert len(images.unique(dim=0)) == 1797
+    assert len(torch.cat([each.x for each in (train, test)]).unique(dim=0)) == 1797
     assert (train.data_hash, test.data_hash) == ("5b621d74d6b1e97f", "c0a4c23d8e85c297")
 
 

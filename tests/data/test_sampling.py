@@ -38,11 +38,9 @@ def counts(labels):
     ],
 )
 def test_every_class_is_held_out_by_its_share(sizes, count, shares):
-    dataset = in_order(*sizes)
-    rest, held_out, about = hold_out(dataset, count, seed=3)
+    rest, held_out, about = hold_out(in_order(*sizes), count, seed=3)
     assert counts(held_out.labels) == shares
-    both = torch.cat([rest.labels, held_out.labels])
-    assert counts(both) == list(sizes)
+    assert counts(torch.cat([rest.labels, held_out.labels])) == list(sizes)
     assert (about["count"], about["method"], about["seed"]) == (count, "permutation by class", 3)
     assert about["digest"] in held_out.describe()["note"]
     assert "seed 3" in held_out.note
@@ -132,8 +130,7 @@ def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, form, c
 )
 def test_the_first_samples_of_other_sets_are_taken(logged, labels):
     for count in (1, 7, 20, 60, 100, 1000):
-        taken = first_samples(of(labels), count, tell=True)
-        assert torch.equal(taken, torch.arange(min(count, 100)))
+        assert torch.equal(first_samples(of(labels), count, tell=True), torch.arange(min(count, 100)))
     assert not logged.records
 
 

@@ -69,8 +69,7 @@ def test_a_recording_is_small_asks_no_server_and_tells_what_made_it(path):
     root = ElementTree.fromstring(text)
     assert len(text) < 60_000
     assert not [part for part in ("url(http", "href", "@import", "@font-face", "<script") if part in text]
-    facts = dict(part.split(": ", 1) for part in root[0].text.split("; "))
-    assert facts.keys() >= TOLD
+    assert dict(part.split(": ", 1) for part in root[0].text.split("; ")).keys() >= TOLD
 
 
 def test_what_is_told_is_kept_in_the_picture(tmp_path):

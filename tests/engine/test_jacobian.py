@@ -48,8 +48,7 @@ def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
 
     def rivals(logits: Tensor) -> Tensor:
         seen.append(logits)
-        order = logits.argsort(1, descending=True)
-        one_hot = torch.eye(5)[order]
+        one_hot = torch.eye(5)[logits.argsort(1, descending=True)]
         return one_hot[:, 1:] - one_hot[:, :1]
 
     frozen(X)

@@ -37,8 +37,7 @@ DATA = pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 0, 1, 1, 0])
 def nearest(model, x, y, *, ids, past=0.01, spare=(), sick=()) -> AttackResult:
     """The nearest point `past` the boundary; samples in `spare` hold, those in `sick` fail."""
     wrong = getattr(model, "classifier", model)(x).argmax(1) != y
-    first = x.flatten(1)[:, 0]
-    end = torch.where(first > 0.5, 0.5 - past, 0.5 + past)
+    end = torch.where(x.flatten(1)[:, 0] > 0.5, 0.5 - past, 0.5 + past)
     held = torch.isin(ids, torch.tensor([*spare, *sick], dtype=torch.int64)) & ~wrong
     x_adv = torch.where((wrong | held)[:, None, None, None], x, end[:, None, None, None])
     distance = (x_adv - x).abs().flatten(1).amax(1).masked_fill(held, math.inf)

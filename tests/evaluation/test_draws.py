@@ -31,8 +31,7 @@ class Flips(nets.Threshold):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
-        swapped = torch.rand(1 if self.together else len(x), 1) < self.p
-        return torch.where(swapped, -logits, logits)
+        return torch.where(torch.rand(1 if self.together else len(x), 1) < self.p, -logits, logits)
 
 
 def nothing(model, x, y, *, ids) -> AttackResult:
@@ -43,8 +42,7 @@ def nothing(model, x, y, *, ids) -> AttackResult:
 
 
 def many(n: int = 200) -> fa.data.ImageSet:
-    x = torch.linspace(0.05, 0.45, n)
-    return nets.pixels(x.tolist(), [0] * n)
+    return nets.pixels(torch.linspace(0.05, 0.45, n).tolist(), [0] * n)
 
 
 def drawn(model: nn.Module, draws: int, **options) -> Table:
@@ -59,8 +57,7 @@ def test_draws_by_hand():
     passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, b, b, nan]])
     parts = iter([part for logits in passes for part in logits.split(SHARED)])  # passes of a few samples
     stub = SimpleNamespace(verdict=lambda x, rows: next(parts))
-    y = torch.zeros(5, dtype=torch.int64)
-    counted = Drawing(4).draw(stub, torch.zeros(5, 1), y, 0)
+    counted = Drawing(4).draw(stub, torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64), 0)
     assert counted["right"].tolist() == [4, 2, 2, 0, 3]
     assert counted["early"].tolist() == [2, 2, 2, 0, 2]
     assert counted["voted"].tolist() == [True, True, False, False, True]
@@ -166,8 +163,7 @@ def test_every_sample_that_is_right_in_some_draw_is_attacked(attack):
 
 def test_the_worst_of_several_is_no_luck():
     """Of ten attacks that find nothing, each by a model that is right in half of all draws."""
-    generator = torch.Generator().manual_seed(0)
-    votes = (torch.rand(10, 400, 20, generator=generator) < 0.5).long()
+    votes = (torch.rand(10, 400, 20, generator=torch.Generator().manual_seed(0)) < 0.5).long()
     yes = torch.ones(400, dtype=torch.bool)
     several = [Draws(20, one.sum(1), yes, yes, one[:, :10].sum(1)) for one in votes]
     assert Draws.together(several).one_draw == pytest.approx(0.5, abs=0.03)

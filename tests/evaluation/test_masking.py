@@ -100,8 +100,7 @@ def test_two_answers_are_no_clean_verdict() -> None:
             return logits * torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0)[:, None]
 
     for draws in (1, 3):
-        table = evaluate(Together(), SET, {"pgd": LONG}, draws=draws)
-        assert "randomized" in signs(table).flagged
+        assert "randomized" in signs(evaluate(Together(), SET, {"pgd": LONG}, draws=draws)).flagged
 
 
 def test_gradients_that_are_not_finite_count_without_a_probe() -> None:

@@ -151,8 +151,7 @@ def test_renderings():
     assert head == ["attack", "accuracy", "broken", "forwards", "backwards", "seconds"]
     assert (first, small[:3]) == (["none", "66.7%"], ["small", "50.0%", "25.0%"])
     assert worst == ["worst", "of", "all", "16.7%"]
-    as_json = json.loads(json.dumps(table.to_dict(), allow_nan=False))
-    small, large = as_json["attacks"]
+    small, large = json.loads(json.dumps(table.to_dict(), allow_nan=False))["attacks"]
     assert {"label": "small", "attack": "pgd", "norm": "linf", "radius": 0.15}.items() <= small.items()
     assert small["median_distance"] is None
     assert (large["radius"], large["robust_accuracy"]) == (0.35, pytest.approx(1 / 6))

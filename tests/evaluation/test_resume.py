@@ -223,8 +223,7 @@ def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, orde
     again = Counting()
     table = run(tmp_path, attacks=grown(order, again), resume=True, **settings)
     assert again.calls == []
-    whole = run(None, attacks=grown(order, Counting()), **settings)
-    assert_same(table, whole)
+    assert_same(table, run(None, attacks=grown(order, Counting()), **settings))
     few = run(tmp_path, attacks=grown(order[:1], again), resume=True, **settings)
     assert_same(few, run(None, attacks=grown(order[:1], Counting()), **settings))
     assert again.calls == []

@@ -95,8 +95,7 @@ def test_other_classes_than_those_of_the_carried_constants_warn(model):
 
 
 def test_constants_may_be_given_and_come_before_what_a_model_carries():
-    model = TimmNet(pretrained_cfg=TIMM)
-    torch.testing.assert_close(adapt(model, mean=0, std=1).eval()(X), net()(X))
+    torch.testing.assert_close(adapt(TimmNet(pretrained_cfg=TIMM), mean=0, std=1).eval()(X), net()(X))
     given = adapt(net(), mean=torch.tensor([0.1, 0.2, 0.3]), std=(0.4, 0.5, 0.6)).eval()
     torch.testing.assert_close(given(X), expected([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]))
 

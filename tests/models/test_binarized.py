@@ -35,8 +35,7 @@ def test_the_model_sees_zeros_and_ones_alone(threshold, dtype):
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
 def test_the_gradient_is_that_of_the_model_at_the_binarized_image(threshold):
     inner, y = net(), torch.arange(12) % 4
-    frozen = fa.freeze(Binarized(inner, threshold))
-    value, logits, gradient = frozen.input_gradient(X, y)
+    value, logits, gradient = fa.freeze(Binarized(inner, threshold)).input_gradient(X, y)
     leaf = X.ge(threshold).double().requires_grad_()
     expected = nn.functional.cross_entropy(inner(leaf), y, reduction="none")
     torch.testing.assert_close(value, expected.detach())

@@ -84,8 +84,7 @@ def test_gradient_is_that_of_the_norm(order):
 
 def test_two_dtypes_meet_in_the_wider():
     x = torch.tensor([[0.1, 0.2]])
-    x_adv = x.double() + 1e-12
-    length, _ = distance(x_adv, x, inf)
+    length, _ = distance(x.double() + 1e-12, x, inf)
     assert length.item() == pytest.approx(1e-12, rel=1e-3)
     assert distance(x, x.bfloat16(), 1.0)[0].item() == pytest.approx(
         float((x.double() - x.bfloat16().double()).abs().sum())
@@ -110,8 +109,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
     st.sampled_from([1.0, 1e-30, 1e30]),
 )  # fmt: skip
 def test_largest_equals_the_norm(seed, dtype, shape, scale):
-    draw = torch.Generator().manual_seed(seed)
-    values = (scale * torch.randn(shape, generator=draw)).to(dtype)
+    values = (scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
     expected = values.double().flatten(1).abs().amax(1)
     assert torch.equal(largest(values).double(), expected)
     assert largest(values).dtype == dtype

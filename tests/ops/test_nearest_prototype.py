@@ -44,8 +44,7 @@ def test_where_the_product_form_holds_no_digit():
 
 def test_ties_go_to_the_lower_index():
     x, once = draw(9, 33), draw(700, 33, seed=1)
-    twice = torch.cat([once, once])
-    _, index = nearest_prototype(x, twice)
+    _, index = nearest_prototype(x, torch.cat([once, once]))
     assert torch.equal(index, nearest_prototype(x, once)[1])
     _, index = nearest_prototype(x, once[:1].expand(900, 33).contiguous())
     assert bool((index == 0).all())

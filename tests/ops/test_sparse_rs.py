@@ -52,8 +52,7 @@ def test_sets_in_the_dimensions_of_images(size: int) -> None:
     out = sparse_rs(best, x, torch.arange(50), leaving, torch.full((50,), 30), draw=1)
     assert ((out != x).sum(1) == 30).all()
     assert ((out == 0) | (out == 1))[out != x].all()
-    stay = ((out == best) & (best != x)).sum(1)
-    assert torch.equal(stay, 30 - leaving)
+    assert torch.equal(((out == best) & (best != x)).sum(1), 30 - leaving)
     assert ((out != x) & (best == x)).sum() == leaving.sum()  # none of the few that leave comes back
 
 

@@ -44,8 +44,7 @@ def test_each_channel_has_its_own_end() -> None:
     total = out.sum((2, 3))
     assert torch.equal(total, (2.0 * (drawn[:, 2:-1] & 1) - 1) * 35)
     assert len(total.unique(dim=0)) == 8
-    support = (out != 0).any(1, keepdim=True)
-    assert torch.equal(support.expand_as(out), out != 0)
+    assert torch.equal((out != 0).any(1, keepdim=True).expand_as(out), out != 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -96,8 +95,7 @@ def test_bumps_are_added_to_the_direction_of_what_was_there(size: float, norm: s
     new = sign * bumps[drawn[:, 4] & 1][:, None] + delta / length(delta, power)
     new /= length(new, power)
     if norm == "l2":
-        energy = length(delta, 2).square() + max(1 - size**2, 0) / 2
-        expected = new * energy.sqrt() / max(size, 1.0)
+        expected = new * (length(delta, 2).square() + max(1 - size**2, 0) / 2).sqrt() / max(size, 1.0)
     else:
         both = 2 * (length(delta, 1) + max(1 - size, 0) / 2)
         expected = ops.project_l1(new * both, x, 1.0, (-9.0, 9.0))

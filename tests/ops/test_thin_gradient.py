@@ -60,8 +60,7 @@ def test_equals_autograd(problem, dtype, channels_last):
 def test_rows_that_are_wider_than_the_image_and_blocks_that_overlap(outputs, wide, padding, stride, last):
     """A row of the gradient may be longer than that of the image; channels and pixels end inside a block."""
     draw = torch.Generator().manual_seed(outputs)
-    out = (wide + 2 * padding - 3) // stride + 1
-    gradient = torch.randn(2, outputs, 3, out, generator=draw)
+    gradient = torch.randn(2, outputs, 3, (wide + 2 * padding - 3) // stride + 1, generator=draw)
     weight = torch.randn(outputs, 2, 1, 3, generator=draw)
     given_gradient = gradient.contiguous(memory_format=torch.channels_last) if last else gradient
     how = (3, wide), (1, stride), (0, padding), (1, 1)

@@ -32,8 +32,7 @@ def assert_least(points: Tensor, normal: Tensor, d: Tensor, norm: str, tolerance
     room = torch.where(normal > 0, BOX[1] - points, torch.where(normal < 0, points - BOX[0], 0.0))
     if norm == "l1":  # what moves weighs no less than what has room left
         moved = torch.where(length > 0, size, inf).amin(1)
-        left = torch.where(length < room - tolerance, size, 0.0).amax(1)
-        assert (moved >= left).all()
+        assert (moved >= torch.where(length < room - tolerance, size, 0.0).amax(1)).all()
         return
     pace = size if norm == "l2" else (size > 0).double()
     level = torch.where(pace > 0, length / pace, 0.0).amax(1, keepdim=True)
@@ -64,8 +63,7 @@ def test_downhill_is_uphill_of_the_opposite(norm: str) -> None:
     points, normal, whole = draw(5, 60)
     down = to_hyperplane(points, normal, -0.1 * whole, norm, BOX)
     torch.testing.assert_close(down, to_hyperplane(points, -normal, 0.1 * whole, norm, BOX), rtol=0, atol=0)
-    reachable = ((normal * down).sum(1) + 0.1 * whole).abs() < 1e-9 * whole
-    assert reachable.any()
+    assert (((normal * down).sum(1) + 0.1 * whole).abs() < 1e-9 * whole).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -172,8 +172,7 @@ def test_ties_and_edges(name, radius):
     draw = torch.Generator().manual_seed(int(radius * 1000))
     x, x_adv = (torch.randint(0, 5, (3, 30), generator=draw).float().div(4).to(DEVICE) for _ in range(2))
     args = (x_adv * 1.5 - 0.25, x, radius, 0.0, 1.0)
-    out = run(CARDS[name], *args)
-    CARDS[name].compare(out, CARDS[name].reference(*args), args)
+    CARDS[name].compare(run(CARDS[name], *args), CARDS[name].reference(*args), args)
 
 
 def test_class_out_of_range_spoils_its_row_only():

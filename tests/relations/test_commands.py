@@ -61,8 +61,7 @@ def test_attack_writes_what_the_attack_returns(fastadv, net, trained, digits, na
     assert out.success.any()
     said, wanted = said["measured"], fa.evaluate(trained, digits, {text: attack}, batch_size=25).to_dict()
     # what keeps the samples is an attack of one's own around this one, so x is classified once more
-    more = [said["attacks"][0].pop("forwards") - wanted["attacks"][0].pop("forwards")]
-    assert more == [COUNT]
+    assert [said["attacks"][0].pop("forwards") - wanted["attacks"][0].pop("forwards")] == [COUNT]
     assert timeless(said) == timeless(wanted)
 
 

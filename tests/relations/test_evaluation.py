@@ -210,8 +210,7 @@ def test_a_curve_and_a_report_say_what_the_table_says(kind: str, tables: dict[st
             nearest = curve(minimum_norm=attacks["fmn"])
             assert nearest.accuracy == pytest.approx(fa.Curve.from_distances(table["fmn"].distance).accuracy)
     one = evaluate(**asked(kind, attacks={"pgd": PGD}))
-    sentence = verdict.sentence(one, groups(one.rows)[0], None)
-    assert f"{100 * one.worst_case:.1f}%" in sentence
+    assert f"{100 * one.worst_case:.1f}%" in verdict.sentence(one, groups(one.rows)[0], None)
     assert one.to_dict()["worst_case"] == pytest.approx(table["pgd"].robust_accuracy)
 
 
@@ -321,8 +320,7 @@ def test_certificates_are_those_of_any_batches_parts_and_order(tmp_path: Path) -
         certificates = call()
         for field in ("ids", "hits", "draws", "radius", "prediction"):
             assert torch.equal(getattr(certificates, field), getattr(whole, field)), (name, field)
-    few = smooth((x[:7], y[:7]))
-    assert torch.equal(few.radius, whole.radius[:7])
+    assert torch.equal(smooth((x[:7], y[:7])).radius, whole.radius[:7])
     table = evaluate(model, (x, y), "fgsm", threat=fa.L2(0.2), certificates=whole)
     assert table.cells()[1][-1] == f"{whole.clean_accuracy:.1%}"
     assert table.cells()[2][-1] == f"{whole.accuracy(0.2):.1%}"

@@ -112,8 +112,7 @@ def test_one_logit_is_two(name: str) -> None:
     within = wide(case, norm_of(case, "one logit"), scale=2)
     out = case(two, x, y, within)
     assert out.success.any()
-    of_tag = (y, y.bool(), y[:, None].double())[len(name) % 3]
-    same = case(one, x, of_tag, within, criterion=Signs())
+    same = case(one, x, (y, y.bool(), y[:, None].double())[len(name) % 3], within, criterion=Signs())
     alike(same, out, name, 0.0)
     assert torch.equal(same.loss, out.loss)
 

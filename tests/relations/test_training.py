@@ -65,8 +65,7 @@ def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name):
     model = hand.warm_net()
     twin, recipe, seed = deepcopy(model), recipe_of(name), rng.derive(3, "attack", 1)
     options = {"learning_rate": 0.1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.01}
-    data = images(9)
-    _, (report,) = trained(recipe, data, model=model, epochs=1, batch_size=9, **options)
+    _, (report,) = trained(recipe, images(9), model=model, epochs=1, batch_size=9, **options)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, weight_decay=0.01)
     keys = {"ids": torch.arange(9), "seed": seed}
     if owns_step(recipe):

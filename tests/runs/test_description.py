@@ -183,8 +183,7 @@ def test_models_by_class_shapes_types_flags_and_parts_not_by_weights():
     described = [describe_model(model) for model in (built(), nn.Sequential(built()), *models)]
     assert len({*described}) == len(described)
     assert described[0] == describe_model(built()) == describe_model(built().eval())
-    compiled = torch.compile(built(), backend="eager")
-    assert describe_model(compiled) == described[0]
+    assert describe_model(torch.compile(built(), backend="eager")) == described[0]
 
 
 def test_the_model_in_training_may_appear_in_its_recipe():

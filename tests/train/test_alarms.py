@@ -23,8 +23,7 @@ def kinds(reports, tested=1000):
     seen = []
     for report in reports:
         seen.append(report)
-        text = alarm(seen, tested)
-        seen[-1] = EpochReport(**{**vars(report), "alarm": text})
+        seen[-1] = EpochReport(**{**vars(report), "alarm": alarm(seen, tested)})
     return [report.alarm and report.alarm.partition(":")[0] for report in seen]
 
 

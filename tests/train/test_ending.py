@@ -208,8 +208,7 @@ OPTIONS = {
 
 def everything(folder, **options):
     sets = {"test_set": nets.images(20, seed=9), "validation_set": HELD_OUT}
-    settings = OPTIONS | sets | {"checkpoint_every": 2} | options
-    return nets.run(folder, **settings)
+    return nets.run(folder, **OPTIONS | sets | {"checkpoint_every": 2} | options)
 
 
 def contents(folder):

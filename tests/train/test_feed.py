@@ -33,8 +33,7 @@ AUGMENTS = {
 
 
 def color(n=23, eight_bit=True, height=9, width=7):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(n, 3, height, width, generator=generator)
+    x = torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(0))
     return ImageSet((x * 255).to(torch.uint8) if eight_bit else x, torch.arange(n) % 3, 3, "color")
 
 

@@ -66,8 +66,7 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
 
 
 def pgd(**changed):
-    settings = {"threat": fa.Linf(0.1), "steps": 2} | changed
-    return fa.train.PGDTraining(**settings)
+    return fa.train.PGDTraining(**{"threat": fa.Linf(0.1), "steps": 2} | changed)
 
 
 REFUSED = {

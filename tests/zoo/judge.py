@@ -43,8 +43,7 @@ def apart(answer: Answer, wanted: Answer) -> Tensor:
     spread = (wanted.logits - wanted.logits.mean(1, keepdim=True)).abs().amax().double()
     logits = (answer.logits - wanted.logits).double().abs().amax(1) / spread
     off = (answer.gradient - wanted.gradient).double().flatten(1).norm(dim=1)
-    length = wanted.gradient.double().flatten(1).norm(dim=1)
-    gradients = torch.where(off == 0, 0.0, off / length)
+    gradients = torch.where(off == 0, 0.0, off / wanted.gradient.double().flatten(1).norm(dim=1))
     return torch.maximum(logits, gradients).nan_to_num(torch.inf)
 
 

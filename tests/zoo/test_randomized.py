@@ -35,8 +35,7 @@ def check_alike(searched: Tensor, wanted: Tensor) -> None:
     """Passes [N, ...] of two kinds have equal spreads and means, up to chance."""
     assert 0.6 <= spread(searched) / spread(wanted) <= 1.6
     error = spread(wanted) * (2 / PASSES) ** 0.5
-    off = (searched.mean(0) - wanted.mean(0)).square().mean().sqrt()
-    assert off <= 3 * error
+    assert (searched.mean(0) - wanted.mean(0)).square().mean().sqrt() <= 3 * error
 
 
 def drawn(ask: Callable[[], Tensor]) -> Tensor:

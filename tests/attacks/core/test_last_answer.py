@@ -44,8 +44,7 @@ class Band(nn.Module):
 
 def outside(width: float, count: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
     model, x = Band(width).eval(), nets.images(4 * count, dtype=torch.float32)
-    logits = Band(0.36)(x)
-    x = x[logits.isfinite().all(1)][:count]
+    x = x[Band(0.36)(x).isfinite().all(1)][:count]
     assert len(x) == count
     return model, x, model(x).argmax(1)
 

@@ -117,6 +117,5 @@ def test_what_leads_by_hand() -> None:
 @pytest.mark.parametrize("criterion", [None, OutsideTopK(2), ConfidentlyWrong(0.9)], ids=str)
 def test_an_attack_on_a_task_is_the_call_that_makes_the_task(criterion: Criterion | None) -> None:
     """What runs others raises what a criterion leads to, too."""
-    task = Task.of(net(), X, Y, THREAT, criterion=criterion)
-    out = fa.attacks.pgd.on(task, steps=6)
+    out = fa.attacks.pgd.on(Task.of(net(), X, Y, THREAT, criterion=criterion), steps=6)
     assert torch.equal(out.x_adv, fa.attacks.pgd(net(), X, Y, THREAT, steps=6, criterion=criterion).x_adv)

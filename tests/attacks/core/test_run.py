@@ -36,8 +36,7 @@ class Hole(Line):
     """NaN at 0.9."""
 
     def forward(self, x: Tensor) -> Tensor:
-        hole = (x.flatten(1)[:, :1] - 0.9).abs() < 0.01
-        return torch.where(hole, torch.nan, super().forward(x))
+        return torch.where((x.flatten(1)[:, :1] - 0.9).abs() < 0.01, torch.nan, super().forward(x))
 
 
 class Surer(Line):
@@ -125,8 +124,7 @@ class TestWhichPointIsKept:
             assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
     def test_one_radius_is_no_other_samples(self) -> None:
-        radii = torch.tensor([0.5, 0.6, 0.5])
-        out = on_line(playing(OUTSIDE), minimum=True, threat=Linf(radii))
+        out = on_line(playing(OUTSIDE), minimum=True, threat=Linf(torch.tensor([0.5, 0.6, 0.5])))
         assert out.success.tolist() == [False, True, False]
 
     @pytest.mark.parametrize("other", [None, "margin", lambda logits, y, targets: 1e6 - logits[:, 1]])
@@ -143,8 +141,7 @@ class TestWhichPointIsKept:
             search.score(at(search, 0.4, 0.35), other)
             search.jacobian(at(search, 0.1)[:, 0], torch.ones(len(search.x), 1, 3))
 
-        out = on_line(rule, loss="ce")
-        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.45))
+        assert torch.equal(on_line(rule, loss="ce").x_adv[:, 0], torch.full((3,), 0.45))
 
     @pytest.mark.parametrize("way", ["candidates", "points", "steps"])
     def test_losses_that_lead_elsewhere_do_not_rank(self, way: str) -> None:
@@ -181,8 +178,7 @@ class TestWhichPointIsKept:
             assert (search.restart > 0) == bool(search.best.success.all())
             search.decide(at(search, 0.6 if search.restart == 0 else 0.9)[:, 0])
 
-        out = on_line(rule, minimum=True, restarts=2)
-        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+        assert torch.equal(on_line(rule, minimum=True, restarts=2).x_adv[:, 0], torch.full((3,), 0.6))
 
     def test_a_point_that_is_put_back_is_no_second_answer(self) -> None:
         out = on_line(playing([("decide", (0.75,))]), threat=Linf(0.5))
@@ -248,8 +244,7 @@ class TestCandidates:
         def rule(search: Search) -> None:
             points = at(search, 0.3, 0.3, 0.6 if broken else 0.4)
             points[1, 1, 0] = 0.9
-            look = search.decide(points)
-            assert look.adversarial.tolist() == [[False, False, broken]] * 3
+            assert search.decide(points).adversarial.tolist() == [[False, False, broken]] * 3
 
         for minimum in (True, False):
             out = on_line(rule, model=Hole(), minimum=minimum)
@@ -277,8 +272,7 @@ def test_nan_on_the_way_is_remembered(many: bool, judge: bool) -> None:
         search.decide(points if many else points[:, 0], judge=judge)
         search.decide(at(search, 0.4)[:, 0])
 
-    out = on_line(rule, model=Hole())
-    assert out.status.tolist() == [Status.HELD, Status.HELD, Status.FAILED]
+    assert on_line(rule, model=Hole()).status.tolist() == [Status.HELD, Status.HELD, Status.FAILED]
 
 
 class TestLeaving:
@@ -305,8 +299,7 @@ class TestLeaving:
                 assert search.rows.plain == "kept"
                 search.leave(search.ids == 40 + step)
 
-        frozen = Plain(net)
-        out = run(frozen, x, labels(net, x), Linf(0.1), rule, rows=Mine, ids=torch.arange(8) + 40)
+        out = run(Plain(net), x, labels(net, x), Linf(0.1), rule, rows=Mine, ids=torch.arange(8) + 40)
         assert (out.status == Status.HELD).all()
         # on a GPU only before evaluations 1, 2, 4 and 8
         assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
@@ -381,8 +374,7 @@ class TestLeaving:
 
         def rule(search: Search) -> None:
             search.decide(at(search, 0.3)[:, 0])
-            look = search.decide(at(search, 0.492)[:, 0])
-            search.leave(look.adversarial)
+            search.leave(search.decide(at(search, 0.492)[:, 0]).adversarial)
             search.decide(at(search, 0.4)[:, 0])
 
         frozen = freeze(Surer(0.012), "bf16")

@@ -144,8 +144,7 @@ def test_steps_judged_at_once_are_those_of_single_calls(ascent, options, early, 
     single = ascent(model, x, y, **arguments)
     for name, value in vars(single).items():
         if isinstance(value, Tensor):
-            same = torch.equal(getattr(at_once, name).nan_to_num(-7.0), value.nan_to_num(-7.0))
-            assert same, name
+            assert torch.equal(getattr(at_once, name).nan_to_num(-7.0), value.nan_to_num(-7.0)), name
     assert {Status.BROKEN, *([] if "threat" in options else [Status.FAILED])} <= {*single.status.tolist()}
 
 

@@ -38,8 +38,7 @@ def _wrong_signs(outputs: Tensor, y: Tensor) -> Tensor:
 
 def _wrong_share(outputs: Tensor, y: Tensor) -> Tensor:
     counts = y != IGNORE
-    wrong = (outputs.argmax(1) != y) & counts
-    return wrong.flatten(1).sum(1) / counts.flatten(1).sum(1)
+    return ((outputs.argmax(1) != y) & counts).flatten(1).sum(1) / counts.flatten(1).sum(1)
 
 
 def _away(outputs: Tensor, y: Tensor) -> Tensor:

@@ -48,8 +48,7 @@ def test_missing_pixels_are_counted_by_what_they_do() -> None:
     x, zeros = torch.full((5, 1, 1, 2), 0.5, dtype=torch.float64), torch.zeros(5, 1, dtype=torch.float64)
 
     def model(x: Tensor) -> Tensor:
-        total = PartlyDetached(0.5)(x).flatten(1).sum(1, keepdim=True)
-        return torch.cat([total, zeros[: len(x)]], 1)
+        return torch.cat([PartlyDetached(0.5)(x).flatten(1).sum(1, keepdim=True), zeros[: len(x)]], 1)
 
     shares = []
     for draw in (0, 2):
@@ -130,8 +129,7 @@ def test_naming_keeps_to_its_passes_and_raises_nothing() -> None:
         frozen(x)
         before = frozen.forwards + frozen.backwards
         assert tuple(module.name for module in masked_within(frozen, x, most)) == named
-        spent = frozen.forwards + frozen.backwards - before
-        assert 2 * len(x) <= spent <= most * len(x) + 1
+        assert 2 * len(x) <= frozen.forwards + frozen.backwards - before <= most * len(x) + 1
     calls = count()
 
     def once(x: Tensor) -> Tensor:

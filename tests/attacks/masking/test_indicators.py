@@ -36,8 +36,7 @@ def evidence(broken: list[int], count: int = 10, **changed: Any) -> Evidence:
     none = torch.zeros(count, dtype=torch.bool)
     hit = none.clone()
     hit[broken] = True
-    plain = Evidence(hit, none, none, torch.zeros(count), True, 1000, THREAT)
-    return replace(plain, **changed)
+    return replace(Evidence(hit, none, none, torch.zeros(count), True, 1000, THREAT), **changed)
 
 
 def says(*attacks: Evidence, count: int = 10) -> Indicators:
@@ -157,8 +156,7 @@ def test_the_look_costs_at_most_its_share(held: bool) -> None:
     assert signs.forwards + signs.backwards == frozen.forwards + frozen.backwards - before <= 0.05 * passes
     # eight are always looked at, and what Square broke may hold against the probes
     assert len(choose([attack], right, passes - 20)) == len(choose([attack], right, 0)) == 8
-    by_square = replace(attack, blind=attack.broken)
-    assert len(choose([by_square], right, passes)) == (9 if held else 8)
+    assert len(choose([replace(attack, blind=attack.broken)], right, passes)) == (9 if held else 8)
 
 
 def test_samples_are_drawn_among_those_that_are_right() -> None:

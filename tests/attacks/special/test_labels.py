@@ -92,6 +92,5 @@ def test_labels_are_suspected_where_one_batch_of_guesses_in_a_thousand_has_so_fe
 
 
 def test_rows_of_one_class_are_no_one_hot_masks() -> None:
-    picture = torch.tensor([[[1, 1, 1], [0, 0, 0]]])
-    assert not are_one_hot(picture, -1)
+    assert not are_one_hot(torch.tensor([[[1, 1, 1], [0, 0, 0]]]), -1)
     assert are_one_hot(torch.tensor([[[1, 1, 0], [0, 0, 1]]]), -1)

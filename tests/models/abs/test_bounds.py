@@ -142,8 +142,7 @@ def needed_crossings(model, decided, tight):
     images, z = explained(model)
     square = (PATTERNS[:, None, None] - images).square().sum(3)
     cost = model.options.beta / 2 * z.square()
-    rows = torch.arange(len(PATTERNS))
-    mine = (square + cost).amin(2)[rows, decided]
+    mine = (square + cost).amin(2)[torch.arange(len(PATTERNS)), decided]
     rivals = (square + cost if tight else square).amin(2).scatter(1, decided[:, None], torch.inf)
     factors = model.factors.double()
     n = torch.arange(10.0, dtype=torch.float64)

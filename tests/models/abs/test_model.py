@@ -95,8 +95,7 @@ def test_other_options_for_a_call_and_for_a_model():
     assert not torch.equal(inferred.loss, twin.with_options(**theirs).infer(x).loss)
     assert twin.bank() is model.bank()
     assert all(mine is theirs for mine, theirs in zip(twin.buffers(), model.buffers(), strict=True))
-    moved = twin.double()
-    assert moved.weights[0].dtype == torch.float64
+    assert twin.double().weights[0].dtype == torch.float64
     assert model.weights[0].dtype == torch.float32
     with pytest.raises(dataclasses.FrozenInstanceError):
         model.options.steps = 3

@@ -37,11 +37,9 @@ def test_decoder_is_the_authors(official, shared_data):
 def test_it_classifies_mnist(official, shared_data):
     test = load("mnist", "test", data_dir=shared_data.data_dir, limit=20)
     x, y = test.x.float() / 255, test.y
-    found = official.infer(x)
-    assert (found.loss.argmin(1) == y).float().mean() >= 0.95
+    assert (official.infer(x).loss.argmin(1) == y).float().mean() >= 0.95
     assert official.shape.image == (1, 28, 28)
-    confident = official.confidence(x).amax(1)
-    assert confident.median() > 0.8
+    assert official.confidence(x).amax(1).median() > 0.8
     noise = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert official.confidence(noise).amax() < 0.11
     binary = ABS.from_official(shared_data.abs_official, binary=True, prior_samples=300)

@@ -41,8 +41,7 @@ def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path, small, name):
     model = models.robustbench(name, saved(tmp_path / "a.pt", state_of(entry, net)))
     assert torch.equal(torch.get_rng_state(), before)
     mean, std = ([0.5] * 3, [0.5] * 3) if entry.stored else entry.constants or (0.0, 1.0)
-    expected = Normalized(net, mean, std)(X)
-    assert torch.equal(model(X), expected)
+    assert torch.equal(model(X), Normalized(net, mean, std)(X))
     assert model(X).shape == (2, entry.classes)
     assert not any(part.training for part in model.modules())
     assert all(weight.requires_grad and not weight.is_meta for weight in model.parameters())
@@ -56,8 +55,7 @@ def test_prefixes_and_nests_come_off(tmp_path, small, prefix, nest):
     net = net_of(entry)
     state = {prefix + name: tensor for name, tensor in state_of(entry, net).items()}
     content = {"epoch": 3, nest: state} if nest else state
-    model = models.robustbench(entry.name, saved(tmp_path / "a.pt", content))
-    assert torch.equal(model(X), net(X))
+    assert torch.equal(models.robustbench(entry.name, saved(tmp_path / "a.pt", content))(X), net(X))
 
 
 def test_of_two_state_dicts_the_zoos_is_taken(tmp_path, small, logged):
@@ -65,8 +63,7 @@ def test_of_two_state_dicts_the_zoos_is_taken(tmp_path, small, logged):
     entry = small("Andriushchenko2020Understanding")
     last, best = net_of(entry, 1), net_of(entry, 2)
     content = {"best": state_of(entry, best), "last": {**state_of(entry, last), "extra.weight": X}}
-    model = models.robustbench(entry.name, saved(tmp_path / "a.pt", content))
-    assert torch.equal(model(X), last(X))
+    assert torch.equal(models.robustbench(entry.name, saved(tmp_path / "a.pt", content))(X), last(X))
     assert "extra.weight is left out, as in RobustBench" in logged.text
 
 

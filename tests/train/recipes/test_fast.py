@@ -57,8 +57,7 @@ def test_a_start_outside_the_box_leaves_black_pixels_between():
     torch.testing.assert_close(x_adv, wanted, rtol=0, atol=1e-6)
     black = FastTraining(THREAT).craft(model, x, y, ids=ids, seed=SEED)[x == 0]
     assert ((black < 1e-6) | (black > RADIUS - 1e-6)).all()
-    between = (x_adv[x == 0] > 1e-6) & (x_adv[x == 0] < RADIUS - 1e-6)
-    assert between.float().mean() > 0.1
+    assert ((x_adv[x == 0] > 1e-6) & (x_adv[x == 0] < RADIUS - 1e-6)).float().mean() > 0.1
     with pytest.raises(InputError, match="clamp_start: expected True for L0"):
         FastTraining(fa.L0(3), clamp_start=False)
 
@@ -66,8 +65,7 @@ def test_a_start_outside_the_box_leaves_black_pixels_between():
 @pytest.mark.parametrize("threat", [fa.L1(1.0), fa.L2(0.5)], ids=["l1", "l2"])
 def test_starts_are_of_every_length_in_l2_and_l1(threat):
     x, y, ids = batch()
-    model = warm_net()
-    x_adv = FastTraining(threat, step_size=1e-6).craft(model, x, y, ids=ids, seed=SEED)
+    x_adv = FastTraining(threat, step_size=1e-6).craft(warm_net(), x, y, ids=ids, seed=SEED)
     start = threat.random_start(x, seed=SEED, ids=ids, length="uniform")
     torch.testing.assert_close(x_adv, start, rtol=0, atol=3e-6)
 

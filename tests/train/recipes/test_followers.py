@@ -33,8 +33,7 @@ class Net(nn.Module):
         self.logits_of = _same
 
     def forward(self, x):
-        logits = self.logits_of(self.last(self.parts(x).flatten(1)))
-        return logits * self.temperature + self.shift
+        return self.logits_of(self.last(self.parts(x).flatten(1))) * self.temperature + self.shift
 
 
 def _hook(module, args, out):

@@ -52,8 +52,7 @@ def test_beta_weighs_the_divergence_and_smoothing_the_labels():
     x, y, ids = hand.batch()
 
     def loss(**options):
-        recipe = dataclasses.replace(RECIPE, **options)
-        return recipe(hand.warm_net(), x, y, ids=ids, seed=hand.SEED)
+        return dataclasses.replace(RECIPE, **options)(hand.warm_net(), x, y, ids=ids, seed=hand.SEED)
 
     torch.testing.assert_close(loss(beta=4.0) - loss(beta=0.0), 2 * (loss(beta=2.0) - loss(beta=0.0)))
     p = hand.warm_net()(x).softmax(1)
