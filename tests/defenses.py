@@ -150,8 +150,6 @@ class RootAtZero(nn.Module):
 
 
 class Softmax(nn.Module):
-    """Return probabilities instead of logits."""
-
     def forward(self, logits: Tensor) -> Tensor:
         return logits.softmax(1)
 

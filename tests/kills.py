@@ -12,7 +12,6 @@ from fastadv.errors import LostProcessError
 
 
 def die() -> None:
-    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -97,7 +97,6 @@ class OtherMachine:
         MOVED.append(self)
 
     def close(self) -> None:
-        """Let this machine sum as it does by itself."""
         for library in self.libraries.values():
             library._destroy()
         MOVED.remove(self)

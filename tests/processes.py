@@ -91,13 +91,11 @@ def program(folder: Path, module: str, *args: str) -> Started:
 
 
 def as_program(rank: int, world: int, module: str, *args: str) -> None:
-    """What that process does."""
     sys.argv = [module, *args]
     runpy.run_module(module, run_name="__main__")
 
 
 def work(rank: int, world: int, module: str, do: str, folder: Path) -> None:
-    """What each of them does."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     store = f"file://{folder / f'store-{do}-{world}'}"

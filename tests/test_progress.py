@@ -66,8 +66,6 @@ def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixtur
 
 
 class Terminal(StringIO):
-    """A standard error that a bar can be drawn on."""
-
     def isatty(self) -> bool:
         return True
 

@@ -62,7 +62,6 @@ def test_this_tree_cannot_be_released_under_another_version():
 
 
 def beside(torch, code, folder, *arguments):
-    """Run the code beside that torch, and return the error."""
     (folder / "torch.py").write_text(torch)
     code = f"import sys; sys.path[:0] = {[str(folder), str(ROOT)]}; {code}"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)

@@ -99,7 +99,6 @@ def labels(model: Any, x: Tensor) -> Tensor:
 
 
 def labeled(model: Any, x: Tensor) -> tuple[Any, Tensor, Tensor]:
-    """The two, and what the model says."""
     return model, x, labels(model, x)
 
 

@@ -86,8 +86,6 @@ TARGETS = {"targets": lambda y: (y + 1) % 5}
 
 
 def by_sample(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
-    """Give options that have one value a sample, each made of the labels."""
-
     def run(model: Any, x: Tensor, y: Tensor, **more: Any) -> Any:
         return attack(model, x, y, **{name: make(y) for name, make in options.items()}, **more)
 
@@ -96,7 +94,6 @@ def by_sample(attack: Attack, **options: Callable[[Tensor], Any]) -> Attack:
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What was captured."""
     return recorded.as_on_a_gpu(monkeypatch)
 
 
@@ -135,7 +132,6 @@ def both(make, run, change=lambda model, call: None, around=lambda call: nullcon
 
 
 def labeled(run: Attack, outputs: Make, labels: Callable[[Tensor], Tensor | None]) -> Attack:
-    """Give labels of another kind, which follow from the outputs of a net."""
     return lambda model, x, y, **more: run(model, x, labels(outputs()(x).detach()), **more)
 
 
@@ -368,8 +364,6 @@ SCALE = 1.0
 
 
 class Changes(Net):
-    """Reads what may change between two calls."""
-
     shift = 0.0
 
     def __init__(self) -> None:

@@ -107,8 +107,6 @@ def test_passes_are_counted(rules: Any, forwards: int, backwards: int) -> None:
 
 
 class Times(GradientRule):
-    """The gradient, a multiple of it."""
-
     linear = True
 
     def __init__(self, factor: float) -> None:
@@ -138,8 +136,6 @@ def test_every_attack_that_follows_a_gradient_takes_rules(name: str) -> None:
 
 
 class Picky(GradientRule):
-    """A rule that serves Linf alone, and comes last."""
-
     last = True
 
     def check(self, x: Tensor, threat: Any) -> None:

@@ -31,8 +31,6 @@ bim_one = partial(bim, steps=1)
 
 
 class Recorded:
-    """bim, and the radii it was called with."""
-
     def __init__(self, **options: Any) -> None:
         self.radii: list[Tensor] = []
         self.given: list[dict[str, Any]] = []

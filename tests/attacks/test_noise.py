@@ -22,7 +22,6 @@ PAIRS = [
 
 
 def saturated(size: int, inputs: int) -> Tensor:
-    """Images many of whose pixels lie at an end of the box."""
     return (3 * images(size, (inputs,), dtype=torch.float32) - 1).clamp(0, 1)
 
 
@@ -35,7 +34,6 @@ def queried(name: str, model: Any, x: Tensor, threat: Threat, **options: Any) ->
 
 
 def never(x: Tensor) -> Tensor:
-    """Says class 0 to everything."""
     return torch.tensor([1.0, 0.0]).expand(len(x), 2)
 
 

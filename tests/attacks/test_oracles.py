@@ -85,7 +85,6 @@ def test_fgsm_returns_the_step_where_it_held() -> None:
 
 
 def steep_outside(mask: torch.Tensor) -> torch.nn.Module:
-    """A linear model whose weights are a thousand times as large outside the mask."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(mask.numel(), 2)).double()
     weight = torch.linspace(0.5, 1.5, mask.numel(), dtype=torch.float64)
     weight = torch.where(torch.arange(mask.numel()) % 2 == 0, weight, -weight)

@@ -18,7 +18,6 @@ ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
 
 def stand_in(norm: str, x: torch.Tensor) -> Any:
-    """As much of a search as the operators ask for."""
     none = torch.full((len(x),), torch.inf, dtype=x.dtype)
     best = SimpleNamespace(rank=-none, distance=none)
     return SimpleNamespace(
@@ -70,7 +69,6 @@ def test_few_steps_refine_what_they_found() -> None:
 
 
 def plane(normal: torch.Tensor, bias: float) -> nn.Sequential:
-    """Class 1 where normal . z > bias."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(len(normal), 2)).double()
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([torch.zeros_like(normal), normal]))

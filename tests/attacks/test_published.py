@@ -42,7 +42,6 @@ def lead(model: Any, z: Tensor, y: Tensor) -> Tensor:
 
 
 def slope(model: Any, z: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    """The lead and its gradient."""
     z = z.clone().requires_grad_()
     ahead = lead(model, z, y)
     return float(ahead.detach()), torch.autograd.grad(ahead, z)[0]
@@ -66,7 +65,6 @@ def same(seen: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) ->
 
 
 def in_ball(away: Tensor, norm: str, radius: float) -> Tensor:
-    """The nearest displacement in the ball."""
     if norm == "linf":
         return away.clamp(-radius, radius)
     if norm == "l2":
@@ -115,8 +113,6 @@ def test_fmn(norm: str) -> None:
 
 
 class Adam:
-    """Its moments, and a step along them."""
-
     def __init__(self) -> None:
         self.mean = self.square = self.count = 0
 
@@ -133,7 +129,6 @@ def bend(w: Tensor) -> Tensor:
 
 
 def weighed(hit: bool, constant: float, low: float, high: float) -> tuple[float, float, float]:
-    """The next constant between its bounds."""
     low, high = (low, min(high, constant)) if hit else (max(low, constant), high)
     return (10 * constant if high == inf else (low + high) / 2), low, high
 

@@ -17,7 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("captured", "asked_alone
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What was captured."""
     return recorded.as_on_a_gpu(monkeypatch)
 
 

@@ -11,7 +11,6 @@ CPU = torch.device("cpu")
 
 
 def session(kind=Session, seconds=60.0, **options):
-    """That of `make gpu` on a machine without a GPU."""
     return kind(CPU, True, 0.0, time.monotonic() + seconds, **options)
 
 
@@ -30,8 +29,6 @@ class Known(Session):
 
 
 class OnCPU(Known):
-    """The cases of `make bench`, at tiny sizes."""
-
     @property
     def on_cpu(self):
         return True

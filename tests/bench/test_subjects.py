@@ -27,7 +27,6 @@ OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untra
 
 @pytest.fixture
 def small(monkeypatch):
-    """Tiny sizes and nets, without processes of their own and without a compiler."""
     monkeypatch.setattr(op_sizes, "STEP_SHAPES", ((2, 3, 4, 4), (1, 8)))
     monkeypatch.setattr(op_sizes, "SHAPE", (2, 3, 4, 4))
     monkeypatch.setattr(construct, "ON_CPU", {"images": 10, "steps": 5, "width": 4})

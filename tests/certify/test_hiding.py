@@ -34,7 +34,6 @@ class ByTable(nn.Module):
 
 
 def probabilities(model: ByTable, x: Tensor, hidden: float) -> list[float]:
-    """Sum over all patterns."""
     result = [0.0] * model.classes
     for pattern in itertools.product((False, True), repeat=COORDINATES):
         share = math.prod(hidden if hides else 1 - hidden for hides in pattern)

@@ -86,7 +86,6 @@ def test_a_point_at_the_radius_itself_is_within_it(changed: int, radius: int) ->
 
 
 def forged(result: Certificates, radius: float | Tensor) -> Certificates:
-    """Certify all to this radius."""
     radius = torch.zeros_like(result.radius) + radius
     return replace(result, radius=radius, abstained=torch.zeros_like(result.abstained))
 

@@ -78,8 +78,6 @@ def test_each_copy_has_noise_of_its_own() -> None:
 
 
 class Odd(nn.Module):
-    """Gives NaN, ties, or one class."""
-
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind

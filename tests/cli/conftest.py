@@ -13,8 +13,6 @@ from fastadv.train import Optimization, Standard, fit
 
 
 class Done(NamedTuple):
-    """The exit code of a command and what it wrote."""
-
     code: int
     out: str
     err: str
@@ -25,7 +23,6 @@ class Done(NamedTuple):
 
 
 def timeless(value):
-    """The card of a command, or a part, without what tells when and with what it was made."""
     if isinstance(value, dict):
         return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
     return [timeless(item) for item in value] if isinstance(value, list) else value
@@ -84,7 +81,6 @@ def few_digits(monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained():
-    """A small net that reads most digits."""
     model = SmallCNN(width=4)
     constant = Optimization(schedule="constant")
     fit(model, load("digits", "train"), Standard(), epochs=3, batch_size=64, optimization=constant)

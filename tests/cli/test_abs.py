@@ -14,7 +14,6 @@ from fastadv.models import ABS
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Calibrated on few images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ABS, "fit", partial(ABS.fit, calibration=50))
         yield

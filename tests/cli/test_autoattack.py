@@ -20,7 +20,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def direct(trained):
-    """What the library says of the same samples, in one batch."""
     digits = load("digits", "test", limit=COUNT)
     out = fa.attacks.autoattack(trained, digits.x, digits.y, fa.Linf(RADIUS), version="quick")
     assert len(out.costs) == 4

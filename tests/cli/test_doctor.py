@@ -19,12 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def examined(fastadv):
-    """What doctor finds, by its JSON."""
     return lambda: fastadv("doctor --json").json
 
 
 def advice(state, word):
-    """The one line of advice with that word."""
     (line,) = [line for line in state["advice"] if word in line]
     return line
 

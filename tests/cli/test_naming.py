@@ -17,7 +17,6 @@ RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 3}
 
 
 def written(name, **values):
-    """The attack with these arguments, as text."""
     words = {True: "true", False: "false", None: "none"}
     parts = [
         f"{key}={words[value] if value in (True, False, None) else value}" for key, value in values.items()

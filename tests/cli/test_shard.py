@@ -79,7 +79,6 @@ def test_the_page_runs(fastadv, monkeypatch, folder):
 
 
 def small(command):
-    """The command on a net and images that are there."""
     command = command.replace("-m resnet50 -w resnet50.safetensors --data restricted_imagenet", NET)
     command = command.replace("-n 61", "-n 64").replace("--radius 3 --steps 100", "--radius 0.5 --steps 2")
     return command + (" --batch-size 4" if "merge" not in command else "")

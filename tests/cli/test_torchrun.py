@@ -32,7 +32,6 @@ def together(tmp_path_factory):
 
 
 def command(rank, world, port, line):
-    """What torchrun has each process do."""
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in variables.items()})
     os.environ.update(MASTER_ADDR="localhost", CUDA_VISIBLE_DEVICES="")

@@ -66,7 +66,6 @@ ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The training set and the options of every run."""
     runs, each_epoch = [], _train.each_epoch
 
     def spy(model, train_set, *arguments, **options):

@@ -34,8 +34,6 @@ def toy_model(seed: int = 2) -> nn.Module:
 
 
 def budgeted(function: Construct, **budget: Any) -> Construct:
-    """`function` with a budget for what the caller leaves open."""
-
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> ConstructedSet:
         return function(*args, **(budget | options))

@@ -48,8 +48,6 @@ class Mapped(Behind):
 
 
 def halved(kind):
-    """Return a kind of set whose items have half of the label that they had."""
-
     class Halved(kind):
         def __getitem__(self, place):
             image, label = super().__getitem__(place)

@@ -79,7 +79,6 @@ def reader(monkeypatch) -> dict[str, Any]:
 
 
 def cost(code: str, reader: dict[str, Any]) -> tuple[Any, float]:
-    """Return what the code gives, and the passes of a sample."""
     passes[0] = 0
     return eval(code, reader), passes[0] / SAMPLES
 

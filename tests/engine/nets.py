@@ -14,6 +14,5 @@ def convnet() -> nn.Sequential:
 
 
 def images(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return (x [count, 2, 8, 8], y [count]), always the same."""
     draw = torch.Generator().manual_seed(seed)
     return torch.rand(count, 2, 8, 8, generator=draw), torch.arange(count) % 5

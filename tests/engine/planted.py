@@ -10,8 +10,6 @@ Change = Callable[[Tensor], Tensor]
 
 
 class Changed(torch.autograd.Function):
-    """Leaves values as they are, and changes their gradient."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, change: Change) -> Tensor:
         ctx.change = change

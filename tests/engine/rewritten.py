@@ -29,7 +29,6 @@ class Seen:
 
 
 def answers(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of the cross-entropy at x."""
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -25,8 +25,6 @@ THREAT = fa.Linf(0.1)
 
 
 class OneSize(nn.Module):
-    """As an export of one batch size."""
-
     def __init__(self, size: int = COUNT) -> None:
         super().__init__()
         self.net, self.size = honest("standard"), size
@@ -38,8 +36,6 @@ class OneSize(nn.Module):
 
 
 class State(nn.Module):
-    """Keeps something of each row of its batch."""
-
     def __init__(self) -> None:
         super().__init__()
         self.net = honest("standard")

@@ -23,8 +23,6 @@ def batch(n: int = 7) -> Tensor:
 
 
 class Sigmoids(nn.Module):
-    """Means its logits class by class."""
-
     def __init__(self) -> None:
         super().__init__()
         self.model = softmax()

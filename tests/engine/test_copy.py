@@ -86,8 +86,6 @@ def test_a_copy_is_the_model_in_eval_mode_and_leaves_it_alone(way: str) -> None:
 
 
 class Counting(Net):
-    """Writes into a buffer how often it was passed."""
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("passes", torch.zeros(()))
@@ -171,8 +169,6 @@ def test_a_copy_that_would_run_the_original_is_not_used(way: str, logged: Logged
 
 
 class Guarded(Net):
-    """Holds a lock, which deepcopy refuses."""
-
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.Lock()
@@ -241,8 +237,6 @@ def test_a_model_whose_eval_changes_its_weights() -> None:
 
 
 class Fresh(nn.Linear):
-    """Copies itself, and its weights with it."""
-
     def __deepcopy__(self, memo: object) -> "Fresh":
         twin = Fresh(self.in_features, self.out_features)
         twin.load_state_dict(self.state_dict())
@@ -250,8 +244,6 @@ class Fresh(nn.Linear):
 
 
 class Reduced(nn.Linear):
-    """Copies itself into another module."""
-
     def __deepcopy__(self, memo: object) -> nn.Module:
         return nn.Linear(self.in_features, self.out_features)
 

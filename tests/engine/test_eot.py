@@ -19,8 +19,6 @@ FACTORS = [0.5, -1.25, 3.0, 20.0]
 
 
 class Turning:
-    """A model that multiplies its logits by another factor at each pass."""
-
     def __init__(self) -> None:
         self.passes = 0
         self.seen = Counter[str]()

@@ -175,8 +175,6 @@ def test_a_checkpoint_is_folded_as_it_is_without(outside: bool) -> None:
 
 
 class Stubborn(nn.Sequential):
-    """Keeps its BatchNorm in training mode."""
-
     def train(self, mode: bool = True) -> "Stubborn":
         super().train(mode)
         self[1].training = True

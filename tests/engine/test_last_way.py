@@ -31,13 +31,10 @@ class InNumpy(torch.autograd.Function):
 
 
 def around(net: nn.Module, run: Callable[[Any, Tensor], Tensor]) -> nn.Module:
-    """A net whose forward is `run(net, x)`."""
     return module(lambda self, x: run(self.net, x), net=net)
 
 
 def compiler(run: Callable[[Any, Tensor], Tensor]) -> Callable[[nn.Module], nn.Module]:
-    """Return what stands for torch.compile."""
-
     def compiled(search: nn.Module) -> nn.Module:
         wrapped: Any = around(search, run)
         wrapped._orig_mod = search

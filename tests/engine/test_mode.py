@@ -58,8 +58,6 @@ class Merges(nn.Linear):
 
 
 class Counts(nn.Sequential):
-    """Counts the rows that pass."""
-
     rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +66,6 @@ class Counts(nn.Sequential):
 
 
 def mixed() -> nn.Module:
-    """Some parts in training mode, others not."""
     net = convnet().append(nn.Dropout(0.5)).eval()
     net[1].train()
     net[-1].train()
@@ -82,7 +79,6 @@ def hooked() -> nn.Module:
 
 
 def features() -> nn.Module:
-    """Reads what a hook of its own has stored."""
     net, stored = convnet().train(), dict[str, Tensor]()
     net[0].register_forward_hook(lambda part, args, out: stored.update(first=out))
     net[1].register_forward_pre_hook(lambda part, args: (stored["first"],))
@@ -98,7 +94,6 @@ def tied() -> nn.Module:
 
 
 def nested() -> nn.Module:
-    """One part twice, in a net within a net."""
     part = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.3))
     return nn.Sequential(part, part, convnet()).train()
 

@@ -14,8 +14,6 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 
 
 class Net(nn.Module):
-    """A convolutional net."""
-
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)

@@ -26,13 +26,10 @@ by_either = pytest.mark.parametrize("prepared", [Plain, fa.freeze])
 
 
 def around(run: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
-    """A net in a function `own(net, x)` that gives the logits."""
     return module(lambda self, x: run(self.net, x), net=convnet()).eval()
 
 
 class Corner(nn.Module):
-    """Logits that are a part of the input."""
-
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, 0, 0]
 
@@ -66,7 +63,6 @@ def test_the_fewest_passes() -> None:
 
 @pytest.fixture
 def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What is frozen by itself."""
     frozen_calls: list[object] = []
     prepared = sys.modules["fastadv.engine.prepare"]
     real = prepared.gains  # type: ignore[attr-defined]
@@ -223,7 +219,6 @@ def test_passes_that_tell_the_dtype_of_inputs_are_counted(dtype, prepared):
 
 
 def noisy(level: float) -> Noisy:
-    """Its passes go to `rows`."""
     return Noisy(level, lambda count: rows.append(count), convnet().eval())
 
 

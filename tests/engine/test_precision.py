@@ -55,7 +55,6 @@ def by_autograd(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -
 
 
 def sized(sizes: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The logit of the label, times a size of each sample."""
     return lambda logits, y, targets: logits.gather(1, y[:, None]).squeeze(1) * sizes.to(logits.dtype)
 
 
@@ -100,8 +99,6 @@ def test_overflow_falls_back() -> None:
 
 
 class Watching(nn.Module):
-    """Notes how products are to be taken, forwards and backwards."""
-
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.seen = nn.Linear(128, 5), []

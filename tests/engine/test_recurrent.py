@@ -23,8 +23,6 @@ class AsCuDNN(torch.autograd.Function):
 
 
 class Rows(nn.Module):
-    """A classifier that reads an image row by row."""
-
     def __init__(self, kind, **options):
         super().__init__()
         torch.manual_seed(0)

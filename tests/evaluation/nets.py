@@ -26,7 +26,6 @@ class Threshold(nn.Module):
 
 
 def pixels(values: list[float], y: list[int]) -> ImageSet:
-    """Images of one pixel."""
     return ImageSet(torch.tensor(values).reshape(-1, 1, 1, 1), torch.tensor(y), ("dark", "light"), "pixels")
 
 
@@ -62,7 +61,6 @@ def run(folder: Path | None, **options: Any) -> Table:
 
 
 def timeless(value: Any) -> Any:
-    """Without the seconds in it."""
     if isinstance(value, dict):
         return {key: timeless(item) for key, item in value.items() if key != "seconds"}
     return [timeless(item) for item in value] if isinstance(value, list) else value

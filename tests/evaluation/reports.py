@@ -51,11 +51,9 @@ class Read(HTMLParser):
 
     @property
     def text(self) -> str:
-        """All that the page shows, with single spaces."""
         return " ".join("".join(self.texts).split())
 
     def elements(self, *names: str) -> list[dict[str, str | None]]:
-        """The attributes of the elements of these names."""
         return [attributes for name, attributes in self.tags if name in names]
 
 

@@ -156,8 +156,6 @@ def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None
 
 
 class Numbered(torch.nn.Module):
-    """Decides otherwise for another sample."""
-
     net = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ class Flips(nets.Threshold):
 
 
 def nothing(model, x, y, *, ids) -> AttackResult:
-    """An attack that finds no example."""
     none = torch.zeros_like(y).bool()
     status = torch.full_like(y, int(Status.HELD))
     return AttackResult(x, none, status, y * 0.0, y * 0.0 + math.inf, 0, 0, none)

@@ -22,7 +22,6 @@ LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
 
 
 def key(figure: Figure) -> list[str]:
-    """What the legend names."""
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
@@ -31,7 +30,6 @@ def texts(figure: Figure) -> list[str]:
 
 
 def attacked(x, x_adv, known, seen):
-    """Clean images, adversarial ones, and their differences."""
     return [
         figures.Strip("clean", x, known.tolist()),
         figures.Strip("adversarial", x_adv, seen.tolist(), known != seen),
@@ -137,7 +135,6 @@ def test_bars_have_the_lengths_they_are_given_beside_the_papers(drawn):
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are drawn, in place of files."""
     figures: list[Figure] = []
     monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
     return figures
@@ -152,7 +149,6 @@ def base_set(classes: int, per_class: int, channels: int = 1) -> ImageSet:
 
 
 def constructed(base: ImageSet, shift: int = 1) -> ConstructedSet:
-    """Negatives, labeled with the next class."""
     labels, ids = (base.y + shift) % base.num_classes, torch.arange(len(base))
     tensors = {"images": 255 - base.x, "labels": labels, "ids": ids, "original_labels": base.y}
     return ConstructedSet(tensors, {"config": {"classes": base.classes, "name": "negatives", "note": ""}})

@@ -55,8 +55,6 @@ def test_a_row_keeps_its_threat_and_all_checks_run(name: str) -> None:
 
 def test_a_masked_gradient_is_seen_within_the_mask() -> None:
     class Right(nn.Module):
-        """Sees a gradient in the right half alone."""
-
         def forward(self, x: Tensor) -> Tensor:
             return NET(torch.cat([x[..., :4].detach(), x[..., 4:]], -1))
 

@@ -51,7 +51,6 @@ Y[4] = (Y[4] + 1) % 3
 
 
 def points_alone(model: Any, x: Tensor, y: Tensor) -> AttackResult:
-    """An attack that asks the model without more."""
     right = model(x).argmax(1) == y
     moved = torch.cat([x[..., :1], 1 - x[..., 1:4], x[..., 4:]], 3)
     broken, none = (model(moved).argmax(1) != y) | ~right, torch.zeros_like(right)

@@ -28,14 +28,12 @@ def done(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def never(tmp_path_factory: Any) -> bytes:
-    """The table of an evaluation that was never stopped."""
     folder: Path = tmp_path_factory.mktemp("never")
     go_on(folder)
     return (folder / "resumed-1-0").read_bytes()
 
 
 def kept(folder: Path) -> dict[str, Any]:
-    """The files of an evaluation, without times."""
     found = {}
     for path in sorted(folder.glob("part-*")):
         tensors, metadata = load_tensors(path)

@@ -65,7 +65,6 @@ def test_the_page_tells_what_was_measured(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The page of a table that holds everything."""
     return written(tmp_path_factory.mktemp("whole"), table_of(60), bounds=torch.full((60,), 0.015).double())
 
 

@@ -117,7 +117,6 @@ def test_a_model_is_known_by_its_answers_which_count_nothing_and_draw_nothing(tm
 
 
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Write a part again, whole, after a change of its tensors."""
     part, told = load_tensors(path)
     change(part)
     save_tensors(path, part, told)

@@ -70,7 +70,6 @@ def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 def reaching(
     model: Any, x: Tensor, y: Tensor, ids: Tensor, *, threat: fa.Threat, budget: float = inf
 ) -> AttackResult:
-    """An attack that breaks what is nearer than a budget."""
     far = ids[(x.flatten(1)[:, 0] - 0.5).abs() + 0.01 > budget]
     return replace(nearest(model, x, y, ids=ids, spare=far.tolist()), threat=threat)
 

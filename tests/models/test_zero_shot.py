@@ -19,7 +19,6 @@ X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def letters(texts, length=24):
-    """A tokenizer: an id for each letter."""
     return torch.tensor([[*map(ord, text.ljust(length)[:length])] for text in texts])
 
 

@@ -35,7 +35,6 @@ def table(cards: list[OpCard]) -> str:
 
 
 def text() -> str:
-    """The page."""
     cards = [CARDS[name] for name in sorted(CARDS)]
     public = [card for card in cards if card.name in fastadv.ops.__all__]
     internal = [card for card in cards if card not in public]

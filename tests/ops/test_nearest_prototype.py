@@ -12,7 +12,6 @@ def draw(*shape, seed=0):
 
 
 def brute(x, prototypes, bias):
-    """[B, S] in float64, by differences."""
     return torch.stack([(row - prototypes.double()).square().sum(1) for row in x.double()]) + bias.double()
 
 

@@ -25,7 +25,6 @@ def unit(*shape: int, power: int = 2) -> Tensor:
 
 
 def length(images: Tensor, power: int) -> Tensor:
-    """Of each channel."""
     return images.flatten(2).norm(power, dim=2)[..., None, None]
 
 

@@ -15,7 +15,6 @@ LARGE_TILES = 0.4  # in bfloat16, for which the engine takes tiles of 2: those o
 
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, size: int) -> Tensor:
-    """conv2d by the ops, x [B, C, H, W]."""
     tiles = ops.winograd_tiles(x.movedim(1, 3), size, padding)
     kernels = ops.winograd_kernels(weight, size)
     products = (tiles.transpose(0, 1) @ kernels.transpose(1, 2)).transpose(0, 1)

@@ -17,7 +17,6 @@ KEY = ("net", "variant", "case", "radius", "package", "settings")
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """What tells a row from all others."""
     return tuple(row[part] for part in KEY)
 
 

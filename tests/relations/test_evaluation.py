@@ -53,7 +53,6 @@ class Dense(nn.Module):
 
 
 def own(model: Any, x: Tensor, y: Tensor) -> Any:
-    """An attack that says its points alone."""
     return fa.attacks.fgsm(model, x, y, BALL).x_adv
 
 

@@ -162,7 +162,6 @@ def test_what_is_asked_beside_a_run_does_not_change_it(way, tmp_path):
 
 
 def net_of(factor=1.0, constant=0.0):
-    """Logits times a factor, plus a constant."""
     model = flat_net().double().eval()
     with torch.no_grad():
         for weight in model.parameters():

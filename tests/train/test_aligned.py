@@ -145,8 +145,6 @@ def test_gradients_of_nan_are_told():
 
 
 class Trained(TwoTowers):
-    """Its texts are trained, too."""
-
     def __init__(self, encoder):
         super().__init__(encoder)
         texts = self.texts
@@ -155,8 +153,6 @@ class Trained(TwoTowers):
 
 
 class Narrowing(nn.Sequential):
-    """Its embeddings are narrower in train mode."""
-
     def forward(self, x):
         return super().forward(x)[:, : 2 if self.training else 3]
 

@@ -102,7 +102,6 @@ def by_forward(parts: Callable[[], dict[str, Any]], **known: Any) -> Callable[[C
 
 
 def block(inputs: int = 3, outputs: int = 16, **options: Any) -> nn.Sequential:
-    """Convolution of 3 by 3 that keeps the size, BatchNorm, ReLU."""
     convolution = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 

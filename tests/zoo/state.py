@@ -69,7 +69,6 @@ class State:
         return cls(facts, tensors, {"values": values, "randomness": randomness})
 
     def check(self, model: nn.Module) -> None:
-        """Assert that nothing is different."""
         now = State.of(model, **self.options)
         for name, fact in self.facts.items():
             assert now.facts[name] == fact, f"{name} changed"

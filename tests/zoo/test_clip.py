@@ -45,7 +45,6 @@ def _configurations(tmp_path_factory):
 
 
 def towers(kind, **options):
-    """A model and its tokenizer or processor."""
     torch.manual_seed(0)
     if kind in OPEN_CLIP:
         return open_clip.create_model(f"small-{kind}", **options), open_clip.get_tokenizer(f"small-{kind}")

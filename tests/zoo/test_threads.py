@@ -84,7 +84,6 @@ class Case:
         self._model = self.net.build()
 
     def model(self) -> nn.Module:
-        """A copy, with weights of its own."""
         return copy.deepcopy(self._model)
 
     def check(self, frozen: fa.Frozen, batch: int) -> None:

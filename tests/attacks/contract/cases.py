@@ -82,7 +82,6 @@ def wide(case: Case, norm: str, box: tuple[float, float] = (0.0, 1.0), scale: fl
 
 
 def norm_of(case: Case, *test: object) -> str:
-    """One of its norms, which differs between attacks and tests."""
     return case.entry.norms[crc32(repr((case.name, *test)).encode()) % len(case.entry.norms)]
 
 

@@ -43,7 +43,6 @@ def few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.
 
 
 def shortened(attack: Any, few: dict[str, int]) -> Any:
-    """A component of AutoAttack with other options, on tasks."""
     short = wraps(attack)(lambda *args, **options: attack(*args, **options))
     short.on = lambda task, **options: attack.on(task, **{**options, **few})  # type: ignore[attr-defined]
     return short
@@ -70,7 +69,6 @@ def spied(
 
 
 def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
-    """The attacks that take these options, and whose cards say this."""
     options = (takes,) if isinstance(takes, str) else takes
     return [
         case

@@ -42,8 +42,6 @@ class Far(Criterion):
 
 @dataclass(frozen=True)
 class Says(Far):
-    """One that says itself what is right."""
-
     def right(self, logits: Tensor, y: Tensor) -> Tensor:
         return y % 2 == 0
 

@@ -65,8 +65,6 @@ def test_a_band_without_answers_at_the_boundary_is_stepped_over(name, norm, dtyp
 
 
 class Far(nn.Module):
-    """The logits 5 and the sum of squares, NaN where the first coordinate is beyond 1."""
-
     def forward(self, x: Tensor) -> Tensor:
         there = x[:, 0] > 1
         logits = torch.stack([5 + 0 * x[:, 0], x.square().sum(1)], 1)

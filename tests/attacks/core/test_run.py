@@ -33,8 +33,6 @@ class Line(nn.Module):
 
 
 class Hole(Line):
-    """NaN at 0.9."""
-
     def forward(self, x: Tensor) -> Tensor:
         return torch.where((x.flatten(1)[:, :1] - 0.9).abs() < 0.01, torch.nan, super().forward(x))
 
@@ -59,7 +57,6 @@ def at(search: Search, *values: float) -> Tensor:
 
 
 def on_line(rule: Callable[[Search], None], *, size: int = 3, y: int = 0, **options: Any) -> Any:
-    """`rule` on the line, from s = 0.2."""
     x = torch.full((size, 4), 0.2)
     threat: Threat = options.pop("threat", Linf(0.7))
     model = options.pop("model", None) or Line()

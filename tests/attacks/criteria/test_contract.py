@@ -32,7 +32,6 @@ pytestmark = pytest.mark.slow
 
 
 def threat_of(case: Case, kind: str, scale: float = 2) -> Threat:
-    """In another norm for each kind."""
     return wide(case, case.entry.norms[[*KINDS, *OF_ONE].index(kind) % len(case.entry.norms)], scale=scale)
 
 

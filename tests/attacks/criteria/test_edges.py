@@ -63,7 +63,6 @@ def test_a_criterion_at_positions_asks_what_the_model_means() -> None:
 
 
 def figures(criterion: Criterion, outputs: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the figures of a model that has these outputs for the samples 0, 1, 2 ..."""
     model = fa.engine.prepare(lambda x: outputs[x.flatten().long()], outputs="any")
     sums = sums_at(criterion, model, torch.arange(float(len(y)))[:, None], y)
     return {name: figure(name, each) for name, each in sums.items()}

@@ -64,7 +64,6 @@ class ViT(nn.Module):
 
 
 def cnn(width: int = 8, depth: int = 1, rounds: bool = False) -> nn.Sequential:
-    """`depth` convolutions, one more with stride 2, and two linear layers."""
     rounding = [StraightThrough()] * rounds
     layers: list[nn.Module] = []
     for place in range(depth):

@@ -40,7 +40,6 @@ def evidence(broken: list[int], count: int = 10, **changed: Any) -> Evidence:
 
 
 def says(*attacks: Evidence, count: int = 10) -> Indicators:
-    """What the evidence alone says of samples that are all right."""
     return look(freeze(mlp()), None, torch.arange(0), attacks, torch.ones(count, dtype=torch.bool))
 
 

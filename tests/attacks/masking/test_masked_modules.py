@@ -96,8 +96,6 @@ def test_advice_fits_what_the_module_returns(model: nn.Module, name: str, advice
 
 
 class Around(nn.Module):
-    """A function of a value and of what `part` makes of it."""
-
     def __init__(self, part: nn.Module, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.part, self.combine = part, combine
@@ -129,7 +127,6 @@ def test_a_step_between_modules_is_the_models_own() -> None:
 
 
 def signs(h: Tensor) -> Tensor:
-    """Return signs with the gradient of a clamp."""
     smooth = h.clamp(-1, 1)
     return smooth + (h.sign() - smooth).detach()
 
@@ -159,8 +156,6 @@ class Transformer(nn.Module):
 
 
 class Last(nn.Linear):
-    """Three logits of the last state of a recurrent net."""
-
     def __init__(self, width: int) -> None:
         super().__init__(width, 3)
 
@@ -169,8 +164,6 @@ class Last(nn.Linear):
 
 
 class OwnNoise(nn.Module):
-    """Draws from a generator of its own, so that two calls differ."""
-
     def __init__(self) -> None:
         super().__init__()
         self.generator = np.random.default_rng(0)

@@ -31,7 +31,6 @@ def measured(model: nn.Module, attack: Any, **options: Any) -> fa.evaluation.Tab
 
 @cache
 def example() -> tuple[nn.Module, Mapping[str, Any], float]:
-    """Return the net, its defenses, and its robust accuracy."""
     names = runpy.run_path(str(EXAMPLE))
     net = names["trained"]()
     table = measured(net, APGD)

@@ -76,14 +76,11 @@ def rounded(levels: int = 8, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 def binary(h: Tensor) -> Tensor:
-    """Return signs with the slope of a tanh, as in binary networks."""
     soft = (4 * (h - h.mean())).tanh()
     return soft + (soft.sign() - soft).detach()
 
 
 class Half(nn.Module):
-    """A branch that is rounded beside one that is not."""
-
     def forward(self, x: Tensor) -> Tensor:
         return honest("small")(x) + honest("small")(_Rounded.apply(x, 4))
 

@@ -31,7 +31,6 @@ def net() -> nn.Sequential:
 
 
 def changed(before: Change | None = None, after: Change | None = None) -> nn.Module:
-    """`net` with its input and its logits changed."""
     return Defended(net(), before=before and Pointwise(before), after=after and Pointwise(after)).eval()
 
 

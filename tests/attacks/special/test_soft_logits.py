@@ -15,7 +15,6 @@ from ..nets import images, seed_cpu
 
 
 def line(scale: float, classes: int = 8) -> nn.Module:
-    """A linear model whose logits are multiplied by `scale`."""
     seed_cpu(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
     with torch.no_grad():

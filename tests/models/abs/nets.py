@@ -19,12 +19,10 @@ def decoders(classes=3, latents=2, channels=1, seed=0):
 
 
 def tiny(classes=3, latents=2, channels=1, seed=0, **options):
-    """An ABS of 8x8 images."""
     return ABS(*decoders(classes, latents, channels, seed), STRIDES, **{"prior_samples": 200, **options})
 
 
 def gradient(model, x, k):
-    """Of the logit of class k."""
     leaf = x.clone().requires_grad_()
     return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
 

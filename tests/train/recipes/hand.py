@@ -29,7 +29,6 @@ def warm_net(seed=0):
 
 
 def evaluated(model):
-    """A copy in eval mode."""
     return copy.deepcopy(model).eval()
 
 
@@ -45,13 +44,11 @@ def ascend(model, x, loss, start, steps=STEPS, step_size=STEP_SIZE, radius=RADIU
 
 
 def near(x, ids):
-    """x + 0.001 · N(0, 1) in the box."""
     noise = rng.normal(x[0].numel(), rng.derive(SEED, "near start"), ids).double()
     return (x + 0.001 * noise.view_as(x)).clamp(0, 1)
 
 
 def at_label(values, y):
-    """The value of each sample's label."""
     return values[torch.arange(len(y)), y]
 
 

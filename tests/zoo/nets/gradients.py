@@ -10,8 +10,6 @@ from ..net import block, by_forward, head, net
 
 
 class Rounded(torch.autograd.Function):
-    """Eighths, with the gradient of the identity."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return (x * 8).round() / 8
@@ -22,8 +20,6 @@ class Rounded(torch.autograd.Function):
 
 
 class Sign(torch.autograd.Function):
-    """The sign, with the gradient of a clamp."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)

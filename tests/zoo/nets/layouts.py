@@ -10,7 +10,6 @@ from ..net import block, by_forward, head, module, net
 
 
 def seen(part: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-    """A hook that only looks."""
     assert out.shape[0] > 0
 
 

@@ -44,8 +44,6 @@ def orthogonal() -> nn.Module:
 
 
 class Positive(nn.Module):
-    """The softplus of a weight."""
-
     def forward(self, weight: Tensor) -> Tensor:
         return nn.functional.softplus(weight)
 
