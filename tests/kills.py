@@ -26,8 +26,7 @@ def loss_told(folder: Path) -> Iterator[None]:
 
 def killed_at(turn: int, when: str) -> None:
     """Kill this process before or after rename number `turn`, which puts a written file in its place."""
-    count = 0
-    replace = os.replace
+    count, replace = 0, os.replace
 
     def dying(*args: Any) -> None:
         nonlocal count

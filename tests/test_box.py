@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv as fa
 from fastadv.data.construct import fixed_shift, non_robust, random_target, robust
-from fastadv.errors import InputError
 from fastadv.evaluation.report.page import report
+from tests.refusals import refuses
 
 KINDS = {
     "table": ((5,), (-3.0, 5.0)), "audio": ((1, 24), (-1.0, 1.0)),
@@ -92,8 +92,7 @@ def test_another_box_is_another_run(tmp_path: Path) -> None:
         call(0, run_dir=tmp_path / str(place))
         call(0, run_dir=tmp_path / str(place), resume=True)
         for other in (1, 2):
-            with pytest.raises(InputError, match=r"another .*box"):
-                call(other, run_dir=tmp_path / str(place), resume=True)
+            refuses(r"another .*box", call, other, run_dir=tmp_path / str(place), resume=True)
 
 
 @pytest.mark.slow
@@ -163,8 +162,7 @@ def test_data_outside_the_box_are_refused_by_its_name(kind: str) -> None:
         "got uint8, which is served": lambda: fa.evaluate(model, (x.byte(), y), "fgsm", threat=whole),
     }
     for said, call in calls.items():
-        with pytest.raises(InputError, match=said):
-            call()
+        refuses(said, call)
 
 
 @pytest.mark.slow
@@ -174,5 +172,4 @@ def test_pictures_and_sets_know_their_box() -> None:
     assert torch.allclose(fa.figures.Strip("", 8 * unit, difference=True, box=(-4, 4)).images, unit)
     assert (fa.train.augment.random_resized_crop(x - 5, ids=torch.arange(40), seed=0) < -4).all()
     held = fa.data.ImageSet(x, y, 3, "held", box=(-0.5, 0.5)).only([0, 2])
-    with pytest.raises(InputError, match=r"held.*in \[0, 1\]"):
-        next(fa.data.batches(held, 4))
+    refuses(r"held.*in \[0, 1\]", next, fa.data.batches(held, 4))

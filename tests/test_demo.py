@@ -64,8 +64,7 @@ def test_each_set_comes_from_its_net_and_teaches_a_new_one(tmp_path, monkeypatch
         assert config["threat"]["radius"] == (2.0 if name in ("D_rand", "D_det") else "inf")
         assert torch.equal(sources[name].x, learned.x)
     for name, net in by_name.items():
-        card = fa.models.read_weights(tmp_path / "nets" / name / "model.safetensors")[1]
-        recipe = card["config"]["recipe"]
+        recipe = fa.models.read_weights(tmp_path / "nets" / name / "model.safetensors")[1]["config"]["recipe"]
         assert net.learned is digits.base or name in nets.SETS
         assert recipe["name"] == ("PGDTraining" if name == "adversarial" else "Standard")
 

@@ -9,9 +9,10 @@ import pytest
 
 import fastadv as fa
 from fastadv import progress
-from fastadv.errors import InputError
 from fastadv.text import percent
+from tests.refusals import refuses
 
+pytestmark = pytest.mark.slow
 DIGITS = fa.data.load("digits", "test", limit=24)
 MODEL = fa.models.create("small_cnn", shape=(1, 8, 8), classes=10, width=4, seed=0).eval()
 DATA = DIGITS.x[:12], MODEL(DIGITS.x[:12]).argmax(1)
@@ -35,7 +36,6 @@ CALLS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("line", CALLS)
 def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     call, counts = CALLS[line], list[tuple[int, int]]()
@@ -47,11 +47,9 @@ def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.C
     assert re.fullmatch(line, last)
     assert counts[-1] == (counts[-1][1],) * 2
     assert last.endswith(f": {counts[-1][0]} of {counts[-1][1]}")
-    with pytest.raises(InputError, match=r"progress: expected True, False or a function .*, got 'yes'"):
-        call("yes")
+    refuses(r"progress: expected True, False or a function .*, got 'yes'", call, "yes")
 
 
-@pytest.mark.slow
 def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = DATA[0], DATA[1].clone()
     y[0] = (y[0] + 1) % 10  # wrong without an attack
@@ -70,7 +68,6 @@ class Terminal(StringIO):
         return True
 
 
-@pytest.mark.slow
 def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")

@@ -79,8 +79,7 @@ REFUSED = (
 
 @pytest.mark.slow
 def test_an_older_torch_is_refused_before_anything_of_it_is_used(tmp_path):
-    said = beside(OLD, "import fastadv", tmp_path)
-    assert said.splitlines()[-1].startswith(f"ImportError: {REFUSED}")
+    assert beside(OLD, "import fastadv", tmp_path).splitlines()[-1].startswith(f"ImportError: {REFUSED}")
 
 
 @pytest.mark.slow

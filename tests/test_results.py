@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import fastadv as fa
 from tests.engine.nets import convnet, images
 
+pytestmark = pytest.mark.slow
 MODEL, (X, Y), BALL, CPU = convnet().eval(), images(), fa.Linf(0.1), {"device": "cpu"}
 SET, PAIRS = DataLoader(TensorDataset(X, Y), 4), [*zip(X, Y.tolist(), strict=True)]
 QUICK = partial(fa.attacks.autoattack, threat=BALL, version="quick")
@@ -43,7 +44,6 @@ FREE = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS | OTHERS)
 def test_results_are_made_and_printed_on_another_default_device(name: str) -> None:
     call = (CALLS | OTHERS)[name]
@@ -52,7 +52,6 @@ def test_results_are_made_and_printed_on_another_default_device(name: str) -> No
     assert name in ("tensors", "loader", "fit") or text == str(call()), "but for seconds"
 
 
-@pytest.mark.slow
 def test_every_tensor_is_made_on_a_device_that_is_named() -> None:
     root = Path(fa.__file__).parent
     for path in root.rglob("*.py"):
@@ -62,7 +61,6 @@ def test_every_tensor_is_made_on_a_device_that_is_named() -> None:
                 assert placed or path.relative_to(root).as_posix().startswith(FREE), (path, ast.unparse(node))
 
 
-@pytest.mark.slow
 def test_results_load_with_weights_only(tmp_path: Path) -> None:
     texts = []
     for name, call in CALLS.items():

@@ -17,8 +17,7 @@ def test_shares() -> None:
 
 
 def test_the_ends_of_an_interval_have_a_tenth_where_they_are_close() -> None:
-    assert ends(0.233, 0.478) == "23 to 48"
-    assert ends(0.4902, 0.5098) == "49.0 to 51.0"
+    assert (ends(0.233, 0.478), ends(0.4902, 0.5098)) == ("23 to 48", "49.0 to 51.0")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.threat import THREATS
+from tests.refusals import refuses
 
 KINDS = list(THREATS.values())
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -202,10 +203,8 @@ def test_starts_of_uniform_length(kind, shape):
     low = kind(0.3).random_start(x[:9].bfloat16(), 3, length="uniform")
     assert kind(0.3).contains(low, x[:9].bfloat16()).all()
     for other in (fa.Linf(0.1), fa.L0(3)):
-        with pytest.raises(InputError, match="length: expected 'ball'"):
-            other.random_start(x, length="uniform")
-    with pytest.raises(InputError, match="length: expected 'ball' or 'uniform'"):
-        kind(0.1).random_start(x, length="sphere")
+        refuses("length: expected 'ball'", other.random_start, x, length="uniform")
+    refuses("length: expected 'ball' or 'uniform'", kind(0.1).random_start, x, length="sphere")
 
 
 def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
@@ -215,8 +214,7 @@ def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
     assert threat.take(torch.tensor([0, 2])).finite  # although that of all is known by now
     assert some.random_start(x[:2]).shape == (2, 4)
     for infinite, rows in ((threat, x), (threat.take(torch.tensor([1])), x[:1])):
-        with pytest.raises(InputError, match="radius: expected a finite one"):
-            infinite.random_start(rows)
+        refuses("radius: expected a finite one", infinite.random_start, rows)
     assert threat.resized(torch.ones(3)).finite
 
 
@@ -278,8 +276,7 @@ def test_a_default_step_is_never_zero(kind):
 def test_a_step_that_moves_nothing_is_refused(kind, size):
     _, grad, x = batch()
     for step in (kind(1.0).step, kind(1.0).step_):
-        with pytest.raises(InputError, match="step_size: expected"):
-            step(x.clone(), grad, x, size)
+        refuses("step_size: expected", step, x.clone(), grad, x, size)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -321,14 +318,11 @@ def test_steps_lead_from_any_start_to_the_best_point_of_a_linear_loss(kind, box,
 @pytest.mark.parametrize("kind", KINDS)
 def test_radii_and_boxes_that_are_none(kind):
     for radius in (-0.1, float("nan"), None, "0.1", True, [0.1, 0.2]):
-        with pytest.raises(InputError, match="radius: expected a number >= 0"):
-            kind(radius)
+        refuses("radius: expected a number >= 0", kind, radius)
     for radius in ([0.1, -1.0], [0.1, float("nan")], [[1.0, 1.0]], [True]):
-        with pytest.raises(InputError, match="radius: expected"):
-            kind(torch.tensor(radius))
+        refuses("radius: expected", kind, torch.tensor(radius))
     for box in ((1.0, 0.0), (1.0, 1.0), None, 1.0, (0.0, 1.0, 2.0), "01", ("a", "b"), (0.0, float("nan"))):
-        with pytest.raises(InputError, match="box: expected a pair of numbers"):
-            kind(0.1, box)
+        refuses("box: expected a pair of numbers", kind, 0.1, box)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -353,8 +347,7 @@ def test_radii_and_boxes_that_are_none(kind):
     ],
 )
 def test_refusals(kind, call, text):
-    with pytest.raises(InputError, match=text):
-        call(kind)
+    refuses(text, call, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

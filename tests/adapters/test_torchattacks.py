@@ -178,8 +178,7 @@ def test_foreign_draws_leave_the_generator_and_follow_the_seed():
     def noise(kind, model, x, *rest):
         return (x + EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
 
-    attack = Foreign(noise, torch.rand)
-    state = torch.get_rng_state()
+    attack, state = Foreign(noise, torch.rand), torch.get_rng_state()
     first, same, other = (attack(model, x, y, fa.Linf(EPS), seed=seed).x_adv for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, OutsideTopK, WrongBy, bim
-from fastadv.errors import InputError
 from fastadv.threat import L1, THREATS, Linf
+from tests.refusals import refuses
 
 from .nets import images, labeled, mlp
 
@@ -119,14 +119,12 @@ def test_bad_arguments(name: str, message: str, arguments: dict[str, Any]) -> No
     threat = THREATS[entry.norms[0]](threat, box) if threat in (radius, INF) else threat
     if arguments.get("targets") == "others":
         arguments["targets"] = (y + 1) % 3
-    with pytest.raises(InputError, match=message):
-        entry.run(model, x, y, threat, **arguments)
+    refuses(message, entry.run, model, x, y, threat, **arguments)
 
 
 def test_a_lead_is_checked() -> None:
     for lead in (-1.0, NAN, INF):
-        with pytest.raises(InputError, match="lead"):
-            WrongBy(lead)
+        refuses("lead", WrongBy, lead)
 
 
 FOREIGN = {

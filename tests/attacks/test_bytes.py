@@ -8,6 +8,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
+from tests.refusals import refuses
 
 EIGHT = (fa.data.load("digits", "test").x[:6] * 255).round().to(torch.uint8)
 X = EIGHT.float() / 255
@@ -48,10 +49,8 @@ def test_what_else_takes_images() -> None:
 def test_another_box_and_other_integers_are_refused(box: tuple[float, float]) -> None:
     there = fa.Linf(0.1, box=box)
     for call in (A.pgd, partial(A.last_iterate, steps=1, step_size=0.1)):
-        with pytest.raises(InputError, match=r"got uint8, which is served in \[0, 1\]"):
-            call(NET, EIGHT, Y, there)
+        refuses(r"got uint8, which is served in \[0, 1\]", call, NET, EIGHT, Y, there)
     with pytest.raises(InputError, match=r"got uint8, which is served in \[0, 1\]"):
         fa.train.craft(fa.train.PGDTraining(there), NET, EIGHT, Y)
-    for refuses in (partial(A.pgd, NET, y=Y, threat=LINF), partial(A.masked_modules, NET)):
-        with pytest.raises(InputError, match=r"got torch.int16 .* x.float\(\) / 255"):
-            refuses(x=EIGHT.short())
+    for call in (partial(A.pgd, NET, y=Y, threat=LINF), partial(A.masked_modules, NET)):
+        refuses(r"got torch.int16 .* x.float\(\) / 255", call, x=EIGHT.short())

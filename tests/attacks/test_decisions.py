@@ -179,8 +179,7 @@ def test_one_coordinate_cannot_be_bettered() -> None:
 def test_starts_of_the_caller() -> None:
     """They cost one query for all runs. In L2 their changes shrink from where they are."""
     x, y = zeros(2, 196)
-    starts = torch.full_like(x, 0.8)
-    index = torch.arange(30)
+    starts, index = torch.full_like(x, 0.8), torch.arange(30)
     out = pointwise(Needs(index, 30), x, y, L2(INF), queries=800, starts=starts)
     assert (out.distance <= 0.51 * 30**0.5).all()
     out = pointwise(Needs(index, 30), x, y, L0(INF), queries=400, starts=starts)

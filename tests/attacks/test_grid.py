@@ -96,11 +96,9 @@ def test_the_default_of_one_to_three_parameters(count: int, points: tuple[int, .
     x, y = rows()
     threat = through(count)
     out = fa.attacks.grid(MODEL, x, y, threat, stop_early=False)
-    named = fa.attacks.grid(MODEL, x, y, threat, points=points, stop_early=False)
-    assert torch.equal(out.x_adv, named.x_adv)
+    assert torch.equal(out.x_adv, fa.attacks.grid(MODEL, x, y, threat, points=points, stop_early=False).x_adv)
     assert out.forwards == 8 * (prod(points) + 2)
-    coarse = fa.attacks.grid(MODEL, x, y, threat, points=5, stop_early=False)
-    assert not (coarse.success & ~out.success).any()
+    assert not (fa.attacks.grid(MODEL, x, y, threat, points=5, stop_early=False).success & ~out.success).any()
 
 
 @pytest.mark.parametrize("threat", [through(4), fa.Scaled(torch.full((3, 2), 0.1))], ids=["map", "table"])

@@ -208,8 +208,7 @@ def test_the_nearest_start_is_taken() -> None:
     model, seen = watched(at_x)
     hopskipjump(model, x, torch.zeros(1, dtype=torch.long), L2(INF), queries=30)
     noise, first = seen[1], seen[2]
-    nearest = noise[(noise - x).flatten(1).norm(dim=1).argmin()]
-    torch.testing.assert_close(first[0], (x[0] + nearest) / 2)
+    torch.testing.assert_close(first[0], (x[0] + noise[(noise - x).flatten(1).norm(dim=1).argmin()]) / 2)
 
 
 def test_starts_of_the_caller() -> None:

@@ -57,8 +57,7 @@ def test_each_restart_begins_with_no_momentum() -> None:
     z, momentum = both[4], 0.0
     for k in range(3):
         leaf = z.clone().requires_grad_()
-        value = nn.functional.cross_entropy(model(leaf), y, reduction="sum")
-        gradient = torch.autograd.grad(value, leaf)[0]
+        gradient = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)[0]
         momentum = 0.7 * momentum + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
         z = inside.step(z, momentum, x, 0.25 / 3)
         torch.testing.assert_close(both[5 + k], z, rtol=0, atol=1e-9)

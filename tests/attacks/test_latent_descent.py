@@ -6,9 +6,9 @@ from torch import nn
 
 from fastadv.attacks import Status
 from fastadv.attacks.latent_descent import latent_descent
-from fastadv.errors import InputError
 from fastadv.models.abs import Inference
 from fastadv.threat import L2
+from tests.refusals import refuses
 
 from . import nets
 
@@ -187,5 +187,4 @@ def test_the_box_holds_where_reconstructions_leave_it(model):
 )  # fmt: skip
 def test_bad_input(model, message, arguments):
     x, y = near(model)
-    with pytest.raises(InputError, match=message):
-        latent_descent(**{"model": model, "x": x, "y": y, **arguments})
+    refuses(message, latent_descent, **{"model": model, "x": x, "y": y, **arguments})

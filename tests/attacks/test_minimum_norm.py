@@ -94,8 +94,7 @@ def test_each_step_costs_one_gradient(name: str, norm: str) -> None:
     """And one more pass, for the last point."""
     model, x, y = problem(784, 3, size=4)
     seven, nine = (attacked(name, norm, model, x, y, steps=steps) for steps in (7, 9))
-    assert nine.backwards - seven.backwards == 2 * 4
-    assert nine.forwards - seven.forwards == 2 * 4
+    assert nine.backwards - seven.backwards == nine.forwards - seven.forwards == 2 * 4
     assert seven.backwards == 7 * 4
 
 
@@ -127,7 +126,6 @@ def test_samples_leave_when_another_search_would_gain_nothing(name: str, norm: s
 def test_the_last_point_is_judged(name: str, norm: str, options: dict[str, float]) -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 0.05)
-    y = torch.zeros(4, dtype=torch.long)
-    out = attacked(name, norm, model, x, y, steps=1, searches=1, **options)
+    out = attacked(name, norm, model, x, torch.zeros(4, dtype=torch.long), steps=1, searches=1, **options)
     assert out.success.any()
     assert out.backwards == 4

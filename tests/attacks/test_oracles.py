@@ -1,6 +1,7 @@
 """Linear models, where the most that a ball holds is known: the ascents must reach it, and not more."""
 
 from inspect import signature
+from itertools import product
 
 import pytest
 import torch
@@ -37,15 +38,7 @@ def shares(model: torch.nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, lead: fl
 @pytest.mark.parametrize("norm", list(THREATS))
 @pytest.mark.parametrize(
     ("ascent", "steps", "loss"),
-    [
-        (fgsm, 1, "cw"),
-        (bim, 10, "margin"),
-        (mim, 10, "margin"),
-        (pgd, 40, "dlr"),
-        (pgd, 40, "ce"),
-        (apgd, 40, "dlr"),
-        (apgd, 40, "ce"),
-    ],
+    [(fgsm, 1, "cw"), (bim, 10, "margin"), (mim, 10, "margin"), *product((pgd, apgd), [40], ("dlr", "ce"))],
 )
 def test_all_that_a_ball_holds_is_gained(ascent, steps, loss, norm, targeted):
     """D = 3,072, half of the pixels saturated, at the distance of the boundary and at one far beyond it."""

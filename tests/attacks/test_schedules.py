@@ -211,8 +211,7 @@ def test_fmn(norm: str, options: dict[str, float]) -> None:
     x = torch.linspace(0.35, 0.65, count, dtype=torch.float64)
     fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **options)
     gamma = options.get("gamma", 0.05)
-    first = {"linf": 0.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}[norm]
-    length = options.get("step_size", first)
+    length = options.get("step_size", {"linf": 0.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}[norm])
     order = SIZES[norm]
     radius, nearest = _first_ball(norm, x, margins[0], turning(count)(0), gamma), torch.inf
     expected = []
@@ -353,8 +352,7 @@ def test_restarts_begin_at_random_points_near_the_best(norm: str, variant: str) 
     near = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}[norm]
     half = torch.where(alone.success, alone.distance, near) / 2
     threat = threat.with_radius(half.ceil() if norm == "l0" else half)
-    point = threat.random_start(x, seed=3, ids=ids, draw=1)
-    torch.testing.assert_close(second, point, rtol=0, atol=1e-5)
+    torch.testing.assert_close(second, threat.random_start(x, seed=3, ids=ids, draw=1), rtol=0, atol=1e-5)
     assert (out.distance <= alone.distance).all()
     other, _ = asked(norm, variant, model, x, y, restarts=2, seed=4, ids=ids)
     assert not torch.equal(other[len(first)], second)

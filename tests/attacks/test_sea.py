@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import AttackResult, Share
 from fastadv.attacks.core import GradientRule, Search
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 from .nets import images, seed_cpu
 from .watched import watched
@@ -91,10 +91,8 @@ def test_options_of_all_attacks() -> None:
 
 def test_losses_are_names() -> None:
     for losses in ("js", ()):
-        with pytest.raises(InputError, match="losses: expected names of losses"):
-            sea(losses=losses)
-    with pytest.raises(InputError, match=r"loss: expected .* cospgd, .*got 'dlr'"):
-        sea(losses=("dlr",))
+        refuses("losses: expected names of losses", sea, losses=losses)
+    refuses(r"loss: expected .* cospgd, .*got 'dlr'", sea, losses=("dlr",))
     assert torch.equal(sea(steps=0).x_adv, case()[1])
 
 

@@ -20,8 +20,7 @@ def test_the_schedule() -> None:
     halvings = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9]
     assert [_share(end, 5000, 0.8, False) for end in ends] == [0.8 / 2**n for n in halvings]
     # along 500 queries it comes to the last square of 10,000
-    assert _share(0, 500, 0.8, True) == 0.8
-    assert _share(3, 500, 0.8, True) == 0.8 / 4
+    assert (_share(0, 500, 0.8, True), _share(3, 500, 0.8, True)) == (0.8, 0.8 / 4)
     assert _share(499, 500, 0.8, True) == 0.8 / 512
 
 

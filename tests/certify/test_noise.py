@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.certify.noise import NORMAL, Noise, aliases, noise_of
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 
 def distribution(noise: Noise | Tensor) -> list[Fraction]:
@@ -54,8 +54,7 @@ def test_the_table_draws_the_rounded_distribution_to_within_its_charge(noise: No
     )
     assert not any(drawn[2 * noise.table.center + 1 :])
     last = (noise.table.center + 0.5) * h
-    beyond = below(-last) + 1 - below(last)
-    assert (apart + beyond) / 2 <= noise.table.charge <= 2.1e-9
+    assert (apart + (below(-last) + 1 - below(last))) / 2 <= noise.table.charge <= 2.1e-9
     assert noise.charge(784) == 784 * noise.table.charge
 
 
@@ -81,8 +80,7 @@ def test_radius_and_probability_are_each_other_s_inverse(norm: type) -> None:
 
 
 def test_images_on_the_grid_are_whole_numbers_of_steps() -> None:
-    noise = Noise(0.25)
-    levels = torch.arange(256)
+    noise, levels = Noise(0.25), torch.arange(256)
     for x in (levels / 255, levels * (1 / 255), levels.double() / 255):
         assert torch.equal(noise.levels(x), (levels * noise.steps).int())
     # without noise, a copy is the image as 8-bit images are read
@@ -92,8 +90,7 @@ def test_images_on_the_grid_are_whole_numbers_of_steps() -> None:
 @pytest.mark.parametrize("value", [0.5, 1.2 / 255, -1 / 255, 256 / 255, math.nan])
 def test_images_off_the_grid_are_refused_unless_they_may_be_rounded(value: float) -> None:
     x = torch.full((1, 3), value)
-    with pytest.raises(InputError, match="grid of 1/255"):
-        Noise(0.25).levels(x)
+    refuses("grid of 1/255", Noise(0.25).levels, x)
     if value == 0.5:
         assert Noise(0.25).levels(x, sound=False).unique().item() == 255
 
@@ -105,5 +102,4 @@ BOTH = [(sigma, norm) for sigma in (0, -0.5, math.nan, True, "1") for norm in (f
     ("sigma", "norm"), [*BOTH, (math.inf, fa.L2), (11, fa.L2), (1e-5, fa.L2), (1, fa.L0)]
 )
 def test_sigma_out_of_range(sigma: Any, norm: Any) -> None:
-    with pytest.raises(InputError, match="sigma"):
-        noise_of(sigma, norm)
+    refuses("sigma", noise_of, sigma, norm)

@@ -17,6 +17,7 @@ from fastadv.certify.sequential import Fixed, Sequential, judge_of, lower_bound
 from fastadv.certify.smooth import Smoothed
 from fastadv.errors import InputError
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
+from tests.refusals import refuses
 
 NOISE = Noise(SIGMA)
 RULE = {"n": 100_000, "alpha": 1e-3, "radii": None, "sequential": True}
@@ -219,8 +220,7 @@ def test_predict_takes_what_it_can_and_refuses_the_rest():
         ({"ids": [0, 1]}, "ids: expected int64"), ({"sound": 1}, "sound: expected True or False"),
         ({"x": x.numpy()}, "x: expected a floating"), ({"x": (255 * x).byte()}, "x: expected a floating"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=says):
-            predict(model, **{"x": x, "sigma": SIGMA, **wrong})
+        refuses(says, predict, model, **{"x": x, "sigma": SIGMA, **wrong})
 
 
 def test_logarithms_are_exact_enough():
@@ -238,17 +238,14 @@ def test_logarithms_are_exact_enough():
 def test_labels_out_of_range_are_refused(label):
     x, y = images(4)
     y[2] = label
-    with pytest.raises(InputError, match="labels from 0 to 1"):
-        smooth(halfspace(), (x, y), SIGMA, n=20)
+    refuses("labels from 0 to 1", smooth, halfspace(), (x, y), SIGMA, n=20)
 
 
 def test_the_grid_ends_where_it_does():
     noise = Noise(0.5)
-    with pytest.raises(InputError, match="grid"):
-        noise.levels(torch.full((1, 4), 1.001 / 255))
+    refuses("grid", noise.levels, torch.full((1, 4), 1.001 / 255))
     for wrong in (math.nan, math.inf, 1e9):
-        with pytest.raises(InputError, match="grid"):
-            noise.levels(torch.tensor([[0.0, wrong]]), sound=False)
+        refuses("grid", noise.levels, torch.tensor([[0.0, wrong]]), sound=False)
     fine = Noise(1e-4)
     with pytest.raises(InputError, match="grid"):
         fine.levels(torch.full((1, 1), 3000.0), sound=False)  # more steps than int32 counts

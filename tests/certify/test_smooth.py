@@ -14,9 +14,9 @@ import fastadv as fa
 from fastadv import _waiting
 from fastadv.certify import contradictions, predict, smooth
 from fastadv.certify.noise import NORMAL
-from fastadv.errors import InputError
 from fastadv.evaluation import Curve
 from tests.certify.nets import NORMAL_VECTOR, SIGMA, halfspace, images
+from tests.refusals import refuses
 
 
 @pytest.mark.slow
@@ -112,16 +112,13 @@ def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
 )  # fmt: skip
 def test_arguments_out_of_range(wrong, named) -> None:
     arguments = {"sigma": SIGMA, "n": 10} | wrong
-    with pytest.raises(InputError, match=named):
-        smooth(halfspace(), images(2), **arguments)
+    refuses(named, smooth, halfspace(), images(2), **arguments)
 
 
 def test_classes_and_grids_that_do_not_fit(tmp_path) -> None:
     x, y = images(2)
-    with pytest.raises(InputError, match="two classes"):
-        smooth(Odd("one class"), (x, y), SIGMA, n=10)
-    with pytest.raises(InputError, match="sound=False"):
-        smooth(halfspace(), (x + 0.3 / 255, y), SIGMA, n=10, run_dir=tmp_path / "run")
+    refuses("two classes", smooth, Odd("one class"), (x, y), SIGMA, n=10)
+    refuses("sound=False", smooth, halfspace(), (x + 0.3 / 255, y), SIGMA, n=10, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     rounded = smooth(halfspace(), ((x + 0.3 / 255).clamp(max=1), y), SIGMA, n=10, sound=False)
     assert "nearest points" in rounded.card["measured"]["notes"][0]
@@ -141,10 +138,8 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         smooth(model, data, SIGMA, n=300, run_dir=tmp_path, progress=stop)
-    with pytest.raises(InputError, match="resume=True"):
-        smooth(model, data, SIGMA, n=300, run_dir=tmp_path)
-    with pytest.raises(InputError, match="seed"):
-        smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, seed=1)
+    refuses("resume=True", smooth, model, data, SIGMA, n=300, run_dir=tmp_path)
+    refuses("seed", smooth, model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, seed=1)
     again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True)
     assert calls == [(5, 12)]
     assert torch.equal(again.hits, whole.hits)
@@ -206,8 +201,7 @@ def test_a_certificate_that_does_not_hold_is_contradicted() -> None:
     assert contradictions(result, x, inside, ids).numel() == 0
     assert contradictions(result, x, beyond, ids).numel() == 0  # outside of every radius
     forged = replace(result, radius=result.radius + 3, abstained=torch.zeros(12, dtype=torch.bool))
-    with pytest.raises(InputError, match="model"):
-        contradictions(pickle.loads(pickle.dumps(forged)), x, beyond, ids)
+    refuses("model", contradictions, pickle.loads(pickle.dumps(forged)), x, beyond, ids)
     caught = contradictions(forged, x, beyond, ids)
     assert set(ids[model.distance(x).abs() > 0.3].tolist()) <= set(caught.tolist())
     assert contradictions(forged, x, beyond, ids + 50, model=model).numel() == 0

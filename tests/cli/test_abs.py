@@ -11,6 +11,8 @@ from fastadv.cli import main
 from fastadv.data import load
 from fastadv.models import ABS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
@@ -28,7 +30,6 @@ def model(tmp_path_factory):
     return str(folder / "model.safetensors")
 
 
-@pytest.mark.slow
 def test_train_measures_and_resumes(fastadv, refused):
     line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
     line += " --prior-samples 50 --test-samples 20"
@@ -40,7 +41,6 @@ def test_train_measures_and_resumes(fastadv, refused):
     refused(line, "--resume")
 
 
-@pytest.mark.slow
 def test_infer_equals_the_library(fastadv, model):
     settings = {"prune": True, "precision": "bf16", "binary": True}
     line = f"abs infer -m {model} --data digits --samples 20 --batch-size 12 --json"
@@ -54,7 +54,6 @@ def test_infer_equals_the_library(fastadv, model):
     assert settings.items() <= card["config"].items()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings"), [("--tight", {"tight": True}), ("--norm linf", {"norm": "linf"})]
 )
@@ -68,7 +67,6 @@ def test_bound_equals_the_library(fastadv, model, options, settings):
     assert measured == pytest.approx(dict(zip(names, map(float, values), strict=True)), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     monkeypatch.setattr("fastadv.cli._abs.THRESHOLD", 0.8)
     descent = partial(fa.attacks.latent_descent, steps=300)
@@ -84,7 +82,6 @@ def test_attack_equals_evaluate(fastadv, model, monkeypatch):
     assert measured["attacks"][0]["forwards"] == row.forwards
 
 
-@pytest.mark.slow
 def test_pictures(fastadv, model):
     shown = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json").json
     digits, net = load("digits", "test"), ABS.load(model)
@@ -96,7 +93,6 @@ def test_pictures(fastadv, model):
     assert Path("seen.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 def test_wrong_usage(refused, model):
     digits = f"-m {model} --data digits"
     for line, word in (

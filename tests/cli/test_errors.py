@@ -32,10 +32,7 @@ DIGITS = "-m small_cnn --data digits"
         (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps=3 -a fgsm --steps 3", "--steps"),
         (f"train {DIGITS} --recipe trades:beta=much --radius 0.1", "beta to be a number"),
         (f"train {DIGITS} --recipe trades:steps=3 --radius 0.1 --steps 3", "--steps"),
-        (
-            f"attack {DIGITS} --radius 0.1 -a pgdd",
-            "got 'pgdd'; did you mean 'pdgd' or 'pgd'? Try",
-        ),
+        (f"attack {DIGITS} --radius 0.1 -a pgdd", "got 'pgdd'; did you mean 'pdgd' or 'pgd'? Try"),
         (f"attack {DIGITS} --radius 0.1 -a pgd:alpha=3", "freeze; did you mean 'step_size'? Try"),
         (f"evaluate {DIGITS} --eps 0.1", "no option --eps; did you mean '--radius'? Try"),
         ("train -m resnet19 --data digits", "did you mean 'resnet18' or 'resnet50'? Try"),

@@ -22,8 +22,7 @@ FLAGS: list[str] = []
 @pytest.fixture(autouse=True)
 def images(monkeypatch):
     """In place of CIFAR-10, 40 random images of its shape."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    x = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     dataset = ImageSet(x, torch.arange(40) % 10, 10, "cifar10 test")
     monkeypatch.setitem(_load._DOWNLOADED, "cifar10", lambda root, split, download, limit: dataset)
     monkeypatch.setitem(IMAGES, "cifar10", len(dataset))
@@ -86,8 +85,7 @@ def test_the_footnote_says_what_is_to_know_of_the_images_and_which_gradients_wer
         "    net = fa.models.SmallCNN((3, 32, 32), width=width)\n"
         "    return fa.models.bpda(net, {'features.2': 'identity'})\n"
     )
-    fields = entry(fastadv, "-m", "replaced:net")
-    assert fields["footnote"] == "BPDA: features.2 (identity); copies of images"
+    assert entry(fastadv, "-m", "replaced:net")["footnote"] == "BPDA: features.2 (identity); copies of images"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from fastadv.data import ImageSet, batches, load
 from fastadv.errors import CorruptFileError, InputError
+from tests.refusals import refuses
 
 
 def images(count=11):
@@ -90,9 +91,7 @@ def test_images_that_cannot_be_served_are_named_in_one_line(folder, workers):
     ],
 )
 def test_bad_samples_of_any_data_set_are_refused(image, label, match):
-    dataset = [(image, label)]
-    with pytest.raises(InputError, match=match):
-        list(batches(dataset, 2))
+    refuses(match, list, batches([(image, label)], 2))
 
 
 class Drawing(Dataset[Any]):
@@ -131,5 +130,4 @@ def test_images_lie_in_the_box_of_every_threat(narrow):
     for dataset in (data, [data[k] for k in range(11)]):
         assert len(list(batches(dataset, 4, box={"one": (0.0, 1.0), "two": (-1.0, 2.0)}))) == 3
         for box in (narrow, {"wide": (0.0, 1.0), "narrow": narrow}, {"narrow": narrow, "wide": (0.0, 1.0)}):
-            with pytest.raises(InputError, match="rescale them"):
-                list(batches(dataset, 4, box=box))
+            refuses("rescale them", list, batches(dataset, 4, box=box))

@@ -10,9 +10,9 @@ from torch import nn
 from fastadv import rng
 from fastadv.data import FolderSet, construct, load_constructed
 from fastadv.data.construct.constructed import measured
-from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from tests.docs.test_pages import BLOCK, DOCS, run
+from tests.refusals import refuses
 
 from .sets import CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
 
@@ -33,8 +33,7 @@ def test_inversion_matches_the_representation_and_keeps_labels(construct, start)
     assert torch.equal(made.y, base.y)
     assert torch.equal(made.original_labels, base.y)
     assert torch.equal(made.ids, torch.arange(60))
-    assert made.x.dtype == torch.uint8
-    assert made.x.shape == base.x.shape
+    assert (made.x.dtype, made.x.shape) == (torch.uint8, base.x.shape)
     after = (features(model, served(made.x)) - features(model, served(base.x))).norm(dim=1)
     torch.testing.assert_close(made.figures["objective_after"], after, atol=1e-4, rtol=1e-4)
     before = made.figures["objective_before"]
@@ -202,8 +201,7 @@ BOTH = [robust, fixed_shift]  # an inversion and a targeted attack; the other tw
 def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
     base = [toy_base(12)[i] for i in range(12)]  # whose images nobody has checked
     base[7][0][0, 1, 2] = value
-    with pytest.raises(InputError, match=r"samples 0 to 11|samples 7 to 7"):
-        construct(toy_model(), base, steps=1)
+    refuses(r"samples 0 to 11|samples 7 to 7", construct, toy_model(), base, steps=1)
 
 
 @pytest.mark.parametrize("construct", BOTH)
@@ -221,8 +219,7 @@ def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
     ],
 )
 def test_options_out_of_range(construct, changed, message):
-    with pytest.raises(InputError, match=message):
-        construct(toy_model(), toy_base(12), **({"steps": 1} | changed))
+    refuses(message, construct, toy_model(), toy_base(12), **{"steps": 1} | changed)
 
 
 @pytest.mark.parametrize("construct", BOTH)
@@ -234,8 +231,7 @@ def test_models_that_do_not_fit(construct):
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "5 classes of the base, got 4"),
         (broken, "finite"),
     ):
-        with pytest.raises(InputError, match=says):
-            construct(model, toy_base(12), steps=1)
+        refuses(says, construct, model, toy_base(12), steps=1)
     with pytest.raises(TypeError, match="iterations"):
         construct(toy_model(), toy_base(12), steps=1, iterations=3)
 
@@ -250,14 +246,12 @@ def test_models_that_do_not_fit(construct):
     ],
 )
 def test_representations_and_starts_that_are_none(options, says):
-    with pytest.raises(InputError, match=says):
-        robust(toy_model(), toy_base(12), steps=1, **options)
+    refuses(says, robust, toy_model(), toy_base(12), steps=1, **options)
 
 
 def test_budget_that_8_bits_cannot_hold(tmp_path):
     given = toy_model(), toy_base(12, eight_bit=False)
     options = {"threat": Linf(1e-4), "steps": 2, "out_dir": tmp_path}
-    with pytest.raises(InputError, match="use dtype='float32'"):
-        random_target(*given, dtype="uint8", **options)
+    refuses("use dtype='float32'", random_target, *given, dtype="uint8", **options)
     assert not list(tmp_path.glob("*"))
     random_target(*given, **options)

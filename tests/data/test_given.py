@@ -8,7 +8,7 @@ from torch.utils.data import SubsetRandomSampler as Some
 
 import fastadv as fa
 from fastadv.data.given import as_dataset
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 X, Y = torch.rand(11, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.arange(11) % 3
 PAIRS = TensorDataset(X, Y)
@@ -57,8 +57,7 @@ def test_two_streams_of_random_images_differ():
     ],
 )
 def test_any_other_loader_is_read_as_it_is(loader, count):
-    before = torch.get_rng_state()
-    dataset = as_dataset(loader)
+    before, dataset = torch.get_rng_state(), as_dataset(loader)
     assert dataset is not PAIRS
     assert len(dataset) == count
     assert torch.equal(torch.get_rng_state(), before)
@@ -85,5 +84,4 @@ def test_images_of_several_dtypes_are_joined_as_torch_joins_them():
     ],
 )
 def test_what_is_no_data_is_refused(data, said):
-    with pytest.raises(InputError, match=said):
-        fa.evaluate(fa.models.create("softmax", shape=(1, 3, 3), classes=3), data)
+    refuses(said, fa.evaluate, fa.models.create("softmax", shape=(1, 3, 3), classes=3), data)

@@ -5,6 +5,7 @@ import torch
 
 from fastadv.data import load, load_folder
 from fastadv.errors import CorruptFileError, InputError
+from tests.refusals import refuses
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,7 @@ def _no_folder(monkeypatch):
     ],
 )
 def test_bad_options_are_refused(name, arguments, match):
-    with pytest.raises(InputError, match=match):
-        load(name, **{"split": "test"} | arguments)
+    refuses(match, load, name, **{"split": "test"} | arguments)
 
 
 def test_a_size_may_stand_in_the_name():
@@ -47,8 +47,7 @@ def test_a_missing_folder_is_named(name, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, got none"):
         load(name, data_dir=tmp_path / "absent")
     monkeypatch.setenv("FASTADV_DATA", str(tmp_path / "elsewhere"))
-    with pytest.raises(InputError, match=r"^FASTADV_DATA .*elsewhere: expected a folder"):
-        load(name)
+    refuses(r"^FASTADV_DATA .*elsewhere: expected a folder", load, name)
 
 
 @pytest.mark.parametrize(
@@ -108,5 +107,4 @@ def test_damaged_tensors_and_other_folders_are_refused(tmp_path):
     torch.save(["text"], images)
     with pytest.raises(CorruptFileError, match="with other things"):
         load_folder(tmp_path)
-    with pytest.raises(InputError, match=r"expected a folder with index\.json or CIFAR_ims"):
-        load_folder(tmp_path / "nowhere")
+    refuses(r"expected a folder with index\.json or CIFAR_ims", load_folder, tmp_path / "nowhere")

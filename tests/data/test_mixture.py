@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadv.data import ImageSet, Mixture, NpzSet, batches
-from fastadv.errors import InputError
 from tests import recorded
+from tests.refusals import refuses
 
 from .sets import toy_base
 
@@ -72,8 +72,7 @@ def test_orders_differ_by_seed_epoch_pass_and_kind():
 def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit):
     real, generated = drawn(7, eight_bit=eight_bit), drawn(9, seed=1)
     mixture = Mixture(real, generated, 0.7)
-    assert len(mixture) == 16
-    assert mixture.epoch_size == 7
+    assert (len(mixture), mixture.epoch_size) == (16, 7)
     parts = list(batches(mixture, 4, mixture.epoch_order(0, 1)))
     seen = set()
     for x, y, ids in parts:
@@ -111,21 +110,12 @@ def test_mapped_images_mix_like_those_in_memory(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("real", "generated", "match"),
     [
-        (
-            drawn(4),
-            drawn(4, side=5),
-            r"generated: expected images of shape \[3, 4, 4\].*got \[3, 5, 5\]",
-        ),
+        (drawn(4), drawn(4, side=5), r"generated: expected images of shape \[3, 4, 4\].*got \[3, 5, 5\]"),
         (drawn(4), toy_base(), r"got \[1, 8, 8\]"),
         (drawn(4, classes=2), drawn(30), "generated: expected labels from 0 to 1.*got 4"),
-        (
-            drawn(4),
-            torch.utils.data.TensorDataset(torch.rand(3, 3, 4, 4)),
-            "generated: expected an ImageSet",
-        ),
+        (drawn(4), torch.utils.data.TensorDataset(torch.rand(3, 3, 4, 4)), "generated: expected an ImageSet"),
         ([1, 2], drawn(4), r"real: expected an ImageSet or an NpzSet, got list.*in_memory\(\)"),
     ],
 )
 def test_sets_that_do_not_mix_are_refused(real, generated, match):
-    with pytest.raises(InputError, match=match):
-        Mixture(real, generated, 0.5)
+    refuses(match, Mixture, real, generated, 0.5)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fastadv.data import batches, pairs
 from fastadv.data.sampling import known_labels
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 X = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 Y = [0, 1, 2, 2, 1, 0]
@@ -68,8 +68,7 @@ def test_columns_of_text_are_no_labels():
         row["fine"] = "cat"
     dataset = pairs(rows, "img", "fine")
     assert dataset.labels is None
-    with pytest.raises(InputError, match=r"expected integer labels .* got str"):
-        next(batches(dataset, 2))
+    refuses(r"expected integer labels .* got str", next, batches(dataset, 2))
 
 
 @pytest.mark.parametrize(
@@ -81,5 +80,4 @@ def test_columns_of_text_are_no_labels():
     ],
 )
 def test_items_without_the_parts_are_refused(item, match):
-    with pytest.raises(InputError, match=f"sample 0: {match}"):
-        next(batches(pairs([item]), 1))
+    refuses(f"sample 0: {match}", next, batches(pairs([item]), 1))

@@ -10,8 +10,8 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 import fastadv as fa
 from fastadv.data import ImageSet, hold_out
 from fastadv.data.sampling import first_samples, known_labels, sample_count
-from fastadv.errors import InputError
 from tests.evaluation.nets import Threshold, pixels
+from tests.refusals import refuses
 
 
 def of(labels):
@@ -53,8 +53,7 @@ def test_the_choice_follows_from_the_seed_and_every_image_is_on_one_side():
     assert torch.equal(first.held_out.x, again.held_out.x)
     assert first.about == again.about
     assert first.about["digest"] != other.about["digest"]
-    parts = torch.cat([first.rest.x, first.held_out.x])[:, 0, 0, 0]
-    assert torch.equal(parts.sort().values, x[:, 0, 0, 0])
+    assert torch.equal(torch.cat([first.rest.x, first.held_out.x])[:, 0, 0, 0].sort().values, x[:, 0, 0, 0])
     assert first.held_out.note.startswith("sorted; 15 of 60 images")
     held, y = first.held_out.x[:, 0, 0, 0] * 60, first.held_out.y
     assert len({tuple((held[y == k] - 20 * k).tolist()) for k in range(3)}) == 3  # of each class another part
@@ -89,8 +88,7 @@ def test_without_known_labels_images_are_held_out_at_random():
     ],
 )
 def test_a_class_on_one_side_alone_is_refused(count, match):
-    with pytest.raises(InputError, match=match):
-        hold_out(in_order(10, 10, 10), count)
+    refuses(match, hold_out, in_order(10, 10, 10), count)
 
 
 SORTED = in_order(10, 30, 60)
@@ -147,11 +145,9 @@ def test_the_first_samples_of_other_sets_are_taken(logged, labels):
 )
 def test_a_set_that_is_empty_or_unnumbered_is_refused(dataset, got):
     for use in (sample_count, partial(sample_count, limit=2), first_samples, partial(hold_out, count=1)):
-        with pytest.raises(InputError, match=f"expected a data set with a length, .* one image, got .*{got}"):
-            use(dataset)
+        refuses(f"expected a data set with a length, .* one image, got .*{got}", use, dataset)
     for limit in (0, -1, 1.5, True):
-        with pytest.raises(InputError, match="limit: expected an integer >= 1"):
-            sample_count(in_order(3), limit)
+        refuses("limit: expected an integer >= 1", sample_count, in_order(3), limit)
 
 
 def test_labels_that_are_known_without_reading_images():

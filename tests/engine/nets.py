@@ -14,5 +14,4 @@ def convnet() -> nn.Sequential:
 
 
 def images(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 2, 8, 8, generator=draw), torch.arange(count) % 5
+    return torch.rand(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed)), torch.arange(count) % 5

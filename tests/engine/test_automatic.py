@@ -10,10 +10,10 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.engine import compare
 from fastadv.engine.frozen import Frozen
-from fastadv.errors import InputError
 from fastadv.runs import processes
 from tests.attacks.nets import Counted
 from tests.engine.nets import convnet, images
+from tests.refusals import refuses
 
 X, Y = images()
 
@@ -105,8 +105,7 @@ def test_a_model_without_a_gradient() -> None:
 def test_processes_of_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = fa.freeze(convnet().eval(), "auto")
     monkeypatch.setattr(processes, "world", lambda: 2)
-    with pytest.raises(InputError, match="precision: expected one process for 'auto', got a group of 2"):
-        frozen.input_gradient(X, Y)
+    refuses("precision: expected one process for 'auto', got a group of 2", frozen.input_gradient, X, Y)
 
 
 def test_options() -> None:

@@ -17,6 +17,7 @@ from fastadv.engine.plain import Plain
 from fastadv.engine.prepare import prepare
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
+from tests.refusals import refuses
 
 TEST, INF = fa.data.load("digits", "test", limit=24), torch.inf
 X, Y, COUNT = TEST.x, TEST.y, 24
@@ -54,17 +55,14 @@ class ById(nn.Module):
         return self.net(x + MOVED[ids][:, None, None, None])
 
 
-def second_input(moved: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x: honest("standard")(x + moved[:, None, None, None])
-
-
 def by_id(x: Tensor, ids: Tensor) -> Tensor:
     return honest("standard")(x + MOVED[ids][:, None, None, None])
 
 
 WHOLE: dict[str, Any] = {"whole_batches": True}
 KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
-    "state": (State, WHOLE), "closure": (lambda: second_input(MOVED[:COUNT]), WHOLE), "ids": (ById, {}),
+    "state": (State, WHOLE), "ids": (ById, {}),
+    "closure": (lambda: lambda x: honest("standard")(x + MOVED[:COUNT, None, None, None]), WHOLE),
     "function of ids": (lambda: by_id, {}), "ids in whole batches": (ById, WHOLE),
     "method": (lambda: ById().eval().forward, {}),
 }  # fmt: skip
@@ -100,8 +98,7 @@ def test_a_model_of_one_batch_size_is_attacked_as_any(name: str) -> None:
     net, model = honest("standard"), OneSize().eval()
     refused = "passes only the rows that are still to be broken; use whole_batches=True"
     if name != "minimum_norm":  # all of whose rows stay here
-        with pytest.raises(InputError, match=refused):
-            ATTACKS[name](model, X, Y)
+        refuses(refused, ATTACKS[name], model, X, Y)
     out, wanted = ATTACKS[name](model, X, Y, whole_batches=True), ATTACKS[name](net, X, Y, freeze=False)
     torch.testing.assert_close(out.x_adv, wanted.x_adv)
     assert torch.equal(out.success, wanted.success)
@@ -112,8 +109,7 @@ def test_a_model_of_one_batch_size_is_attacked_as_any(name: str) -> None:
 def test_an_evaluation_fills_its_last_batch() -> None:
     data = fa.data.load("digits", "test", limit=38)
     attacks = {"pgd": partial(fa.attacks.pgd, threat=THREAT, steps=5), "square": ATTACKS["square"]}
-    with pytest.raises(InputError, match="use whole_batches=True"):
-        fa.evaluate(OneSize(16).eval(), data, {}, batch_size=16)
+    refuses("use whole_batches=True", fa.evaluate, OneSize(16).eval(), data, {}, batch_size=16)
     table = fa.evaluate(OneSize(16).eval(), data, attacks, batch_size=16, whole_batches=True)
     wanted = fa.evaluate(honest("standard"), data, attacks, batch_size=16, freeze=False)
     assert table.clean_accuracy == wanted.clean_accuracy
@@ -172,8 +168,7 @@ def test_each_question_says_of_which_rows_its_points_are() -> None:
         some = classifier.of(points[:2], numbers[1:])  # a part of the batch
         torch.testing.assert_close(some(points[:2]), by_id(points[:2], numbers[1:]).detach())
         for several in (points, points[:2]):
-            with pytest.raises(InputError, match="points of the whole batch in its order, 3 rows"):
-                classifier(several)
+            refuses("points of the whole batch in its order, 3 rows", classifier, several)
     # the first call tries a few rows where the model's dtype is another
     model = ById().eval()
     model.net = deepcopy(model.net).double()
@@ -191,10 +186,8 @@ def test_a_map_is_never_asked_about_other_rows() -> None:
     part = mapped.of(t[:2], numbers[1:])
     torch.testing.assert_close(part(t[:2]), Plain(net)(light.image(t[:2], X[1:3])))
     for points, some in ((t, None), (t, rows[:3]), (t[:2], None)):
-        with pytest.raises(InputError, match="rows: expected one for each of"):
-            mapped(points, some)
-    with pytest.raises(InputError, match="ids: expected some of the batch"):
-        mapped.of(t[:2], torch.tensor([3, 4]))
+        refuses("rows: expected one for each of", mapped, points, some)
+    refuses("ids: expected some of the batch", mapped.of, t[:2], torch.tensor([3, 4]))
 
 
 def test_a_success_is_proved_by_its_own_row() -> None:

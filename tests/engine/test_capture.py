@@ -36,11 +36,7 @@ def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded, "Recording", lambda: recordings.append(recording()) or recordings[-1])
     recorded.as_on_a_gpu(monkeypatch)
     model, more = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)), {"steps": 12, "step_size": 0.01}
-    for name, extra in (
-        ("last_iterate", {}),
-        ("pgd", {"stop_early": False}),
-        ("mim", {"stop_early": False}),
-    ):
+    for name, extra in (("last_iterate", {}), ("pgd", {"stop_early": False}), ("mim", {"stop_early": False})):
         getattr(fa.attacks, name)(model, X, Y, fa.Linf(0.1), **more, **extra)
         graph = [*capture.graphs_of(model)._entries.values()][-1][0]
         known = {t.untyped_storage().data_ptr() for t in (*graph.rows.values(), *model.parameters())}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import Plain, freeze
 from fastadv.engine.copy import copied
-from fastadv.errors import InputError
 from tests.logged import Logged
+from tests.refusals import refuses
 from tests.zoo.state import State
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -198,12 +198,7 @@ class Merging(Net):
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"),
-    [
-        (Guarded, "pickle"),
-        (Refusing, "one of a kind"),
-        (Itself, "shares parts"),
-    ],
+    ("kind", "why"), [(Guarded, "pickle"), (Refusing, "one of a kind"), (Itself, "shares parts")]
 )
 def test_what_cannot_be_copied_is_searched_as_given(kind: Any, why: str, logged: Logged) -> None:
     """With one note and warning; what is nothing but a copy is refused."""
@@ -221,8 +216,7 @@ def test_what_cannot_be_copied_is_searched_as_given(kind: Any, why: str, logged:
         lambda: fa.models.bpda(model, {"drop": "identity"}),
         lambda: fa.models.representation(model),
     ):
-        with pytest.raises(InputError, match=rf"copy\.deepcopy can copy, got {kind.__name__} .*{why}"):
-            call()
+        refuses(rf"copy\.deepcopy can copy, got {kind.__name__} .*{why}", call)
 
 
 def test_a_model_whose_eval_changes_its_weights() -> None:
@@ -231,8 +225,7 @@ def test_a_model_whose_eval_changes_its_weights() -> None:
     for _ in range(2):
         torch.testing.assert_close(frozen.input_gradient(X, Y)[1], frozen.verdict(X))
         assert model.training
-    with pytest.raises(InputError, match=r"eval\(\) changes its weights"):
-        fa.models.representation(model)
+    refuses(r"eval\(\) changes its weights", fa.models.representation, model)
     assert fa.models.representation(model.eval())(X).shape == (6, 7)
 
 

@@ -16,6 +16,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.engine.freeze import _keep_pages
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
+from tests.refusals import refuses
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images(9, 1)
@@ -69,8 +70,7 @@ def test_losses_without_labels() -> None:
     by_target = frozen.input_gradient(X, None, targets=Y)[2]
     torch.testing.assert_close(by_target, frozen.input_gradient(X, (Y + 1) % 5, targets=Y)[2])
     assert frozen.input_gradient(X, None, lambda logits, y, targets: logits.pow(2).sum(1))[2].abs().sum() > 0
-    with pytest.raises(InputError, match="labels or targets"):
-        frozen.input_gradient(X, None)
+    refuses("labels or targets", frozen.input_gradient, X, None)
 
 
 def test_labels_made_in_inference_mode() -> None:
@@ -98,8 +98,7 @@ BAD = {
 
 @pytest.mark.parametrize("message", BAD)
 def test_outputs_that_are_not_logits(message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        freeze(BAD[message])(X)
+    refuses(message, freeze(BAD[message]), X)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +113,7 @@ def test_outputs_that_are_not_logits(message: str) -> None:
 )  # fmt: skip
 def test_options_that_do_not_exist_or_not_here(options: dict[str, Any], message: str) -> None:
     for model in (convnet(), freeze(convnet())):
-        with pytest.raises(InputError, match=message):
-            freeze(model, **options)
+        refuses(message, freeze, model, **options)
 
 
 @pytest.mark.slow
@@ -123,17 +121,14 @@ def test_bad_arguments() -> None:
     model = convnet()
     with pytest.raises(InputError, match="function of x"):
         freeze(3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="where the model is"):
-        freeze(model)(X.to("meta"))
-    with pytest.raises(InputError, match="cuts the graph"):
-        freeze(lambda x: model.eval()(x.detach())).input_gradient(X, Y)
+    refuses("where the model is", freeze(model), X.to("meta"))
+    refuses("cuts the graph", freeze(lambda x: model.eval()(x.detach())).input_gradient, X, Y)
     for name, arguments in (("y", ([0] * 9,)), ("targets", (Y, "ce", [0] * 9))):
         with pytest.raises(InputError, match=f"{name}: expected a tensor"):
             freeze(model).input_gradient(X, *arguments)  # type: ignore[arg-type]
     for x in (X.long(), torch.tensor(0.5), X.numpy(), None, "x"):
         for call in (freeze(model), freeze(model).verdict, lambda x: freeze(model).input_gradient(x, Y)):
-            with pytest.raises(InputError, match="x: expected a floating tensor"):
-                call(x)
+            refuses("x: expected a floating tensor", call, x)
 
 
 def test_the_verdict_can_enter_a_graph_also_when_asked_for_in_inference_mode():

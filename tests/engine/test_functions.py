@@ -8,6 +8,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
+from tests.refusals import refuses
 
 from .nets import convnet, images
 
@@ -62,8 +63,7 @@ def test_a_net_in_training_mode_is_refused_before_it_learns(way, roads):
     before, model = torch.random.get_rng_state(), AROUND[way](net)
     kept = {name: value.clone() for name, value in net.state_dict().items()}
     for road in roads:
-        with pytest.raises(InputError, match=r"call its eval\(\), or pass the module"):
-            ROADS[road](model)
+        refuses(r"call its eval\(\), or pass the module", ROADS[road], model)
     assert all(torch.equal(kept[name], value) for name, value in net.state_dict().items())
     assert torch.equal(before, torch.random.get_rng_state())
     if way != "scripted":
@@ -74,8 +74,7 @@ def test_a_net_in_training_mode_is_refused_before_it_learns(way, roads):
 @pytest.mark.parametrize("part", [nn.Dropout(0.1), nn.RReLU(), OwnMode(5, 5), nn.BatchNorm1d(5)], ids=str)
 def test_each_part_that_reads_its_mode_counts(part):
     net = nn.Sequential(nn.Flatten(), nn.Linear(128, 5), part).train()
-    with pytest.raises(InputError, match=type(part).__name__):
-        fa.attacks.fgsm(lambda x: net(x), X, Y, THREAT)
+    refuses(type(part).__name__, fa.attacks.fgsm, lambda x: net(x), X, Y, THREAT)
 
 
 HARMLESS = [nn.ReLU(), nn.Dropout(0.0), nn.TransformerEncoderLayer(5, 1, 8, 0.0), nn.BatchNorm1d(5).eval()]
@@ -95,8 +94,7 @@ def test_dropout_that_is_meant_is_kept_and_a_batch_norm_is_not():
     for model in (lambda x: net(x), lambda x: net[-1](net[:-1](x))):
         fa.attacks.fgsm(model, X, Y, THREAT)
     net[1].train()
-    with pytest.raises(InputError, match="BatchNorm2d"):
-        fa.attacks.fgsm(lambda x: net(x), X, Y, THREAT)
+    refuses("BatchNorm2d", fa.attacks.fgsm, lambda x: net(x), X, Y, THREAT)
 
 
 def test_a_net_that_trains_where_a_gradient_is_followed_is_refused():

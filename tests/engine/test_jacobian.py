@@ -35,8 +35,7 @@ def test_against_autograd(precision: str, tolerance: float) -> None:
     assert gradients.shape == (6, 3, 2, 8, 8)
     assert gradients.dtype == logits.dtype == torch.float32
     for place in range(3):
-        error = (gradients[:, place] - expected[:, place]).norm()
-        assert error <= tolerance * expected[:, place].norm()
+        assert (gradients[:, place] - expected[:, place]).norm() <= tolerance * expected[:, place].norm()
     assert not logits.requires_grad
     assert not gradients.requires_grad
     assert all(p.grad is None for p in model.parameters())

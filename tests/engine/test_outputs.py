@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import prepare
 from fastadv.errors import InputError
+from tests.refusals import refuses
 
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 DENSE = nn.Conv2d(3, 4, 3, padding=1).eval()
@@ -44,8 +45,7 @@ def test_a_frozen_model_is_the_same_again_for_the_same_outputs() -> None:
     assert taken is prepare(frozen, outputs="any")
     assert taken is not frozen
     assert prepare(taken) is taken  # of an attack within an attack
-    with pytest.raises(InputError, match=r"got torch.float32 .*Share"):
-        frozen(X)
+    refuses(r"got torch.float32 .*Share", frozen, X)
 
 
 def test_a_model_of_whole_batches_may_return_one_logit() -> None:
@@ -70,8 +70,7 @@ def test_a_model_of_whole_batches_may_return_one_logit() -> None:
     ],
 )
 def test_what_is_no_tensor_of_rows_is_refused_by_name(outputs: object, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        prepare(lambda x: outputs, outputs="any")(X)
+    refuses(message, prepare(lambda x: outputs, outputs="any"), X)
 
 
 def test_several_logits_are_not_one() -> None:
@@ -103,10 +102,8 @@ def flat(x: Tensor) -> Tensor:
 def test_odd_batches_are_refused_in_words(kind: str) -> None:
     make, word = ODD[kind]
     for attack in (ATTACKS["pgd"], ATTACKS["square"]):
-        with pytest.raises(InputError, match=f"^x: expected .*{word}"):
-            attack(flat, make(), Y, fa.L2(0.5))
-    with pytest.raises(InputError, match=f"^x: expected .*{word}"):
-        fa.freeze(nn.Sequential(nn.Flatten(), NET))(make())
+        refuses(f"^x: expected .*{word}", attack, flat, make(), Y, fa.L2(0.5))
+    refuses(f"^x: expected .*{word}", fa.freeze(nn.Sequential(nn.Flatten(), NET)), make())
 
 
 class Image(Tensor):

@@ -13,6 +13,7 @@ import fastadv as fa
 from fastadv.engine.precision import has_tf32, rounds_as, switches, tf32, without_cudnn
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
+from tests.refusals import refuses
 from tests.zoo.net import module
 
 
@@ -162,15 +163,10 @@ def test_what_threads_change_comes_back_when_the_last_one_leaves(changed, now) -
 
 
 def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        InputError, match="GPU of compute capability 8 or more for 'tf32', got Sequential on cpu"
-    ):
-        fa.freeze(net(), "tf32")
+    refuses("GPU of compute capability 8 or more for 'tf32', got Sequential on cpu", fa.freeze, net(), "tf32")
     monkeypatch.setattr("fastadv.engine.precision.has_tf32", lambda device: True)
-    with pytest.raises(InputError, match="module in float32"):
-        fa.freeze(net().double(), "tf32")
-    with pytest.raises(InputError, match=r"module in float32.*got function on None"):
-        fa.freeze(lambda x: x.flatten(1), "tf32")
+    refuses("module in float32", fa.freeze, net().double(), "tf32")
+    refuses(r"module in float32.*got function on None", fa.freeze, lambda x: x.flatten(1), "tf32")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -36,8 +36,7 @@ def staged(model, x, y, *, ids) -> AutoAttackResult:
 
 
 def measured(**options: object) -> fa.evaluation.Table:
-    attacks = options.pop("attacks", {"staged": staged})
-    return fa.evaluate(nets.Threshold(), nets.DATA, attacks, **options)
+    return fa.evaluate(nets.Threshold(), nets.DATA, options.pop("attacks", {"staged": staged}), **options)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 6])

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
-from fastadv.errors import InputError
 from fastadv.evaluation import Curve, Row, Table, clopper_pearson, evaluate
 from fastadv.evaluation.draws import SHARED, Drawing, Draws
 from fastadv.evaluation.row import Group
 from tests.evaluation import nets
+from tests.refusals import refuses
 
 
 class Flips(nets.Threshold):
@@ -226,8 +226,7 @@ def test_every_figure_follows_from_the_seed_and_the_generators_stay(freeze):
             figures |= {f"{name} {part}": str(value) for part, value in vars(row.draws).items()}
         return figures | {"all": str(nets.timeless(table.to_dict()))}
 
-    before = state()
-    first = texts(2)
+    before, first = state(), texts(2)
     assert state() == before
     torch.rand(3), np.random.rand(3)
     assert texts(2) == first
@@ -273,11 +272,9 @@ def test_one_draw_of_a_randomized_model_is_flagged():
 
 @pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])
 def test_bad_draws_and_seeds_are_named(bad):
-    with pytest.raises(InputError, match="draws: expected an integer >= 1"):
-        drawn(nets.Threshold(), bad)
+    refuses("draws: expected an integer >= 1", drawn, nets.Threshold(), bad)
     if bad != 0:
-        with pytest.raises(InputError, match="seed: expected"):
-            drawn(nets.Threshold(), 2, seed=bad)
+        refuses("seed: expected", drawn, nets.Threshold(), 2, seed=bad)
 
 
 def test_shares_of_samples_are_rounded_to_their_number():

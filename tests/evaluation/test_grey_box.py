@@ -10,12 +10,12 @@ import torch
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from fastadv.evaluation import Table, evaluate
 from fastadv.evaluation._outcome import ELSEWHERE
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Defended, Quantize
 from tests.evaluation.nets import assert_same
+from tests.refusals import refuses
 
 X = images(48, dtype=torch.float32)
 NET = mlp(4, seed=5, dtype=torch.float32)
@@ -81,8 +81,7 @@ def test_it_resumes_and_another_net_is_refused(tmp_path: Path) -> None:
     options = {"run_dir": tmp_path, "batch_size": 20, "keep_samples": True}
     first = measured(**options)
     assert_same(measured(**options, resume=True), first)
-    with pytest.raises(InputError, match="another attacks"):
-        measured(**options, resume=True, grey_box=mlp(4, seed=1, dtype=torch.float32))
+    refuses("another attacks", measured, **options, resume=True, grey_box=mlp(4, seed=1, dtype=torch.float32))
 
 
 def test_the_goal_of_the_first_attack_is_its_goal() -> None:
@@ -116,5 +115,4 @@ WRONG = {
 
 @pytest.mark.parametrize("says", WRONG)
 def test_what_cannot_be_is_refused(says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        measured(**WRONG[says])
+    refuses(says, measured, **WRONG[says])

@@ -16,12 +16,12 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import ImageSet
-from fastadv.errors import InputError
 from fastadv.evaluation import Curve, _outcome, accuracy_against_radius, clopper_pearson, evaluate
 from fastadv.evaluation.named import minimizes
 from fastadv.runs import processes
 from tests.engine.nets import convnet, images
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
+from tests.refusals import refuses
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -192,21 +192,15 @@ def test_a_default_dtype_of_float64_changes_nothing():
 def test_bad_input_is_named():
     model = Threshold()
     empty = torch.utils.data.TensorDataset(torch.rand(0, 1, 1, 1), torch.zeros(0, dtype=torch.long))
-    with pytest.raises(InputError, match="empty"):
-        evaluate(model, empty)
+    refuses("empty", evaluate, model, empty)
     for options in ({"batch_size": 0}, {"limit": 0}):
-        with pytest.raises(InputError, match=">= 1"):
-            evaluate(model, DATA, **options)
-    with pytest.raises(InputError, match=r"attacks\['pgd'\]"):
-        evaluate(model, DATA, {"pgd": 0.3})
-    with pytest.raises(InputError, match="success"):
-        evaluate(model, DATA, {"odd": lambda model, x, y, ids: result(x, y[:3], ids[:3] < 3)})
-    with pytest.raises(InputError, match="labels from 0 to 1"):
-        evaluate(model, ImageSet(DATA.x, DATA.y * 2, 3, "three"))
+        refuses(">= 1", evaluate, model, DATA, **options)
+    refuses(r"attacks\['pgd'\]", evaluate, model, DATA, {"pgd": 0.3})
+    refuses("success", evaluate, model, DATA, {"odd": lambda model, x, y, ids: result(x, y[:3], ids[:3] < 3)})
+    refuses("labels from 0 to 1", evaluate, model, ImageSet(DATA.x, DATA.y * 2, 3, "three"))
     model.weight.data[0] = math.nan
     for call in (lambda: evaluate(model, DATA), lambda: accuracy_against_radius(model, DATA, pgd, [0, 0.1])):
-        with pytest.raises(InputError, match="finite logits"):
-            call()
+        refuses("finite logits", call)
 
 
 def test_a_curve_spares_the_broken():
@@ -247,14 +241,11 @@ def test_a_curve_is_the_share_of_samples_beyond_each_radius(radii):
 
 def test_curves_of_no_distances_are_refused():
     for radius in (0.1, math.nan):
-        with pytest.raises(InputError, match="where the curve begins"):
-            Curve.from_distances(FAR, [0.2]).at(radius)
+        refuses("where the curve begins", Curve.from_distances(FAR, [0.2]).at, radius)
     for wrong in ([], [-0.1, 1], [[0.1]], 0.3, ["far"], None):
-        with pytest.raises(InputError, match="distances: expected"):
-            Curve.from_distances(wrong)
+        refuses("distances: expected", Curve.from_distances, wrong)
     for wrong in ([1, 0, 1, 1, 1, 1, 1, 1], [True]):
-        with pytest.raises(InputError, match="correct: expected True or False for each of 8 samples"):
-            Curve.from_certificates(FAR, wrong)
+        refuses("correct: expected True or False for each of 8 samples", Curve.from_certificates, FAR, wrong)
 
 
 def test_a_curve_from_one_minimum_norm_run():
@@ -299,8 +290,7 @@ def fmn(threat):
     ],
 )
 def test_curves_that_cannot_be(arguments, says):
-    with pytest.raises(InputError, match=says):
-        accuracy_against_radius(Threshold(), DATA, **arguments)
+    refuses(says, accuracy_against_radius, Threshold(), DATA, **arguments)
 
 
 @pytest.mark.slow
@@ -380,8 +370,7 @@ def uneven(model, x, y, *, ids, alike: bool = False) -> AttackResult:
 @pytest.mark.parametrize("order", [range(6), [3, 4, 5, 0, 1, 2], range(5)])
 def test_no_batch_speaks_for_the_other(order):
     """Right are samples 0 to 3, of which 0 to 2 break at 0.11, 0.21 and 0.31."""
-    data = DATA.subset(order)
-    spare = [*order].index(3)
+    data, spare = DATA.subset(order), [*order].index(3)
     asked = {"batch_size": 3, "indicators": False, "keep_samples": True}
     table = evaluate(Threshold(), data, {"uneven": uneven, "alike": partial(uneven, alike=True)}, **asked)
     row, alike = table.rows

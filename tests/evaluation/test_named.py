@@ -11,6 +11,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from tests.evaluation import nets
+from tests.refusals import refuses
 
 DIGITS = fa.data.load("digits", "test")
 MODEL = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=0)
@@ -79,8 +80,7 @@ def test_a_threat_that_is_bound_is_kept() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(attacks: Any, threat: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        fa.evaluate(MODEL, DATA, attacks, threat=threat)
+    refuses(said, fa.evaluate, MODEL, DATA, attacks, threat=threat)
 
 
 def test_an_own_attack_serves_a_curve() -> None:
@@ -119,7 +119,6 @@ def test_an_attack_that_refuses_the_threat_ends_no_evaluation(tmp_path, kind, fi
     assert table[other].broken.equal(alone[other].broken)
     assert table.to_dict()["attacks"][not first]["refused"] == table[name].refused
     assert fa.evaluate(model, data, names, run_dir=tmp_path, resume=True, **asked)[name].refused
-    with pytest.raises(InputError, match="expected"):
-        fa.evaluate(model, data, name, **asked)
+    refuses("expected", fa.evaluate, model, data, name, **asked)
     with pytest.raises(InputError, match="steps: expected"):  # no word of the threat
         fa.evaluate(model, data, {"bad": partial(fa.attacks.pgd, steps=-1), "other": other}, **asked)

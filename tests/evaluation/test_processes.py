@@ -78,8 +78,7 @@ def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     refused.by(1, argument="limit: expected", attack="attacks['odd']: expected an AttackResult")
     new = "run_dir: expected a new folder"
     # the label is of sample 17, in the fifth batch, which is the first process's
-    labels = "dataset: expected labels from 0 to 2"
-    refused.by(0, folder="run_dir: expected a folder", done=new, label=labels)
+    refused.by(0, folder="run_dir: expected a folder", done=new, label="dataset: expected labels from 0 to 2")
     first, second = refused.said
     assert first["nan"] == second["nan"]
     assert "expected finite logits" in first["nan"]

@@ -92,8 +92,7 @@ def test_the_page_is_whole_and_needs_nothing_else(whole):
 
 @pytest.mark.slow
 def test_names_are_text_and_never_tags(tmp_path):
-    evil = "</script><script>alert('é 数')</script>"
-    table = table_of(30)
+    evil, table = "</script><script>alert('é 数')</script>", table_of(30)
     rows = (replace(table.rows[0], name=evil, flags=(evil,)), table.rows[1])
     page = written(
         tmp_path, replace(table, rows=rows), title=evil, class_names=[evil] * 10, provenance={evil: evil}
@@ -160,8 +159,7 @@ def test_attacks_above_and_bounds_below(whole):
 def test_bounds_of_wrong_samples_prove_nothing():
     """Of six samples two are wrong, one breaks, and of the others two have a bound of the radius."""
     table = evaluate(Threshold(), DATA, {"pgd": pgd(0.15)}, indicators=False)
-    bounds = torch.tensor([0.1, 0.2, 0.15, 0.1, 1.0, 1.0])
-    text = verdict.sentence(table, groups(table.rows)[0], bounds)
+    text = verdict.sentence(table, groups(table.rows)[0], torch.tensor([0.1, 0.2, 0.15, 0.1, 1.0, 1.0]))
     assert text.endswith(": 3 of 6 samples stay correct under pgd, and 33.3% are proved to.")
 
 
@@ -262,8 +260,7 @@ def test_attacks_with_a_budget_and_without_one_count_together():
     assert [*shares] == ["100.0", "83.3", "50.0", "33.3"]
     boxed = replace(table.rows[0], threat=fa.Linf(0.1, box=(-1.0, 1.0)))
     assert len(groups((*table.rows, boxed))) == 3, "one group for each box"
-    tried = {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}
-    drawn = chart.chart(table, budget, tried, None)
+    drawn = chart.chart(table, budget, {"pgd": Curve(np.array([0.0, 0.1]), np.array([1.0, 0.9]))}, None)
     assert drawn.marks == [], "what has a curve needs no mark"
     (mark,) = chart.chart(table, groups(table.rows)[0], {}, None).marks  # of PGD; FMN has a line
     assert (mark.title, mark.robust_accuracy) == ("pgd", 5 / 6)

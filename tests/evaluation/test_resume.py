@@ -15,6 +15,7 @@ from fastadv.runs.files import load_tensors, save_tensors
 from tests.evaluation.nets import DATA, Threshold, assert_same, contents, nearest, pgd, pixels, run
 from tests.evaluation.test_draws import Flips
 from tests.processes import program, succeed
+from tests.refusals import refuses
 
 
 class Counting:
@@ -61,10 +62,8 @@ def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_v
 @pytest.mark.slow
 def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path):
     run(tmp_path)
-    with pytest.raises(InputError, match="resume=True"):
-        run(tmp_path)
-    with pytest.raises(InputError, match="resume: expected the run_dir"):
-        run(None, resume=True)
+    refuses("resume=True", run, tmp_path)
+    refuses("resume: expected the run_dir", run, None, resume=True)
     assert_same(run(tmp_path / "new", resume=True), run(None))
 
 
@@ -88,8 +87,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         ({"dataset": pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "dataset="),
         ({"dataset": pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 1, 1, 1, 0])}, "dataset="),
     ):
-        with pytest.raises(InputError, match=f"another {named}"):
-            run(tmp_path, resume=True, **options)
+        refuses(f"another {named}", run, tmp_path, resume=True, **options)
 
 
 def test_a_model_is_known_by_its_answers_which_count_nothing_and_draw_nothing(tmp_path):
@@ -110,8 +108,7 @@ def test_a_model_is_known_by_its_answers_which_count_nothing_and_draw_nothing(tm
         run(tmp_path / "a", model=scaled(1.1), resume=True)
     for _ in range(2):
         run(tmp_path / "random", model=scaled(1.0, 0.01), resume=True)
-    with pytest.raises(InputError, match="another model's answer"):
-        run(tmp_path / "random", model=scaled(1.0, 0.3), resume=True)
+    refuses("another model's answer", run, tmp_path / "random", model=scaled(1.0, 0.3), resume=True)
     run(tmp_path / "named", model=scaled(1.0), identity="v1")
     run(tmp_path / "named", model=scaled(1.1), identity="v1", resume=True)
 
@@ -160,8 +157,7 @@ def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     again = []
     run(tmp_path, resume=True, on_event=again.append)
     assert again == told
-    with pytest.raises(InputError, match="on_event: expected a function of a dictionary, got str"):
-        run(None, on_event="log.csv")
+    refuses("on_event: expected a function of a dictionary, got str", run, None, on_event="log.csv")
 
 
 REFUSED = {
@@ -183,10 +179,8 @@ def test_shares_are_the_evaluation_of_one_process_and_less_is_refused(tmp_path: 
     run(tmp_path / "half", rank=1, world_size=2)
     out = tmp_path / "out"
     for folders, said in REFUSED.items():
-        with pytest.raises(InputError, match=said):
-            merge([tmp_path / name for name in folders.split()], out)
-    with pytest.raises(InputError, match="another attacks"):
-        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "other")
+        refuses(said, merge, [tmp_path / name for name in folders.split()], out)
+    refuses("another attacks", merge, [tmp_path / "a", tmp_path / "b"], tmp_path / "other")
     assert not out.exists()
     assert merge([tmp_path / "b", tmp_path / "a"], out) == {"shares": 3, "files": 6}
     assert_same(run(out, resume=True), run(None))
@@ -241,16 +235,14 @@ def test_more_images_are_added_and_those_there_are_not_attacked_again(tmp_path: 
     # back to what was there, but to nothing between
     run(tmp_path, attacks={"near": last}, limit=3, resume=True)
     assert len(last.calls) == 1
-    with pytest.raises(InputError, match=r"another limit \(6 there, 4 here\)"):
-        run(tmp_path, attacks={"near": last}, limit=4, resume=True)
+    refuses(r"another limit \(6 there, 4 here\)", run, tmp_path, attacks={"near": last}, limit=4, resume=True)
 
 
 def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tmp_path: Path):
     x, y = DATA.x, DATA.y
     run(tmp_path, attacks={"near": Counting()}, dataset=(x[:4], y[:4]))
     for others, named in (((x.flip(0), y.flip(0)), "model's answer to the first"), ((x, 1 - y), "dataset=")):
-        with pytest.raises(InputError, match=f"another {named}"):
-            run(tmp_path, attacks={"near": Counting()}, dataset=others, resume=True)
+        refuses(f"another {named}", run, tmp_path, attacks={"near": Counting()}, dataset=others, resume=True)
     more = Counting()
     table = run(tmp_path, attacks={"near": more}, dataset=(x, y), resume=True)
     assert more.calls == [[4, 5]]

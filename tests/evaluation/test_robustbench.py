@@ -1,10 +1,8 @@
 """RobustBench: its entries and radii."""
 
-import pytest
-
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.evaluation.robustbench import RADII, entry
+from tests.refusals import refuses
 
 
 def test_entries_are_as_robustbench_writes_them():
@@ -23,8 +21,7 @@ def test_entries_are_as_robustbench_writes_them():
         ("cifar10", 95.0, fa.Linf(8 / 255), {}, "clean_accuracy: expected .* got 95"),
         ("cifar100", 1, fa.L2(0.5), {}, "tables of cifar100"),
     ):
-        with pytest.raises(InputError, match=says):
-            entry(data, "net", share, 1, threat, **more)
+        refuses(says, entry, data, "net", share, 1, threat, **more)
     assert entry("digits", "net", 1, 1, fa.Linf(0.2))["eps"] == "0.2"
 
 

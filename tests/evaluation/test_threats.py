@@ -19,6 +19,7 @@ from fastadv.evaluation.row import groups
 from tests.data.sets import random_target, toy_base, toy_model
 from tests.evaluation.nets import DATA, Threshold, nearest
 from tests.evaluation.test_report import written
+from tests.refusals import refuses
 
 NET, UNIT = Threshold(), fa.Linf(1.0, (-1.0, 1.0))
 Make = Callable[[float], fa.Threat]
@@ -126,8 +127,7 @@ def test_another_budget_never_resumes(kind: str, tmp_path: Path) -> None:
 
     first, again = resumed(0.15), resumed(0.15)
     assert (first.verdict, first["one"].within) == (again.verdict, again["one"].within)
-    with pytest.raises(InputError, match=r"the run that wrote it, got one with another attacks.one.threat"):
-        resumed(0.35)
+    refuses(r"the run that wrote it, got one with another attacks.one.threat", resumed, 0.35)
 
 
 @pytest.mark.parametrize("kind", ["scaled", "enclosed", "still", "own", "kept", "inherited", "moved"])
@@ -155,5 +155,4 @@ def test_no_run_goes_on_in_another_budget(tmp_path: Path) -> None:
     ]
     for door in doors:
         door(projected(0.15)), door(projected(0.15))
-        with pytest.raises(InputError, match=r"run that wrote it, got one with another (metric|threat)"):
-            door(projected(0.35))
+        refuses(r"run that wrote it, got one with another (metric|threat)", door, projected(0.35))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv._torchvision import models as torchvision_models
-from fastadv.errors import InputError
 from fastadv.models import SmallCNN, adapt
+from tests.refusals import refuses
 from tests.zoo.net import module
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -120,8 +120,7 @@ def test_outputs_that_hold_logits_are_answered_with_adapt():
         lambda net: fa.attacks.fgsm(net, X, torch.arange(4), fa.Linf(0.1)),
         lambda net: fa.freeze(net)(X),
     ):
-        with pytest.raises(InputError, match=r"got Output; fastadv\.models\.adapt"):
-            call(HuggingFaceNet())
+        refuses(r"got Output; fastadv\.models\.adapt", call, HuggingFaceNet())
         call(adapt(HuggingFaceNet(), mean=0, std=1))
 
 
@@ -145,13 +144,11 @@ def test_outputs_that_hold_logits_are_answered_with_adapt():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_known_is_refused(arguments, match):
-    with pytest.raises(InputError, match=match):
-        adapt(net(), **arguments)
+    refuses(match, adapt, net(), **arguments)
 
 
 @pytest.mark.parametrize(
     "output", [lambda self, x: (x, x), lambda self, x: {"features": x}], ids=["tuple", "no-logits"]
 )
 def test_an_output_without_logits_is_refused_when_it_comes(output):
-    with pytest.raises(InputError, match=r"expected logits \[B, K\], or an output with `.logits`"):
-        adapt(module(output), mean=0, std=1)(X)
+    refuses(r"expected logits \[B, K\], or an output with `.logits`", adapt(module(output), mean=0, std=1), X)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.models import ABS, Binarized, LogisticRegression, SchottCNN
+from tests.refusals import refuses
 
 DRAW = torch.Generator().manual_seed(1)
 
@@ -69,5 +69,4 @@ def test_another_use_of_the_name_is_no_threshold():
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "half", None, True])
 def test_bad_thresholds(threshold):
-    with pytest.raises(InputError, match="threshold: expected a finite number"):
-        Binarized(net(), threshold)
+    refuses("threshold: expected a finite number", Binarized, net(), threshold)

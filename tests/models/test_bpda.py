@@ -17,6 +17,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.identity import describe
 from tests.defenses import Binarize, Defended, KWinners, NoGrad, Quantize
 from tests.docs.test_pages import BLOCK, run
+from tests.refusals import refuses
 from tests.zoo.net import module
 
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -187,8 +188,7 @@ NET = Net(Quantize(16))
 def test_a_function_that_runs_the_original_is_refused():
     model = fa.models.bpda(NET, {"hide": lambda h: NET.second(h)})
     for prepared in (fa.freeze, fa.engine.Plain):
-        with pytest.raises(InputError, match=r"whose copy runs .* of the original"):
-            prepared(model).input_gradient(X, Y)
+        refuses(r"whose copy runs .* of the original", prepared(model).input_gradient, X, Y)
     with pytest.raises(InputError, match=r"whose copy runs .* of the original"):
         fa.attacks.pgd(fa.models.Normalized(model, [0.0], [1.0]), X, Y, fa.Linf(0.1), steps=2)
 
@@ -207,8 +207,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("gradients", "says"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_at_once(gradients, says):
-    with pytest.raises(InputError, match=says):
-        fa.models.bpda(NET, gradients)
+    refuses(says, fa.models.bpda, NET, gradients)
 
 
 # outputs of the module, its gradient, and the sentence
@@ -239,8 +238,7 @@ def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path):
     one, other = (fa.models.bpda(net, {"before": substitute}) for substitute in ("identity", torch.sin))
     fa.evaluate(one, data, run_dir=tmp_path / "run")
     assert fa.evaluate(one, data, run_dir=tmp_path / "run", resume=True).replaced == {"before": "identity"}
-    with pytest.raises(InputError, match="model"):
-        fa.evaluate(other, data, run_dir=tmp_path / "run", resume=True)
+    refuses("model", fa.evaluate, other, data, run_dir=tmp_path / "run", resume=True)
     assert not fa.evaluate(net, data).to_dict()["bpda"]
 
 

@@ -5,20 +5,13 @@ import torch
 from torch import fx
 
 from fastadv import models
-from fastadv.errors import InputError
 from tests.models.test_published_networks import SMALL
+from tests.refusals import refuses
 
 SHAPES = {
-    "softmax": (1, 28, 28),
-    "logistic": (1, 28, 28),
-    "cnn": (1, 28, 28),
-    "wong_cnn": (1, 28, 28),
-    "lenet": (1, 28, 28),
+    **dict.fromkeys(("softmax", "logistic", "cnn", "wong_cnn", "lenet"), (1, 28, 28)),
     "small_cnn": (1, 8, 8),
-    "resnet18": (3, 32, 32),
-    "resnet50": (3, 32, 32),
-    "preact_resnet18": (3, 32, 32),
-    "wide_resnet": (3, 32, 32),
+    **dict.fromkeys(("resnet18", "resnet50", "preact_resnet18", "wide_resnet"), (3, 32, 32)),
 }
 # torchvision's are made whole before they are narrowed
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in SHAPES]
@@ -73,27 +66,20 @@ def test_torchscript_compiles_them(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_of_another_shape_or_dtype_is_refused(name):
     model, (channels, *size) = create(name).eval(), SHAPES[name]
-    with pytest.raises(InputError, match=r"expected a batch of shape \[B, "):
-        model(torch.rand(channels, *size))
-    with pytest.raises(InputError, match=r"got \[2, 5, "):
-        model(torch.rand(2, 5, *size))
-    with pytest.raises(InputError, match="255"):
-        model(torch.zeros(2, channels, *size, dtype=torch.uint8))
+    refuses(r"expected a batch of shape \[B, ", model, torch.rand(channels, *size))
+    refuses(r"got \[2, 5, ", model, torch.rand(2, 5, *size))
+    refuses("255", model, torch.zeros(2, channels, *size, dtype=torch.uint8))
     if name in ("softmax", "logistic", "cnn"):  # whose size is fixed
-        with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
-            model(torch.rand(2, 1, 28, 29))
+        refuses(r"got \[2, 1, 28, 29\]", model, torch.rand(2, 1, 28, 29))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_that_make_no_model_are_refused(name):
-    with pytest.raises(InputError, match="classes >= 2"):
-        create(name, classes=1)
+    refuses("classes >= 2", create, name, classes=1)
     for shape in ((1, 0, 28), ()):
-        with pytest.raises(InputError, match="shape"):
-            create(name, shape=shape)
+        refuses("shape", create, name, shape=shape)
     if name in ("small_cnn", "wong_cnn", "cnn") or "resnet18" in name:
-        with pytest.raises(InputError, match="width: expected an integer >= 1"):
-            create(name, width=(20, 0, 256) if name == "cnn" else 0)
+        refuses("width: expected an integer >= 1", create, name, width=(20, 0, 256) if name == "cnn" else 0)
 
 
 def test_logistic_logits_are_the_sigmoid_of_one_score():
@@ -101,5 +87,4 @@ def test_logistic_logits_are_the_sigmoid_of_one_score():
     score = model.linear(x)[:, 0]
     torch.testing.assert_close(model(x).softmax(1)[:, 1], score.sigmoid())
     torch.testing.assert_close(model(x)[:, 1] - model(x)[:, 0], score)
-    with pytest.raises(InputError, match="2 classes"):
-        models.create("logistic", classes=3)
+    refuses("2 classes", models.create, "logistic", classes=3)

@@ -14,6 +14,7 @@ from fastadv.engine import Plain
 from fastadv.errors import InputError
 from fastadv.models import SmallCNN, adapt
 from fastadv.models.processor import Processing, Processor, processing_of
+from tests.refusals import refuses
 from tests.zoo.net import module
 
 importlib.import_module("fastadv._torchvision")
@@ -120,8 +121,7 @@ def test_attacks_live_at_the_size_of_the_images():
         (X[:, [0, 0, 1, 2]], r"\[B, 3, any"),
         (X[0], r"x\[None"),
     ):
-        with pytest.raises(InputError, match=match):
-            model(x)
+        refuses(match, model, x)
 
 
 @pytest.mark.parametrize(
@@ -152,21 +152,16 @@ def test_attacks_live_at_the_size_of_the_images():
     ],
 )
 def test_what_a_resize_and_a_crop_cannot_express_is_refused_by_name(source, match):
-    with pytest.raises(InputError, match=match):
-        adapt(NET, source, size="native")
+    refuses(match, adapt, NET, source, size="native")
 
 
 def test_what_is_no_classifier_or_no_size_is_refused():
-    with pytest.raises(InputError, match=r'None, or "native" .* got 224'):
-        adapt(NET, v1.Compose(ENDS), size=224)
-    with pytest.raises(InputError, match="got 'native' with mean and std"):
-        adapt(NET, mean=0.5, std=0.5, size="native")
+    refuses(r'None, or "native" .* got 224', adapt, NET, v1.Compose(ENDS), size=224)
+    refuses("got 'native' with mean and std", adapt, NET, mean=0.5, std=0.5, size="native")
     x = X[..., :8, :8]
     torch.testing.assert_close(adapt(NET, v1.Compose(SMALL))(x), NET(processor(*ENDS)(x)))
     # models of images and texts
     towers = module(lambda self, x: type("Output", (), {"image_embeds": x})())
-    with pytest.raises(InputError, match=r"got Output; .*zero_shot"):
-        adapt(towers, mean=0, std=1)(X)
+    refuses(r"got Output; .*zero_shot", adapt(towers, mean=0, std=1), X)
     towers.encode_image = towers.encode_text = lambda x: x
-    with pytest.raises(InputError, match=r"fa\.models\.zero_shot\(model, tokenizer, classes\)"):
-        adapt(towers, mean=0, std=1)
+    refuses(r"fa\.models\.zero_shot\(model, tokenizer, classes\)", adapt, towers, mean=0, std=1)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from fastadv import models
 from fastadv._torchvision import models as torchvision_models
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 SMALL = {
     "resnet18": {"width": 4},
@@ -137,5 +137,4 @@ def test_resnets_are_torchvisions_but_for_the_stem(name):
     ],
 )
 def test_settings_that_there_are_not(name, arguments, match):
-    with pytest.raises(InputError, match=match):
-        models.create(name, **arguments)
+    refuses(match, models.create, name, **arguments)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastadv.errors import InputError
 from fastadv.models.wrappers import representation
+from tests.refusals import refuses
 
 X = torch.rand(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -51,10 +51,7 @@ def test_output_of_a_module(steer):
 def test_what_is_not_there():
     model = Net(False)
     for part, got in (("tail", "'tail'"), (nn.Linear(2, 2), "another module")):
-        with pytest.raises(InputError, match=f"a submodule of the model or its name, got {got}"):
-            representation(model, part)
-    with pytest.raises(InputError, match=r"nn\.Linear"):
-        representation(nn.Sequential(nn.Flatten()))
+        refuses(f"a submodule of the model or its name, got {got}", representation, model, part)
+    refuses(r"nn\.Linear", representation, nn.Sequential(nn.Flatten()))
     model.unused = nn.Linear(3, 3)
-    with pytest.raises(InputError, match="did not"):
-        representation(model, "unused")(X)
+    refuses("did not", representation(model, "unused"), X)

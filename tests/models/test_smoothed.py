@@ -7,8 +7,8 @@ import torch
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.errors import InputError
 from fastadv.models import Smoothed
+from tests.refusals import refuses
 
 DIGITS = fa.data.load("digits", "test", limit=40)
 
@@ -46,5 +46,4 @@ def test_it_is_a_function_of_x_for_each_sample():
     [*(("sigma", each) for each in (0.0, -1.0, nan, inf, "wide")), ("noises", 0), ("seed", -1)],
 )
 def test_what_is_no_smoothing_is_refused(name, value):
-    with pytest.raises(InputError, match=f"{name}: expected"):
-        Smoothed(net(), **{"sigma": 0.3, name: value})
+    refuses(f"{name}: expected", Smoothed, net(), **{"sigma": 0.3, name: value})

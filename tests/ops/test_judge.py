@@ -70,8 +70,7 @@ def test_equals_the_ops_that_it_stands_for(targeted, narrow, last):
         torch.testing.assert_close(given, wanted, rtol=0, atol=0, equal_nan=True)
     count = torch.full((rows,), 6.0)
     assert torch.equal(mine[3], torch.stack([count, passed[0], *passed[-3:]], dim=1))
-    done = mine[0][2].clone()
-    noted = mine[3].clone()
+    done, noted = mine[0][2].clone(), mine[3].clone()
     assert torch.equal(judge_(*mine, x_adv, None, logits, loss, y, targets), success)  # nothing of a gradient
     torch.testing.assert_close(mine[3], noted, rtol=0, atol=0, equal_nan=True)
     assert judge_(*mine, x_adv, grad, logits, loss, y, stop=True)[done].all()

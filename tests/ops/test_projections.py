@@ -104,8 +104,7 @@ def test_l0_equals_trying_every_choice(seed, radius, dtype):
 def test_l0_ties_go_to_the_lower_index():
     x = torch.zeros(1, 40)
     for kept in range(41):
-        expected = (torch.arange(40) < kept).float()[None] / 2
-        assert torch.equal(PROJECT["l0"](x + 0.5, x, kept), expected)
+        assert torch.equal(PROJECT["l0"](x + 0.5, x, kept), (torch.arange(40) < kept).float()[None] / 2)
 
 
 def test_l0_rounds_a_fractional_radius_down():

@@ -208,8 +208,7 @@ def test_l1_what_one_coordinate_cannot_take_goes_to_the_next():
 
 @pytest.mark.parametrize(("step_size", "filled"), [(0.25, 0), (0.75, 1), (7.25, 14)])
 def test_l1_ties_go_to_the_lower_index(step_size, filled):
-    x = torch.full((1, 40), 0.5)
-    grad = torch.ones(1, 40)
+    x, grad = torch.full((1, 40), 0.5), torch.ones(1, 40)
     grad[0, :7] = 0.5
     expected = x.clone()
     expected[0, 7 : 7 + filled] = 1.0

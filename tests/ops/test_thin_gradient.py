@@ -65,8 +65,7 @@ def test_rows_that_are_wider_than_the_image_and_blocks_that_overlap(outputs, wid
     given_gradient = gradient.contiguous(memory_format=torch.channels_last) if last else gradient
     how = (3, wide), (1, stride), (0, padding), (1, 1)
     actual = thin_gradient(given_gradient, weight, *how)
-    expected = by_autograd(gradient, weight, *how)
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(actual.double(), by_autograd(gradient, weight, *how), rtol=1e-5, atol=2e-5)
 
 
 def test_refusals():

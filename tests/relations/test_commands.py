@@ -85,8 +85,7 @@ def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None
         assert (said["label"], said["radii"]) == (name, [0, 0.2, 0.4])
         assert said["accuracy"] == curve.accuracy.tolist()
     for field, value in vars(table.samples).items():
-        written = load_tensors("all.safetensors")[0][field]
-        torch.testing.assert_close(written, value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(load_tensors("all.safetensors")[0][field], value, rtol=1e-4, atol=1e-5)
     rows = [line.split("│") for line in fastadv(line).out.splitlines() if line.startswith("│")]
     cells = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in rows}
     names = ["none", "FGSM, L2 0.3", "PGD-3, L2 0.3, loss=margin", "fmn, L2, steps=9", "worst of all"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 SCALE = {"now": 1.0}  # which neither weights nor code show
 X = torch.rand(20, 6, generator=torch.Generator().manual_seed(0))
@@ -37,5 +37,4 @@ def test_a_model_that_answers_otherwise_is_another(name, tmp_path, monkeypatch):
     run(Scaled(), (X, Y))
     run(Scaled(), (X, Y), resume=True)
     monkeypatch.setitem(SCALE, "now", 1.5)
-    with pytest.raises(InputError, match="another model's answer to the first samples"):
-        run(Scaled(), (X, Y), resume=True)
+    refuses("another model's answer to the first samples", run, Scaled(), (X, Y), resume=True)

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.runs.identity import describe, describe_model
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
+from tests.refusals import refuses
 
 
 def scaled(x):
@@ -136,8 +136,7 @@ def test_an_identity_stands_for_code_and_for_nothing_else():
     assert describe(scaled, identity="a") == f"{__name__}.scaled"
     assert describe(make(1.0), identity="a") == describe(make(2.0), identity="b")
     assert describe(Loss(1), identity="a") != describe(Loss(2), identity="a")
-    with pytest.raises(InputError, match="identity: expected a text, got 3"):
-        describe(scaled, identity=3)
+    refuses("identity: expected a text, got 3", describe, scaled, identity=3)
 
 
 def test_what_changes_in_use_is_not_part_of_it():

@@ -46,8 +46,7 @@ def test_what_is_saved_comes_back(tmp_path):
 def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
     path = tmp_path / "a"
     save_tensors(path, TENSORS, METADATA)
-    whole = path.read_bytes()
-    noticed = 0
+    whole, noticed = path.read_bytes(), 0
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8

@@ -13,6 +13,7 @@ from fastadv.runs.files import save_tensors, write_text
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import FORMAT
 from fastadv.runs.work import Keeper
+from tests.refusals import refuses
 
 LEFT = ".checkpoint.safetensors.0123abcd.part"
 
@@ -23,8 +24,7 @@ def impatient(monkeypatch):
 
 
 def refused(path, **options):
-    with pytest.raises(InputError, match="no other run is writing"):
-        RunFolder(path, **options)
+    refuses("no other run is writing", RunFolder, path, **options)
 
 
 def test_a_folder_belongs_to_one_run_until_it_is_closed(tmp_path):
@@ -98,11 +98,9 @@ def test_several_processes_share_a_folder_and_leave_each_others_files_alone(tmp_
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in ("file", "file/inner"):
-        with pytest.raises(InputError, match=rf"out_dir: expected a folder .* got .*{place}"):
-            RunFolder(tmp_path / place, name="out_dir")
+        refuses(rf"out_dir: expected a folder .* got .*{place}", RunFolder, tmp_path / place, name="out_dir")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match="run_dir: expected a folder that can be written"):
-        RunFolder(tmp_path)
+    refuses("run_dir: expected a folder that can be written", RunFolder, tmp_path)
     monkeypatch.undo()
     RunFolder(tmp_path).close()
 

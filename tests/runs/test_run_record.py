@@ -10,6 +10,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import checkpoint, folder
 from fastadv.runs.checkpoint import RunRecord, read_report
 from fastadv.runs.folder import RunFolder
+from tests.refusals import refuses
 
 
 def parts(value=1.0):
@@ -53,10 +54,8 @@ def test_a_checkpoint_is_resumed_by_its_own_run_alone(tmp_path, monkeypatch):
     with RunRecord(tmp_path, CONFIG, resume=True) as record:
         assert record.stopped is None
         record.save(*parts(), {})
-        with pytest.raises(InputError, match="no other run is writing"):
-            RunRecord(tmp_path, CONFIG, resume=True)
-    with pytest.raises(InputError, match="resume=True"):
-        RunRecord(tmp_path, CONFIG, resume=False)
+        refuses("no other run is writing", RunRecord, tmp_path, CONFIG, resume=True)
+    refuses("resume=True", RunRecord, tmp_path, CONFIG, resume=False)
     for other, named in (
         (CONFIG | {"seed": 2}, r"another seed \(1 there, 2 here\)"),
         (CONFIG | {"threat": {"name": "L2", "radius": 0.6}}, "another threat"),
@@ -80,5 +79,4 @@ def test_reports_are_whole_lines(tmp_path):
     (tmp_path / "report.jsonl").write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(CorruptFileError, match="one report per line"):
         read_report(tmp_path)
-    with pytest.raises(InputError, match="no such file"):
-        read_report(tmp_path / "absent")
+    refuses("no such file", read_report, tmp_path / "absent")

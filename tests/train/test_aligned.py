@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.evaluation import clopper_pearson
 from fastadv.train import Aligned, Execution, fit
 from fastadv.train.optim import make_schedule
 from fastadv.train.recipes import _followers
+from tests.refusals import refuses
 from tests.train.nets import assert_same, images, stopped, timeless
 from tests.train.recipes import hand
 
@@ -158,8 +158,7 @@ class Narrowing(nn.Sequential):
 
 
 def test_the_radius_is_finite():
-    with pytest.raises(InputError, match="radius: expected a finite one for a start drawn"):
-        replace(FARE, threat=fa.Linf(float("inf")))
+    refuses("radius: expected a finite one for a start drawn", replace, FARE, threat=fa.Linf(float("inf")))
 
 
 @pytest.mark.parametrize(
@@ -174,8 +173,7 @@ def test_the_radius_is_finite():
     ],
 )
 def test_what_cannot_be_aligned_is_refused_at_the_call(words, model, recipe, tests):
-    with pytest.raises(InputError, match=words):
-        fit(model, images(6), recipe, epochs=1, test_set=tests)
+    refuses(words, fit, model, images(6), recipe, epochs=1, test_set=tests)
 
 
 @pytest.mark.parametrize("name", ["fare2", "tecoa4"])

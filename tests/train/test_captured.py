@@ -110,14 +110,10 @@ def _loss(model, x, y, *, ids=None, seed=0):
     return nn.functional.cross_entropy(model(x), y)
 
 
-def _margin(logits, y, targets):
-    return -logits.gather(1, y[:, None])[:, 0]
-
-
 REFUSED = {
     "step of its own": (net, {"recipe": AWP(PGD)}),
     "recipe or its loss is the caller's": (net, {"recipe": _loss}),
-    "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=_margin)}),
+    "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=lambda logits, y, targets: -logits[:, 0])}),
     "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),
     "has hooks": (_hooked, {}),

@@ -16,6 +16,7 @@ from fastadv.runs.folder import RunFolder
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
 from fastadv.train._run import allows_channels_last
 from fastadv.train.recipes import RECIPES
+from tests.refusals import refuses
 
 from .nets import grouped, images, net
 
@@ -67,8 +68,7 @@ def test_modes_flags_and_global_randomness_are_the_callers(training):
     model[0].bias.requires_grad_(False)
     bias = model[0].bias.clone()
     modes = [module.training for module in model.modules()]
-    running = model[1].running_mean.clone()
-    rng = torch.get_rng_state()
+    running, rng = model[1].running_mean.clone(), torch.get_rng_state()
     with torch.no_grad():
         for _ in train(model, call=epochs):
             assert not torch.is_grad_enabled()
@@ -108,8 +108,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     tensors, metadata = files.load_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
     about = json.loads(metadata["card"])
-    assert about["kind"] == "model"
-    assert about["measured"]["loss"] == report.loss
+    assert (about["kind"], about["measured"]["loss"]) == ("model", report.loss)
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
         "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
@@ -182,8 +181,7 @@ def test_a_recipe_may_be_named_and_has_the_threat_of_the_run():
 @pytest.mark.parametrize(("name", "options"), [(name, bad) for name, all_ in BAD.items() for bad in all_])
 def test_bad_options_are_named_at_the_call(name, options):
     model = net()
-    with pytest.raises(InputError, match=name):
-        train(model, **options)
+    refuses(name, train, model, **options)
     assert model.training
 
 
@@ -206,19 +204,14 @@ def test_bad_data_and_models_are_named_at_the_call():
         with pytest.raises(InputError, match=rf"{name}: expected labels from 0 to 2.*got 0 to 3"):
             train(**{name: wide}, test_attacks=ATTACKS)
     for name, wrong in (("test_set", {"test_set": large}), ("train_set", {"data": large})):
-        with pytest.raises(InputError, match=rf"{name}: expected images .* takes, got \[1, 9, 9\]"):
-            train(**wrong)
-    with pytest.raises(InputError, match="empty"):
-        train(data=torch.utils.data.TensorDataset(data.x[:0], data.y[:0]))
+        refuses(rf"{name}: expected images .* takes, got \[1, 9, 9\]", train, **wrong)
+    refuses("empty", train, data=torch.utils.data.TensorDataset(data.x[:0], data.y[:0]))
     with pytest.raises(InputError, match="labels from 0 to 2, as the model has 3 classes, got 0 to 7"):
         train(data=ImageSet(data.x, torch.tensor([0, 1, 2, 0, 1, 7]), tuple("abcdefgh"), "wide"))
-    with pytest.raises(InputError, match="logits"):
-        train(model=nn.Sequential(nn.Conv2d(1, 3, 3)))
-    with pytest.raises(InputError, match="parameters that require a gradient"):
-        train(model=net().requires_grad_(False))
+    refuses("logits", train, model=nn.Sequential(nn.Conv2d(1, 3, 3)))
+    refuses("parameters that require a gradient", train, model=net().requires_grad_(False))
     pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
-    with pytest.raises(InputError, match="labels from 0 to 2"):
-        train(data=pairs)
+    refuses("labels from 0 to 2", train, data=pairs)
 
 
 def test_an_epoch_is_trained_when_its_report_is_asked_for(tmp_path):

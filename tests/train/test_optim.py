@@ -16,6 +16,7 @@ from fastadv.train._steps import MovingAverage
 from fastadv.train.optim import find_rate, first_recipes, make_optimizer, make_schedule
 from fastadv.train.presets import find_preset
 from fastadv.train.schedules import SCHEDULES
+from tests.refusals import refuses
 
 from .nets import assert_same, images, net, run
 
@@ -163,8 +164,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
 @pytest.mark.slow
 def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     test_set = images(40, seed=9)
-    options = {"test_set": test_set, "test_attacks": ATTACKS, "ema": DECAY, "epochs": 2}
-    model, past = run(tmp_path, **options)
+    model, past = run(tmp_path, test_set=test_set, test_attacks=ATTACKS, ema=DECAY, epochs=2)
     averaged, about = fa.models.read_weights(tmp_path / "ema.safetensors")
     last, _ = fa.models.read_weights(tmp_path / "model.safetensors")
     equal(last, dict(model.state_dict()))
@@ -176,8 +176,7 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     table = fa.evaluate(twin, test_set, ATTACKS)
     assert past[-1].ema_clean_accuracy == table.clean_accuracy
     assert past[-1].ema_robust_accuracy == {"fgsm": table["fgsm"].robust_accuracy}
-    assert about["config"]["ema"] == DECAY
-    assert about["measured"]["weights"] == "ema"
+    assert (about["config"]["ema"], about["measured"]["weights"]) == (DECAY, "ema")
     assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy
 
 
@@ -207,8 +206,7 @@ def test_figures_and_networks_are_those_of_robustbench(name):
 
 
 def test_a_preset_of_another_name_is_refused():
-    with pytest.raises(InputError, match="preset: expected one of wong2020"):
-        find_preset("nobody")
+    refuses("preset: expected one of wong2020", find_preset, "nobody")
 
 
 def ramped(ramp, recipe, epochs):
@@ -279,8 +277,7 @@ RECIPES = [
 
 @pytest.mark.parametrize(("word", "ramp", "recipe", "epochs"), RECIPES, ids=range(len(RECIPES)))
 def test_what_cannot_climb_is_named(word, ramp, recipe, epochs):
-    with pytest.raises(InputError, match=word):
-        ramped(ramp, recipe, epochs)
+    refuses(word, ramped, ramp, recipe, epochs)
 
 
 RMSPROP = partial(torch.optim.RMSprop, lr=0.01)

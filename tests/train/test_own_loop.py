@@ -10,7 +10,7 @@ import torch
 
 import fastadv as fa
 from fastadv import train
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 from .nets import net
 from .test_recipes import LOSSES, batch, flat_net
@@ -42,8 +42,7 @@ def test_the_examples_alone():
         assert not torch.equal(train.craft(recipe, model, x, y), train.craft(recipe, model, x, y))
     assert model.training
     for other in (train.Standard(), train.FreeTraining(fa.Linf(0.1), 2)):
-        with pytest.raises(InputError, match="recipe: expected one that crafts examples"):
-            train.craft(other, model, x, y)
+        refuses("recipe: expected one that crafts examples", train.craft, other, model, x, y)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
 from fastadv.train.recipes import Crafted, base
 from fastadv.train.recipes.base import innermost, owns_step
+from tests.refusals import refuses
 from tests.zoo.net import module
 
 from .nets import images, net
@@ -76,12 +77,10 @@ def test_settings_outside_their_ranges_are_named(name):
     recipe = RECIPES[name]
     for field in dataclasses.fields(recipe):
         for value in WRONG.get(field.name, []):
-            with pytest.raises(InputError, match=f"{field.name}: expected"):
-                dataclasses.replace(recipe, **{field.name: value})
+            refuses(f"{field.name}: expected", dataclasses.replace, recipe, **{field.name: value})
     if hasattr(recipe, "threat"):  # it begins or steps in units of the radius
         alone = {"step_size": None} if hasattr(recipe, "step_size") else {}
-        with pytest.raises(InputError, match=r"(radius|step_size): expected"):
-            dataclasses.replace(recipe, threat=INFINITE, **alone)
+        refuses(r"(radius|step_size): expected", dataclasses.replace, recipe, threat=INFINITE, **alone)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +99,7 @@ def test_settings_outside_their_ranges_are_named(name):
     ids=range(9),
 )
 def test_settings_that_one_recipe_refuses(field, make):
-    with pytest.raises(InputError, match=f"{field}: expected"):
-        make()
+    refuses(f"{field}: expected", make)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if hasattr(innermost(RECIPES[name]), "threat")])
@@ -117,9 +115,8 @@ def test_images_outside_the_box_are_refused_as_by_attacks(name, monkeypatch):
     for wrong in (4 * x - 2, x.clone().fill_(nan), (255 * x).to(torch.int16)):
         with pytest.raises(InputError) as error:
             fa.attacks.pgd(model, wrong, y, THREAT)
-        for refuses in calls[: 1 + isinstance(innermost(recipe), Crafted)]:
-            with pytest.raises(InputError, match="^" + re.escape(str(error.value))):
-                refuses(wrong)
+        for refused in calls[: 1 + isinstance(innermost(recipe), Crafted)]:
+            refuses("^" + re.escape(str(error.value)), refused, wrong)
     call(x)
     with pytest.raises(InputError):  # on a CPU each batch is read
         call(4 * x - 2)
@@ -258,8 +255,7 @@ def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
     others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
     for name, recipe in (RECIPES | others).items():
         if name not in ("rs-l2", "pgd-l2"):
-            with pytest.raises(InputError, match=words):
-                train.fit(module(forward, inner=flat_net()), images(9), recipe, epochs=1)
+            refuses(words, train.fit, module(forward, inner=flat_net()), images(9), recipe, epochs=1)
 
 
 LENGTHS = {

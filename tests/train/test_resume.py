@@ -11,6 +11,7 @@ from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files
 from fastadv.train import epochs, fit, reports
+from tests.refusals import refuses
 
 from .nets import assert_same, grouped, images, net, run, stopped
 
@@ -30,8 +31,7 @@ def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(w
     read = f"fa.train.reports('{whole[2]}') reads its epochs"
     assert logged.text == f"the run in {whole[2]} is finished: nothing is trained; {read}"
     assert_same(model, whole[0])
-    with pytest.raises(InputError, match="resume=True"):
-        run(whole[2])
+    refuses("resume=True", run, whole[2])
 
 
 def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
@@ -45,8 +45,7 @@ def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
     assert [report.epoch for report in rest] == [2]
     with pytest.raises(InputError, match=r"epochs: expected at least the 2 .* got 1"):
         run(tmp_path, schedule="constant", epochs=1, resume=True)
-    with pytest.raises(InputError, match=r"schedule \(constant there, cosine here\)"):
-        run(tmp_path, epochs=2, resume=True)
+    refuses(r"schedule \(constant there, cosine here\)", run, tmp_path, epochs=2, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["stale", "flipped"])
@@ -85,11 +84,9 @@ RECIPES = [
 def test_another_configuration_is_refused_and_named(whole):
     before = {path: path.read_bytes() for path in whole[2].iterdir()}
     for name, value in REFUSED.items():
-        with pytest.raises(InputError, match=rf"another {name}[ .].*another folder"):
-            run(whole[2], resume=True, **{name: value})
+        refuses(rf"another {name}[ .].*another folder", run, whole[2], resume=True, **{name: value})
     for recipe in RECIPES:
-        with pytest.raises(InputError, match="another recipe"):
-            run(whole[2], resume=True, recipe=recipe)
+        refuses("another recipe", run, whole[2], resume=True, recipe=recipe)
     assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
 
 
@@ -120,8 +117,7 @@ def test_another_data_set_or_model_is_refused(whole):
     data = images()
     relabeled = ImageSet(data.x, (data.y + 1) % 3, data.classes, data.name)
     for other in (images(seed=1), images(49), relabeled):
-        with pytest.raises(InputError, match="another data"):
-            fit(net(), other, pgd(), **settings)
+        refuses("another data", fit, net(), other, pgd(), **settings)
     frozen = net()
     frozen[0].bias.requires_grad_(False)
     activation, dropout, momentum = net(), net(), net()
@@ -131,8 +127,7 @@ def test_another_data_set_or_model_is_refused(whole):
     (hooked := net()).register_forward_hook(lambda module, args, output: 2 * output)
     smaller = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     for other in (smaller, net().double(), frozen, activation, dropout, momentum, hooked):
-        with pytest.raises(InputError, match="another model"):
-            fit(other, images(), pgd(), **settings)
+        refuses("another model", fit, other, images(), pgd(), **settings)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "foreign"])

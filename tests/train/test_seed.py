@@ -14,6 +14,7 @@ from fastadv.threat import Linf
 from fastadv.train import PGDTraining, epochs, fit
 from tests.train.nets import assert_same, grouped, images, stopped, timeless
 
+pytestmark = pytest.mark.slow
 OWN = PGDTraining(Linf(0.05), steps=1)
 DRAWS = (
     lambda z: torch.randn_like(z),
@@ -49,7 +50,6 @@ def draws():
     return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
 
-@pytest.mark.slow
 def test_every_figure_follows_the_seed_and_the_callers_generators_stay(tmp_path):
     runs = []
     for seed, call in ((0, fit), (0, epochs), (1, fit)):
@@ -69,7 +69,6 @@ def test_every_figure_follows_the_seed_and_the_callers_generators_stay(tmp_path)
     assert timeless(rest) == reports[1:]
 
 
-@pytest.mark.slow
 def test_between_two_epochs_the_caller_draws_as_if_nothing_ran():
     model, options = asked()
     undisturbed = timeless(fit(model, images(), OWN, epochs=2, **options))
@@ -82,7 +81,6 @@ def test_between_two_epochs_the_caller_draws_as_if_nothing_ran():
     assert [between for _, between in run] == alone
 
 
-@pytest.mark.slow
 def test_a_figure_does_not_depend_on_what_is_measured_before_it():
     accuracies = []
     for changed in ({}, {"ema": None}, {"test_limit": 7}):

@@ -9,10 +9,10 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks.core.criterion import WRONG
-from fastadv.errors import InputError
 from fastadv.runs.files import load_tensors
 from fastadv.train import UniversalResult
 from tests.processes import Refused, go, tell
+from tests.refusals import refuses
 from tests.train.nets import stopped
 
 universal = fa.attacks.universal
@@ -77,8 +77,7 @@ def test_of_one_sample_it_is_the_one_of_shrinking_steps(make):
     points, best = x, (-math.inf, x)
     for k in range(10):
         best = max(best, (margin(model(points), y).item(), points), key=lambda candidate: candidate[0])
-        size = 0.8 * 0.5 * (1 - k / 10)
-        options = {"steps": 1, "step_size": size, "loss": "margin", "start": points}
+        options = {"steps": 1, "step_size": 0.8 * 0.5 * (1 - k / 10), "loss": "margin", "start": points}
         points = fa.attacks.last_iterate(model, x, y, threat, **options)
     torch.testing.assert_close(out.parameters, (best[1] - x)[0], rtol=0, atol=1e-6)
     assert max(out.losses) == pytest.approx(best[0], abs=1e-5)
@@ -204,8 +203,7 @@ def test_other_outputs_by_a_criterion():
 def test_wrong_arguments(arguments, message):
     model = net()
     settings = {"data": labeled(model, images()), "threat": fa.Linf(0.1)} | arguments
-    with pytest.raises(InputError, match=message):
-        universal(model, **settings)
+    refuses(message, universal, model, **settings)
 
 
 def test_a_patch_changes_its_place_alone():
@@ -263,8 +261,7 @@ def test_any_map_of_parameters():
     )
     assert 0.5 <= universal(model, data, contrast, epochs=3).parameters.item() <= 1.5
     replaced = fa.Through(lambda x, t: t, fa.Linf(0.1), still=lambda x: x)
-    with pytest.raises(InputError, match=r"whose still\(x\) differ"):
-        universal(model, data, replaced)
+    refuses(r"whose still\(x\) differ", universal, model, data, replaced)
 
 
 def cases():
@@ -311,8 +308,7 @@ def test_several_processes_find_what_one_finds(tmp_path):
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 64)])
 def test_a_perturbation_of_another_shape_is_not_spread(shape):
     result = UniversalResult(torch.zeros(1, 8, 8), fa.Linf(0.1))
-    with pytest.raises(InputError, match=r"like the perturbation \(1, 8, 8\)"):
-        result.apply(torch.rand(shape))
+    refuses(r"like the perturbation \(1, 8, 8\)", result.apply, torch.rand(shape))
 
 
 @pytest.mark.parametrize("attack", ["apgd", "pgd"])
@@ -414,10 +410,8 @@ def test_another_question_is_another_run(first, changed, tmp_path):
     parameters, about = load_tensors(tmp_path / "parameters.safetensors")
     assert torch.equal(parameters["parameters"], out.parameters)
     assert "clean_accuracy" in about["card"]
-    with pytest.raises(InputError, match="another"):
-        run(**changed, resume=True)
-    with pytest.raises(InputError, match="pass resume=True"):
-        run(**first)
+    refuses("another", run, **changed, resume=True)
+    refuses("pass resume=True", run, **first)
 
 
 MODEL, THREAT = net(), fa.Linf(0.15)

@@ -51,8 +51,7 @@ class Net:
 
     def images(self, batch: int) -> tuple[Tensor, Tensor]:
         """(x [B, *shape] in [0, 1], y [B]); always the same for a batch size. Those of 3 are dark."""
-        draw = torch.Generator().manual_seed(batch)
-        x = torch.rand(batch, *self.shape, generator=draw, dtype=self.dtype)
+        x = torch.rand(batch, *self.shape, generator=torch.Generator().manual_seed(batch), dtype=self.dtype)
         return x * 0.5 if batch == 3 else x, torch.arange(batch) % self.classes
 
 

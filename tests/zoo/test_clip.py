@@ -39,8 +39,7 @@ pytestmark = pytest.mark.slow
 def _configurations(tmp_path_factory):
     folder, every = tmp_path_factory.mktemp("open_clip"), {"vision_cfg": IMAGE, "text_cfg": TEXT}
     for name, configuration in OPEN_CLIP.items():
-        whole = every | {"embed_dim": 16} | configuration
-        (folder / f"small-{name}.json").write_text(json.dumps(whole))
+        (folder / f"small-{name}.json").write_text(json.dumps(every | {"embed_dim": 16} | configuration))
     open_clip.add_model_config(folder)
 
 

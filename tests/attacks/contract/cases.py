@@ -98,8 +98,7 @@ def on_eight(case: Case, norm: str, **options: Any) -> AttackResult:
 
 def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor]:
     """A linear model in float64, class 0 `gap` above the largest w . x, and the weights w of class 1."""
-    draw = torch.Generator().manual_seed(seed)
-    weight = torch.randn(x[0].numel(), generator=draw, dtype=torch.float64)
+    weight = torch.randn(x[0].numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     along = x.double().flatten(1) @ weight
     model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 2)).double()
     with torch.no_grad():

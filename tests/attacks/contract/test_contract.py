@@ -15,6 +15,7 @@ from fastadv.errors import InputError
 from fastadv.losses import loss_value
 from fastadv.models import Binarized
 from fastadv.threat import THREATS
+from tests.refusals import refuses
 
 from ..halfspaces import nearest
 from ..nets import Case, Counted, images, labeled, labels, linear, mlp
@@ -25,8 +26,7 @@ from .unchanged import trained, unchanged
 
 def check_facts(model: nn.Module, x: Tensor, y: Tensor, threat: object, out: object, minimal: bool) -> None:
     """What the result says is what the model says; nothing leaves ball or box."""
-    fresh = labels(model, out.x_adv) != y
-    assert torch.equal(out.success, fresh | (out.status == Status.ALREADY_WRONG))
+    assert torch.equal(out.success, (labels(model, out.x_adv) != y) | (out.status == Status.ALREADY_WRONG))
     assert threat.contains(out.x_adv, x).all()
     broken, held = out.status == Status.BROKEN, out.status >= Status.HELD
     away = threat.distance(out.x_adv, x).float()
@@ -104,14 +104,12 @@ def test_targets(case: Case, norm: str) -> None:
     with torch.no_grad():
         targets = model(x).topk(2).indices[:, 1]
     if not case.entry.targeted:
-        with pytest.raises(InputError, match="target"):
-            case(model, x, y, wide(case, norm), targets=targets)
+        refuses("target", case, model, x, y, wide(case, norm), targets=targets)
         return
     out = case(model, x, y, wide(case, norm), targets=targets)
     assert torch.equal(out.success, labels(model, out.x_adv) == targets)
     assert out.success.any()
-    with pytest.raises(InputError, match="targets: expected a class other than the label"):
-        case(model, x, y, wide(case, norm), targets=y)
+    refuses("targets: expected a class other than the label", case, model, x, y, wide(case, norm), targets=y)
 
 
 @pytest.mark.slow

@@ -26,8 +26,7 @@ def test_02_what_is_nan_touches_its_own_sample(case: Case, norm: str) -> None:
     def model(x: Tensor) -> Tensor:
         flat = x.flatten(1)
         root = torch.where(flat[:, 0] > 2 / 3, 0 * flat[:, 1], torch.ones_like(flat[:, 1])).sqrt()
-        hole = (flat[:, 0] > 0.9) & (flat[:, 0] < 0.95)
-        return net(x) + torch.where(hole, torch.nan, 0 * root)[:, None]
+        return net(x) + torch.where((flat[:, 0] > 0.9) & (flat[:, 0] < 0.95), torch.nan, 0 * root)[:, None]
 
     x.flatten(1)[:, 0] = torch.where(place == 0, 0.8, torch.where(place == 1, 0.92, 0.3))
     y, inside, others = labels(net, x), threat(norm), place > 1

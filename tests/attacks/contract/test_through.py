@@ -12,8 +12,9 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status, core
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.engine import mapped
-from fastadv.errors import InputError, NoGradientError
+from fastadv.errors import NoGradientError
 from fastadv.threat import Through
+from tests.refusals import refuses
 from tests.threat.test_through import MAPS
 
 from ..nets import Counted, Noisy, images, labels, seed_cpu
@@ -74,12 +75,10 @@ def test_each_attack_serves_two_maps_and_each_map_is_served_by_several(name: str
     x, whole, seen = rows()[0], MAPS[map](SHAPE), Counter[str]()
     threat = whole.with_radius(0.4 * whole.radius)
     if name != "grid" and NAMED[name].entry.through == "images" and len(threat.parameters(x).shape) != 4:
-        with pytest.raises(InputError, match=f"a map of parameters .* for {name}"):
-            attacked(name, threat)
+        refuses(f"a map of parameters .* for {name}", attacked, name, threat)
         return
     if (name, map) == ("hopskipjump", "flow"):  # whose box has no ends
-        with pytest.raises(InputError, match="box: expected a finite one"):
-            attacked(name, threat)
+        refuses("box: expected a finite one", attacked, name, threat)
         return
     model = Counted(net(), lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
     out = attacked(name, threat, model=model)
@@ -125,17 +124,14 @@ def test_attacks_that_ask_others_of_images_refuse() -> None:
     for name, card in REGISTRY.items():
         if card.through == "none":
             given: dict[str, Any] = {"source": net(), "attack": fa.attacks.bim} if name == "transfer" else {}
-            with pytest.raises(InputError, match=f"no map of parameters for {name}"):
-                card.run(net(), x, y, fa.Flow(0.5), **given)
-    with pytest.raises(InputError, match=r"\[C, H, W\] for square, got Moved"):
-        fa.attacks.square(net(), x, y, fa.Moved(1, 5))
+            refuses(f"no map of parameters for {name}", card.run, net(), x, y, fa.Flow(0.5), **given)
+    refuses(r"\[C, H, W\] for square, got Moved", fa.attacks.square, net(), x, y, fa.Moved(1, 5))
     for refused in (
         lambda: fa.attacks.last_iterate(net(), x, y, fa.Flow(0.5), steps=1, step_size=0.1),
         lambda: fa.attacks.indicators(net(), x, y, fa.Flow(0.5)),
         lambda: fa.train.PGDTraining(fa.Flow(0.5)),
     ):
-        with pytest.raises(InputError, match="got Flow, a map of parameters, which serves attacks"):
-            refused()
+        refuses("got Flow, a map of parameters, which serves attacks", refused)
 
 
 class Rule(core.GradientRule):
@@ -155,8 +151,7 @@ def test_wrong_calls_are_answered() -> None:
         (lambda: pgd(x, y, Through(torch.add, fa.Linf(1), lambda x: x)), "bit for bit"),
         (lambda: fa.attacks.fgsm(net(), x, y, fa.Flow(float("inf"))), "radius: expected a finite one"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=message):
-            call()
+        refuses(message, call)
 
 
 @pytest.mark.slow

@@ -344,8 +344,7 @@ class TestLeaving:
         assert not on_line(rule, model=model, loss="margin").zero_gradient.any()
 
     def test_a_broken_sample_has_no_further_restart(self) -> None:
-        out = on_line(playing([("decide", (0.6,))]), restarts=3, stop_early=True)
-        assert out.forwards == 3 + 3 + 3
+        assert on_line(playing([("decide", (0.6,))]), restarts=3, stop_early=True).forwards == 3 + 3 + 3
 
     def test_copies_have_the_rows_of_their_samples(self) -> None:
         """Of three samples the first is wrong already."""

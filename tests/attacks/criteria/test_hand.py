@@ -46,8 +46,7 @@ def test_all_signs_of_targets_are_needed() -> None:
 
 def test_a_lead_is_the_last_of_as_many_as_are_needed_or_what_they_lack() -> None:
     margins, counts = tensor([[3.0, 1.0, -1.0, 9.0]]).expand(3, 4), tensor([[True, True, True, False]])
-    found = lead(margins, counts.expand(3, 4), tensor([1, 2, 3]))
-    assert found.tolist() == pytest.approx([3.0, 1.0, -1 / 3])
+    assert lead(margins, counts.expand(3, 4), tensor([1, 2, 3])).tolist() == pytest.approx([3.0, 1.0, -1 / 3])
 
 
 def test_more_labels_than_count_are_all_that_count_and_targets_fall_in_ce() -> None:

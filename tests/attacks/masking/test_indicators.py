@@ -23,6 +23,7 @@ from tests.attacks.nets import convnet, images, labeled, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
 from tests.engine.planted import Changed
 from tests.parity.toy import Threshold
+from tests.refusals import refuses
 
 THREAT = fa.Linf(0.08)
 
@@ -229,8 +230,7 @@ def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.forwards + out.backwards == without.forwards + without.backwards + spent
     assert spent <= 0.05 * (without.forwards + without.backwards)
     assert out.indicators.samples >= 8
-    masked = nn.Sequential(Quantize(50), model)
-    flagged = autoattack(masked, x[:20], y[:20], THREAT, version="rand", eot=1)
+    flagged = autoattack(nn.Sequential(Quantize(50), model), x[:20], y[:20], THREAT, version="rand", eot=1)
     assert "zero_gradient" in flagged.indicators.flagged
     assert str(flagged).startswith(f"{flagged.indicators.lead} AutoAttack rand, Linf")
     assert str(flagged).endswith(f"\n{flagged.verdict}")
@@ -249,10 +249,8 @@ def test_wrong_input_is_named() -> None:
         ({"y": y[:3]}, "y"),
         ({"share": 1.5}, "share"),
     ):
-        with pytest.raises(InputError, match=text):
-            indicators(**{"model": model, "x": x, "y": y, "threat": THREAT, **options})
-    with pytest.raises(InputError, match="these 5 samples"):
-        indicators(model, x[:5], y[:5], THREAT, results={"a": out})
+        refuses(text, indicators, **{"model": model, "x": x, "y": y, "threat": THREAT, **options})
+    refuses("these 5 samples", indicators, model, x[:5], y[:5], THREAT, results={"a": out})
 
 
 def pixel(value: float, threat: fa.Threat, count: int = 40) -> Any:

@@ -177,11 +177,7 @@ HONEST: dict[str, nn.Module] = {
     "kinks": net(nn.Hardtanh(0.2, 0.7), nn.Softshrink(0.3), nn.ReLU6(), nn.Dropout()),
     "in place": nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(inplace=True), nn.Linear(32, 3)),
     "straight-through": nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, 32),
-        nn.BatchNorm1d(32),
-        Pointwise(signs),
-        nn.Linear(32, 3),
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), Pointwise(signs), nn.Linear(32, 3)
     ),
     "transformer": Transformer(),
     "recurrent": nn.Sequential(nn.Flatten(1, 2), nn.LSTM(8, 16, batch_first=True), Last(16)),

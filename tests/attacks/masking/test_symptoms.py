@@ -79,8 +79,7 @@ def test_sometimes_not_finite_is_randomized() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_probabilities(dtype: torch.dtype) -> None:
-    model = changed(after=lambda z: (5 * z).softmax(1)).to(dtype)
-    assert symptoms(freeze(model), X) == ("probabilities",)
+    assert symptoms(freeze(changed(after=lambda z: (5 * z).softmax(1)).to(dtype)), X) == ("probabilities",)
 
 
 NO_PROBABILITIES: dict[str, Change] = {
@@ -106,8 +105,7 @@ def test_one_sample_without_a_gradient_is_enough() -> None:
 
 def test_confident_models_have_gradients() -> None:
     """Cross-entropy underflows, its direction does not."""
-    model = changed(after=lambda z: 1e4 * z)
-    frozen = freeze(model)
+    frozen = freeze(changed(after=lambda z: 1e4 * z))
     y = frozen.verdict(X).argmax(1)
     assert (frozen.input_gradient(X, y)[2] == 0).flatten(1).all(1).any()
     assert symptoms(frozen, X) == ()

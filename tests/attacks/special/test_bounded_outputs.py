@@ -115,8 +115,7 @@ def linear(classes: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
 def test_the_gradient_in_a_known_interval_is_that_of_the_logits(head, interval, loss, targeted):
     net, x, y = linear()
     aims = (y + 2) % 6 if targeted else None
-    kind = torch.full((9,), interval)
-    value, logits, gradient = unbent(Plain(behind(head, net)), x, y, loss, aims, kind)
+    value, logits, gradient = unbent(Plain(behind(head, net)), x, y, loss, aims, torch.full((9,), interval))
     wanted = Plain(net).input_gradient(x, y, loss, aims)[2]
     cosine = torch.cosine_similarity(gradient.flatten(1), wanted.flatten(1))
     torch.testing.assert_close(cosine, torch.ones(9).double())

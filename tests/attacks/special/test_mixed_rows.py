@@ -89,8 +89,7 @@ def test_rows_of_their_own_and_random_ones_are_no_such_kind() -> None:
 @pytest.mark.slow
 def test_the_verdict_names_it() -> None:
     model = without_statistics()
-    y = model(TEST.x).argmax(1)
-    table = fa.evaluate(model, (TEST.x, y), "fmn", threat=fa.Linf(0.1), batch_size=40)
+    table = fa.evaluate(model, (TEST.x, model(TEST.x).argmax(1)), "fmn", threat=fa.Linf(0.1), batch_size=40)
     assert "mixed_rows" in table.verdict
     assert "give BatchNorm its statistics, or attack with batch_size=1" in table.verdict
     assert "randomized" not in table.verdict

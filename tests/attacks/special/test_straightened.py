@@ -11,7 +11,7 @@ from torch.nn import functional
 import fastadv as fa
 from fastadv.attacks import Share
 from fastadv.attacks.criteria.lead import straightened
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 X = fa.data.load("digits", "test").x[:24].float()
 HEADS = {
@@ -119,10 +119,8 @@ def test_masks_of_another_kind_are_named(road: str) -> None:
     model, y = dense()
     one_hot = functional.one_hot(y, 3).movedim(-1, 1)
     for masks in (one_hot, one_hot.bool(), one_hot.int(), one_hot.float()):
-        with pytest.raises(InputError, match=r"pass \w+\.argmax\(1\)"):
-            ROADS[road](model, masks)
-    with pytest.raises(InputError, match=r"pass y\.squeeze\(1\)"):
-        ROADS[road](model, y[:, None])
+        refuses(r"pass \w+\.argmax\(1\)", ROADS[road], model, masks)
+    refuses(r"pass y\.squeeze\(1\)", ROADS[road], model, y[:, None])
     binary = one_hot.clone()
     binary[:, 0] = 1  # several hold
     with warnings.catch_warnings():

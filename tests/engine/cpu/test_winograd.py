@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _narrow_ones_too(search_copy: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 1, torch.bfloat16: 1})
     monkeypatch.setattr(winograd, "LEAST_TILES", 0)
@@ -56,7 +56,6 @@ def rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "loose"), [("fp32", 1e-4), ("bf16", 0.03)])
 @pytest.mark.parametrize("bytes", [1, 1 << 24])
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_the_search_is_that_of_the_model(precision, loose, bytes, monkeypatch):
     if not winograd.available(torch.bfloat16 if precision == "bf16" else torch.float32):
         pytest.skip("this processor does not compute in bfloat16")
@@ -84,7 +83,6 @@ def test_the_search_is_that_of_the_model(precision, loose, bytes, monkeypatch):
     assert type(model.second) is nn.Conv2d
 
 
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_changed_weights_are_followed() -> None:
     layer = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False)
     x, watched = rows(2, 3, 8, 8), seen(layer)
@@ -103,7 +101,6 @@ def test_changed_weights_are_followed() -> None:
 
 @pytest.mark.parametrize("bytes", [1, 1 << 24])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "LARGEST", 36 * 3 * 4 * 5)  # 5 outputs forwards, 2 backwards
     monkeypatch.setattr(winograd, "BLOCK", 2)
@@ -123,7 +120,6 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm])
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_weights_that_a_hook_computes_are_left_to_the_library(normed: Any) -> None:
     layer = normed(nn.Conv2d(4, 4, 3)).eval().requires_grad_(False)
     x, watched = rows(2, 4, 8, 8), seen(layer)
@@ -136,7 +132,6 @@ def test_weights_that_a_hook_computes_are_left_to_the_library(normed: Any) -> No
     assert watched.used == {"winograd"}
 
 
-@pytest.mark.usefixtures("_narrow_ones_too")
 def test_what_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
     watched, last = seen(layer), rows(2, 4, 8, 8)

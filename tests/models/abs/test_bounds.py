@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from fastadv.errors import InputError
 from fastadv.models import ABS
+from tests.refusals import refuses
 
 from .nets import images, tiny
 
@@ -179,8 +179,6 @@ def test_bad_input():
         ({"starts": 301}, "starts"),
         ({"starts": 1.5}, "starts"),
     ):
-        with pytest.raises(InputError, match=word):
-            model.lower_bound(x, y, **options)
+        refuses(word, model.lower_bound, x, y, **options)
     for labels in (y[:-1], y + 3, y - 3, y.float(), y[:, None]):
-        with pytest.raises(InputError, match="y"):
-            model.lower_bound(x, labels)
+        refuses("y", model.lower_bound, x, labels)

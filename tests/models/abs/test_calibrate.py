@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fastadv.errors import InputError
 from fastadv.models.abs.options import (
     PRUNE_GAIN,
     class_factors,
@@ -13,6 +12,7 @@ from fastadv.models.abs.options import (
     graded,
     least_share,
 )
+from tests.refusals import refuses
 
 from .nets import images, tiny
 
@@ -73,5 +73,4 @@ def test_images_that_are_not_finite_are_refused():
     model = tiny()
     x, y = images(model, 6)
     x[2, 0, 3, 3] = torch.nan
-    with pytest.raises(InputError, match="calibrate: expected finite images"):
-        model.calibrate(x, y)
+    refuses("calibrate: expected finite images", model.calibrate, x, y)

@@ -15,6 +15,7 @@ from fastadv.models import ABS
 from fastadv.models.abs import fit as module
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.models.abs.fit import Run, Settings, warp
+from tests.refusals import refuses
 from tests.train.nets import stopped
 
 from .nets import images, tiny
@@ -192,8 +193,7 @@ def test_sets():
         ([], "empty"),
         ([(x[0], 0), (torch.zeros(1, 9, 9), 1)], "one shape"),
     ):
-        with pytest.raises(InputError, match=word):
-            quick(dataset)
+        refuses(word, quick, dataset)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -201,22 +201,19 @@ def test_options_are_refused_before_the_first_epoch(name, monkeypatch, tmp_path)
     monkeypatch.setattr(VAEs, "forward", lambda self, x, noise: pytest.fail("trained first"))
     folder, (word, value) = tmp_path / "run", WRONG[name]
     settings = {"shape": None} if name in ("latents", "width") else {}
-    with pytest.raises(InputError, match=word):
-        quick(**{"run_dir": folder, **settings, name: value})
+    refuses(word, quick, **{"run_dir": folder, **settings, name: value})
     assert not folder.exists()
 
 
 def test_folders(tmp_path):
     quick(run_dir=tmp_path, epochs=1)
-    with pytest.raises(InputError, match="resume=True"):
-        quick(run_dir=tmp_path, epochs=1)
+    refuses("resume=True", quick, run_dir=tmp_path, epochs=1)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(CorruptFileError):
         quick(run_dir=tmp_path, epochs=1, resume=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="run_dir: expected a folder"):
-        quick(run_dir=tmp_path / "file", epochs=1)
+    refuses("run_dir: expected a folder", quick, run_dir=tmp_path / "file", epochs=1)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from fastadv.models import ABS, SmallCNN, save_weights
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.prior import draw_prior
 from fastadv.runs.files import load_tensors, save_tensors
+from tests.refusals import refuses
 
 from .nets import STRIDES, decoders, images, tiny
 
@@ -68,8 +69,7 @@ def test_the_prior_keeps_the_likeliest_nine_tenths_of_the_draws_in_their_order(c
     every = rng.normal(3, rng.derive(7, "abs prior"), torch.arange(drawn))
     least = every.norm(dim=1).sort().values[count - 1]
     assert torch.equal(draw_prior(count, 3, seed=7), every[every.norm(dim=1) <= least])
-    with pytest.raises(InputError, match="seed"):
-        draw_prior(9, 8, seed=-1)
+    refuses("seed", draw_prior, 9, 8, seed=-1)
 
 
 def test_the_bank_follows_weights_that_are_written_in_inference_mode():
@@ -142,8 +142,7 @@ class TestBadInput:
         ):
             bound = partial(model.lower_bound, y=torch.zeros(2, dtype=torch.int64))
             for call in (model, model.infer, model.confidence, bound):
-                with pytest.raises(InputError, match=word):
-                    call(x)
+                refuses(word, call, x)
 
     def test_pixels_may_leave_the_box_by_rounding_alone(self):
         model, x = tiny(), torch.full((1, 1, 8, 8), 0.5)
@@ -151,8 +150,7 @@ class TestBadInput:
             x[0, 0, 3, 3] = rounded
             assert model(x).isfinite().all()
             x[0, 0, 3, 3] = wrong
-            with pytest.raises(InputError, match=r"\[0, 1\]"):
-                model(x)
+            refuses(r"\[0, 1\]", model, x)
 
     def test_weights(self):
         weights, biases = decoders()
@@ -166,22 +164,19 @@ class TestBadInput:
             (([w[:1] for w in weights], [b[:1] for b in biases], STRIDES), "two classes"),
             ((weights, biases, (1, 0)), "positive"),
         ):
-            with pytest.raises(InputError, match=word):
-                ABS(*bad, prior_samples=20)
+            refuses(word, ABS, *bad, prior_samples=20)
 
     def test_latents(self):
         model = tiny()
         for prior in (torch.zeros(2, 2), torch.zeros(9, 3), torch.full((9, 2), torch.nan), torch.zeros(9)):
             with pytest.raises(InputError, match="prior_latents"):
                 model.prior_latents = prior
-        with pytest.raises(InputError, match="latents"):
-            model.decoders(torch.zeros(2, 3, 5))
+        refuses("latents", model.decoders, torch.zeros(2, 3, 5))
 
     def test_steps(self):
         x, _ = images(tiny())
         for name, value in (("steps", 0), ("steps", 2.5), ("step_size", 0.0), ("step_size", float("nan"))):
-            with pytest.raises(InputError, match=f"{name}:"):
-                tiny().infer(x, **{name: value})
+            refuses(f"{name}:", tiny().infer, x, **{name: value})
 
 
 def test_a_gpu_descends_for_all_classes_at_once_and_skips_none():

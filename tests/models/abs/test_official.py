@@ -7,6 +7,7 @@ from fastadv.data import load
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import ABS
 from fastadv.models.abs.model import OFFICIAL_FACTORS
+from tests.refusals import refuses
 
 pytestmark = pytest.mark.slow
 
@@ -48,13 +49,11 @@ def test_it_classifies_mnist(official, shared_data):
 
 
 def test_foreign_folders(tmp_path, shared_data):
-    with pytest.raises(InputError, match="folder"):
-        ABS.from_official(tmp_path / "none")
+    refuses("folder", ABS.from_official, tmp_path / "none")
     for k in range(10):
         (tmp_path / f"ABS_{k}.net").write_bytes((shared_data.abs_official / f"ABS_{k}.net").read_bytes())
     (tmp_path / "ABS_4.net").unlink()
-    with pytest.raises(InputError, match="ABS_4"):
-        ABS.from_official(tmp_path)
+    refuses("ABS_4", ABS.from_official, tmp_path)
     (tmp_path / "ABS_4.net").write_bytes((shared_data.abs_official / "transfer_cnn.net").read_bytes())
     with pytest.raises(CorruptFileError, match="ABS_4"):
         ABS.from_official(tmp_path)

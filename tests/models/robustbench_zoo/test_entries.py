@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastadv.errors import InputError
 from fastadv.models import create, robustbench_entries
 from fastadv.models.zoo import SHAPE, find, layout
+from tests.refusals import refuses
 
 # seals of the names and shapes in each kind of file, made from the zoo's own code, by the package
 # `robustbench`, with tests/models/robustbench_zoo/peer.py of the versions up to commit ba4b0c27
@@ -61,8 +61,7 @@ def test_a_name_is_found_with_as_much_as_it_needs(name, path):
     ],
 )
 def test_other_names_get_those_that_there_are(name, says):
-    with pytest.raises(InputError, match=says):
-        find(name)
+    refuses(says, find, name)
 
 
 @pytest.mark.slow

@@ -36,8 +36,7 @@ def saved(path, content):
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path, small, name):
     entry = small(name)
-    net = net_of(entry)
-    before = torch.get_rng_state()
+    net, before = net_of(entry), torch.get_rng_state()
     model = models.robustbench(name, saved(tmp_path / "a.pt", state_of(entry, net)))
     assert torch.equal(torch.get_rng_state(), before)
     mean, std = ([0.5] * 3, [0.5] * 3) if entry.stored else entry.constants or (0.0, 1.0)
@@ -92,8 +91,7 @@ def test_without_mean_and_deviation_the_tables_are_taken(tmp_path, small):
         models.robustbench(entry.name, saved(tmp_path / "a.pt", state))
     del state["sigma"]
     model = models.robustbench(entry.name, saved(tmp_path / "b.pt", state))
-    expected = Normalized(net, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))(X)
-    assert torch.equal(model(X), expected)
+    assert torch.equal(model(X), Normalized(net, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))(X))
 
 
 def test_the_weights_of_another_net_are_refused(tmp_path, small):

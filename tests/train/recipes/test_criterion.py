@@ -8,6 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 import fastadv as fa
 from fastadv.attacks import Beyond, Criterion, Share, Signs, WrongBy
 from fastadv.errors import InputError
+from tests.refusals import refuses
 
 X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(4))
 DRAWN = torch.Generator().manual_seed(5)
@@ -84,8 +85,7 @@ def test_a_run_measures_by_the_criterion(case, tmp_path):
     + [("loss: expected", {"criterion": Signs(), "loss": "bce"})],
 )
 def test_criteria_of_classes_and_what_is_of_classes_alone_are_refused(name, options):
-    with pytest.raises(InputError, match=name):
-        fa.train.Standard(**options)
+    refuses(name, fa.train.Standard, **options)
 
 
 @pytest.mark.parametrize(
@@ -145,5 +145,4 @@ def test_fit_takes_images_alone(around):
 
 @pytest.mark.parametrize("recipe", [fa.train.TRADES(THREAT), fa.train.Standard()], ids=str)
 def test_others_say_that_labels_are_missing(recipe):
-    with pytest.raises(InputError, match=r"y: expected .* got None"):
-        recipe(encoder(), DIGITS, None)
+    refuses(r"y: expected .* got None", recipe, encoder(), DIGITS, None)

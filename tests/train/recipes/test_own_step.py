@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.runs import files
 from fastadv.train import AWP, TRADES, Execution, FreeTraining, PGDTraining, Standard, fit
 from fastadv.train.augment import make_augment
+from tests.refusals import refuses
 from tests.train.nets import images, net, run
 from tests.train.recipes.hand import RADIUS, SEED, gradients, step_at, warm_net
 
@@ -82,8 +82,7 @@ def test_a_loss_that_is_no_number_is_told():
         def step(self, at):
             return super().step(at).expand(3)
 
-    with pytest.raises(InputError, match="recipe: expected one number"):
-        fit(net(), images(), Failing(), epochs=1)
+    refuses("recipe: expected one number", fit, net(), images(), Failing(), epochs=1)
 
 
 RECIPE = FreeTraining(fa.Linf(RADIUS), replays=3, step_size=0.07, label_smoothing=0.2)
@@ -106,8 +105,7 @@ def by_hand(model, at, perturbation):
 
 def test_weights_perturbation_and_loss_of_two_batches():
     model = warm_net()
-    hand = copy.deepcopy(model)
-    at = step_at(model)
+    hand, at = copy.deepcopy(model), step_at(model)
     first, loss = by_hand(hand, at, torch.zeros_like(at.x))
     torch.testing.assert_close(RECIPE.step(at), torch.tensor(loss, dtype=torch.float64))
     torch.testing.assert_close(at.places["perturbation"], first)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.train import HAT, MART, SCORE, TRADES
+from tests.refusals import refuses
 from tests.train.recipes import hand
 from tests.zoo.net import module
 
@@ -110,8 +110,7 @@ def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
     torch.testing.assert_close(loss, 2 * own_loss - torch.tensor(2.0).log())
     # Gradient of -log p_y: p - e_y; of -log(1 - p_k): p_k towards k, from the two others half of that
     p = logits.detach().softmax(0)
-    by_hand = torch.stack([p[0] - 1 - p[1] / 2, 2 * p[1], p[2] - p[1] / 2])
-    torch.testing.assert_close(gradient, by_hand)
+    torch.testing.assert_close(gradient, torch.stack([p[0] - 1 - p[1] / 2, 2 * p[1], p[2] - p[1] / 2]))
 
 
 @pytest.mark.parametrize("start", ["uniform", "near"])
@@ -135,5 +134,4 @@ def test_a_start_anywhere_in_the_ball(kind):
     x_adv = recipe.craft(hand.warm_net(), x, y, ids=ids, seed=hand.SEED)
     start = recipe.threat.random_start(x, seed=hand.SEED, ids=ids)
     torch.testing.assert_close(x_adv, start, rtol=0, atol=2e-6)
-    with pytest.raises(InputError, match="radius: expected a finite one for a start"):
-        kind(fa.Linf(float("inf")), 1, 0.1, start="uniform")
+    refuses("radius: expected a finite one for a start", kind, fa.Linf(float("inf")), 1, 0.1, start="uniform")

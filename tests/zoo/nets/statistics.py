@@ -44,8 +44,7 @@ nets(
 
 @net(mixes=True)
 def statistics_of_the_batch() -> nn.Module:
-    norm = nn.BatchNorm2d(16, track_running_stats=False)
-    return nn.Sequential(convolution(), norm, nn.ReLU(), head())
+    return nn.Sequential(convolution(), nn.BatchNorm2d(16, track_running_stats=False), nn.ReLU(), head())
 
 
 @net(shape=(40,), batches=(3, 600, 1, 64))
