@@ -1,6 +1,5 @@
 """distance and largest against closed forms and torch's norm, at edges, where values are not finite."""
 
-from functools import partial
 from math import inf
 
 import pytest
@@ -8,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, seeds
+from balls import seeds
 from fastadv.ops import distance, largest
+from tests.refusals import refuses
 
 ORDERS = (inf, 2.0, 1.0, 0.0, 0.5, 3.0)
 
@@ -93,12 +93,11 @@ def test_two_dtypes_meet_in_the_wider():
 
 def test_refusals():
     x = torch.rand(2, 3)
-    assert_refused(
-        *((partial(distance, x, x, order), "order") for order in (-1.0, float("nan"), "two")),
-        (lambda: distance(x, x, 2.0, (1.0, 0.0)), "box"),
-        (lambda: distance(x, x[:1], 2.0), "like the first argument"),
-        (lambda: distance(x[0], x[0], 2.0), "rank >= 2"),
-    )
+    for order in (-1.0, float("nan"), "two"):
+        refuses("order", distance, x, x, order)
+    refuses("box", distance, x, x, 2.0, (1.0, 0.0))
+    refuses("like the first argument", distance, x, x[:1], 2.0)
+    refuses("rank >= 2", distance, x[0], x[0], 2.0)
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from balls import assert_refused
 from fastadv.ops.glass_shuffle import glass_shuffle
 from fastadv.ops.philox import philox
+from tests.refusals import refuses
 
 
 def by_views(x, sample, distance, rounds, seed):
@@ -40,13 +40,11 @@ def test_equals_the_published_loop(shape, distance, rounds):
 
 def test_refusals():
     x, ids = torch.zeros(2, 3, 9, 9, dtype=torch.uint8), torch.arange(2)
-    assert_refused(
-        (lambda: glass_shuffle(x.float(), ids, 1, 1), "x"),
-        (lambda: glass_shuffle(x[0], ids, 1, 1), "x"),
-        (lambda: glass_shuffle(x, ids[:1], 1, 1), "ids"),
-        (lambda: glass_shuffle(x, ids.int(), 1, 1), "ids"),
-        (lambda: glass_shuffle(x, ids, 9, 1), "distance"),
-        (lambda: glass_shuffle(x, ids, 0, 1), "distance"),
-        (lambda: glass_shuffle(x, ids, 1, 5), "rounds"),
-        (lambda: glass_shuffle(x, ids, 1, 1, -1), "seed"),
-    )
+    refuses("x", glass_shuffle, x.float(), ids, 1, 1)
+    refuses("x", glass_shuffle, x[0], ids, 1, 1)
+    refuses("ids", glass_shuffle, x, ids[:1], 1, 1)
+    refuses("ids", glass_shuffle, x, ids.int(), 1, 1)
+    refuses("distance", glass_shuffle, x, ids, 9, 1)
+    refuses("distance", glass_shuffle, x, ids, 0, 1)
+    refuses("rounds", glass_shuffle, x, ids, 1, 5)
+    refuses("seed", glass_shuffle, x, ids, 1, 1, -1)

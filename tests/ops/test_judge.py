@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from balls import assert_refused
 from fastadv import ops
 from fastadv.ops._rows import per_row
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.registration.library import CARDS, triton_launcher
+from tests.refusals import refuses
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in Triton's interpreter
 ways = pytest.mark.parametrize("way", ["op", "reference", pytest.param("triton", marks=pytest.mark.slow)])
@@ -112,7 +112,5 @@ def test_a_row_that_is_a_success_is_left_alone(way, moves):
 def test_refusals():
     x, logits, loss, y = torch.rand(3, 3, 2, 2), torch.rand(3, 4), torch.rand(3), torch.tensor([0, 1, 2])
     call = partial(judge_, *state(3), x, x, logits, loss)
-    assert_refused(
-        (lambda: call(y + 2), "labels: expected classes in"),
-        (lambda: call(y, y + 2), "targets: expected classes in"),
-    )
+    refuses("labels: expected classes in", call, y + 2)
+    refuses("targets: expected classes in", call, y, y + 2)

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, seeds
+from balls import seeds
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.keep_nearest import keep_nearest_
+from tests.refusals import refuses
 
 
 def candidate(seed, dtype=torch.float32, rows=20):
@@ -46,12 +47,10 @@ def test_equals_a_loop(seed, dtype, strided):
 
 def test_refusals():
     x, loss, success = candidate(0)
-    assert_refused(
-        (lambda: keep_best_(x, loss, success, x[:, :2], loss, success), "x_adv: expected"),
-        (lambda: keep_best_(x, loss[:3], success, x, loss, success), "best_loss: expected"),
-        (lambda: keep_best_(x, loss, success, x, loss.double(), success), "loss: expected"),
-        (lambda: keep_best_(x, loss, success.float(), x, loss, success), "best_success: expected"),
-    )
+    refuses("x_adv: expected", keep_best_, x, loss, success, x[:, :2], loss, success)
+    refuses("best_loss: expected", keep_best_, x, loss[:3], success, x, loss, success)
+    refuses("loss: expected", keep_best_, x, loss, success, x, loss.double(), success)
+    refuses("best_success: expected", keep_best_, x, loss, success.float(), x, loss, success)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -81,13 +80,8 @@ def test_equals_a_loop_over_candidates(order, dtype):
 def test_refusals_of_the_nearest():
     x, points, success = torch.rand(3, 4), torch.rand(3, 2, 4), torch.ones(3, 2) > 0
     best = x.clone(), torch.zeros(3), torch.zeros(3, dtype=torch.bool)
-    assert_refused(
-        (lambda: keep_nearest_(best, x[:2], points, success, 2.0), "x: expected"),
-        (lambda: keep_nearest_(best, x, points[:, :1], success, 2.0), "points: expected"),
-        (lambda: keep_nearest_(best, x, points.double(), success, 2.0), "points: expected"),
-        (lambda: keep_nearest_(best, x, points, success.float(), 2.0), "success: expected"),
-        (
-            lambda: keep_nearest_((x, best[1].double(), best[2]), x, points, success, 2.0),
-            "best_rank: expected",
-        ),
-    )
+    refuses("x: expected", keep_nearest_, best, x[:2], points, success, 2.0)
+    refuses("points: expected", keep_nearest_, best, x, points[:, :1], success, 2.0)
+    refuses("points: expected", keep_nearest_, best, x, points.double(), success, 2.0)
+    refuses("success: expected", keep_nearest_, best, x, points, success.float(), 2.0)
+    refuses("best_rank: expected", keep_nearest_, (x, best[1].double(), best[2]), x, points, success, 2.0)

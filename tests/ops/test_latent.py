@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from balls import assert_refused
 from fastadv.ops import latent_fit
 from fastadv.ops._samples import DECODERS, random_decoder
 from fastadv.ops.latent_decode import latent_decode
@@ -87,11 +86,9 @@ def test_bad_input_is_named(change, message):
 def test_bad_settings_are_named():
     x, z, *decoder = problem()
     call = partial(latent_fit, x, z, *decoder, STRIDES)
-    assert_refused(
-        (lambda: call(steps=0), "steps: expected an integer >= 1, got 0"),
-        (lambda: call(max_norm=0.0), "max_norm: expected a number > 0"),
-        (lambda: call(step_size=float("nan")), "step_size: expected a finite number"),
-    )
+    refuses("steps: expected an integer >= 1, got 0", call, steps=0)
+    refuses("max_norm: expected a number > 0", call, max_norm=0.0)
+    refuses("step_size: expected a finite number", call, step_size=float("nan"))
 
 
 def codes(layers, dtype=torch.float32):

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused, seeds
+from balls import seeds
 from fastadv.ops import logit_loss
 from fastadv.ops.logit_loss import ENTROPIES, KINDS, LIKE_MARGIN
+from tests.refusals import refuses
 
 classes = st.sampled_from([2, 3, 4, 7, 10, 33, 1000])
 sizes = st.sampled_from([0.01, 1.0, 20.0])
@@ -127,12 +128,10 @@ def test_differentiable(kind):
 
 def test_refusals():
     z, y, _ = rows(4, 5, 1.0, torch.float32)
-    assert_refused(
-        (lambda: logit_loss(z, y, "hinge"), "loss: expected one of ce"),
-        (lambda: logit_loss(z[:, :1], y * 0, "ce"), "K >= 2"),
-        (lambda: logit_loss(z[0], y, "ce"), "logits: expected"),
-        (lambda: logit_loss(z, y.int(), "ce"), "labels: expected int64"),
-        (lambda: logit_loss(z, y, "ce", y.float()), "targets: expected int64"),
-        (lambda: logit_loss(z, y + 5, "ce"), "labels: expected classes in"),
-        (lambda: logit_loss(z, y, "dlr", y + 5), "targets: expected classes in"),
-    )
+    refuses("loss: expected one of ce", logit_loss, z, y, "hinge")
+    refuses("K >= 2", logit_loss, z[:, :1], y * 0, "ce")
+    refuses("logits: expected", logit_loss, z[0], y, "ce")
+    refuses("labels: expected int64", logit_loss, z, y.int(), "ce")
+    refuses("targets: expected int64", logit_loss, z, y, "ce", y.float())
+    refuses("labels: expected classes in", logit_loss, z, y + 5, "ce")
+    refuses("targets: expected classes in", logit_loss, z, y, "dlr", y + 5)

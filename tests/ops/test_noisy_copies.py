@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from balls import assert_refused
 from fastadv.errors import InputError
 from fastadv.ops.count_votes import count_votes_
 from fastadv.ops.noisy_copies import noisy_copies, reference
 from fastadv.ops.philox import philox
+from tests.refusals import refuses
 
 
 def table_of(width: int, seed: int = 0) -> torch.Tensor:
@@ -66,14 +66,12 @@ def test_every_bit_of_a_choice_counts(width):
 def test_refusals():
     levels, one, table = torch.zeros(2, 3, dtype=torch.int32), torch.ones(2, dtype=torch.int64), table_of(2)
     rest = 0, 1.0
-    assert_refused(
-        (lambda: noisy_copies(levels.float(), one, one, one, table, *rest), "levels"),
-        (lambda: noisy_copies(levels, one[:1], one, one, table, *rest), "counts"),
-        (lambda: noisy_copies(levels, one, one.int(), one, table, *rest), "ids"),
-        (lambda: noisy_copies(levels, one, one, one, table[:3], *rest), "table"),
-        (lambda: noisy_copies(levels, one, one, one, table.float(), *rest), "table"),
-        (lambda: noisy_copies(levels, one, one, one, table, *rest, -1), "seed"),
-    )
+    refuses("levels", noisy_copies, levels.float(), one, one, one, table, *rest)
+    refuses("counts", noisy_copies, levels, one[:1], one, one, table, *rest)
+    refuses("ids", noisy_copies, levels, one, one.int(), one, table, *rest)
+    refuses("table", noisy_copies, levels, one, one, one, table[:3], *rest)
+    refuses("table", noisy_copies, levels, one, one, one, table.float(), *rest)
+    refuses("seed", noisy_copies, levels, one, one, one, table, *rest, -1)
 
 
 def test_votes_equal_those_of_a_loop():

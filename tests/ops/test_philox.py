@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import assert_refused
 from fastadv.ops.philox import philox
+from tests.refusals import refuses
 
 WORD = 0xFFFFFFFF
 
@@ -65,7 +65,5 @@ def test_a_long_row_equals_its_parts():
 
 def test_refusals():
     ids, bits = torch.arange(3), "bits"
-    assert_refused(
-        (lambda: philox(ids, 4, bits, 0, 2**32 - 2, 3), "draw: expected an integer"),
-        (lambda: philox(ids, 4, "gamma"), "kind: expected one of bits"),
-    )
+    refuses("draw: expected an integer", philox, ids, 4, bits, 0, 2**32 - 2, 3)
+    refuses("kind: expected one of bits", philox, ids, 4, "gamma")

@@ -12,7 +12,6 @@ from balls import (
     INFINITE,
     PROJECT,
     assert_inside,
-    assert_refused,
     dtypes,
     norm,
     pair,
@@ -22,6 +21,7 @@ from balls import (
     solve,
     widths,
 )
+from tests.refusals import refuses
 
 kinds = st.sampled_from(list(PROJECT))
 
@@ -79,13 +79,11 @@ def test_nan_is_not_hidden(kind):
 def test_refusals(kind):
     x_adv, x = pair(5, 2, 6)
     project = PROJECT[kind]
-    assert_refused(
-        (lambda: project(x_adv, x[:, :5], 1.0), "like the first argument"),
-        (lambda: project(x_adv.long(), x.long(), 1.0), "floating batch"),
-        (lambda: project(x_adv, x, -0.1), "radius: expected a number >= 0"),
-        (lambda: project(x_adv, x, torch.tensor([0.1, -1.0])), "radius: expected values >= 0"),
-        (lambda: project(x_adv, x, 1.0, (1.0, 0.0)), "box: expected"),
-    )
+    refuses("like the first argument", project, x_adv, x[:, :5], 1.0)
+    refuses("floating batch", project, x_adv.long(), x.long(), 1.0)
+    refuses("radius: expected a number >= 0", project, x_adv, x, -0.1)
+    refuses("radius: expected values >= 0", project, x_adv, x, torch.tensor([0.1, -1.0]))
+    refuses("box: expected", project, x_adv, x, 1.0, (1.0, 0.0))
     assert project(x_adv, x, 1.0, INFINITE).shape == x.shape
 
 

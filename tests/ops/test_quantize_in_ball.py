@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import ORDER, PROJECT, assert_inside, assert_refused, norm, pair, seeds, widths
+from balls import ORDER, PROJECT, assert_inside, norm, pair, seeds, widths
 from fastadv.ops import linf_step, quantize_in_ball
+from tests.refusals import refuses
 
 kinds = st.sampled_from(list(ORDER))
 LEVELS = torch.arange(256, dtype=torch.float32)[None] / 255
@@ -58,9 +59,7 @@ def test_uses_what_the_ball_leaves(kind, seed, cols):
 
 def test_refusals():
     x = torch.rand(2, 3)
-    assert_refused(
-        (lambda: quantize_in_ball(x, x[:1], "l2", 1.0), "x: expected"),
-        (lambda: quantize_in_ball(x, x, "l7", 1.0), "norm: expected one of"),
-        (lambda: quantize_in_ball(x, x, "l2", 1.0, levels=0), "levels: expected an integer >= 1"),
-        (lambda: quantize_in_ball(x, x, "l2", 1.0, (0.0, float("inf"))), "box: expected a finite one"),
-    )
+    refuses("x: expected", quantize_in_ball, x, x[:1], "l2", 1.0)
+    refuses("norm: expected one of", quantize_in_ball, x, x, "l7", 1.0)
+    refuses("levels: expected an integer >= 1", quantize_in_ball, x, x, "l2", 1.0, levels=0)
+    refuses("box: expected a finite one", quantize_in_ball, x, x, "l2", 1.0, (0.0, float("inf")))

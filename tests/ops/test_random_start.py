@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balls import INFINITE, ORDER, assert_inside, assert_refused, dtypes, pair, seeds, widths
+from balls import INFINITE, ORDER, assert_inside, dtypes, pair, seeds, widths
 from fastadv.ops import random_start
+from tests.refusals import refuses
 
 
 def shifts(kind, rows, cols, radius):
@@ -65,10 +66,8 @@ def test_a_radius_for_each_sample():
 
 def test_refusals():
     x, ids = torch.rand(3, 4), torch.arange(3)
-    assert_refused(
-        (lambda: random_start(x, ids, "l3", 1.0), "norm: expected one of linf"),
-        (lambda: random_start(x, ids, "l2", float("inf")), "radius: expected a finite one"),
-        (lambda: random_start(x, ids, "l2", 1.0, seed=-1), "seed: expected an integer from 0"),
-        (lambda: random_start(x, ids, "l0", 1.0, INFINITE), "box: expected a finite one"),
-        (lambda: random_start(x, ids, "l2", torch.tensor([1.0, 1.0, torch.inf])), "expected a finite one"),
-    )
+    refuses("norm: expected one of linf", random_start, x, ids, "l3", 1.0)
+    refuses("radius: expected a finite one", random_start, x, ids, "l2", float("inf"))
+    refuses("seed: expected an integer from 0", random_start, x, ids, "l2", 1.0, seed=-1)
+    refuses("box: expected a finite one", random_start, x, ids, "l0", 1.0, INFINITE)
+    refuses("expected a finite one", random_start, x, ids, "l2", torch.tensor([1.0, 1.0, torch.inf]))

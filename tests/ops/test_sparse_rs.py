@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from balls import assert_refused
 from fastadv import rng
 from fastadv.ops.sparse_rs import sparse_rs
+from tests.refusals import refuses
 
 
 def sets(rows: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,9 +60,7 @@ def test_wrong_arguments() -> None:
     best, x = sets(2, 9)
     one = torch.ones(2).long()
     call = partial(sparse_rs, best, x)
-    assert_refused(
-        (lambda: sparse_rs(best, x[:, :8], one, one, one), "x: expected"),
-        (lambda: call(one, one, one.int()), "count: expected"),
-        (lambda: call(one, one, one, mask=x), "mask: expected bool"),
-        (lambda: call(one, one, one, (0.0, torch.inf)), "box: expected a finite one"),
-    )
+    refuses("x: expected", sparse_rs, best, x[:, :8], one, one, one)
+    refuses("count: expected", call, one, one, one.int())
+    refuses("mask: expected bool", call, one, one, one, mask=x)
+    refuses("box: expected a finite one", call, one, one, one, (0.0, torch.inf))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from balls import assert_refused
 from fastadv import ops, rng
 from fastadv.ops._windows import middle_corners
 from fastadv.ops.square_bumps import square_bumps
 from fastadv.ops.square_linf import square_linf
+from tests.refusals import refuses
 
 IMAGE = (3, 32, 32)
 
@@ -121,10 +121,8 @@ def test_what_is_there_already_takes_other_ends(channels: int) -> None:
 def test_wrong_arguments() -> None:
     x, drawn, size = torch.zeros(2, 3, 4, 4), words(2, 8), (3, 4, 4)
     linf = partial(square_linf, x, x, x)
-    assert_refused(
-        (lambda: linf(drawn[:, :6], (3, 4, 5), (2, 2)), "image: expected"),
-        (lambda: linf(drawn[:, :6], size, (5, 2)), "window: expected"),
-        (lambda: linf(drawn[:, :5], size, (2, 2)), "words: expected"),
-        (lambda: square_bumps(x, x, drawn, unit(3, 3), size, "linf", 1.0), "norm: expected one of l2, l1"),
-        (lambda: square_bumps(x, x, drawn, unit(3, 3), size, "l1", torch.inf), "radius: expected a finite"),
-    )
+    refuses("image: expected", linf, drawn[:, :6], (3, 4, 5), (2, 2))
+    refuses("window: expected", linf, drawn[:, :6], size, (5, 2))
+    refuses("words: expected", linf, drawn[:, :5], size, (2, 2))
+    refuses("norm: expected one of l2, l1", square_bumps, x, x, drawn, unit(3, 3), size, "linf", 1.0)
+    refuses("radius: expected a finite", square_bumps, x, x, drawn, unit(3, 3), size, "l1", torch.inf)

@@ -1,7 +1,5 @@
 """What every step guarantees: steepest ascent, a result in ball and box to the last bit, for any gradient."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from balls import (
     INFINITE,
     STEP,
     assert_inside,
-    assert_refused,
     dtypes,
     norm,
     pair,
@@ -23,6 +20,7 @@ from balls import (
     widths,
 )
 from balls import step_batch as batch
+from tests.refusals import refuses
 
 kinds = st.sampled_from(list(STEP))
 TWIN = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
@@ -82,25 +80,17 @@ def test_one_long_row_and_many_short_ones(kind, shape):
 def test_refusals(kind):
     x_adv, grad, x = batch(8, 6)
     step, rows = STEP[kind], torch.tensor([0.1, float("nan"), 0.1])
-    assert_refused(
-        (lambda: step(x_adv, grad[:, :5], x, 0.1, 0.1), "grad: expected"),
-        (lambda: step(x_adv, grad, x.double(), 0.1, 0.1), "x: expected"),
-        (lambda: step(x_adv[0], grad[0], x[0], 0.1, 0.1), "add a batch dimension"),
-        *(
-            (partial(step, x_adv, grad, x, radius, 0.1), "radius: expected a number >= 0")
-            for radius in (-0.1, float("nan"), None, [0.1, 0.1, 0.1])
-        ),
-        *(
-            (partial(step, x_adv, grad, x, 0.1, size), f"step_size: expected a number >= 0, got {size!r}")
-            for size in ("0.1", True, -0.1)
-        ),
-        (lambda: step(x_adv, grad, x, 0.1, rows), "step_size: expected values"),
-        (lambda: step(x_adv, grad, x, torch.ones(2), 0.1), "one value a sample"),
-        *(
-            (partial(step, x_adv, grad, x, 0.1, 0.1, box), "box: expected")
-            for box in ((0.0, float("nan")), None, (0.0, "one"))
-        ),
-    )
+    refuses("grad: expected", step, x_adv, grad[:, :5], x, 0.1, 0.1)
+    refuses("x: expected", step, x_adv, grad, x.double(), 0.1, 0.1)
+    refuses("add a batch dimension", step, x_adv[0], grad[0], x[0], 0.1, 0.1)
+    for radius in (-0.1, float("nan"), None, [0.1, 0.1, 0.1]):
+        refuses("radius: expected a number >= 0", step, x_adv, grad, x, radius, 0.1)
+    for size in ("0.1", True, -0.1):
+        refuses(f"step_size: expected a number >= 0, got {size!r}", step, x_adv, grad, x, 0.1, size)
+    refuses("step_size: expected values", step, x_adv, grad, x, 0.1, rows)
+    refuses("one value a sample", step, x_adv, grad, x, torch.ones(2), 0.1)
+    for box in ((0.0, float("nan")), None, (0.0, "one")):
+        refuses("box: expected", step, x_adv, grad, x, 0.1, 0.1, box)
 
 
 @given(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from balls import assert_refused
 from fastadv.ops import to_hyperplane
+from tests.refusals import refuses
 
 NORMS = {"linf": inf, "l2": 2.0, "l1": 1.0}
 BOX = (-1.0, 2.0)
@@ -131,9 +131,7 @@ def test_a_point_beyond_an_edge_does_not_move_there(norm: str, dtype: torch.dtyp
 
 def test_wrong_arguments() -> None:
     x, lack = torch.zeros(2, 3), torch.zeros(2)
-    assert_refused(
-        (lambda: to_hyperplane(x, x, lack, "l0"), "norm: expected one of linf, l2, l1, got 'l0'"),
-        (lambda: to_hyperplane(x, x, lack[:, None], "l2"), r"expected one value a sample.*, got \(2, 1\)"),
-        (lambda: to_hyperplane(x, x[:1], lack, "l2"), "normal: expected"),
-        (lambda: to_hyperplane(x, x, lack, "l2", (1.0, 0.0)), "box"),
-    )
+    refuses("norm: expected one of linf, l2, l1, got 'l0'", to_hyperplane, x, x, lack, "l0")
+    refuses(r"expected one value a sample.*, got \(2, 1\)", to_hyperplane, x, x, lack[:, None], "l2")
+    refuses("normal: expected", to_hyperplane, x, x[:1], lack, "l2")
+    refuses("box", to_hyperplane, x, x, lack, "l2", (1.0, 0.0))
