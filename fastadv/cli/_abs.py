@@ -15,15 +15,7 @@ from fastadv import attacks
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import NOTHING_KEPT, kept_in, print_results, print_table, progress, say
-from fastadv.cli._shared import (
-    BATCH_SIZE,
-    DEVICE,
-    IMAGES,
-    Images,
-    Machine,
-    TrainImages,
-    load_data,
-)
+from fastadv.cli._shared import BATCH_SIZE, DEVICE, IMAGES, Images, Machine, TrainImages, load_data
 from fastadv.cli._signature import Front, add, taking
 from fastadv.data import batches, is_named
 from fastadv.evaluation import evaluate, figures

@@ -18,7 +18,7 @@ from fastadv.ops._rows import (
     per_row,
 )
 from fastadv.ops._samples import project_samples, within
-from fastadv.ops.registration.library import OpCard, Sample, register
+from fastadv.ops.registration.library import Sample, register
 
 
 def on_l1(
@@ -76,18 +76,16 @@ def register_projection(
 ) -> None:
     """Register a projection that takes `flops` operations an element; `others` are fields of its card."""
     register(
-        OpCard(
-            name=name,
-            schema="(Tensor x_adv, Tensor x, float radius, float lo, float hi, Tensor? radius_rows=None)"
-            " -> Tensor",
-            summary=summary,
-            reference=reference,
-            samples=project_samples,
-            no_gradient="attacks project points, not graphs",
-            bytes_moved=lambda x_adv, *rest: 3 * x_adv.nbytes,
-            flops=lambda x_adv, *rest: flops * x_adv.numel(),
-            **{"compare": within(4, 3e-7)} | others,
-        )
+        name=name,
+        schema="(Tensor x_adv, Tensor x, float radius, float lo, float hi, Tensor? radius_rows=None)"
+        " -> Tensor",
+        summary=summary,
+        reference=reference,
+        samples=project_samples,
+        no_gradient="attacks project points, not graphs",
+        bytes_moved=lambda x_adv, *rest: 3 * x_adv.nbytes,
+        flops=lambda x_adv, *rest: flops * x_adv.numel(),
+        **{"compare": within(4, 3e-7)} | others,
     )
 
 

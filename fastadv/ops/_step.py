@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.ops._rows import Box, PerRow, check_like, limits, per_row
 from fastadv.ops._samples import step_samples, within
-from fastadv.ops.registration.library import OpCard, Sample, register
+from fastadv.ops.registration.library import Sample, register
 
 
 def register_step(
@@ -22,17 +22,15 @@ def register_step(
         "no_gradient": "an attack's step is not differentiated",
     }
     register(
-        OpCard(
-            name=name,
-            schema="(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "
-            "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> Tensor",
-            summary=summary,
-            reference=reference,
-            in_place=True,
-            bytes_moved=lambda x_adv, *rest: 4 * x_adv.nbytes,
-            flops=lambda x_adv, *rest: flops * x_adv.numel(),
-            **usual | others,
-        )
+        name=name,
+        schema="(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "
+        "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> Tensor",
+        summary=summary,
+        reference=reference,
+        in_place=True,
+        bytes_moved=lambda x_adv, *rest: 4 * x_adv.nbytes,
+        flops=lambda x_adv, *rest: flops * x_adv.numel(),
+        **usual | others,
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.ops.keep_best import WRITES
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def reference(logits: Tensor, rows: Tensor, votes: Tensor) -> None:
@@ -27,16 +27,14 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="count_votes_",
-        schema="(Tensor logits, Tensor rows, Tensor(a!) votes) -> ()",
-        summary="votes[row, argmax logits] += 1, the lower class among equals; none if not finite",
-        reference=reference,
-        samples=samples,
-        bytes_moved=lambda logits, *rest: logits.nbytes,
-        flops=lambda logits, *rest: logits.numel(),
-        **WRITES,
-    )
+    name="count_votes_",
+    schema="(Tensor logits, Tensor rows, Tensor(a!) votes) -> ()",
+    summary="votes[row, argmax logits] += 1, the lower class among equals; none if not finite",
+    reference=reference,
+    samples=samples,
+    bytes_moved=lambda logits, *rest: logits.nbytes,
+    flops=lambda logits, *rest: logits.numel(),
+    **WRITES,
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv._checks import check_number
 from fastadv.ops._rows import NO_BOX, Box, check_like, clamp_box, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 ORDERS = (inf, 2.0, 1.0, 0.0, 3.0)  # tried in the samples; any other order works
 
@@ -62,19 +62,16 @@ def _backward(ctx: Any, by_distance: Tensor, _: Any) -> tuple[Tensor | None, ...
 
 
 register(
-    OpCard(
-        name="distance",
-        schema="(Tensor x_adv, Tensor x, float order, float lo, float hi)"
-        " -> (Tensor distance, Tensor inside)",
-        summary="‖x_adv − x‖ₚ per sample, and whether it is in the box",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=compare,
-        gradient=(_setup, _backward),
-        bytes_moved=lambda x_adv, *rest: 2 * x_adv.nbytes,
-        flops=lambda x_adv, *rest: 3 * x_adv.numel(),
-    )
+    name="distance",
+    schema="(Tensor x_adv, Tensor x, float order, float lo, float hi) -> (Tensor distance, Tensor inside)",
+    summary="‖x_adv − x‖ₚ per sample, and whether it is in the box",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=compare,
+    gradient=(_setup, _backward),
+    bytes_moved=lambda x_adv, *rest: 2 * x_adv.nbytes,
+    flops=lambda x_adv, *rest: 3 * x_adv.numel(),
 )
 
 

@@ -20,7 +20,7 @@ from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.ops import philox
 from fastadv.ops._rows import check_column
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 FARTHEST, MOST = 8, 4
 
@@ -70,19 +70,17 @@ def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
 
 
 register(
-    OpCard(
-        name="glass_shuffle",
-        schema="(Tensor x, Tensor ids, int distance, int rounds, int seed) -> Tensor",
-        summary="pixels that become copies of near ones, one after the other; a function of (seed, id)",
-        reference=reference,
-        samples=samples,
-        compare=compare,
-        ordered=True,
-        no_gradient="whole numbers are not differentiated",
-        dtypes=(torch.uint8,),
-        bytes_moved=lambda x, *rest: 2 * x.nbytes,
-        flops=lambda x, ids, distance, rounds, seed: 30 * rounds * x[:, :1].numel(),
-    )
+    name="glass_shuffle",
+    schema="(Tensor x, Tensor ids, int distance, int rounds, int seed) -> Tensor",
+    summary="pixels that become copies of near ones, one after the other; a function of (seed, id)",
+    reference=reference,
+    samples=samples,
+    compare=compare,
+    ordered=True,
+    no_gradient="whole numbers are not differentiated",
+    dtypes=(torch.uint8,),
+    bytes_moved=lambda x, *rest: 2 * x.nbytes,
+    flops=lambda x, ids, distance, rounds, seed: 30 * rounds * x[:, :1].numel(),
 )
 
 

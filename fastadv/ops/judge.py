@@ -22,7 +22,7 @@ from fastadv.ops._rows import like
 from fastadv.ops._samples import SHAPES, batch, layouts, per_sample
 from fastadv.ops.largest import reference as largest
 from fastadv.ops.linf_step import reference as linf_step
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def reference(
@@ -90,21 +90,19 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="judge_",
-        schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) not_finite, "
-        "Tensor(e!) steepest, Tensor(f!) ranks, Tensor(g!) success, Tensor(h!) x_adv, Tensor? grad, "
-        "Tensor logits, Tensor loss, Tensor y, Tensor? targets=None, bool margin_at_zero=False, "
-        "bool stop=False, Tensor? x=None, float radius=0.0, float step_size=0.0, float lo=0.0, float hi=0.0, "
-        "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
-        summary="per sample, the verdict of logits, the best of a record and of a point, and its `linf_step`",
-        reference=reference,
-        samples=samples,
-        bytes_moved=lambda best_x, *rest: 5 * best_x.nbytes,
-        flops=lambda best_x, *rest: 9 * best_x.numel(),
-        dtypes=(torch.float32,),
-        **keep_best.WRITES,
-    )
+    name="judge_",
+    schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) not_finite, "
+    "Tensor(e!) steepest, Tensor(f!) ranks, Tensor(g!) success, Tensor(h!) x_adv, Tensor? grad, "
+    "Tensor logits, Tensor loss, Tensor y, Tensor? targets=None, bool margin_at_zero=False, "
+    "bool stop=False, Tensor? x=None, float radius=0.0, float step_size=0.0, float lo=0.0, float hi=0.0, "
+    "Tensor? radius_rows=None, Tensor? step_size_rows=None) -> ()",
+    summary="per sample, the verdict of logits, the best of a record and of a point, and its `linf_step`",
+    reference=reference,
+    samples=samples,
+    bytes_moved=lambda best_x, *rest: 5 * best_x.nbytes,
+    flops=lambda best_x, *rest: 9 * best_x.numel(),
+    dtypes=(torch.float32,),
+    **keep_best.WRITES,
 )
 
 judge_ = op("judge_")  # by position, as the reference

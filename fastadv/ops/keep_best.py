@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv.ops._rows import check_column, check_like
 from fastadv.ops._samples import SHAPES, batch
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def reference(
@@ -45,17 +45,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="keep_best_",
-        schema="(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, "
-        "Tensor x_adv, Tensor loss, Tensor success) -> ()",
-        summary="per sample, the best of (best_x, best_loss, best_success) by success, then loss",
-        reference=reference,
-        samples=samples,
-        bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
-        flops=lambda best_x, *rest: 0,
-        **WRITES,
-    )
+    name="keep_best_",
+    schema="(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, "
+    "Tensor x_adv, Tensor loss, Tensor success) -> ()",
+    summary="per sample, the best of (best_x, best_loss, best_success) by success, then loss",
+    reference=reference,
+    samples=samples,
+    bytes_moved=lambda best_x, *rest: 2 * best_x.nbytes,
+    flops=lambda best_x, *rest: 0,
+    **WRITES,
 )
 
 

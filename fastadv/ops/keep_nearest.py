@@ -10,7 +10,7 @@ from fastadv.ops import keep_best
 from fastadv.ops._rows import check_column, check_like
 from fastadv.ops._samples import SHAPES, batch
 from fastadv.ops.distance import reference as distances
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def reference(
@@ -49,17 +49,15 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="keep_nearest_",
-        schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) length, "
-        "Tensor x, Tensor points, Tensor success, float order) -> ()",
-        summary="per sample, the nearest to x of the best and of the candidates that are successes",
-        reference=reference,
-        samples=samples,
-        bytes_moved=lambda best_x, *rest: best_x.nbytes + rest[4].nbytes,
-        flops=lambda best_x, *rest: 3 * rest[4].numel(),
-        **keep_best.WRITES,
-    )
+    name="keep_nearest_",
+    schema="(Tensor(a!) best_x, Tensor(b!) best_rank, Tensor(c!) best_success, Tensor(d!) length, "
+    "Tensor x, Tensor points, Tensor success, float order) -> ()",
+    summary="per sample, the nearest to x of the best and of the candidates that are successes",
+    reference=reference,
+    samples=samples,
+    bytes_moved=lambda best_x, *rest: best_x.nbytes + rest[4].nbytes,
+    flops=lambda best_x, *rest: 3 * rest[4].numel(),
+    **keep_best.WRITES,
 )
 
 

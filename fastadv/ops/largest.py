@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, batch, layouts, within
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def reference(values: Tensor) -> Tensor:
@@ -28,18 +28,16 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="largest",
-        schema="(Tensor values) -> Tensor",
-        summary="max |values| per sample",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=within(0),
-        no_gradient="it measures what a search has found",
-        bytes_moved=lambda values: values.nbytes,
-        flops=lambda values: values.numel(),
-    )
+    name="largest",
+    schema="(Tensor values) -> Tensor",
+    summary="max |values| per sample",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=within(0),
+    no_gradient="it measures what a search has found",
+    bytes_moved=lambda values: values.nbytes,
+    flops=lambda values: values.numel(),
 )
 
 _new = op("largest")

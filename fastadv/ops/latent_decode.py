@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_kind
 from fastadv.ops._samples import sample_decoders
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def forward(
@@ -108,21 +108,19 @@ def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
 
 
 register(
-    OpCard(
-        name="latent_decode",
-        schema="(Tensor z, Tensor[] weights, Tensor[] biases, int[] strides) -> Tensor",
-        summary="G_k(z) for latents of each class",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=compare,
-        dtypes=(torch.float32,),
-        no_gradient="fastadv.models.abs.decoder.decode is the differentiable decoder",
-        bytes_moved=lambda z, weights, biases, strides: (
-            4 * (z.numel() + z[..., 0].numel() * weights[-1].shape[2] * image_size(weights, strides) ** 2)
-        ),
-        flops=lambda z, weights, biases, strides: 2 * products(weights, strides) * z[..., 0].numel(),
-    )
+    name="latent_decode",
+    schema="(Tensor z, Tensor[] weights, Tensor[] biases, int[] strides) -> Tensor",
+    summary="G_k(z) for latents of each class",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=compare,
+    dtypes=(torch.float32,),
+    no_gradient="fastadv.models.abs.decoder.decode is the differentiable decoder",
+    bytes_moved=lambda z, weights, biases, strides: (
+        4 * (z.numel() + z[..., 0].numel() * weights[-1].shape[2] * image_size(weights, strides) ** 2)
+    ),
+    flops=lambda z, weights, biases, strides: 2 * products(weights, strides) * z[..., 0].numel(),
 )
 
 

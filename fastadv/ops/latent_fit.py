@@ -15,7 +15,7 @@ from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.ops._samples import sample_decoders
 from fastadv.ops.latent_decode import check_decoders, forward, image_size, products
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -80,24 +80,22 @@ def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args
 
 
 register(
-    OpCard(
-        name="latent_fit",
-        schema="(Tensor x, Tensor z, Tensor[] weights, Tensor[] biases, int[] strides, float beta, "
-        "int steps, float step_size, float max_norm, bool bf16) -> (Tensor loss, Tensor latents)",
-        summary="min over z of (‖G_k(z) − x‖² + β/2 ‖z‖²) / D by Adam, for each image and class",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=compare,
-        dtypes=(torch.float32,),
-        no_gradient="at the optimum the model gives the envelope gradient 2(x − G(z))/D",
-        bytes_moved=lambda x, z, weights, biases, *rest: (
-            4 * (x.numel() + 3 * z.numel() + sum(part.numel() for part in (*weights, *biases)))
-        ),
-        flops=lambda x, z, weights, biases, strides, beta, steps, *rest: (
-            2 * products(weights, strides) * (2 * steps - 1) * z.shape[0] * z.shape[1]
-        ),
-    )
+    name="latent_fit",
+    schema="(Tensor x, Tensor z, Tensor[] weights, Tensor[] biases, int[] strides, float beta, "
+    "int steps, float step_size, float max_norm, bool bf16) -> (Tensor loss, Tensor latents)",
+    summary="min over z of (‖G_k(z) − x‖² + β/2 ‖z‖²) / D by Adam, for each image and class",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=compare,
+    dtypes=(torch.float32,),
+    no_gradient="at the optimum the model gives the envelope gradient 2(x − G(z))/D",
+    bytes_moved=lambda x, z, weights, biases, *rest: (
+        4 * (x.numel() + 3 * z.numel() + sum(part.numel() for part in (*weights, *biases)))
+    ),
+    flops=lambda x, z, weights, biases, strides, beta, steps, *rest: (
+        2 * products(weights, strides) * (2 * steps - 1) * z.shape[0] * z.shape[1]
+    ),
 )
 
 

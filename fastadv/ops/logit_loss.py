@@ -23,7 +23,7 @@ from torch.nn.functional import softplus
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_column, wide
 from fastadv.ops._samples import assert_ulps
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 KINDS = ("ce", "margin", "cw", "dlr", "ce_sharp")
 # losses that are exactly 0 where the model is very sure
@@ -164,19 +164,17 @@ def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None
 
 
 register(
-    OpCard(
-        name="logit_loss",
-        schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
-        "-> (Tensor loss, Tensor grad)",
-        summary="per-sample ce, margin, cw, dlr or ce_sharp and its gradient on the logits",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=compare,
-        gradient=(_setup, _backward),
-        bytes_moved=lambda logits, *rest: 2 * logits.nbytes,
-        flops=lambda logits, *rest: 10 * logits.numel(),
-    )
+    name="logit_loss",
+    schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
+    "-> (Tensor loss, Tensor grad)",
+    summary="per-sample ce, margin, cw, dlr or ce_sharp and its gradient on the logits",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=compare,
+    gradient=(_setup, _backward),
+    bytes_moved=lambda logits, *rest: 2 * logits.nbytes,
+    flops=lambda logits, *rest: 10 * logits.numel(),
 )
 
 

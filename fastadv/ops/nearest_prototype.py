@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_kind
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 CHUNK = 1 << 22  # float64 differences the reference holds at once
 
@@ -69,20 +69,18 @@ def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args
 
 
 register(
-    OpCard(
-        name="nearest_prototype",
-        schema="(Tensor x, Tensor prototypes, Tensor bias) -> (Tensor distance, Tensor index)",
-        summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact; the lower index among equals",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=compare,
-        strided=("prototypes",),
-        dtypes=(torch.float32,),
-        no_gradient="it is 2(x − p) at the nearest prototype, which the caller can compute",
-        bytes_moved=lambda x, prototypes, bias: 4 * (x.numel() + prototypes.numel() + bias.numel()),
-        flops=lambda x, prototypes, bias: 2 * len(x) * prototypes.numel(),
-    )
+    name="nearest_prototype",
+    schema="(Tensor x, Tensor prototypes, Tensor bias) -> (Tensor distance, Tensor index)",
+    summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact; the lower index among equals",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=compare,
+    strided=("prototypes",),
+    dtypes=(torch.float32,),
+    no_gradient="it is 2(x − p) at the nearest prototype, which the caller can compute",
+    bytes_moved=lambda x, prototypes, bias: 4 * (x.numel() + prototypes.numel() + bias.numel()),
+    flops=lambda x, prototypes, bias: 2 * len(x) * prototypes.numel(),
 )
 
 

@@ -19,7 +19,7 @@ from fastadv.errors import InputError
 from fastadv.ops import philox
 from fastadv.ops._rows import check_column
 from fastadv.ops._samples import within
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 CHOICE = 47  # bits between a column and its alias; 16 more name the alias
 ALIASES = 16
@@ -66,21 +66,19 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="noisy_copies",
-        schema="(Tensor levels, Tensor rows, Tensor ids, Tensor draws, Tensor table, int center, float step, "
-        "int seed, bool narrow=False) -> Tensor",
-        summary="copies of images on a grid, plus noise of an alias table: exact sums, draws by (seed, id)",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=within(0),
-        ordered=True,
-        no_gradient="the copies of an image on a grid are not differentiated",
-        dtypes=(torch.int32,),
-        bytes_moved=lambda *args: fake(*args).nbytes,
-        flops=lambda *args: 60 * fake(*args).numel(),
-    )
+    name="noisy_copies",
+    schema="(Tensor levels, Tensor rows, Tensor ids, Tensor draws, Tensor table, int center, float step, "
+    "int seed, bool narrow=False) -> Tensor",
+    summary="copies of images on a grid, plus noise of an alias table: exact sums, draws by (seed, id)",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=within(0),
+    ordered=True,
+    no_gradient="the copies of an image on a grid are not differentiated",
+    dtypes=(torch.int32,),
+    bytes_moved=lambda *args: fake(*args).nbytes,
+    flops=lambda *args: 60 * fake(*args).numel(),
 )
 
 

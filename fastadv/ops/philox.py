@@ -14,7 +14,7 @@ from torch import Tensor
 from fastadv._checks import check_choice, check_count, check_seed
 from fastadv.errors import InputError
 from fastadv.ops._samples import assert_ulps
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -108,19 +108,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="philox",
-        schema="(Tensor ids, int count, str kind, int seed, int draw, int draws=1) -> Tensor",
-        summary="Philox 4x32-10 of (seed, id, draw, element): bits, uniform [0, 1), standard normal, or sign",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        compare=compare,
-        no_gradient="random numbers depend on no input",
-        dtypes=(torch.int64,),
-        bytes_moved=lambda *args: fake(*args).nbytes,
-        flops=lambda *args: 25 * fake(*args).numel(),
-    )
+    name="philox",
+    schema="(Tensor ids, int count, str kind, int seed, int draw, int draws=1) -> Tensor",
+    summary="Philox 4x32-10 of (seed, id, draw, element): bits, uniform [0, 1), standard normal, or sign",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    compare=compare,
+    no_gradient="random numbers depend on no input",
+    dtypes=(torch.int64,),
+    bytes_moved=lambda *args: fake(*args).nbytes,
+    flops=lambda *args: 25 * fake(*args).numel(),
 )
 
 

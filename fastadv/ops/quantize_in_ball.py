@@ -14,7 +14,7 @@ from fastadv._checks import check_choice, check_count
 from fastadv.errors import InputError
 from fastadv.ops._rows import ORDERS, Box, PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import SHAPES, batch, within
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 THRESHOLDS = 4096
 
@@ -67,19 +67,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="quantize_in_ball",
-        schema="(Tensor x_adv, Tensor x, str norm, float radius, float lo, float hi, int levels, "
-        "Tensor? radius_rows=None) -> Tensor",
-        summary="x_adv rounded to a grid of the box without leaving the ball around x",
-        reference=reference,
-        samples=samples,
-        compare=within(0),
-        no_gradient="rounding is flat almost everywhere",
-        dtypes=(torch.float32,),
-        bytes_moved=lambda x_adv, *rest: 3 * x_adv.nbytes,
-        flops=lambda x_adv, *rest: 130 * x_adv.numel(),
-    )
+    name="quantize_in_ball",
+    schema="(Tensor x_adv, Tensor x, str norm, float radius, float lo, float hi, int levels, "
+    "Tensor? radius_rows=None) -> Tensor",
+    summary="x_adv rounded to a grid of the box without leaving the ball around x",
+    reference=reference,
+    samples=samples,
+    compare=within(0),
+    no_gradient="rounding is flat almost everywhere",
+    dtypes=(torch.float32,),
+    bytes_moved=lambda x_adv, *rest: 3 * x_adv.nbytes,
+    flops=lambda x_adv, *rest: 130 * x_adv.numel(),
 )
 
 

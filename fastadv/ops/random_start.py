@@ -33,7 +33,7 @@ from fastadv.ops._rows import (
     per_row,
 )
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
@@ -87,19 +87,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="random_start",
-        schema="(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, "
-        "Tensor? radius_rows=None) -> Tensor",
-        summary="x + uniform draw from the norm ball, clamped to the box; a function of (seed, id, draw)",
-        reference=reference,
-        samples=samples,
-        compare=compare,
-        ordered=True,
-        no_gradient="a starting point is not differentiated",
-        bytes_moved=lambda x, *rest: 2 * x.nbytes,
-        flops=lambda x, *rest: 40 * x.numel(),
-    )
+    name="random_start",
+    schema="(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, "
+    "Tensor? radius_rows=None) -> Tensor",
+    summary="x + uniform draw from the norm ball, clamped to the box; a function of (seed, id, draw)",
+    reference=reference,
+    samples=samples,
+    compare=compare,
+    ordered=True,
+    no_gradient="a starting point is not differentiated",
+    bytes_moved=lambda x, *rest: 2 * x.nbytes,
+    flops=lambda x, *rest: 40 * x.numel(),
 )
 
 

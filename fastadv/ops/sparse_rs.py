@@ -16,7 +16,7 @@ from fastadv.errors import InputError
 from fastadv.ops import philox
 from fastadv.ops._rows import Box, check_column, check_like, limits
 from fastadv.ops._samples import SHAPES, batch, within
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def reference(
@@ -61,19 +61,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="sparse_rs",
-        schema="(Tensor best, Tensor x, Tensor ids, Tensor leaving, Tensor count, float lo, float hi, "
-        "int seed, int draw, Tensor? mask=None) -> Tensor",
-        summary="a proposal of Sparse-RS: coordinates back at x, and as many others at an end of the box",
-        reference=reference,
-        samples=samples,
-        compare=within(0),
-        no_gradient="proposals of a random search are taken from no graph",
-        ordered=True,
-        bytes_moved=lambda best, *rest: 3 * best.nbytes,
-        flops=lambda best, *rest: 25 * best.numel(),
-    )
+    name="sparse_rs",
+    schema="(Tensor best, Tensor x, Tensor ids, Tensor leaving, Tensor count, float lo, float hi, "
+    "int seed, int draw, Tensor? mask=None) -> Tensor",
+    summary="a proposal of Sparse-RS: coordinates back at x, and as many others at an end of the box",
+    reference=reference,
+    samples=samples,
+    compare=within(0),
+    no_gradient="proposals of a random search are taken from no graph",
+    ordered=True,
+    bytes_moved=lambda best, *rest: 3 * best.nbytes,
+    flops=lambda best, *rest: 25 * best.numel(),
 )
 
 

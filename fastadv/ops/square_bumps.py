@@ -20,7 +20,7 @@ from fastadv.ops import _projection
 from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import batch, per_sample, within
 from fastadv.ops._windows import Image, check_windows, corners, inside, middle_corners, signs
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 from fastadv.ops.square_linf import SAMPLES
 
 NORMS = ("l2", "l1")
@@ -80,19 +80,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="square_bumps",
-        schema="(Tensor best, Tensor x, Tensor words, Tensor bumps, int channels, int height, int width, "
-        "str norm, float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor",
-        summary="a proposal of Square in L2 or L1: two bumps that take another window's length, projected",
-        reference=reference,
-        samples=samples,
-        compare=within(4, 3e-7),
-        no_gradient="proposals of a random search are taken from no graph",
-        ordered=True,
-        bytes_moved=lambda best, *rest: 3 * best.nbytes,
-        flops=lambda best, *rest: 20 * best.numel(),
-    )
+    name="square_bumps",
+    schema="(Tensor best, Tensor x, Tensor words, Tensor bumps, int channels, int height, int width, "
+    "str norm, float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor",
+    summary="a proposal of Square in L2 or L1: two bumps that take another window's length, projected",
+    reference=reference,
+    samples=samples,
+    compare=within(4, 3e-7),
+    no_gradient="proposals of a random search are taken from no graph",
+    ordered=True,
+    bytes_moved=lambda best, *rest: 3 * best.nbytes,
+    flops=lambda best, *rest: 20 * best.numel(),
 )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import batch, within
 from fastadv.ops._windows import Image, Window, check_windows, corners, inside
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 SPARE = 24  # bits of the last word that each choose for a channel
 # images, windows
@@ -52,19 +52,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="square_linf",
-        schema="(Tensor best, Tensor lower, Tensor upper, Tensor words, int channels, int height, int width, "
-        "int tall, int wide) -> Tensor",
-        summary="a proposal of Square: one window of an image at an end of its ball",
-        reference=reference,
-        samples=samples,
-        compare=within(0),
-        no_gradient="proposals of a random search are taken from no graph",
-        ordered=True,
-        bytes_moved=lambda best, *rest: 2 * best.nbytes,
-        flops=lambda best, *rest: 0,
-    )
+    name="square_linf",
+    schema="(Tensor best, Tensor lower, Tensor upper, Tensor words, int channels, int height, int width, "
+    "int tall, int wide) -> Tensor",
+    summary="a proposal of Square: one window of an image at an end of its ball",
+    reference=reference,
+    samples=samples,
+    compare=within(0),
+    no_gradient="proposals of a random search are taken from no graph",
+    ordered=True,
+    bytes_moved=lambda best, *rest: 2 * best.nbytes,
+    flops=lambda best, *rest: 0,
 )
 
 

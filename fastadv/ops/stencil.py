@@ -13,7 +13,7 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import within
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 
 def _places(shift: Tensor, size: int) -> Tensor:
@@ -55,18 +55,16 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="stencil",
-        schema="(Tensor x, Tensor offsets, Tensor weights) -> Tensor",
-        summary="sums of shifted images by weights, edges repeated; taps of the batch or of each sample",
-        reference=reference,
-        samples=samples,
-        compare=within(0),
-        ordered=True,
-        no_gradient="a blurred image is where an evaluation begins",
-        bytes_moved=lambda x, *rest: 2 * x.nbytes,
-        flops=lambda x, offsets, weights: 2 * x.numel() * offsets.shape[1],
-    )
+    name="stencil",
+    schema="(Tensor x, Tensor offsets, Tensor weights) -> Tensor",
+    summary="sums of shifted images by weights, edges repeated; taps of the batch or of each sample",
+    reference=reference,
+    samples=samples,
+    compare=within(0),
+    ordered=True,
+    no_gradient="a blurred image is where an evaluation begins",
+    bytes_moved=lambda x, *rest: 2 * x.nbytes,
+    flops=lambda x, offsets, weights: 2 * x.numel() * offsets.shape[1],
 )
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import fold
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_sums
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 MOST_CHANNELS = 4
 
@@ -65,21 +65,19 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="thin_gradient",
-        schema="(Tensor gradient, Tensor weight, int[] size, int[] stride, int[] padding, int[] dilation, "
-        "bool channels_last) -> Tensor",
-        summary="the input gradient of a convolution that reads up to 4 channels",
-        reference=reference,
-        fake=fake,
-        samples=samples,
-        # sums of O h v terms in another order, then rounded
-        compare=assert_sums,
-        no_gradient="it is a gradient itself, and taken once",
-        ordered=True,
-        bytes_moved=lambda gradient, *rest: gradient.nbytes,
-        flops=lambda gradient, weight, *rest: 2 * gradient.numel() * weight[0].numel(),
-    )
+    name="thin_gradient",
+    schema="(Tensor gradient, Tensor weight, int[] size, int[] stride, int[] padding, int[] dilation, "
+    "bool channels_last) -> Tensor",
+    summary="the input gradient of a convolution that reads up to 4 channels",
+    reference=reference,
+    fake=fake,
+    samples=samples,
+    # sums of O h v terms in another order, then rounded
+    compare=assert_sums,
+    no_gradient="it is a gradient itself, and taken once",
+    ordered=True,
+    bytes_moved=lambda gradient, *rest: gradient.nbytes,
+    flops=lambda gradient, weight, *rest: 2 * gradient.numel() * weight[0].numel(),
 )
 
 

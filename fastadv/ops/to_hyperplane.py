@@ -15,7 +15,7 @@ from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.ops._rows import Box, check_like, limits
 from fastadv.ops._samples import SHAPES, batch, layouts, within
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 NORMS = ("linf", "l2", "l1")
 # Newton steps on a GPU, where asking whether they have converged would wait for the device
@@ -78,18 +78,16 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 register(
-    OpCard(
-        name="to_hyperplane",
-        schema="(Tensor points, Tensor normal, Tensor lack, str norm, float lo, float hi) -> Tensor",
-        summary="argmin ‖d‖ over {⟨normal, d⟩ = lack, points + d in the box}",
-        reference=reference,
-        samples=samples,
-        compare=within(4, 3e-7),
-        no_gradient="attacks project points, not graphs",
-        ordered=True,
-        bytes_moved=lambda points, *rest: 3 * points.nbytes,
-        flops=lambda points, *rest: 40 * points.numel(),
-    )
+    name="to_hyperplane",
+    schema="(Tensor points, Tensor normal, Tensor lack, str norm, float lo, float hi) -> Tensor",
+    summary="argmin ‖d‖ over {⟨normal, d⟩ = lack, points + d in the box}",
+    reference=reference,
+    samples=samples,
+    compare=within(4, 3e-7),
+    no_gradient="attacks project points, not graphs",
+    ordered=True,
+    bytes_moved=lambda points, *rest: 3 * points.nbytes,
+    flops=lambda points, *rest: 40 * points.numel(),
 )
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_sums
-from fastadv.ops.registration.library import OpCard, Sample, op, register
+from fastadv.ops.registration.library import Sample, op, register
 
 # Bᵀ, G and Aᵀ by m
 MATRICES: dict[int, tuple[list[list[float]], list[list[float]], list[list[float]]]] = {
@@ -115,35 +115,31 @@ def samples_of_image(device: torch.device, dtype: torch.dtype) -> Iterator[Sampl
 
 
 register(
-    OpCard(
-        name="winograd_tiles",
-        schema="(Tensor x, int size, int padding) -> Tensor",
-        summary="Bᵀ d B of every tile d of images",
-        reference=reference_tiles,
-        fake=fake_tiles,
-        samples=samples_of_tiles,
-        # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
-        compare=assert_sums,
-        no_gradient="it is a part of a convolution that has one",
-        ordered=True,
-        bytes_moved=lambda x, size, padding: round(x.nbytes * (1 + ((size + 2) / size) ** 2)),
-        flops=lambda x, size, padding: 12 * round(x.numel() * ((size + 2) / size) ** 2),
-    )
+    name="winograd_tiles",
+    schema="(Tensor x, int size, int padding) -> Tensor",
+    summary="Bᵀ d B of every tile d of images",
+    reference=reference_tiles,
+    fake=fake_tiles,
+    samples=samples_of_tiles,
+    # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
+    compare=assert_sums,
+    no_gradient="it is a part of a convolution that has one",
+    ordered=True,
+    bytes_moved=lambda x, size, padding: round(x.nbytes * (1 + ((size + 2) / size) ** 2)),
+    flops=lambda x, size, padding: 12 * round(x.numel() * ((size + 2) / size) ** 2),
 )
 register(
-    OpCard(
-        name="winograd_image",
-        schema="(Tensor products, Tensor? bias, int[] shape, int size) -> Tensor",
-        summary="Aᵀ m A of every tile m, as images",
-        reference=reference_image,
-        fake=lambda products, bias, shape, size: products.new_empty(*shape, products.shape[2]),
-        samples=samples_of_image,
-        compare=assert_sums,
-        no_gradient="it is a part of a convolution that has one",
-        ordered=True,
-        bytes_moved=lambda products, bias, shape, size: 2 * products.nbytes,
-        flops=lambda products, *rest: 12 * products.numel(),
-    )
+    name="winograd_image",
+    schema="(Tensor products, Tensor? bias, int[] shape, int size) -> Tensor",
+    summary="Aᵀ m A of every tile m, as images",
+    reference=reference_image,
+    fake=lambda products, bias, shape, size: products.new_empty(*shape, products.shape[2]),
+    samples=samples_of_image,
+    compare=assert_sums,
+    no_gradient="it is a part of a convolution that has one",
+    ordered=True,
+    bytes_moved=lambda products, bias, shape, size: 2 * products.nbytes,
+    flops=lambda products, *rest: 12 * products.numel(),
 )
 
 

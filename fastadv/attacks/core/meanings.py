@@ -48,7 +48,7 @@ MEANINGS = {
 # The same where the loss is None by default.
 NO_LOSS = {
     "loss": """a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
-    None is the margin of the criterion.""",
+    None is the margin of the criterion."""
 }
 # The same of gradient attacks for the minimum norm.
 NEAREST = {

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.data.construct.constructed import ConstructedSet, indexed, measured
-from fastadv.data.shards import (
-    SHARDS,
-    read_shard,
-    read_shards,
-    shard_config,
-    shard_count,
-    shard_name,
-)
+from fastadv.data.shards import SHARDS, read_shard, read_shards, shard_config, shard_count, shard_name
 from fastadv.errors import CorruptFileError
 from fastadv.runs.work import Pieces, merge
 

@@ -56,10 +56,7 @@ def impulse_noise(x: Tensor, share: float, draws: Draws) -> Tensor:
 
 
 @corruption(
-    (0.06, 0.1, 0.12, 0.16, 0.2),
-    (0.15, 0.2, 0.25, 0.3, 0.35),
-    (0.15, 0.2, 0.35, 0.45, 0.6),
-    extra=True,
+    (0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.25, 0.3, 0.35), (0.15, 0.2, 0.35, 0.45, 0.6), extra=True
 )
 def speckle_noise(x: Tensor, scale: float, draws: Draws) -> Tensor:
     return x + x * (scale * draws.normal(*x.shape[1:]))

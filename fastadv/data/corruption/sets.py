@@ -10,14 +10,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_choice, check_seed
 from fastadv.data.content import describe_data
-from fastadv.data.corruption.card import (
-    CORRUPTIONS,
-    LEAST,
-    SMALL,
-    TABLES,
-    Draws,
-    check_severity,
-)
+from fastadv.data.corruption.card import CORRUPTIONS, LEAST, SMALL, TABLES, Draws, check_severity
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import Images, check_images, check_positions, to_unit
 from fastadv.data.sampling import known_labels, sample_count

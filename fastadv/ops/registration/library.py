@@ -262,8 +262,9 @@ def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> N
         _library.impl(name, kernel, key)
 
 
-def register(card: OpCard) -> None:
-    """Define the op and give every device its best kernel. Called once, at the end of each ops/NAME.py."""
+def register(**fields: Any) -> None:
+    """Define the op of this card and give every device its best kernel; called once, by ops/NAME.py."""
+    card = OpCard(**fields)
     CARDS[card.name] = card
     kernels: dict[str, Callable[..., None] | None] = {ANYWHERE: None}
     if launcher := cpu_launcher(card):
