@@ -15,13 +15,13 @@ import torch
 
 import fastadv as fa
 
-SEED, EPOCHS, TESTED, CROPS, SIZE = 0, 16, 1000, 20, 224
+SEED, EPOCHS, IMAGES, TESTED, CROPS, SIZE = 0, 16, 10_000, 1000, 20, 224
 GROUPS = {"noise": 3, "blur": 4, "weather": 4, "digital": 4}  # corruptions, in the order of the table
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # on which no net here is measured
-NETS = {  # a width, training images, and augmentations
-    "small_cnn": ("small_cnn", 32, 20_000, "crop_flip"),
-    "small_cnn_extra": ("small_cnn", 32, 20_000, ["crop_flip", fa.data.Corrupt(EXTRA)]),
-    "resnet18_narrow": ("resnet18", 16, 10_000, "crop_flip"),
+NETS = {  # with their widths, and augmentations
+    "small_cnn": ("small_cnn", 32, "crop_flip"),
+    "small_cnn_extra": ("small_cnn", 32, ["crop_flip", fa.data.Corrupt(EXTRA)]),
+    "resnet18_narrow": ("resnet18", 16, "crop_flip"),
 }
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
@@ -39,8 +39,8 @@ def measure(name: str, model: torch.nn.Module, data, **options) -> None:
 
 
 def train(name: str, folder: Path | None) -> None:
-    kind, width, images, augment = NETS[name]
-    train_set = fa.data.load("cifar10", "train", data_dir=folder, limit=images)
+    kind, width, augment = NETS[name]
+    train_set = fa.data.load("cifar10", "train", data_dir=folder, limit=IMAGES)
     model = fa.models.create(kind, shape=train_set.shape, classes=10, width=width)
     started, run = time.perf_counter(), Path("runs", "corruptions", name)
     fa.train.fit(
