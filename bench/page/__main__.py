@@ -1,4 +1,4 @@
-"""Write the tables of bench/results/pgd.md and calls.md, a line of README, and a figure, from stored rows.
+"""Write tables of bench/results/, a line of README, a sentence of a guide, and a figure, from stored rows.
 
     python -m bench.page
 
@@ -6,7 +6,7 @@ Lines whose rows have not been measured yet are left out, and named.
 """
 
 from bench import records
-from bench.page import anchor, calls, table
+from bench.page import anchor, calls, corruptions, table
 from bench.page.table import ENTRIES, Rows
 
 
@@ -21,6 +21,8 @@ def main() -> None:
         page.write_text(table.replaced(page.read_text(), inside, name))
     if calls.newest():
         calls.PAGE.write_text(table.replaced(calls.PAGE.read_text(), calls.text(), "calls"))
+    for page, inside in zip(corruptions.PAGES, corruptions.sections(rows), strict=True):
+        page.write_text(table.replaced(page.read_text(), inside, "corruptions"))
     nets = calls.shown(calls.newest())
     calls.save(calls.draw(nets), "speed.png", nets)
 

@@ -1,6 +1,6 @@
 """README's line, the tables, the figure and the pages show all stored rows, those that lose too."""
 
-from bench.page import anchor, calls, table
+from bench.page import anchor, calls, corruptions, table
 from bench.page.table import ENTRIES, Rows, name
 from bench.suite import wall
 from tests.parity.store import STORES, stored
@@ -13,6 +13,9 @@ class TestPage:
         for marks, (path, inside) in anchor.sections(MACHINES).items():
             page = path.read_text()
             assert page == table.replaced(page, inside, marks), "run python -m bench.page"
+        for path, inside in zip(corruptions.PAGES, corruptions.sections(STORED), strict=True):
+            page = path.read_text()
+            assert page == table.replaced(page, inside, "corruptions"), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
         assert calls.up_to_date("speed.png", calls.shown(calls.newest())), "run python -m bench.page"

@@ -3,6 +3,8 @@
 import json
 import re
 from functools import partial
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,16 +13,19 @@ from torch import nn
 import fastadv as fa
 from bench import nets, pgd
 from bench.clock import Ceilings
+from bench.page import corruptions as corruptions_page
+from bench.page.table import Rows
 from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session, cases_of
 from bench.subjects import abs as abs_subject
-from bench.subjects import attacks, construct, large, op_sizes, training
+from bench.subjects import attacks, construct, corruptions, large, op_sizes, training
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.ops.registration.library import CARDS
 from runs import OnCPU, ends, known, ran, session
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 SHARES = {"share_of_copy", *(f"share_of_{form}_product" for form in ("fp32", "tf32", "bf16", "fp16"))}
+ABOUT = {"cpu": "AMD EPYC", "threads": 2, "date": "2026-11-29"}
 # parts of a row's name that are others in a test: sizes and weights
 OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untrained CNN, random images"))
 
@@ -141,6 +146,31 @@ def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage):
     names = {(alike(row["what"]), row["provider"]) for row in rows if "provider" in row}
     assert names
     assert names <= stored, f"run: python bench/run.py --only {stage}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("oracle", [False, True], ids=["alone", "beside"])
+def test_corruptions_are_timed_beside_another_package_image_by_image(monkeypatch, oracle):
+    calls = []
+    package = SimpleNamespace(corrupt=lambda image, **how: calls.append((image.shape, *how.values())))
+    monkeypatch.setattr(corruptions, "find_spec", lambda name: oracle or None)
+    monkeypatch.setattr(corruptions, "import_module", lambda name: package)
+    monkeypatch.setattr(corruptions, "named", lambda names: ("fog", "contrast"))
+    rows = ran(known(OnCPU, fastadv=2.0), "corruptions")
+    ours = [row for row in timed(rows) if row["provider"] == "fastadv"]
+    assert len(ours) == 2 * 2 * 3
+    assert {row["images_per_s"] for row in ours} == {1000.0}
+    assert {row.get("times_oracle") for row in ours} == {2.0 if oracle else None}
+    asked = product((224, 32), ("fog", "contrast"), (1, 3, 5), range(2)) if oracle else ()
+    assert calls == [((side, side, 3), level, name) for side, name, level, _ in asked]
+    assert [row["what"] for row in rows if "seconds" in row and "what" in row] == [
+        "75 sets of 2 images of 32×32"
+    ]
+    table, said = corruptions_page.sections(Rows({(row["what"], "fastadv"): ABOUT | row for row in ours}))
+    assert said in table
+    assert ("2.0 times at 224×224 (at least 2.0) and 2.0 times at 32×32" in said) is oracle
+    cells = "1,000 / 1,000 / 1,000 | " + ("2.0 / 2.0 / 2.0" if oracle else "-")
+    assert f"| fog | {cells} | {cells} |" in table
 
 
 @pytest.mark.parametrize("kind", [Session, OnCPU], ids=["gpu", "cpu"])

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.data import load_constructed
+from fastadv.data.corruption.weather import PHOTOGRAPHS
 
 SOME = "-n 60"
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +99,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(path, capsys):
+def test_example_runs(path, capsys, folder, monkeypatch):
+    options = ["--only=small_cnn"] if "argparse" in path.read_text() else []
+    monkeypatch.setattr(sys, "argv", [str(path), *options])
+    monkeypatch.setenv("FASTADV_DATA", str(folder))
+    (folder / "frost").mkdir()
+    for name in PHOTOGRAPHS:
+        Image.new("RGB", (40, 40), "gray").save(folder / "frost" / name)
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import fastadv as fa
+from fastadv.data.corruption.weather import PHOTOGRAPHS
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors")
+GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions")
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
     *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),
@@ -101,6 +103,11 @@ def test_the_blocks_of_a_page_run(path, reader, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    if path.stem == "corruptions":
+        monkeypatch.setenv("FASTADV_DATA", str(tmp_path))
+        (tmp_path / "frost").mkdir()
+        for name in PHOTOGRAPHS:
+            Image.new("RGB", (40, 40), "gray").save(tmp_path / "frost" / name)
     run(path, BLOCK, **reader | {"model": deepcopy(reader["model"])})
 
 
