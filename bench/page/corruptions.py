@@ -34,4 +34,4 @@ def sections(rows: Rows) -> tuple[str, str]:
     text += f"Faster than {ORACLE}, in the median: {' and '.join(told)}. " if told else ""
     for row in rows.fitting("75 sets of 1,000 *", OURS)[-1:]:
         text += f"{row['what']}: {number(row['seconds'])} s."
-    return f"{in_markdown(lines)}\n\n{text}\n", f"{text}\n"
+    return f"{in_markdown(lines)}\n\n{text.strip()}\n", f"{text.strip()}\n"
