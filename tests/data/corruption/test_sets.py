@@ -135,10 +135,9 @@ def test_another_box_is_refused():
 def test_pixels_do_not_depend_on_threads_or_modes(name):
     if name == "frost":
         pytest.importorskip("imagecorruptions")
-    x, ids = (
-        X[:, :, None, :, None].expand(-1, -1, 3, -1, 3, -1).reshape(-1, 3, 96, 96),
-        torch.arange(N) + 2**33,
-    )
+    ids = torch.arange(N) + 2**33
+    x = X[:, :, :20, None, :, None].expand(-1, -1, -1, 3, -1, 3).reshape(N, 3, 60, 96)
+    x = x // (1 + ids % 3).to(torch.uint8)[:, None, None, None]  # with maxima of their own
     threads, wanted = torch.get_num_threads(), sets.corrupt(x, name, 3, 0, ids)
     try:
         torch.set_num_threads(3 - min(threads, 2))
@@ -151,6 +150,7 @@ def test_pixels_do_not_depend_on_threads_or_modes(name):
     assert torch.equal(pixels, wanted)
     order = torch.tensor([40, 7, 41])
     assert torch.equal(sets.corrupt(x[order], name, 3, 0, ids[order]), wanted[order])
+    assert sets.corrupt(x[:2, :1], name, 5, 0, ids[:2]).shape == (2, 1, 60, 96)
 
 
 def test_the_table_of_photons_is_poissons_on_any_processor(monkeypatch):
