@@ -143,12 +143,12 @@ def test_pixels_do_not_depend_on_threads_or_modes(name):
         torch.set_num_threads(3 - min(threads, 2))
         torch.set_default_dtype(torch.float64)
         with torch.autocast("cpu", torch.bfloat16):
-            pixels = sets.corrupt((x.float() / 255).requires_grad_(), name, 3, 0, ids)
+            pixels = sets.corrupt((x.float() / 255).requires_grad_(), name, 3, 0, ids, "cifar")
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(torch.float32)
     assert torch.equal(pixels, wanted)
-    order = torch.tensor([40, 7, 41])
+    order = torch.tensor([41, 8, 42])
     assert torch.equal(sets.corrupt(x[order], name, 3, 0, ids[order]), wanted[order])
     assert sets.corrupt(x[:2, :1], name, 5, 0, ids[:2]).shape == (2, 1, 60, 96)
 
@@ -162,3 +162,8 @@ def test_the_table_of_photons_is_poissons_on_any_processor(monkeypatch):
     exp = torch.exp
     monkeypatch.setattr(torch, "exp", lambda x: exp(x) * (1 + 1e-15 * torch.randn_like(x)))
     assert all(map(torch.equal, table(50.0, X.device), (share, other)))
+
+
+def test_another_severity_draws_anew():
+    one, other = (sets.corrupt(X * 0 + 128, "gaussian_noise", k, 0, Y) > 128 for k in (1, 2))
+    assert 0.45 < (one == other).float().mean() < 0.55

@@ -29,6 +29,9 @@ def test_an_image_is_corrupted_in_one_of_the_ways_each_as_often_whatever_its_bat
     assert all(torch.equal(NOISY(x[k:], ids=ids[k:], seed=3), y[k:]) for k in (1, 150, 399))
     assert not torch.equal(NOISY(x, ids=ids, seed=4), y)
     assert torch.equal(NOISY(x / 255, ids=ids, seed=3), y / 255)
+    fixed = fa.data.Corrupt(("brightness", "contrast"), 5, "tiny")
+    assert not torch.equal(fixed(x, ids=ids, seed=3), fixed(x, ids=ids, seed=4))
+    assert torch.equal(fixed(x[:1], ids=ids[:1], seed=3), corrupt(x[:1], "contrast", 5, 3, ids[:1], "tiny"))
     with pytest.raises(InputError, match=r"corrupt: expected pixels in \[0, 1\], got 0 to 1\.1"):
         NOISY(x / 230, ids=ids, seed=3)
     with pytest.raises(InputError, match=r"ids: expected int64 of shape \(400,\)"):
