@@ -172,10 +172,7 @@ def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = N
     """Return a per-sample loss alone.
 
     Args:
-        logits: [B, K].
-        y: int [B], labels.
-        loss: a name of `LOSSES`, or a function (logits, y, targets) -> [B], to be maximized.
-        targets: int [B], wanted classes, or None.
+        others: as in `loss_and_grad`.
 
     Returns:
         [B].

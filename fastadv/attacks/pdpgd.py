@@ -220,7 +220,8 @@ REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
 def _ours(
     norm: str, steps: int, step_size: float, several: float, weight: float, loss: losses.Loss | None
 ) -> core.Rule:
-    exploring = _exploring(norm, steps)
+    most = int(ADAPTIVE.get(norm, 0.0) * steps)
+    exploring = min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
 
     def rule(search: core.Search) -> None:
         first = several if search.problem.several else step_size
@@ -230,11 +231,6 @@ def _ours(
         )  # fmt: skip
 
     return rule
-
-
-def _exploring(norm: str, steps: int) -> int:
-    most = int(ADAPTIVE.get(norm, 0.0) * steps)
-    return min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
 
 
 def _descend_ours(search: core.Search, force: Tensor, length: Tensor) -> Tensor:

@@ -70,10 +70,9 @@ def indicators(
 
 def _eot(job: Job) -> int:
     """Return the most passes over which an attack averages a gradient."""
-    passes = [job.frozen.eot]
-    for attack in job.attacks.values():
-        passes.append(bound(attack, "eot") or EOT * (bound(attack, "version") == "rand"))
-    return max(passes)
+    passes = (bound(a, "eot") or EOT * (bound(a, "version") == "rand") for a in job.attacks.values())
+    most: int = max(job.frozen.eot, *passes)
+    return most
 
 
 def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping[str, Criterion]) -> Evidence:

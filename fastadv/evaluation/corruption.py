@@ -1,6 +1,6 @@
 """Accuracy under common corruptions: which are asked for, how they are measured, and the figures."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product, starmap
 from os import PathLike
@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fastadv.data.corruption.card import SEVERITIES, SMALL, check_severity, named
+from fastadv.data.corruption.card import SEVERITIES, check_severities, constants_for, named
 from fastadv.data.corruption.published import published_set
 from fastadv.data.corruption.sets import corrupt
 from fastadv.data.imageset import UNIT, ImageSet, to_unit
@@ -146,15 +146,13 @@ def selected(
     published: str | PathLike[str] | None,
 ) -> Corruptions:  # fmt: skip
     """Return what to measure; InputError before any work for what cannot be."""
-    levels = tuple(map(check_severity, severities if isinstance(severities, Iterable) else [severities]))
+    levels = check_severities(severities)
     if corruptions is None:
         if published is not None or levels != SEVERITIES:
             raise InputError(
                 "severities, published: expected none without corruptions; pass corruptions='c15'"
             )
         return NONE
-    if not levels or len({*levels}) < len(levels):
-        raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {[*levels]}")
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
     for name in names:
@@ -164,8 +162,7 @@ def selected(
             _check_files(job, x, published_set(Path(published), name, levels[-1]))
     if published is not None:
         return Corruptions(names, levels, f"published files in {published}", seed, Path(published))
-    constants = "cifar" if min(x.shape[2:]) < SMALL else "imagenet"  # as `corrupt` takes them
-    return Corruptions(names, levels, f"regenerated, seed {seed}, constants {constants}", seed)
+    return Corruptions(names, levels, f"regenerated, seed {seed}, constants {constants_for(x)}", seed)
 
 
 def _check_files(job: Job, x: Tensor, other: ImageSet) -> None:

@@ -50,14 +50,6 @@ def to_uniform(bits: Tensor) -> Tensor:
     return (bits >> 8).double() * 2.0**-24
 
 
-def to_normal(bits: Tensor) -> Tensor:
-    """Turn words [B, even count] into float64 standard normals, by Box-Muller on neighboring words."""
-    pairs = bits.reshape(bits.shape[0], bits.shape[1] // 2, 2)
-    radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
-    angle = 2.0 * math.pi * to_uniform(pairs[..., 1])
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2).flatten(1)
-
-
 def signs(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
     """Return `count` signs for each id, int64: 1 where a bit of the words is set, else -1, lowest first."""
     packed = words(ids, (count + 31) // 32, seed, draw)[:, :, None]
@@ -65,8 +57,11 @@ def signs(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
 
 
 def normals(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """Return `count` float64 standard normals for each id."""
-    return to_normal(words(ids, count + count % 2, seed, draw))[:, :count]
+    """Return `count` float64 standard normals for each id, by Box-Muller on neighboring words."""
+    pairs = words(ids, count + count % 2, seed, draw).reshape(len(ids), (count + 1) // 2, 2)
+    radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
+    angle = 2.0 * math.pi * to_uniform(pairs[..., 1])
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2).flatten(1)[:, :count]
 
 
 KINDS = ("bits", "uniform", "normal", "sign")

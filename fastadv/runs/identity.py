@@ -122,7 +122,8 @@ class _Description:
         classes = {self._coded(type(part)): None for part in parts}
         kept = model.state_dict().keys()
         buffers = [data_hash(buffer) for name, buffer in model.named_buffers() if name not in kept]
-        return [_parts(model), [*classes], self.of(held), buffers]
+        printed = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # the parts and their options
+        return [printed, [*classes], self.of(held), buffers]
 
     def _coded(self, value: Any) -> str:
         """Return the name of a function or class, with a hash of its code where it is the caller's own."""
@@ -169,11 +170,6 @@ def _code(code: CodeType) -> list[Any]:
 
 def _constant(value: Any) -> str:
     return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
-
-
-def _parts(model: nn.Module) -> str:
-    """Return the parts of a model and their options, as it prints them."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(model))
 
 
 def _attributes(value: Any) -> dict[str, Any]:

@@ -19,16 +19,13 @@ from fastadv.losses import Loss
 Distance = Callable[[Tensor, Tensor], Tensor]  # (outputs [B, N], y [B, N]) -> [B], differentiable
 
 
-def _cosine(outputs: Tensor, y: Tensor) -> Tensor:
-    return 1 - cosine_similarity(outputs, y, dim=1)
-
-
 def _norm(order: float) -> Distance:
     return lambda outputs, y: torch.linalg.vector_norm(outputs - y, order, dim=1)
 
 
 DISTANCES: dict[str, Distance] = {
-    "l2": _norm(2), "l1": _norm(1), "linf": _norm(float("inf")), "cosine": _cosine,
+    "l2": _norm(2), "l1": _norm(1), "linf": _norm(float("inf")),
+    "cosine": lambda outputs, y: 1 - cosine_similarity(outputs, y, dim=1),
 }  # fmt: skip
 
 

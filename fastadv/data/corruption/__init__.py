@@ -10,6 +10,6 @@ from fastadv.data.corruption import spatter as spatter
 from fastadv.data.corruption.card import CORRUPTIONS as CORRUPTIONS
 from fastadv.data.corruption.card import SEVERITIES as SEVERITIES
 from fastadv.data.corruption.card import named as named
+from fastadv.data.corruption.sets import Corrupt as Corrupt
 from fastadv.data.corruption.sets import Corrupted as Corrupted
 from fastadv.data.corruption.sets import corrupted as corrupted
-from fastadv.data.corruption.transform import Corrupt as Corrupt

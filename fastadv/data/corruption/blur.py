@@ -59,10 +59,8 @@ def defocus_blur(x: Tensor, constants: tuple[float, float], draws: Draws) -> Ten
     ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
 )
 def glass_blur(x: Tensor, constants: tuple[float, int, int], draws: Draws) -> Tensor:
-    """Blur, replace each pixel by one nearby, in turn, and blur again.
-
-    The paper's code means to swap the two pixels, but makes both the second one, as NumPy hands out views.
-    """
+    """Blur, replace each pixel by one nearby, in turn, and blur again."""
+    # The paper's code means to swap the two pixels, but makes both the second one, as NumPy hands out views.
     sigma, distance, rounds = constants
     whole = gaussian(x, sigma).mul_(255).add_(1 / 4096).to(torch.uint8)
     moved = glass_shuffle(whole, draws.ids, distance, rounds, draws.seed)

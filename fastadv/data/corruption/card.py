@@ -85,3 +85,19 @@ def check_severity(severity: Any) -> int:
     if severity not in SEVERITIES or isinstance(severity, bool):
         raise InputError(f"severity: expected 1, 2, 3, 4 or 5, got {severity!r}")
     return int(severity)
+
+
+def check_severities(severities: Any) -> tuple[int, ...]:
+    levels = tuple(map(check_severity, severities if isinstance(severities, Iterable) else [severities]))
+    if not levels or len({*levels}) < len(levels):
+        raise InputError(f"severities: expected some of 1, 2, 3, 4, 5, each once, got {[*levels]}")
+    return levels
+
+
+def check_constants(constants: str | None) -> str | None:
+    return None if constants is None else check_choice("constants", constants, TABLES)
+
+
+def constants_for(x: Tensor) -> str:
+    """Return the constants of images [B, C, H, W] where none are asked for."""
+    return "cifar" if min(x.shape[2:]) < SMALL else "imagenet"

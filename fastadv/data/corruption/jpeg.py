@@ -64,10 +64,8 @@ def _mixed(x: Tensor, weights: Table, shift: float) -> Tensor:
 
 
 def _coded(x: Tensor, quality: int, table: Table) -> Tensor:
-    """Transform the 8 x 8 blocks of planes of levels [B, C, H, W], quantize, and bring them back.
-
-    Blocks beyond an edge repeat the last row and column. Sums of integers are exact in float64.
-    """
+    """Transform the 8 x 8 blocks of planes of levels [B, C, H, W], quantize, and bring them back."""
+    # Blocks beyond an edge repeat the last row and column. Sums of integers are exact in float64.
     height, width = x.shape[2:]
     planes = functional.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate").double().sub_(128)
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality

@@ -1,7 +1,9 @@
-"""A data set whose images are corrupted as they are read."""
+"""Corrupted images: of a data set, as they are read, and of a batch, as an augmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, Self
 
 import torch
@@ -10,12 +12,23 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_choice, check_seed
 from fastadv.data.content import describe_data
-from fastadv.data.corruption.card import CORRUPTIONS, LEAST, SMALL, TABLES, Draws, check_severity
+from fastadv.data.corruption.card import (
+    CORRUPTIONS,
+    LEAST,
+    SEVERITIES,
+    Draws,
+    check_constants,
+    check_severities,
+    check_severity,
+    constants_for,
+    named,
+)
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import Images, check_images, check_positions, to_unit
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_column
 from fastadv.runs.card import data_hash
 from fastadv.text import several
 
@@ -32,12 +45,11 @@ def corrupt(
             f"{name}: expected gray or RGB images [B, 1 or 3, H, W] of {LEAST} x {LEAST} pixels or more, "
             f"got {list(x.shape)}; load them in another size, as with fa.data.load(..., size={LEAST})"
         )
-    table = constants or ("cifar" if min(x.shape[2:]) < SMALL else "imagenet")
     whole = x if x.dtype == torch.uint8 else (x * 255).round_()
     draws = Draws(rng.derive(seed, f"corruption {name}", severity), ids)
     one = CORRUPTIONS[name]
     with torch.no_grad(), no_autocast(x.device.type):
-        y = one.apply(whole.float().div_(255), one.of(table, severity), draws)
+        y = one.apply(whole.float().div_(255), one.of(constants or constants_for(x), severity), draws)
     # What rounding took from a whole level is no reason to lose it
     return y.mul(255).add_(1 / 4096).clamp_(0, 255).to(torch.uint8)
 
@@ -55,11 +67,9 @@ class Corrupted(Images):
         self, dataset: Data, corruption: str, severity: int, seed: int = 0, constants: str | None = None
     ) -> None:
         check_choice("corruption", corruption, CORRUPTIONS)
-        if constants is not None:
-            check_choice("constants", constants, TABLES)
         self.source = as_dataset(dataset)
         self.corruption, self.severity, self.seed = corruption, check_severity(severity), check_seed(seed)
-        self.constants = constants
+        self.constants = check_constants(constants)
         self.rows = torch.arange(sample_count(self.source), device="cpu")
         self.labels = self._labels()
         count = max(0, int(self.labels.max())) + 1
@@ -157,3 +167,53 @@ def corrupted(
         Perturbations", and the scripts that made the published sets, github.com/hendrycks/robustness.
     """
     return Corrupted(dataset, corruption, severity, seed, constants)
+
+
+@dataclass(frozen=True)
+class Corrupt:
+    """Corrupt each image in a way that is drawn for it: pass it to `fa.train.fit` as `augment`.
+
+    A corruption and a severity, each as likely, are drawn anew in each epoch, by the seed and the sample's
+    number: not by its batch.
+
+    Args:
+        names: of corruptions, "c15" for the fifteen or "all", as in `fa.data.corrupted`.
+        severities: one or several, from 1 to 5.
+        constants: as in `fa.data.corrupted`.
+
+    Raises:
+        InputError: an argument is none of these.
+
+    Example:
+        >>> import torch, fastadv as fa
+        >>> noisy = fa.data.Corrupt(["gaussian_noise", "impulse_noise"], (1, 2, 3))
+        >>> x, ids = torch.rand(5, 3, 32, 32), torch.arange(5)
+        >>> torch.equal(noisy(x, ids=ids, seed=0)[3:], noisy(x[3:], ids=ids[3:], seed=0))
+        True
+
+    Source:
+        Hendrycks and Dietterich 2019, who ask not to train on corruptions that a net is measured on.
+    """
+
+    names: str | Iterable[str] = "c15"
+    severities: int | Iterable[int] = SEVERITIES
+    constants: str | None = None
+
+    def __post_init__(self) -> None:
+        check_constants(self.constants)
+        object.__setattr__(self, "names", named(self.names))
+        object.__setattr__(self, "severities", check_severities(self.severities))
+
+    def __call__(self, x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
+        """Return images [B, C, H, W], uint8 or float32 in [0, 1], corrupted; floats are on 256 levels."""
+        check_images(x, "corrupt")
+        cells = [*product(self.names, self.severities)]
+        ids = ids.to(x.device)
+        check_column("ids", ids, x, torch.int64)
+        drawn = rng.integers(len(cells), rng.derive(seed, "corrupt"), ids)
+        y = torch.empty_like(x)
+        for k in torch.unique(drawn).tolist():
+            (name, severity), rows = cells[k], (drawn == k).nonzero()[:, 0]
+            some = corrupt(x[rows], name, severity, seed, ids[rows], self.constants)
+            y[rows] = some if x.dtype == torch.uint8 else to_unit(some)
+        return y

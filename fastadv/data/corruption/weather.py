@@ -85,10 +85,8 @@ def photograph(path: Path, scale: float, size: tuple[int, int]) -> Tensor:
     ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
 )
 def frost(x: Tensor, constants: tuple[float, float, float], draws: Draws) -> Tensor:
-    """Add a part of a photograph of frost on glass.
-
-    The paper's code draws five of its six photographs. An image that does not fit into one enlarges it.
-    """
+    """Add a part of a photograph of frost on glass."""
+    # The paper's code draws five of its six photographs. An image that does not fit into one enlarges it.
     kept, added, scale = constants
     folder, (tall, wide), crops = frost_folder(), x.shape[2:], []
     for which, down, right in draws.uniform(3).double().tolist():
@@ -100,11 +98,9 @@ def frost(x: Tensor, constants: tuple[float, float, float], draws: Draws) -> Ten
 
 
 def plasma(size: int, decay: float, draws: Draws) -> Tensor:
-    """Return a fractal landscape [B, size, size] from 0 to 1, by diamonds and squares; size is a power of 2.
-
-    Each round puts a point into the center of each square, then one in the middle of each of its sides: the
-    mean of its four neighbors, on a map without edges, with noise that decays from round to round.
-    """
+    """Return a fractal landscape [B, size, size], 0 to 1, by diamonds and squares; size is a power of 2."""
+    # Each round puts a point into the center of each square, then one in the middle of each of its sides: the
+    # mean of its four neighbors, on a map without edges, with noise that decays from round to round.
     corners, reach, draw = torch.zeros_like(draws.uniform(1, 1)), 100.0, 0
 
     def moved(neighbors: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ def _bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, t
         radius = _cheapest(x, _crossings(exact.factors, mine, rivals, y, values), norm)
     elif norm == "l2":
         misfit = squared_misfit(seen, exact.decoders(latents))[at_y].sqrt()
-        radius = meeting_radius(rivals, mine, misfit, y)
+        # the least e over the other classes, from d_c^2 [B, K], L_y [B] and r [B]
+        radius = (rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))
+        radius = radius.scatter(1, y[:, None], torch.inf).amin(1)
     else:
         radius = _linf(exact, seen, y, latents, ends)
     return torch.where(right, radius.clamp_min(0.0), 0.0).float()
@@ -87,12 +89,6 @@ def _bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, t
 def _decided(losses: Tensor, y: Tensor) -> Tensor:
     """Return bool [B]: whether the losses [B, K] are finite and lowest for y."""
     return (losses.argmin(1) == y) & losses.isfinite().all(1)
-
-
-def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> Tensor:
-    """Return the least e [B] over the classes other than y, from d_c^2 [B, K], L_y [B] and r [B]."""
-    radius = (rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))
-    return radius.scatter(1, y[:, None], torch.inf).amin(1)
 
 
 def least_losses(

@@ -73,11 +73,6 @@ ANYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of a kernel for a
 Sample = tuple[Any, ...]
 
 
-def like_first(*args: Any) -> torch.Tensor:
-    """Return an unfilled tensor like the first argument."""
-    return torch.empty_like(args[0])
-
-
 @dataclass(frozen=True)
 class OpCard:
     """Everything that describes one op.
@@ -112,7 +107,7 @@ class OpCard:
     compare: Callable[[Any, Any, Sample], None]
     bytes_moved: Callable[..., int]
     flops: Callable[..., int]
-    fake: Callable[..., Any] = like_first
+    fake: Callable[..., Any] = lambda first, *rest: torch.empty_like(first)
     no_gradient: str | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     in_place: bool = False
