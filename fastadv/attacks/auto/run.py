@@ -187,10 +187,6 @@ class Run:
         self.left = torch.tensor(left, dtype=torch.int64, device=index.device)
         return sum(broken)
 
-    def standing(self) -> Tensor:
-        """Return bool [B]: no component has broken the sample."""
-        return torch.tensor([not name for name in self.by], dtype=torch.bool, device=self.flat.device)
-
     def unseen(self) -> Tensor:
         """Return int64 [n]: of what is left, the samples at which no component met a gradient of use."""
         return self.left[(self.flat | self.not_finite)[self.left]]
@@ -199,7 +195,7 @@ class Run:
         """Return the result, by one more verdict on the whole batch."""
         trial, problem = self.trial, self.trial.problem
         verdict = trial.verdict(self.x_adv)
-        claimed = ~self.standing()
+        claimed = torch.tensor([*map(bool, self.by)], dtype=torch.bool, device=self.flat.device)
         doubtful = (claimed & ~verdict.met).nonzero().squeeze(1).tolist()
         for index in doubtful:
             self._confirm(index)

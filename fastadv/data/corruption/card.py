@@ -1,5 +1,6 @@
 """A corruption by its card: what it does, and its constants for each size of images and severity."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from fastadv.errors import InputError
 SEVERITIES = (1, 2, 3, 4, 5)
 TABLES = ("cifar", "tiny", "imagenet")
 SMALL = 64  # pixels of the shorter side, from which on constants are those of ImageNet
-LEAST = 32
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class Draws:
         return self._rows(rng.uniform, shape, draw)
 
     def _rows(self, kind: Callable[..., Tensor], shape: Sequence[int], draw: int) -> Tensor:
-        count = 1
-        for size in shape:
-            count *= size
-        return kind(count, self.seed, self.ids, draw).reshape(len(self.ids), *shape)
+        return kind(math.prod(shape), self.seed, self.ids, draw).reshape(len(self.ids), *shape)
 
 
 Apply = Callable[[Tensor, Any, Draws], Tensor]

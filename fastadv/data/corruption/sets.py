@@ -14,7 +14,6 @@ from fastadv._checks import check_choice, check_seed
 from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import (
     CORRUPTIONS,
-    LEAST,
     SEVERITIES,
     Draws,
     check_constants,
@@ -31,6 +30,8 @@ from fastadv.errors import InputError
 from fastadv.ops._rows import check_column
 from fastadv.runs.card import data_hash
 from fastadv.text import several
+
+LEAST = 32  # pixels of a side
 
 
 def corrupt(
