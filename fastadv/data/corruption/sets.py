@@ -208,7 +208,7 @@ class Corrupt:
     def __call__(self, x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
         """Return images [B, C, H, W], uint8 or float32 in [0, 1], corrupted; floats are on 256 levels."""
         check_images(x, "corrupt")
-        cells = [*product(self.names, self.severities)]
+        cells = [*product(self.names, check_severities(self.severities))]
         ids = ids.to(x.device)
         check_column("ids", ids, x, torch.int64)
         drawn = rng.integers(len(cells), rng.derive(seed, "corrupt"), ids)
