@@ -110,7 +110,7 @@ def boxes_of(
     """
     threats = {f"attacks[{name!r}]": bound(attack, "threat") for name, attack in attacks.items()}
     threats["the recipe"] = getattr(recipe, "threat", None)
-    boxes = {name: one.box for name, one in threats.items() if isinstance(one, Threat)}
+    boxes = {name: one.box for name, one in threats.items() if hasattr(one, "box")}
     if not boxes and isinstance(threat, Threat):
         return {"threat": threat.box}
     if boxes or dataset is None:

@@ -1,19 +1,22 @@
 """Training on the images as they are, and on examples that one or several steps of ascent craft."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from fastadv import rng
 from fastadv._checks import check_choice, check_flag, check_number
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.engine.arguments import OUTPUTS
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, Threat
 from fastadv.train.recipes import _common
-from fastadv.train.recipes.base import Crafted, check_images, labels_or_outputs
+from fastadv.train.recipes.base import Crafted, Step, check_images, labels_or_outputs
+from fastadv.train.recipes.several import DRAWN, Errors, Several, drawn, outcome, together, worst
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # sizes of noise and step, in radii
 STATISTICS = ("adversarial", "both")
@@ -177,9 +180,10 @@ class PGDTraining(Crafted):
     misclassify clean ones. Either give `weight` a value, or set `statistics` to "both".
 
     Args:
-        threat: Linf, L2, L1 or L0 with one radius, in input units.
+        threat: Linf, L2, L1 or L0 with one radius, in input units; or several of them in one box.
         steps: projected steps, >= 1.
-        step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0).
+        step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0). Of
+            several threats one for each.
         random_start: whether to start at a random point of the ball, rather than at x.
         loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets)
             -> [B].
@@ -189,6 +193,11 @@ class PGDTraining(Crafted):
             pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
             latter without saying so.
         criterion: as in `Standard`.
+        choose: what several threats do. "worst", which None is, takes for each sample the example of the
+            largest loss in eval mode (MAX), "mean" the mean of the objectives of all (AVG). "random" draws
+            one threat for each batch (RAND), by seed. "harder" draws it with weights, the share of samples
+            that the model had wrong in eval mode under each since the epoch began, counting one more wrong
+            sample (E-AT; its authors never begin anew). It needs `fit`, or an `fa.train.Step`.
 
     Example:
         >>> import fastadv as fa
@@ -200,21 +209,29 @@ class PGDTraining(Crafted):
         (True, 0)
 
     Source:
-        Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
+        Madry et al. 2018 (arXiv 1706.06083), equation 2.1. Several threats: Tramèr, Boneh 2019 (arXiv
+        1904.13000), section 2; Croce, Hein 2022 (arXiv 2105.12508), section 4.
     """
 
-    threat: Threat
+    threat: Threat | Several | Sequence[Threat]
     steps: int = 7
-    step_size: float | None = None
+    step_size: float | Sequence[float] | None = None
     random_start: bool = True
     loss: str | Callable[..., Tensor] = "ce"
     weight: float = 0.0
     label_smoothing: float = 0.0
     statistics: str = "adversarial"
     criterion: Criterion | None = None
+    choose: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
-        _common.check_steps(self.threat, self.steps, self.step_size)
+    def __post_init__(self, choose: str | None) -> None:
+        threat = together(self.threat, choose)
+        object.__setattr__(self, "threat", threat)
+        if isinstance(threat, Several):
+            object.__setattr__(self, "step_size", threat.step_sizes(self.step_size))
+            self.each()  # checks all
+            return
+        _common.check_steps(threat, self.steps, cast(float | None, self.step_size))
         _common.check_objective(self.label_smoothing, weight=self.weight, criterion=self.criterion)
         check_choice("statistics", self.statistics, STATISTICS)
         if self.statistics == "both" and self.weight > 0:
@@ -222,21 +239,75 @@ class PGDTraining(Crafted):
                 "statistics: expected 'adversarial' where the loss sees clean images "
                 f"(weight {self.weight:g}), got 'both'; leave it out"
             )
-        if self.random_start and not self.threat.finite:
+        if self.random_start and not threat.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; set random_start=False"
             )
 
+    def each(self) -> list["PGDTraining"]:
+        """Return the recipe of each threat alone."""
+        if not isinstance(self.threat, Several):
+            return [self]
+        threats = self.threat.threats
+        sizes = self.step_size if isinstance(self.step_size, tuple) else (None,) * len(threats)
+        pairs = zip(threats, sizes, strict=True)
+        return [replace(self, threat=threat, step_size=step_size) for threat, step_size in pairs]
+
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
+        """Return x_adv; of the mean over T threats all examples [T · B, ...], threat by threat."""
+        if isinstance(self.threat, Several):
+            return self._crafted_by(self.threat.choose, model, x, y, ids, seed)
+        threat, step_size = cast(Threat, self.threat), cast(float | None, self.step_size)
+        start = threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
         return _common.ascent(
-            model, x, y, self.threat, self.steps, self.step_size, loss=self.loss, start=start,
-            criterion=self.criterion,
-        )  # fmt: skip
+            model, x, y, threat, self.steps, step_size, loss=self.loss, start=start, criterion=self.criterion
+        )
+
+    def _crafted_by(
+        self, choose: str, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int
+    ) -> Tensor:
+        each = self.each()
+        if choose == "harder":
+            raise InputError(
+                "choose: expected a step for 'harder', which keeps errors from batch to batch, got a call as "
+                "a loss; train with fa.train.fit, or call recipe.step(fa.train.Step(...))"
+            )
+        if choose == "random":
+            each = [each[drawn(rng.derive(seed, "threat"), [1.0] * len(each))]]
+        crafted = [one.craft(model, x, y, ids=ids, seed=seed) for one in each]
+        if choose != "worst":
+            return torch.cat(crafted)
+        return worst(crafted, [outcome(model, x, y, x_adv, self.criterion)[0] for x_adv in crafted])
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        losses = [self._objective(model, x, y, part) for part in torch.split(x_adv, len(x))]
+        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
+
+    def _objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, criterion=self.criterion)
         if self.statistics == "both":  # BatchNorm sees clean images, too
             with torch.no_grad():
                 model(x)
         return loss
+
+    @property
+    def step(self) -> Callable[[Step], Tensor] | None:
+        """The step of its own of a recipe that draws a threat for each batch."""
+        draws = isinstance(self.threat, Several) and self.threat.choose in DRAWN
+        return self._drawn_step if draws else None
+
+    def _drawn_step(self, at: Step) -> Tensor:
+        each, harder = self.each(), cast(Several, self.threat).choose == "harder"
+        errors = Errors(at, len(each)) if harder else None
+        weights = [1.0] * len(each) if errors is None else errors.shares()
+        place = drawn(rng.derive(at.seed, "threat", at.index), weights)
+        x = check_images(self, at.model, at.x)
+        with at.autocast():
+            x_adv = each[place].craft(at.model, x, at.y, ids=at.ids, seed=at.seed)
+            if errors is not None:
+                errors.add(place, outcome(at.model, x, at.y, x_adv, self.criterion)[1])
+            y = labels_or_outputs(self.criterion, at.model, x, at.y)
+            loss = self.objective(at.model, x, y, x_adv)
+        at.backward(loss)
+        at.descend()
+        return loss.detach()

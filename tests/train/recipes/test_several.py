@@ -1,0 +1,138 @@
+"""Several threats in one recipe: each choice by hand, what a run keeps of it, what is refused."""
+
+import copy
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import fastadv as fa
+from fastadv import rng
+from fastadv.errors import InputError
+from fastadv.runs.identity import describe
+from fastadv.train import AWP, Execution, Optimization, PGDTraining, craft, fit
+from tests.train.nets import assert_same, images, net, stopped, timeless
+from tests.train.recipes.hand import SEED, batch, evaluated, step_at, warm_net
+
+THREATS = (fa.Linf(0.05), fa.L1(1.0))
+ALONE = [PGDTraining(threat, steps=2) for threat in THREATS]
+
+
+def several(choose, **options):
+    return PGDTraining(THREATS, steps=2, choose=choose, **options)
+
+
+def examples(model, at):
+    return [craft(one, model, at.x, at.y, ids=at.ids, seed=at.seed) for one in ALONE]
+
+
+def losses(model, at):
+    """The losses in eval mode of each sample under each threat: [2, B]."""
+    net, both = evaluated(model), examples(model, at)
+    with torch.no_grad():
+        return torch.stack([cross_entropy(net(x_adv), at.y, reduction="none") for x_adv in both])
+
+
+def loss_by_hand(choose, model, at):
+    """What a choice of all threats for each sample minimizes."""
+    both = examples(model, at)
+    if choose == "mean":
+        return sum(cross_entropy(model(x_adv), at.y) for x_adv in both) / 2
+    by = losses(model, at).argmax(0)
+    assert 0 < by.sum() < len(by), "one threat is the worst for all: the data show nothing"
+    return cross_entropy(model(torch.stack(both)[by, torch.arange(len(by))]), at.y)
+
+
+@pytest.mark.parametrize("choose", ["worst", "mean"])
+def test_two_steps_by_hand(choose):
+    model = warm_net()
+    hand = copy.deepcopy(model)
+    for seed in (SEED, SEED + 1):
+        at, other = step_at(model, seed=seed), step_at(hand, seed=seed)
+        wanted = loss_by_hand(choose, hand, other)
+        loss = several(choose)(model, at.x, at.y, ids=at.ids, seed=seed)
+        torch.testing.assert_close(loss, wanted, rtol=1e-9, atol=1e-12)
+        for step, value in ((at, loss), (other, wanted)):
+            step.backward(value)
+            step.descend()
+        torch.testing.assert_close(dict(model.named_parameters()), dict(hand.named_parameters()))
+
+
+@pytest.mark.parametrize("choose", ["random", "harder"])
+def test_two_drawn_steps_by_hand(choose):
+    model, kept, counts = warm_net(), {}, torch.zeros(2, 2)
+    hand = copy.deepcopy(model)
+    for index in range(2):
+        at, other = step_at(model, index=index, state=kept), step_at(hand, index=index)
+        weights = (counts[0] + 1) / (counts[1] + 1) if choose == "harder" else torch.ones(2)
+        share = rng.uniform(1, rng.derive(SEED, "threat", index), torch.zeros(1, dtype=torch.int64))
+        place = int(share * weights.sum() >= weights[0])
+        x_adv = examples(hand, other)[place]
+        wrong = evaluated(hand)(x_adv).argmax(1) != other.y
+        counts[:, place] += torch.tensor([wrong.sum(), len(wrong)])
+        loss = cross_entropy(hand(x_adv), other.y)
+        torch.testing.assert_close(several(choose).step(at), loss.detach(), rtol=1e-9, atol=1e-12)
+        other.backward(loss)
+        other.descend()
+        torch.testing.assert_close(model.state_dict(), hand.state_dict())
+    assert kept == {} if choose == "random" else torch.equal(kept["errors"], counts.long())
+
+
+def test_the_harder_threat_is_drawn_more_often_and_an_epoch_begins_anew():
+    at = step_at(warm_net(), index=1, state={"errors": torch.tensor([[79, 19], [99, 99]])}, rate=0.0)
+    recipe, before = several("harder"), at.state["errors"].clone()
+    drawn = Counter()
+    for index in range(1, 161):
+        at.state["errors"].copy_(before)
+        recipe.step(dataclasses.replace(at, index=index))
+        drawn[int((at.state["errors"] - before)[1].argmax())] += 1
+    assert abs(drawn[0] - 0.8 * 160) < 4 * (160 * 0.8 * 0.2) ** 0.5
+    recipe.step(dataclasses.replace(at, index=0, epoch=2))
+    assert at.state["errors"][1].sum() == len(at.x)
+
+
+@pytest.mark.parametrize("choose", ["worst", "harder", "random", "mean"])
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(choose, tmp_path):
+    options = {"epochs": 2, "batch_size": 8, "execution": Execution(checkpoint_every=3)}
+    options |= {"optimization": Optimization(ramp=1), "recipe": several(choose, step_size=(0.03, 0.5))}
+    whole, model = net(), net()
+    past = fit(whole, images(), run_dir=tmp_path / "whole", **options)
+    stopped(10, fit, model, images(), run_dir=tmp_path / "part", **options)
+    again = fit(model, images(), run_dir=tmp_path / "part", resume=True, **options)
+    assert_same(model, whole)
+    assert timeless(again) == timeless(past)[-len(again) :]
+
+
+def test_one_threat_is_as_before():
+    """Its identity, its text and its bits; a folder of an earlier version goes on."""
+    one, (x, y, ids) = PGDTraining(THREATS[0], steps=2), batch()
+    assert PGDTraining([THREATS[0]], steps=2, choose="mean") == one
+    assert not callable(one.step)
+    fields = "threat steps step_size random_start loss weight label_smoothing statistics criterion"
+    assert [*describe(one)] == ["name", *fields.split()]
+    assert "choose" not in repr(one)
+    loss = several("mean")(warm_net(), x, y, ids=ids, seed=SEED)
+    parts = [alone(warm_net(), x, y, ids=ids, seed=SEED) for alone in ALONE]
+    torch.testing.assert_close(loss, sum(parts) / 2)
+    assert describe(several("mean")) != describe(several("worst"))
+
+
+def test_what_is_refused():
+    cases = [
+        ("choose", lambda: several("first")), ("choose", lambda: PGDTraining(fa.L2(1), choose="worst")),
+        ("threat", lambda: PGDTraining([])), ("threat", lambda: PGDTraining([fa.L2(1), 0.1])),
+        ("threat", lambda: PGDTraining([fa.L2(1), fa.L2(1, box=(-1, 1))])),
+        ("step_size", lambda: several("mean", step_size=0.1)),
+        ("step_size", lambda: several("mean", step_size=[0.1])),
+        ("steps", lambda: PGDTraining(THREATS, steps=0)), ("recipe", lambda: AWP(several("random"))),
+        ("choose", lambda: several("harder")(net(), *batch()[:2])),
+    ]  # fmt: skip
+    for name, call in cases:
+        with pytest.raises(InputError, match=f"^{name}: expected"):
+            call()
+    outside = images().x * 2
+    for choose in ("random", "worst"):
+        with pytest.raises(InputError):
+            fit(net(), (outside, images().y), several(choose), epochs=1)
