@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fastadv._checks import check_choice
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible, together
@@ -40,6 +41,7 @@ from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import write_text
 from fastadv.text import percent, several
+from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
 OF_ALL = "is of all images: give it without --shard, after fastadv merge."
@@ -59,6 +61,14 @@ MEASURE = Front(
     },
     defaults={"severities": "1,2,3,4,5"},
 )
+
+
+def parse_threats(text: str) -> list[str]:
+    """Parse NORM=RADIUS,NORM=RADIUS into what attacks say of each: norm=l2,radius=0.5."""
+    parts = text.split(",")
+    for norm, radius in o.pairs(parts, "--threat").items():
+        THREATS[check_choice("norm", norm, THREATS)](radius)
+    return ["norm={},radius={}".format(*part.split("=")) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,11 @@ def evaluate(
     machine: Machine,
     attack: Annotated[list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd."] = None,
     criterion: Annotated[Criterion | None, CRITERION] = None,
+    threat: Annotated[
+        Any,
+        o.text(parse_threats, "NORM=RADIUS,..."),
+        "Several budgets, linf=8/255,l2=0.5,l1=12: each attack runs in each, and the union is counted, too.",
+    ] = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
 
@@ -178,8 +193,15 @@ def evaluate(
     """
     if results.shard:
         o.refuse_set(OF_ALL, suite=benchmark.suite)
-    default = [] if evaluation.keywords["corruptions"] and not budget.chosen else ["fgsm", "pgd"]
+    default = [] if evaluation.keywords["corruptions"] and not (budget.chosen or threat) else ["fgsm", "pgd"]
+    if threat is not None:
+        o.refuse_set(
+            "is set by --threat; leave it out.", norm=budget.norm, radius=budget.radius, suite=benchmark.suite
+        )
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
+    if threat is not None:
+        parts = [text.partition(":") for text in texts]
+        texts = [f"{name}:{one}{',' * bool(tail)}{tail}" for name, _, tail in parts for one in threat]
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])

@@ -23,10 +23,9 @@ from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attack, Attacks, boxes_of, criterion_of, labels_of, named
+from fastadv.evaluation.named import Attack, Attacks, Threats, boxes_of, criterion_of, labels_of, named
 from fastadv.runs import processes
 from fastadv.runs.identity import describe
-from fastadv.threat import Threat
 
 T = TypeVar("T")
 
@@ -141,7 +140,7 @@ class Job:
 
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
-    threat: Threat | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
+    threat: Threats | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
     grey_box: Model | Prepared | None = None, **options: Any,
 ) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""

@@ -35,7 +35,7 @@ from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
 from fastadv.evaluation.job import Job, description, environment, prepared
-from fastadv.evaluation.named import Attacks
+from fastadv.evaluation.named import Attacks, Threats
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import Table
@@ -43,7 +43,6 @@ from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
-from fastadv.threat import Threat
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -51,9 +50,9 @@ REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says t
 @knowing
 def evaluate(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None = None, *,
-    threat: Threat | None = None, batch_size: int = 256, limit: int | None = None, keep_samples: bool = False,
-    draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None, resume: bool = False,
-    identity: str | None = None, indicators: bool = True, rank: int | None = None,
+    threat: Threats | None = None, batch_size: int = 256, limit: int | None = None,
+    keep_samples: bool = False, draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None,
+    resume: bool = False, identity: str | None = None, indicators: bool = True, rank: int | None = None,
     world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
     freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
     whole_batches: bool = False, certificates: Certificates | None = None,
@@ -82,7 +81,9 @@ def evaluate(
             dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone. A
             row says why its attack does not serve the threat. A function of your own may return x_adv alone;
             of its successes those count that the model confirms, at points inside its threat and the box.
-        threat: of the attacks that have none bound to them; alone, its box is the data's.
+        threat: of the attacks that have none bound to them; alone, its box is the data's. Of several, such as
+            [fa.Linf(8 / 255), fa.L1(12)], each attack has a row for each, named like "apgd Linf", and
+            `worst_case` is their union: the share of samples that are right under all.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
             many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.

@@ -1,6 +1,6 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,8 @@ from fastadv.threat import Threat
 Attack = Callable[..., AttackResult]
 """(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
 
+Threats = Threat | Sequence[Threat]
+
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
 GREY_BOX = "grey box"  # the row of images that were made on another net
@@ -30,12 +32,13 @@ GOAL = ("threat", "criterion", "targets", "mask")  # what an attack is asked for
 
 
 def named(
-    attacks: Attacks | None, threat: Threat | None = None, recipe: Any = None,
+    attacks: Attacks | None, threat: Threats | None = None, recipe: Any = None,
     criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
 ) -> dict[str, Attack]:  # fmt: skip
     """Return attacks by name, with the threat, or the recipe's, and the criterion bound where none is.
 
-    Last comes what the first of them makes of the net `grey_box`, where there is one.
+    With several threats an attack that has none is there once for each, named like "apgd Linf". Last comes
+    what the first of them makes of the net `grey_box`, where there is one.
     """
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
@@ -44,10 +47,8 @@ def named(
         several = [attacks] if single else attacks or []
         pairs = [(attack if isinstance(attack, str) else name_of(attack), attack) for attack in several]
     by_name: dict[str, Attack] = {}
-    taken = False
+    threats, taken = tuple(threat) if isinstance(threat, Sequence) else (threat,), False
     for name, value in pairs:
-        if name in by_name:
-            raise InputError(f"attacks: expected one attack of each name, got two of {name!r}; pass a dict")
         attack = value
         if isinstance(value, str):
             known = {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}
@@ -58,22 +59,41 @@ def named(
                 f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
         parameter = parameters_of(attack).get("threat")
+        each = [("", attack)]
         if parameter is not None and parameter.default in (parameter.empty, None):
             if threat is not None:
-                check_threat(threat, maps=True)
-                attack, taken = partial(attack, threat=threat), True
+                each = [(end, partial(attack, threat=one)) for end, one in _endings(threats)]
+                taken = True
             elif isinstance(value, str) and parameter.default is not None:
                 raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-        if criterion is not None and bound(attack, "criterion") is None and takes(attack, "criterion"):
-            attack = partial(attack, criterion=criterion)
-        by_name[name] = attack
+        for end, one in each:
+            row = name + end
+            if row in by_name:
+                raise InputError(
+                    f"attacks: expected one attack of each name, got two of {row!r}; pass a dict"
+                )
+            if criterion is not None and bound(one, "criterion") is None and takes(one, "criterion"):
+                one = partial(one, criterion=criterion)
+            by_name[row] = one
     # a universal perturbation is in one threat
-    taken = taken or any(getattr(one, "threat", None) is threat for one in (recipe, *by_name.values()))
+    held = [getattr(one, "threat", None) for one in (recipe, *by_name.values())]
+    taken = taken or any(one is threat or getattr(one, "threats", None) == threats for one in held)
     # a threat that nothing takes may still say the box of the data, if no other does
     idle = boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
     if threat is not None and idle and not taken:
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
+
+
+def _endings(threats: Sequence[Any]) -> list[tuple[str, Threat]]:
+    """Return each threat after what its attacks' names end with: nothing for one, a radius where needed."""
+    for one in threats or [threats]:
+        check_threat(one, maps=True)
+    kinds = [getattr(one, "name", "") or type(one).__name__ for one in threats]
+    if len(threats) == 1:
+        return [("", threats[0])]
+    radii = [f" {one.radius:g}" if kinds.count(kinds[k]) > 1 else "" for k, one in enumerate(threats)]
+    return [(f" {kind}{radius}", one) for kind, radius, one in zip(kinds, radii, threats, strict=True)]
 
 
 def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[str, Attack]:
@@ -102,7 +122,7 @@ def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[s
 
 
 def boxes_of(
-    attacks: Mapping[str, Attack], threat: Threat | None = None, recipe: Any = None, dataset: Any = None
+    attacks: Mapping[str, Attack], threat: Threats | None = None, recipe: Any = None, dataset: Any = None
 ) -> dict[str, Box]:
     """Return the boxes in which the data must lie, by the names of their threats.
 

@@ -129,6 +129,16 @@ class Table:
         return self.held.double().mean().item() if limited else math.nan
 
     @property
+    def worst_cases(self) -> dict[str, float]:
+        """The worst case by name: of attacks in several norms that of each norm, then the union."""
+        budgets = [group for group in groups(self.rows) if not group.unlimited]
+        if len({group.threat.metric for group in budgets if group.threat is not None}) < 2:
+            return {"worst of all": self.worst_case}
+        several = [group for group in budgets if len(group.rows) > 1]
+        by_norm = {f"worst in {one.rows[0].within}": one.right(self.rows) / self.n for one in several}
+        return by_norm | {"union": self.worst_case}
+
+    @property
     def extra(self) -> dict[str, float]:
         """The figures that the criterion adds, without an attack, by name; each row has its own."""
         return {name: figure(name, sums) for name, sums in self.sums.items()}
@@ -151,6 +161,7 @@ class Table:
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
             "worst_case": finite(self.worst_case),
+            "worst_cases": {name: finite(share) for name, share in self.worst_cases.items()},
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
@@ -222,7 +233,8 @@ class Table:
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
             extra = [*starmap(figure_text, self.worst_extra.items())]
             blank = [""] * (len(head) - 2 - len(extra))
-            lines.append(["worst of all", percent(self.worst_case), *blank, *extra])
+            *others, last = [[name, percent(share), *blank] for name, share in self.worst_cases.items()]
+            lines += [*([*line, *[""] * len(extra)] for line in others), [*last, *extra]]
         # columns of doubt, and of distances, only where there are some
         cells_of = [{*cells} - {"", "-", "0"} for cells in zip(*lines, strict=True)]
         shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 5, 6, 7)]
@@ -283,7 +295,7 @@ class Table:
         drawn = [("none", self.draws)]
         drawn += [(row.title, row.draws) for row in self.rows if row.draws is not None]
         if len(drawn) > 2 and (worst_of_all := worst_draws(self.rows)) is not None:
-            drawn.append(("worst of all", worst_of_all))
+            drawn.append(([*self.worst_cases][-1], worst_of_all))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 
 

@@ -21,13 +21,12 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation.job import for_data
-from fastadv.evaluation.named import Attacks, boxes_of, criterion_of, labels_of, named
+from fastadv.evaluation.named import Attacks, Threats, boxes_of, criterion_of, labels_of, named
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.checkpoint import RunRecord
 from fastadv.runs.identity import FORMAT, describe, describe_model
-from fastadv.threat import Threat
 from fastadv.train import optim
 from fastadv.train._feed import Feed, check_sets, first_rows
 from fastadv.train._results import Results
@@ -48,7 +47,7 @@ class Job:
     train_set: Dataset[Any]
     recipe: Recipe | OwnStep | str
     epochs: int
-    threat: Threat | None
+    threat: Threats | None
     batch_size: int | None
     optimizer: str | optim.MakeOptimizer
     learning_rate: float | None
@@ -199,7 +198,7 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     )  # fmt: skip
 
 
-def _recipe(recipe: Any, threat: Threat | None) -> Recipe | OwnStep:
+def _recipe(recipe: Any, threat: Threats | None) -> Recipe | OwnStep:
     if not isinstance(recipe, str):
         check_recipe(recipe)
         return recipe  # type: ignore[no-any-return]

@@ -10,9 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import knowing
-from fastadv.evaluation.named import Attacks
+from fastadv.evaluation.named import Attacks, Threats
 from fastadv.progress import Progress
-from fastadv.threat import Threat
 from fastadv.train import optim
 from fastadv.train._job import Job, begun
 from fastadv.train._run import Epochs
@@ -25,13 +24,13 @@ from fastadv.train.report import EpochReport
 @knowing
 def fit(
     model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | str, *, epochs: int,
-    threat: Threat | None = None, batch_size: int | None = None, optimizer: str | optim.MakeOptimizer = "sgd",
-    learning_rate: float | None = None, augment: str | Augment | Sequence[str | Augment] | None = None,
-    test_set: Dataset[Any] | None = None, test_attacks: Attacks | None = None,
-    run_dir: str | PathLike[str] | None = None, resume: bool = False, identity: str | None = None,
-    seed: int = 0, device: str | torch.device | None = None, progress: Progress = False,
-    optimization: Optimization = Optimization(), measuring: Measuring = Measuring(),
-    ending: Ending = Ending(), execution: Execution = Execution(),
+    threat: Threats | None = None, batch_size: int | None = None,
+    optimizer: str | optim.MakeOptimizer = "sgd", learning_rate: float | None = None,
+    augment: str | Augment | Sequence[str | Augment] | None = None, test_set: Dataset[Any] | None = None,
+    test_attacks: Attacks | None = None, run_dir: str | PathLike[str] | None = None, resume: bool = False,
+    identity: str | None = None, seed: int = 0, device: str | torch.device | None = None,
+    progress: Progress = False, optimization: Optimization = Optimization(),
+    measuring: Measuring = Measuring(), ending: Ending = Ending(), execution: Execution = Execution(),
 ) -> list[EpochReport]:  # fmt: skip
     """Train `model` in place on `recipe`, to the end.
 
@@ -54,7 +53,8 @@ def fit(
             name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score",
             "fast", "free" or "aligned".
         epochs: passes through the training images, 1 or more.
-        threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's.
+        threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's. Or
+            several, as `PGDTraining` takes them.
         batch_size: images of a step, 1 or more; None is that of a DataLoader, otherwise 128.
         optimizer: "sgd", "nesterov", "adam" or "adamw". A function of groups of parameters that makes one,
             such as partial(torch.optim.RMSprop, lr=0.01), has its own momentum and weight decay.

@@ -63,9 +63,9 @@ def _part(recipe: Any, share: float) -> Any:
     threat = getattr(recipe, "threat", None)
     if isinstance(threat, Several):
         parts = [_part(one, share) for one in recipe.each()]
-        sizes = None if recipe.step_size is None else tuple(part.step_size for part in parts)
-        scaled = dataclasses.replace(threat, threats=tuple(part.threat for part in parts))
-        return dataclasses.replace(recipe, threat=scaled, step_size=sizes)
+        sizes = None if recipe.step_size is None else [part.step_size for part in parts]
+        threats = [part.threat for part in parts]
+        return dataclasses.replace(recipe, threat=threats, step_size=sizes, choose=threat.choose)
     if not (plain and isinstance(threat, Threat) and threat.finite):
         raise InputError(
             f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "

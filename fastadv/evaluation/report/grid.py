@@ -24,7 +24,7 @@ def attacks(table: Table) -> Grid:
     lines.append(["no attack", "", percent(table.clean_accuracy), "", "", ""])
     lines += [_line(row, bool(table.headline)) for row in table.rows]
     if len(table.rows) > 1 and not math.isnan(table.worst_case):
-        lines.append(["worst of all", "", percent(table.worst_case), "", "", ""])
+        lines += [[name, "", percent(share), "", "", ""] for name, share in table.worst_cases.items()]
     kept = [place for place, cells in enumerate(zip(*lines[1:], strict=True)) if {*cells} - {"", "-"}]
     cells = [[line[place] for place in kept] for line in lines]
     return "Accuracy over all samples, and how far the attacks had to go", cells
@@ -60,7 +60,7 @@ def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> 
     y = table.samples.y
     broken = {"no attack": ~table.correct} | dict(_broken(row, threat) for row in table.rows)
     if len(table.rows) > 1:
-        broken["worst of all"] = torch.stack(list(broken.values())).any(0)
+        broken[[*table.worst_cases][-1]] = torch.stack(list(broken.values())).any(0)
     kept = (table.correct[:, None] & ~torch.stack(list(broken.values()), 1)).double()
     shares = {label: kept[y == label].mean(0).tolist() for label in sorted(set(y.tolist()))}
     worst = sorted(shares, key=lambda label: (shares[label][-1], shares[label][0], label))

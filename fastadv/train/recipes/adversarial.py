@@ -8,7 +8,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fastadv import rng
 from fastadv._checks import check_choice, check_flag, check_number
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.engine.arguments import OUTPUTS
@@ -16,7 +15,7 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, Threat
 from fastadv.train.recipes import _common
 from fastadv.train.recipes.base import Crafted, Step, check_images, labels_or_outputs
-from fastadv.train.recipes.several import DRAWN, Errors, Several, drawn, outcome, together, worst
+from fastadv.train.recipes.several import DRAWN, Several, drawn, errors, judged, together
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # sizes of noise and step, in radii
 STATISTICS = ("adversarial", "both")
@@ -195,9 +194,9 @@ class PGDTraining(Crafted):
         criterion: as in `Standard`.
         choose: what several threats do. "worst", which None is, takes for each sample the example of the
             largest loss in eval mode (MAX), "mean" the mean of the objectives of all (AVG). "random" draws
-            one threat for each batch (RAND), by seed. "harder" draws it with weights, the share of samples
-            that the model had wrong in eval mode under each since the epoch began, counting one more wrong
-            sample (E-AT; its authors never begin anew). It needs `fit`, or an `fa.train.Step`.
+            one threat for each batch (RAND). "harder" draws it with weights: the share of samples that the
+            model in eval mode had wrong under each in this epoch, with one wrong sample more (E-AT, whose
+            authors begin no epoch anew). Those two need `fit`, or an `fa.train.Step`.
 
     Example:
         >>> import fastadv as fa
@@ -228,8 +227,10 @@ class PGDTraining(Crafted):
         threat = together(self.threat, choose)
         object.__setattr__(self, "threat", threat)
         if isinstance(threat, Several):
-            object.__setattr__(self, "step_size", threat.step_sizes(self.step_size))
             self.each()  # checks all
+            object.__setattr__(
+                self, "step_size", self.step_size and tuple(cast(Sequence[float], self.step_size))
+            )
             return
         _common.check_steps(threat, self.steps, cast(float | None, self.step_size))
         _common.check_objective(self.label_smoothing, weight=self.weight, criterion=self.criterion)
@@ -246,66 +247,65 @@ class PGDTraining(Crafted):
 
     def each(self) -> list["PGDTraining"]:
         """Return the recipe of each threat alone."""
-        if not isinstance(self.threat, Several):
-            return [self]
-        threats = self.threat.threats
-        sizes = self.step_size if isinstance(self.step_size, tuple) else (None,) * len(threats)
+        threats = cast(Several, self.threat).threats
+        sizes = [None] * len(threats) if self.step_size is None else self.step_size
+        if not isinstance(sizes, Sequence) or len(sizes) != len(threats):
+            raise InputError(f"step_size: expected None or one for each threat, got {sizes!r}; give a list")
         pairs = zip(threats, sizes, strict=True)
         return [replace(self, threat=threat, step_size=step_size) for threat, step_size in pairs]
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         """Return x_adv; of the mean over T threats all examples [T · B, ...], threat by threat."""
         if isinstance(self.threat, Several):
-            return self._crafted_by(self.threat.choose, model, x, y, ids, seed)
+            return self._of_all(self.threat.choose, model, x, y, ids, seed)
         threat, step_size = cast(Threat, self.threat), cast(float | None, self.step_size)
         start = threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
         return _common.ascent(
             model, x, y, threat, self.steps, step_size, loss=self.loss, start=start, criterion=self.criterion
         )
 
-    def _crafted_by(
+    def _of_all(
         self, choose: str, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int
     ) -> Tensor:
-        each = self.each()
-        if choose == "harder":
+        if choose in DRAWN:
             raise InputError(
-                "choose: expected a step for 'harder', which keeps errors from batch to batch, got a call as "
-                "a loss; train with fa.train.fit, or call recipe.step(fa.train.Step(...))"
+                f"choose: expected 'worst' or 'mean' in a call as a loss, which knows no other batch, got "
+                f"{choose!r}; train with fa.train.fit, or call recipe.step(fa.train.Step(...))"
             )
-        if choose == "random":
-            each = [each[drawn(rng.derive(seed, "threat"), [1.0] * len(each))]]
-        crafted = [one.craft(model, x, y, ids=ids, seed=seed) for one in each]
-        if choose != "worst":
-            return torch.cat(crafted)
-        return worst(crafted, [outcome(model, x, y, x_adv, self.criterion)[0] for x_adv in crafted])
+        examples = [one.craft(model, x, y, ids=ids, seed=seed) for one in self.each()]
+        if choose == "mean":
+            return torch.cat(examples)
+        losses = [judged("objective", model, x, y, x_adv, self.criterion) for x_adv in examples]
+        largest = torch.stack(losses).argmax(0)  # the first among equals
+        return torch.stack(examples)[largest, torch.arange(len(x), device=x.device)]
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        losses = [self._objective(model, x, y, part) for part in torch.split(x_adv, len(x))]
-        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-
-    def _objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, criterion=self.criterion)
+        parts = torch.split(x_adv, len(x))  # several, of the mean over threats
+        losses = [
+            mixture(model, x, part, y, self.weight, self.label_smoothing, criterion=self.criterion)
+            for part in parts
+        ]
         if self.statistics == "both":  # BatchNorm sees clean images, too
             with torch.no_grad():
                 model(x)
-        return loss
+        return torch.stack(losses).mean()
 
     @property
     def step(self) -> Callable[[Step], Tensor] | None:
-        """The step of its own of a recipe that draws a threat for each batch."""
+        """Its own step, of a recipe that draws a threat for each batch."""
         draws = isinstance(self.threat, Several) and self.threat.choose in DRAWN
         return self._drawn_step if draws else None
 
     def _drawn_step(self, at: Step) -> Tensor:
-        each, harder = self.each(), cast(Several, self.threat).choose == "harder"
-        errors = Errors(at, len(each)) if harder else None
-        weights = [1.0] * len(each) if errors is None else errors.shares()
-        place = drawn(rng.derive(at.seed, "threat", at.index), weights)
-        x = check_images(self, at.model, at.x)
+        x, each = check_images(self, at.model, at.x), self.each()
+        counts = errors(at, len(each))
+        place = drawn(at, counts)
         with at.autocast():
             x_adv = each[place].craft(at.model, x, at.y, ids=at.ids, seed=at.seed)
-            if errors is not None:
-                errors.add(place, outcome(at.model, x, at.y, x_adv, self.criterion)[1])
+            if cast(Several, self.threat).choose == "harder":
+                right = judged("right", at.model, x, at.y, x_adv, self.criterion)
+                wrong = at.share.whole((~right).long())  # of all processes
+                counts[:, place] += torch.stack([wrong.sum(), wrong.new_tensor(len(wrong))])
             y = labels_or_outputs(self.criterion, at.model, x, at.y)
             loss = self.objective(at.model, x, y, x_adv)
         at.backward(loss)

@@ -8,12 +8,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fastadv import rng
 from fastadv._checks import check_choice
 from fastadv.attacks.core.checks import check_threat
-from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import labels_for
@@ -43,80 +42,42 @@ class Several:
     def box(self) -> tuple[float, float]:
         return self.threats[0].box
 
-    def step_sizes(self, sizes: float | Sequence[float] | None) -> tuple[float, ...] | None:
-        """Return one step size for each threat, or None; InputError for another number of them."""
-        if sizes is None:
-            return None
-        if not isinstance(sizes, Sequence) or len(sizes) != len(self.threats):
-            raise InputError(
-                f"step_size: expected None or one for each of {len(self.threats)} threats, got {sizes!r}"
-            )
-        return tuple(sizes)
-
 
 def together(threat: Threat | Several | Sequence[Threat], choose: str | None) -> Threat | Several:
     """Return several threats as one record; of a sequence of one that threat, as there is no choice."""
+    if isinstance(threat, Several):
+        return threat if choose is None else replace(threat, choose=choose)
     if isinstance(threat, Sequence) and len(threat):
         several = Several(tuple(threat), "worst" if choose is None else choose)
         return several if len(threat) > 1 else threat[0]
-    if choose is None:
-        return cast(Threat, threat)  # the recipe checks it
-    if isinstance(threat, Several):
-        return replace(threat, choose=choose)
-    raise InputError(
-        f"choose: expected several threats to choose from, got {threat!r}; leave it out, or pass a list"
-    )
+    if choose is not None:
+        raise InputError(f"choose: expected several threats to choose from, got {threat!r}; leave it out")
+    return cast(Threat, threat)  # the recipe checks it
 
 
-def outcome(
-    model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, criterion: Criterion | None
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of x_adv that training minimizes, and whether it is right, in eval mode: [B] both."""
+def judged(
+    by: str, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, criterion: Criterion | None
+) -> Tensor:
+    """Return [B], what a method of the criterion, "objective" or "right", says of x_adv in eval mode."""
     y = labels_or_outputs(criterion, model, x, y)
+    criterion = (WRONG if criterion is None else criterion).for_labels(y)
+    labels = y if criterion.outputs == "classes" else labels_for(criterion, y)
     with torch.no_grad():
-        if criterion is None:
-            logits = follower(model)(x_adv)
-            classes = y.argmax(1) if y.ndim > 1 else y  # of soft labels
-            return cross_entropy(logits, y, reduction="none"), logits.argmax(1) == classes
-        criterion = criterion.for_labels(y)
-        outputs, labels = follower(model, criterion.outputs)(x_adv), labels_for(criterion, y)
-        return criterion.objective(outputs, labels), criterion.right(outputs, labels)
+        values: Tensor = getattr(criterion, by)(follower(model, criterion.outputs)(x_adv), labels)
+    return values
 
 
-def worst(candidates: Sequence[Tensor], losses: Sequence[Tensor]) -> Tensor:
-    """Return for each sample the candidate of the larger loss, the first among equals."""
-    x_adv, top = candidates[0], losses[0]
-    for other, loss in zip(candidates[1:], losses[1:], strict=True):
-        larger = loss > top
-        x_adv = other.where(larger.view(-1, *[1] * (other.ndim - 1)), x_adv)
-        top = loss.where(larger, top)
-    return x_adv
+def errors(at: Step, count: int) -> Tensor:
+    """Return int64 [2, count], wrong and all samples of this epoch under each threat, which a run keeps."""
+    fresh = torch.zeros(2, count, dtype=torch.int64, device=at.x.device)
+    counts = at.state.setdefault("errors", fresh)
+    return counts if at.index else counts.zero_()
 
 
-def drawn(seed: int, weights: Sequence[float]) -> int:
-    """Draw a place with these weights."""
-    share = float(rng.uniform(1, seed, torch.zeros(1, dtype=torch.int64, device="cpu")))
-    *sums, total = accumulate(weights)
+def drawn(at: Step, counts: Tensor) -> int:
+    """Draw the threat of a batch by its errors, each as if one more sample were wrong: none is left out."""
+    wrong, seen = counts.double().cpu() + 1
+    first = torch.zeros(1, dtype=torch.int64, device="cpu")
+    share = float(rng.uniform(1, rng.derive(at.seed, "threat", at.index), first))
+    *sums, total = accumulate((wrong / seen).tolist())
     return bisect_right(sums, share * total)
-
-
-class Errors:
-    """Wrong samples and all samples by threat in this epoch, in the state of a run."""
-
-    def __init__(self, at: Step, count: int) -> None:
-        self._at = at
-        fresh = torch.zeros(2, count, dtype=torch.int64, device=at.x.device)
-        self._counts = at.state.setdefault("errors", fresh)
-        if at.index == 0:
-            self._counts.zero_()
-
-    def shares(self) -> list[float]:
-        """Return the robust errors, each as if one more sample were wrong: no threat is left out for good."""
-        wrong, seen = self._counts.double() + 1
-        shares: list[float] = (wrong / seen).tolist()
-        return shares
-
-    def add(self, place: int, right: Tensor) -> None:
-        """Count the samples of the whole batch, which all met the threat at this place."""
-        wrong = self._at.share.whole((~right).long())
-        self._counts[:, place] += torch.stack([wrong.sum(), wrong.new_tensor(len(wrong))])
