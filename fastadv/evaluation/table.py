@@ -132,9 +132,9 @@ class Table:
     def worst_cases(self) -> dict[str, float]:
         """The worst case by name: of attacks in several norms that of each norm, then the union."""
         budgets = [group for group in groups(self.rows) if not group.unlimited]
-        if len({group.threat.metric for group in budgets if group.threat is not None}) < 2:
+        if len({group.threat.norm for group in budgets if group.threat is not None}) < 2:
             return {"worst of all": self.worst_case}
-        several = [group for group in budgets if len(group.rows) > 1]
+        several = [group for group in budgets if group.whole and len(group.rows) > 1]
         by_norm = {f"worst in {one.rows[0].within}": one.right(self.rows) / self.n for one in several}
         return by_norm | {"union": self.worst_case}
 
@@ -232,9 +232,9 @@ class Table:
             lines.append([row.title, *row.cells().values(), self._certified(row), *extra])
         if len(self.rows) > 1 and not math.isnan(self.worst_case):
             extra = [*starmap(figure_text, self.worst_extra.items())]
-            blank = [""] * (len(head) - 2 - len(extra))
-            *others, last = [[name, percent(share), *blank] for name, share in self.worst_cases.items()]
-            lines += [*([*line, *[""] * len(extra)] for line in others), [*last, *extra]]
+            blank = [""] * (len(head) - 2)
+            lines += [[name, percent(share), *blank] for name, share in self.worst_cases.items()]
+            lines[-1][len(head) - len(extra) :] = extra
         # columns of doubt, and of distances, only where there are some
         cells_of = [{*cells} - {"", "-", "0"} for cells in zip(*lines, strict=True)]
         shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 5, 6, 7)]

@@ -178,6 +178,16 @@ def test_a_share_that_is_not_reached_is_exit_code_4(fastadv, net):
 
 
 @pytest.mark.slow
+def test_several_budgets_have_a_line_each(fastadv, net, refused):
+    line = f"evaluate {net} -n 20 -a pgd:steps=5 --no-indicators --threat linf=8/255,l2=0.5"
+    assert re.findall(r"PGD-5, L(?:∞ 8/255|2 0.5)|union", fastadv(line).out)[-1] == "union"
+    known = fastadv(f"{line} --json").json["measured"]["attacks"]
+    assert [(one["norm"], one["radius"]) for one in known] == [("linf", 8 / 255), ("l2", 0.5)]
+    refused(f"{line} --radius 0.1", "--radius is set by --threat")
+    refused(f"evaluate {net} --threat linf=0.1,l5=1", "norm: expected one of")
+
+
+@pytest.mark.slow
 def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
     line = f"evaluate {net} -n 4 -a fgsm -a pgd:steps=5 --radius 0.05 --strict"
     fastadv(f"{line} --summary a.md --fail-under robust=0", code=3)  # too few samples for a verdict

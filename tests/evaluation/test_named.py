@@ -1,6 +1,7 @@
 """Attacks of an evaluation: names, functions and dictionaries, with the threat said once."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,39 @@ def test_names_and_functions_take_the_threat(attacks: Any, names: list[str]) -> 
     for row in table.rows:
         of_bim = row.attack == "bim"
         assert of_bim or (row.broken.equal(wanted.broken) and row.distance.equal(wanted.distance))
+
+
+def test_several_threats_have_a_row_each_and_a_union() -> None:
+    """Of four right samples in six L∞ breaks the first, L2 the second."""
+
+    def picky(model: Any, x: Any, y: Any, threat: Any, *, ids: Any) -> Any:
+        spare = {"linf": [1, 2, 3], "l2": [0, 2, 3]}[threat.norm]
+        return replace(nets.nearest(model, x, y, ids=ids, spare=spare), threat=threat)
+
+    options = {"threat": [fa.Linf(0.45), fa.L2(0.45)], "indicators": False}
+    table = fa.evaluate(nets.Threshold(), nets.DATA, {"a": picky, "b": picky}, **options)
+    assert [row.name for row in table.rows] == ["a Linf", "a L2", "b Linf", "b L2"]
+    assert [row.robust_accuracy for row in table.rows] == [0.5] * 4
+    shares = {"worst in L∞ 0.45": 0.5, "worst in L2 0.45": 0.5, "union": pytest.approx(2 / 6)}
+    assert table.worst_cases == table.to_dict()["worst_cases"] == shares
+    assert [line[:2] for line in table.cells()[-2:]] == [["worst in L2 0.45", "50.0%"], ["union", "33.3%"]]
+    assert [*fa.evaluate(nets.Threshold(), nets.DATA, picky, **options).worst_cases] == ["union"]
+
+
+def test_several_threats_are_those_of_as_many_calls() -> None:
+    threats = [BALL, fa.L2(0.2), fa.Linf(0.01)]
+    table = fa.evaluate(MODEL, DATA, "pgd", threat=threats, indicators=False)
+    assert [row.name for row in table.rows] == ["pgd Linf 0.02", "pgd L2", "pgd Linf 0.01"]
+    for row, threat in zip(table.rows, threats, strict=True):
+        alone = fa.evaluate(MODEL, DATA, "pgd", threat=threat, indicators=False)["pgd"]
+        assert row.broken.equal(alone.broken)
+    for wrong, says in (
+        ([], "threat: expected"),
+        ([BALL, 0.1], "threat: expected"),
+        ([BALL] * 2, "attacks: "),
+    ):
+        with pytest.raises(InputError, match=says):
+            fa.evaluate(MODEL, DATA, "pgd", threat=wrong)
 
 
 def test_a_threat_that_is_bound_is_kept() -> None:

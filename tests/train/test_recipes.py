@@ -29,6 +29,7 @@ LOSSES = {
     "fgsm": FGSMTraining(THREAT),
     "pgd": PGDTraining(THREAT, steps=3),
     "pgd-l2": PGDTraining(fa.L2(0.5), steps=2, random_start=False),
+    "pgd-worst": PGDTraining([THREAT, fa.L2(0.5)], steps=2),
     "trades": train.TRADES(THREAT, 2, 0.03),
     "mart": train.MART(THREAT, 2, 0.03),
     "rs": train.FastTraining(THREAT),
@@ -41,6 +42,7 @@ LOSSES = {
 }
 RECIPES = LOSSES | {
     "free": train.FreeTraining(THREAT, 2),
+    "pgd-harder": PGDTraining([THREAT, fa.L2(0.5)], steps=2, choose="harder"),
     "awp": train.AWP(PGDTraining(THREAT, 2)),
     "aligned": train.Aligned(THREAT, steps=2),
 }

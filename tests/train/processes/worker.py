@@ -56,6 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mart": {"recipe": MART(THREAT, 2, label_smoothing=0.1), "max_norm": 0.5},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
+    "harder": {"recipe": PGDTraining([THREAT, L2(0.5)], 2, choose="harder")},
     "both": {"recipe": PGDTraining(THREAT, 2, statistics="both")},
     "l1": {"recipe": AWP(Standard(0.1))},
     "aligned": {"recipe": Aligned(THREAT, steps=2), "batch_size": 7},
