@@ -194,12 +194,10 @@ def evaluate(
     if results.shard:
         o.refuse_set(OF_ALL, suite=benchmark.suite)
     default = [] if evaluation.keywords["corruptions"] and not (budget.chosen or threat) else ["fgsm", "pgd"]
-    if threat is not None:
-        o.refuse_set(
-            "is set by --threat; leave it out.", norm=budget.norm, radius=budget.radius, suite=benchmark.suite
-        )
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
     if threat is not None:
+        taken = {"suite": benchmark.suite, "norm": budget.norm, "radius": budget.radius}
+        o.refuse_set("has no effect with --threat; leave it out.", **taken)
         parts = [text.partition(":") for text in texts]
         texts = [f"{name}:{one}{',' * bool(tail)}{tail}" for name, _, tail in parts for one in threat]
     named = parse_attacks(texts, budget, machine.seed, criterion)

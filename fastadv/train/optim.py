@@ -22,7 +22,6 @@ from fastadv.threat import Threat
 from fastadv.train.options import Optimization
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes._common import check_positive
-from fastadv.train.recipes.several import Several
 from fastadv.train.schedules import OneCycle, find_schedule
 
 Groups = list[dict[str, Any]]
@@ -61,11 +60,6 @@ def _part(recipe: Any, share: float) -> Any:
     if plain and hasattr(recipe, "recipe"):  # around another one
         return dataclasses.replace(recipe, recipe=_part(recipe.recipe, share))
     threat = getattr(recipe, "threat", None)
-    if isinstance(threat, Several):
-        parts = [_part(one, share) for one in recipe.each()]
-        sizes = None if recipe.step_size is None else [part.step_size for part in parts]
-        threats = [part.threat for part in parts]
-        return dataclasses.replace(recipe, threat=threats, step_size=sizes, choose=threat.choose)
     if not (plain and isinstance(threat, Threat) and threat.finite):
         raise InputError(
             f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "

@@ -183,7 +183,7 @@ def test_several_budgets_have_a_line_each(fastadv, net, refused):
     assert re.findall(r"PGD-5, L(?:∞ 8/255|2 0.5)|union", fastadv(line).out)[-1] == "union"
     known = fastadv(f"{line} --json").json["measured"]["attacks"]
     assert [(one["norm"], one["radius"]) for one in known] == [("linf", 8 / 255), ("l2", 0.5)]
-    refused(f"{line} --radius 0.1", "--radius is set by --threat")
+    refused(f"{line} --radius 0.1", "--radius has no effect with --threat")
     refused(f"evaluate {net} --threat linf=0.1,l5=1", "norm: expected one of")
 
 

@@ -51,6 +51,7 @@ CASES = {
     "standard": {"recipe": Standard()},
     "pgd": {"recipe": PGD, "optimizer": "nesterov"},
     "pgd of many steps": {"recipe": PGDTraining(fa.L2(0.5), steps=12), "optimizer": "adam"},
+    "pgd in two norms": {"recipe": PGDTraining([THREAT, fa.L2(0.5)], steps=2)},
     "fgsm": {"recipe": FGSMTraining(THREAT), "optimizer": "adamw"},
     "fast": {"recipe": FastTraining(THREAT)},
     "trades": {"recipe": TRADES(THREAT, steps=2)},
