@@ -196,7 +196,7 @@ class PGDTraining(Crafted):
             largest loss in eval mode (MAX), "mean" the mean of the objectives of all (AVG). "random" draws
             one threat for each batch (RAND). "harder" draws it with weights: the share of samples that the
             model in eval mode had wrong under each in this epoch, with one wrong sample more (E-AT, whose
-            authors begin no epoch anew). Those two need `fit`, or an `fa.train.Step`.
+            authors count over the whole run). Those two need `fit`, or an `fa.train.Step`.
 
     Example:
         >>> import fastadv as fa
@@ -209,7 +209,7 @@ class PGDTraining(Crafted):
 
     Source:
         Madry et al. 2018 (arXiv 1706.06083), equation 2.1. Several threats: Tramèr, Boneh 2019 (arXiv
-        1904.13000), section 2; Croce, Hein 2022 (arXiv 2105.12508), section 4.
+        1904.13000); Croce, Hein 2022 (arXiv 2105.12508).
     """
 
     threat: Threat | Several | Sequence[Threat]
