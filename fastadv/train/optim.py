@@ -62,7 +62,7 @@ def _part(recipe: Any, share: float) -> Any:
     threat = getattr(recipe, "threat", None)
     if not (plain and isinstance(threat, Threat) and threat.finite):
         raise InputError(
-            f"ramp: expected a recipe that is a dataclass with a threat of finite radius, got {recipe!r}; "
+            f"ramp: expected a recipe that is a dataclass with one threat of finite radius, got {recipe!r}; "
             "leave out ramp"
         )
     radius = float(threat.radius) * share
