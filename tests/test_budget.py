@@ -13,29 +13,29 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 46_400,
+    "fastadv": 48_600,
     "fastadv/adapters": 535,
     "fastadv/attacks": 12_350,
     "fastadv/certify": 880,
-    "fastadv/cli": 2_260,
-    "fastadv/data": 3_200,
+    "fastadv/cli": 2_300,
+    "fastadv/data": 4_280,
     "fastadv/demo": 390,
     "fastadv/engine": 4_220,
-    "fastadv/evaluation": 3_540,
-    "fastadv/models": 3_780,
-    "fastadv/ops": 6_700,
+    "fastadv/evaluation": 3_900,
+    "fastadv/models": 3_860,
+    "fastadv/ops": 7_000,
     "fastadv/runs": 1_180,
     "fastadv/threat": 1_170,
-    "fastadv/train": 4_750,
-    "tests": 43_800,
+    "fastadv/train": 4_870,
+    "tests": 44_900,
     "bench": 5_000,
     "papers": 5_600,
     "papers/tests": 1_900,
     "tools": 1_109,
 }
 APART = {"papers": "papers/tests"}  # counted by itself
-FILES = {"fastadv": (345, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 46_000  # of README and docs
+FILES = {"fastadv": (352, "*.py"), "bench": (60, "*")}  # results are counted, too
+WORDS = 46_600  # of README and docs
 SLACK = 1.03
 DECISIONS = {"fastadv/attacks/core": 20.8, "fastadv/engine": 24.0}
 
