@@ -9,6 +9,7 @@ few parameters, `DENSE_ATTACKS` those that need a class at each position.
 from collections.abc import Callable
 from typing import Any
 
+from fastadv.attacks import rules
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
@@ -56,7 +57,7 @@ __all__ = [
     "fgsm", "fmn", "gaussian_noise", "grid", "hopskipjump", "indicators", "last_iterate", "latent_descent",
     "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
-    "salt_and_pepper", "sea", "segpgd", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool",
+    "rules", "salt_and_pepper", "sea", "segpgd", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool",
     "transfer", "uniform_noise", "universal",
 ]  # fmt: skip
 
