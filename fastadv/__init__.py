@@ -46,7 +46,15 @@ from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
 from fastadv.attacks.masking.flags import Cost as _Cost
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evaluate, figures, optimality
+from fastadv.evaluation import (
+    Curve,
+    accuracy_against_radius,
+    bootstrap,
+    evaluate,
+    figures,
+    optimality,
+    transferability,
+)
 from fastadv.evaluation.draws import Draws as _Draws
 from fastadv.evaluation.row import Components as _Components
 from fastadv.evaluation.row import Samples as _Samples
@@ -64,7 +72,7 @@ _saved.add_safe_globals(
     [
         *(L0, L1, L2, Linf, _Named, _Own),
         *(attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult, attacks.Indicators),
-        *(_Cost, evaluation.Table, evaluation.Row, _Components, _Draws, _Samples),
+        *(_Cost, evaluation.Table, evaluation.Row, evaluation.Transferability, _Components, _Draws, _Samples),
         *(certify.Certificates, train.UniversalResult),
         *(attacks.Criterion, attacks.ConfidentlyWrong, attacks.WrongBy, attacks.OutsideTopK),
         *(attacks.Unless, attacks.Signs, attacks.Share, attacks.Beyond, _OneLogit, _Goal),
@@ -108,4 +116,5 @@ __all__ = [
     "optimality",
     "rng",
     "train",
+    "transferability",
 ]

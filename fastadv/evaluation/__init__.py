@@ -8,6 +8,7 @@ from fastadv.evaluation.named import Attack
 from fastadv.evaluation.report.page import report
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
+from fastadv.evaluation.transferability import Transferability, transferability
 from fastadv.intervals import bootstrap, clopper_pearson
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Curve",
     "Row",
     "Table",
+    "Transferability",
     "accuracy_against_radius",
     "bootstrap",
     "clopper_pearson",
@@ -22,4 +24,5 @@ __all__ = [
     "merge",
     "optimality",
     "report",
+    "transferability",
 ]

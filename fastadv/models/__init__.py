@@ -7,7 +7,7 @@ from fastadv.models.adapt import adapt
 from fastadv.models.bpda import bpda
 from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.weights import load_weights, read_weights, save_weights
-from fastadv.models.wrappers import STATISTICS, Binarized, Normalized, Smoothed, representation
+from fastadv.models.wrappers import STATISTICS, Binarized, Ensemble, Normalized, Smoothed, representation
 from fastadv.models.zero_shot import zero_shot
 from fastadv.models.zoo import robustbench, robustbench_entries
 
@@ -24,6 +24,7 @@ __all__ = [
     "ABS",
     "STATISTICS",
     "Binarized",
+    "Ensemble",
     "Normalized",
     "Smoothed",
     "adapt",

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number, check_seed
+from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.engine import log_confidence
 from fastadv.engine.copy import copied
 from fastadv.engine.first_pass import first_pass
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
-from fastadv.losses import log_mean
+from fastadv.losses import Loss, log_mean
 from fastadv.models._common import check_batch, register_statistics
 
 torch.fx.wrap("check_batch")
@@ -150,6 +150,67 @@ class Smoothed(nn.Module):
         noise = rng.normal(x.shape[1:].numel(), rng.derive(self.seed, "smoothed"), ids).to(x)
         passes = [self.model(x + self.sigma * draw.view(x.shape[1:])) for draw in noise]
         return log_mean(torch.stack(passes))
+
+
+class Ensemble(nn.Module):
+    """Several classifiers as one, to attack them at once or to find what transfers to others.
+
+    Called with x [B, ...], it returns logits [B, K], whose largest is its prediction:
+
+    - of="logits": the mean of the logits of the nets;
+    - of="probabilities": the log of the mean of their softmaxes;
+    - of="loss": the mean of their log softmaxes. It predicts as "logits" does, and its `loss` is the mean of
+      the cross-entropies of the nets, which no mean of logits tells. Pass it on: a loss by name is that of
+      the mean logits.
+
+    Args:
+        nets: one or more modules with the same classes.
+        of: what is averaged.
+
+    Raises:
+        InputError: there are no nets, one is no module, `of` is another word, or classes differ in a pass.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test", limit=8)
+        >>> nets = [fa.models.create(name, shape=digits.shape) for name in ("softmax", "small_cnn")]
+        >>> both = fa.models.Ensemble(nets, of="loss")
+        >>> tuple(fa.attacks.mim(both, digits.x, digits.y, fa.Linf(0.2), loss=both.loss).x_adv.shape)
+        (8, 1, 8, 8)
+
+    Source:
+        Dong et al. 2018, "Boosting Adversarial Attacks with Momentum" (arXiv 1710.06081), section 3.3.
+    """
+
+    def __init__(self, nets: Sequence[nn.Module], of: str = "logits") -> None:
+        super().__init__()
+        several = isinstance(nets, Sequence | nn.ModuleList) and len(nets) > 0
+        if not several or not all(isinstance(net, nn.Module) for net in nets):
+            raise InputError(f"nets: expected a list of one or more modules, got {nets!r}")
+        self.nets = nn.ModuleList(nets)
+        self.of = check_choice("of", of, ("logits", "probabilities", "loss"))
+
+    @property
+    def loss(self) -> Loss:
+        """The cross-entropy that the ensemble stands for, as `loss=` of an attack."""
+        return _mean_cross_entropy if self.of == "loss" else "ce"
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = [net(x) for net in self.nets]
+        try:
+            passes = torch.stack(logits)
+        except RuntimeError as error:
+            got = ", ".join(str(list(one.shape)) for one in logits)
+            raise InputError(f"nets: expected logits [B, K] alike, got {got}; map the classes") from error
+        if self.of == "probabilities":
+            return log_mean(passes)
+        return (passes.log_softmax(2) if self.of == "loss" else passes).mean(0)
+
+
+def _mean_cross_entropy(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    """Return [B], of mean log probabilities the cross-entropy, negated for targets."""
+    at_label = logits.gather(1, (y if targets is None else targets)[:, None]).squeeze(1)
+    return -at_label if targets is None else at_label
 
 
 def representation(

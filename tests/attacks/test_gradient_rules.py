@@ -1,9 +1,6 @@
-"""Gradient rules: those of docs/transfer.md, and what an attack makes of any."""
+"""Gradient rules: those for transfer, and what an attack makes of any."""
 
-import re
 from inspect import signature
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Unpack
 
 import pytest
@@ -14,16 +11,14 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv.attacks import ATTACKS, mim, pgd, square
 from fastadv.attacks.core import GradientCommon, GradientRule, Search, run, takes_common
+from fastadv.attacks.rules import diverse_inputs, translation_invariant, variance_tuning
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
 from .nets import Case, Counted, images, labels, mlp, threat
 
-PAGE = Path(__file__).parents[2] / "docs" / "transfer.md"
-MADE: Any = ModuleType("transfer")
-exec(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[0], vars(MADE))
-ALL = MADE.Diverse(0.7, 1.2), MADE.Smoothed(3), MADE.Tuned(2)
+ALL = diverse_inputs(0.7, 1.2), translation_invariant(3), variance_tuning(2)
 
 
 def scene(shape: tuple[int, ...] = (2, 6, 6), size: int = 5) -> tuple[nn.Module, Tensor, Tensor]:
@@ -51,7 +46,7 @@ def gradient(model: nn.Module, y: Tensor, x: Tensor) -> Tensor:
 
 def test_images_are_resized_each_by_itself_and_anew_at_each_step() -> None:
     model, x, y = scene(size=200)
-    (first, second), look = followed(x, model, y, MADE.Diverse(0.3, 1.3), steps=2)
+    (first, second), look = followed(x, model, y, diverse_inputs(0.3, 1.3), steps=2)
     pairs = ((first, x), (second, x - 0.1))
     # up to a positive factor, as the rule is linear
     cosines = [F.cosine_similarity(g.flatten(1), gradient(model, y, at).flatten(1)) for g, at in pairs]
@@ -66,7 +61,7 @@ def test_what_is_remembered_and_drawn() -> None:
     """Of each sample, from step to step; by its number, the seed and the draw."""
     model, x, y = scene((1, 7, 5))
     ids, draw = torch.arange(5) + 3, 0
-    gradients, _ = followed(x, model, y, MADE.Tuned(3, 2.0), steps=3, seed=2, ids=ids)
+    gradients, _ = followed(x, model, y, variance_tuning(3, 2.0), steps=3, seed=2, ids=ids)
     torch.testing.assert_close(gradients[0], gradient(model, y, x))
     for step in (1, 2):
         before, around = x - 0.1 * (step - 1), []
@@ -84,7 +79,7 @@ def test_what_is_remembered_and_drawn() -> None:
         ((), 4, 4),
         (ALL[0], 8, 4),  # the points themselves pass as well
         (ALL[1], 4, 4),
-        ((MADE.Tuned(5),), 4 + 15, 4 + 15),
+        ((variance_tuning(5),), 4 + 15, 4 + 15),
         (ALL, 4 + 4 + 6, 4 + 6),
     ],
 )

@@ -1,0 +1,94 @@
+"""The matrix of sources and targets, by hand on models of one pixel."""
+
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.intervals import clopper_pearson
+
+
+class Above(nn.Module):
+    """Class 1 where the first value is above a bound; no finite logits above `broken`."""
+
+    def __init__(self, bound: float, broken: float = 9.0) -> None:
+        super().__init__()
+        self.bound, self.broken = bound, broken
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = x.flatten(1)[:, 0] - self.bound
+        logits = torch.stack([-far, far], 1)
+        return logits.masked_fill((x.flatten(1) > self.broken).any(1, keepdim=True), torch.nan)
+
+
+X = torch.linspace(0.05, 0.95, 10).view(10, 1, 1, 1)
+Y = (X.flatten() > 0.5).long()
+NETS = {"half": Above(0.5), "low": Above(0.28)}
+TARGETS = {**NETS, "nan": Above(0.5, 0.7), "wrong": Above(-1.0)}
+
+
+def pushed(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Tensor:
+    """An attack of one's own, which moves every sample by 0.3 across."""
+    assert torch.equal(x, X[ids])
+    return x + 0.3 * (1 - 2 * y.view(-1, 1, 1, 1))
+
+
+def test_success_is_among_what_each_target_has_right() -> None:
+    table = fa.transferability({"half": NETS["half"]}, TARGETS, (X, Y), pushed, batch_size=4)
+    # right before: of "low" not 0.35 and 0.45, of "nan" none above 0.7, of "wrong" class 1 alone
+    assert table.right.tolist() == [10, 8, 7, 5]
+    # three cross 0.5 each way; of "low" 0.05, 0.15 and 0.25 rise above 0.28, and 0.55 falls below it; of "nan"
+    # 0.45 becomes 0.75, of which it says nothing
+    assert table.fooled.tolist() == [[6, 4, 4, 0]]
+    assert table.success.tolist() == [[0.6, 4 / 8, 4 / 7, 0.0]]
+    for column, (fooled, right) in enumerate(((6, 10), (4, 8), (4, 7), (0, 5))):
+        ends = clopper_pearson(fooled, right)
+        assert (table.interval.low[0, column], table.interval.high[0, column]) == ends
+    text = str(table)
+    assert "60.0% [26.2%, 87.8%]" in text
+    assert "8 of 10" in text
+    assert "pushed" in text
+    assert "not rounded to 8 bits" in text
+
+
+def test_it_is_what_an_attack_and_a_pass_give() -> None:
+    digits = fa.data.load("digits", "test", limit=60)
+    nets = {name: fa.models.create(name, shape=digits.shape) for name in ("softmax", "small_cnn")}
+    attack = partial(fa.attacks.mim, threat=fa.Linf(0.2), stop_early=False, steps=3)
+    table, again = (fa.transferability(nets, nets, digits, attack, batch_size=size) for size in (60, 17))
+    for row, source in enumerate(nets.values()):
+        x_adv = attack(source, digits.x, digits.y, ids=torch.arange(60)).x_adv
+        for column, target in enumerate(nets.values()):
+            right = target.eval()(digits.x).argmax(1) == digits.y
+            assert table.right[column] == right.sum()
+            assert table.fooled[row, column] == (right & (target(x_adv).argmax(1) != digits.y)).sum()
+    assert torch.equal(table.fooled, again.fooled)
+    assert table.fooled.sum() > 0
+
+
+def test_a_share_of_nothing_is_none() -> None:
+    table = fa.transferability(NETS, {"wrong": Above(-1.0)}, (X[:3], Y[:3]), pushed)
+    assert table.success.isnan().all()
+    assert (table.interval.low.tolist(), table.interval.high.tolist()) == ([[0], [0]], [[1], [1]])
+    kept = json.loads(json.dumps(table.to_dict()))
+    assert kept["success"] == [[None], [None]]
+    assert kept["sources"] == ["half", "low"]
+    assert "0 of 3" in str(table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([NETS["half"]], NETS, (X, Y), pushed), "sources: expected models by name"),
+        ((NETS, {}, (X, Y), pushed), "targets: expected models by name"),
+        ((NETS, NETS, (X, Y), "mim"), "attack: expected an attack"),
+        ((NETS, NETS, (X + 1, Y), pushed), "expected"),
+    ],
+)
+def test_wrong_arguments(arguments: Any, message: str) -> None:
+    with pytest.raises(fa.InputError, match=message):
+        fa.transferability(*arguments)

@@ -1,0 +1,81 @@
+"""Ensembles: what they return, predict and lose, by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fastadv.attacks import mim
+from fastadv.errors import InputError
+from fastadv.losses import loss_and_grad
+from fastadv.models import Ensemble
+from fastadv.threat import Linf
+
+
+def linear(classes: int = 4) -> nn.Module:
+    return nn.Linear(6, classes).double()
+
+
+def scene() -> tuple[list[nn.Module], Tensor, Tensor]:
+    torch.manual_seed(2)
+    nets = [linear() for _ in range(3)]
+    nets[0].weight.data.mul_(20)  # so that the three kinds differ
+    return nets, torch.rand(40, 6, dtype=torch.float64), torch.randint(4, (40,))
+
+
+HAND: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "logits": lambda z: (z[0] + z[1] + z[2]) / 3,
+    "probabilities": lambda z: ((z[0].softmax(1) + z[1].softmax(1) + z[2].softmax(1)) / 3).log(),
+    "loss": lambda z: (z[0].log_softmax(1) + z[1].log_softmax(1) + z[2].log_softmax(1)) / 3,
+}
+
+
+@pytest.mark.parametrize("of", HAND)
+def test_what_it_returns_and_predicts(of: Any) -> None:
+    nets, x, _ = scene()
+    logits = [net(x) for net in nets]
+    out = Ensemble(nets, of)(x)
+    torch.testing.assert_close(out, HAND[of](logits))
+    alike = [(out.argmax(1) == HAND[kind](logits).argmax(1)).all().item() for kind in HAND]
+    assert alike == ([False, True, False] if of == "probabilities" else [True, False, True])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_its_loss_is_the_mean_of_the_losses(sign: int) -> None:
+    nets, x, y = scene()
+    both, targets = Ensemble(nets, "loss"), None if sign == 1 else y
+    x.requires_grad_()
+    logits = both(x)
+    value, by_logits = loss_and_grad(logits, 0 * y if targets is not None else y, both.loss, targets)
+    expected = sign * sum(cross_entropy(net(x), y, reduction="none") for net in nets) / 3
+    torch.testing.assert_close(value, expected.detach())
+    (gradient,) = torch.autograd.grad(logits, x, by_logits)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
+    assert [Ensemble(nets, of).loss for of in ("logits", "probabilities")] == ["ce", "ce"]
+
+
+@pytest.mark.parametrize("of", HAND)
+def test_an_attack_on_it_is_judged_by_its_prediction(of: Any) -> None:
+    nets, x, _ = scene()
+    both = Ensemble(nets, of)
+    y = both(x).argmax(1)
+    out = mim(both, x, y, Linf(0.3), loss=both.loss)
+    assert 0 < out.success.sum() < 40
+    assert torch.equal(out.success, both(out.x_adv).argmax(1) != y)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Ensemble([]), "nets: expected a list of one or more modules"),
+        (lambda: Ensemble([linear(), torch.relu]), "nets: expected a list of one or more modules"),
+        (lambda: Ensemble([linear()], "votes"), "of: expected one of logits, probabilities, loss"),
+        (lambda: Ensemble([linear(), linear(5)])(torch.rand(2, 6).double()), r"got \[2, 4\], \[2, 5\]"),
+    ],
+)
+def test_wrong_arguments(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
