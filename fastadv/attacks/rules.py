@@ -32,11 +32,11 @@ class _OfImages(GradientRule):
 @dataclass(frozen=True)
 class _OfNeighbors(GradientRule):
     neighbors: int = 20
-    reach: float = 1.5
+    radii: float = 1.5
 
     def __post_init__(self) -> None:
         check_count("neighbors", self.neighbors, 1)
-        check_number("reach", self.reach, 0)
+        check_number("radii", self.radii, 0)
 
     def check(self, x: Tensor, threat: Threat) -> None:
         if threat.norm != "linf" or not threat.finite:
@@ -53,10 +53,10 @@ def _radius(search: Search, points: Tensor) -> Tensor:
     return radius.reshape(-1, *[1] * (points.ndim - 1))
 
 
-def _near(search: Search, points: Tensor, reach: float) -> Tensor:
-    """Return points drawn from the cubes around these, whose edges are 2 * reach radii."""
+def _near(search: Search, points: Tensor, size: float) -> Tensor:
+    """Return points drawn from the cubes around these, whose edges are 2 * size radii."""
     away = 2 * search.uniform(points[0].numel()).view_as(points) - 1
-    return points + reach * _radius(search, points) * away
+    return points + size * _radius(search, points) * away
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,6 @@ class diverse_inputs(_OfImages):
     Args:
         probability: of the transformation, from 0 to 1; 0.5 as in the paper.
         largest: the largest side over that of the image, at least 1; about 330 / 299 in the paper.
-
-    Example:
-        >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), gradient=fa.attacks.rules.diverse_inputs())
 
     Source:
         Xie et al. 2019, "Improving Transferability of Adversarial Examples with Input Diversity" (arXiv
@@ -141,47 +138,46 @@ class block_shuffle(_OfImages):
         check_count("copies", self.copies, 1)
 
     def __call__(self, search: Search, points: Tensor, ask: GradientAt) -> Tensor:
-        total = torch.zeros_like(points).flatten(2)
+        total, (height, width) = torch.zeros_like(points).flatten(2), points.shape[2:]
         for _ in range(self.copies):
-            index, weight = self._taps(search, *points.shape[2:])
-            index = index.flatten(1)[:, None].expand(-1, points.shape[1], -1)
-            taps = points.flatten(2).gather(2, index).view(len(points), points.shape[1], 4, -1)
-            gradient = ask((taps * weight[:, None]).sum(2).view_as(points)).flatten(2)
-            total.scatter_add_(2, index, (gradient[:, :, None] * weight[:, None]).flatten(2))
+            index, weight = self._taps(search, height, width)
+            index = index.expand(-1, points.shape[1], -1)
+            taps = points.flatten(2).gather(2, index) * weight
+            gradient = ask(taps.view(*points.shape[:2], 4, -1).sum(2).view_as(points))
+            total.scatter_add_(2, index, gradient.flatten(2).repeat(1, 1, 4) * weight)
         return total.view_as(points) / self.copies
 
     def _taps(self, search: Search, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return the four pixels int64 [n, 4, H * W] that make each one of a copy, and their weights."""
+        """Return the four pixels int64 [n, 1, 4 * H * W] that make each of a copy, and their weights."""
         b = self.blocks
-        axis, strips, blocks, angles = torch.split(
-            search.uniform(1 + 2 * b + 3 * b * b), [1, 2 * b, 2 * b * b, b * b], 1
-        )
-        place = torch.arange(height * width, device=axis.device)
+        drawn = search.uniform(1 + 2 * b + 3 * b * b)
+        axis, strips, blocks, angles = torch.split(drawn, [1, 2 * b, 2 * b * b, b * b], 1)
         across = axis < 0.5  # the strips are columns
+        place = torch.arange(height * width, device=axis.device)
         row, column = (place // width).to(axis), (place % width).to(axis)
-        outer, inner = torch.where(across, column, row), torch.where(across, row, column)
-        sides = torch.tensor([height, width], dtype=axis.dtype, device=axis.device)
-        long, short = torch.where(across, sides.flip(0), sides).unsqueeze(1).unbind(2)
-        strip, *outer_piece = _moved(
-            _cut(strips.view(-1, 1, 2, b), long).expand(-1, -1, len(place), -1), outer
+        sides = torch.where(across, axis.new_tensor([width, height]), axis.new_tensor([height, width]))
+        cut = _cut(strips.view(-1, 1, 2, b), sides[:, :1]).expand(-1, -1, len(place), -1)
+        strip, *outer = _moved(cut, torch.where(across, column, row))
+        cut = _cut(blocks.view(-1, b, 2, b), sides[:, 1:].expand(-1, b))
+        cut = cut.gather(2, strip[None, :, :, None].expand(3, -1, -1, b))
+        block, *inner = _moved(cut, torch.where(across, row, column))
+        angle = (2 * angles.gather(1, strip * b + block) - 1) * math.radians(self.degrees)
+        u, v = (local - (length - 1) / 2 for local, _, length in (outer, inner))
+        (at_u, of_u), (at_v, of_v) = (
+            _between(angle.cos() * u - angle.sin() * v, *outer[1:]),
+            _between(angle.sin() * u + angle.cos() * v, *inner[1:]),
         )
-        cut = _cut(blocks.view(-1, b, 2, b), short.expand(-1, b))
-        block, *inner_piece = _moved(cut.gather(2, strip[None, :, :, None].expand(3, -1, -1, b)), inner)
-        turn = (2 * angles.gather(1, strip * b + block) - 1) * math.radians(self.degrees)
-        ends = []
-        (u, from_u, long), (v, from_v, short) = outer_piece, inner_piece
-        u, v = u - (long - 1) / 2, v - (short - 1) / 2
-        u, v = turn.cos() * u - turn.sin() * v, turn.sin() * u + turn.cos() * v
-        for local, start, length in ((u, from_u, long), (v, from_v, short)):
-            local = local + (length - 1) / 2
-            tap = torch.stack([local.floor(), local.floor() + 1])
-            weight = (1 - (local - tap).abs()) * ((tap >= 0) & (tap < length))
-            ends.append(((start + tap.clamp_min(0).minimum(length - 1)).long(), weight))
-        (at_u, of_u), (at_v, of_v) = ends
-        at_u, at_v = at_u[:, None].expand(2, 2, -1, -1), at_v.expand(2, 2, -1, -1)
-        index = torch.where(across, at_v * width + at_u, at_u * width + at_v)
-        weight = of_u[:, None] * of_v
-        return index.flatten(0, 1).transpose(0, 1), weight.flatten(0, 1).transpose(0, 1)
+        at_u, at_v = at_u[:, :, None], at_v[:, None]
+        index = torch.where(across[:, None, None], at_v * width + at_u, at_u * width + at_v)
+        return index.flatten(1)[:, None], (of_u[:, :, None] * of_v[:, None]).flatten(1)[:, None]
+
+
+def _between(local: Tensor, start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pixels int64 [n, 2, P] beside places of a piece, counted from its center, and weights."""
+    local = (local + (length - 1) / 2)[:, None]
+    pixel = torch.cat([local.floor(), local.floor() + 1], 1)
+    weight = (1 - (local - pixel).abs()) * ((pixel >= 0) & (pixel < length[:, None]))
+    return (start[:, None] + pixel.clamp_min(0).minimum(length[:, None] - 1)).long(), weight
 
 
 def _cut(drawn: Tensor, side: Tensor) -> Tensor:
@@ -215,20 +211,16 @@ class flat_minima(_OfNeighbors):
 
     Args:
         neighbors: a step, >= 1; 20 as in the paper.
-        reach: of the cube, in radii, >= 0; 3 as in the paper.
+        radii: of the cube, in radii, >= 0; 3 as in the paper.
         balance: weight of the second gradient, from 0 to 1; 0.5 as in the paper.
         step: in radii, >= 0; 0.1 as in the paper, with 10 steps.
-
-    Example:
-        >>> rule = fa.attacks.rules.flat_minima(neighbors=3)
-        >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), gradient=rule)
 
     Source:
         Ge et al. 2023, "Boosting Adversarial Transferability by Achieving Flat Local Maxima" (arXiv
         2306.05225), algorithm 1.
     """
 
-    reach: float = 3.0
+    radii: float = 3.0
     balance: float = 0.5
     step: float = 0.1
 
@@ -240,7 +232,7 @@ class flat_minima(_OfNeighbors):
     def __call__(self, search: Search, points: Tensor, ask: GradientAt) -> Tensor:
         total, step = torch.zeros_like(points), self.step * _radius(search, points)
         for _ in range(self.neighbors):
-            near = _near(search, points, self.reach)
+            near = _near(search, points, self.radii)
             gradient = ask(near)
             size = gradient.abs().mean(tuple(range(1, points.ndim)), keepdim=True)
             ahead = ask(near - step * torch.where(size > 0, gradient / size, 0.0))
@@ -257,10 +249,6 @@ class translation_invariant(_OfImages):
     Args:
         size: of the kernel, odd; the paper has 15 for 299 pixels, later papers 7.
         deviations: the standard deviations from the center of the kernel to its edge, > 0; 3 as in the paper.
-
-    Example:
-        >>> rule = fa.attacks.rules.translation_invariant(3)
-        >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), gradient=rule)
 
     Source:
         Dong et al. 2019, "Evading Defenses to Transferable Adversarial Examples by Translation-Invariant
@@ -294,11 +282,7 @@ class variance_tuning(_OfNeighbors):
 
     Args:
         neighbors: a step, >= 1; 20 as in the paper.
-        reach: of the cube from which they are drawn, in radii, >= 0; 1.5 as in the paper.
-
-    Example:
-        >>> rule = fa.attacks.rules.variance_tuning(neighbors=5)
-        >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), gradient=rule)
+        radii: of the cube from which they are drawn, in radii, >= 0; 1.5 as in the paper.
 
     Source:
         Wang and He 2021, "Enhancing the Transferability of Adversarial Attacks through Variance Tuning"
@@ -314,5 +298,5 @@ class variance_tuning(_OfNeighbors):
             return gradient
         total = torch.zeros_like(gradient)
         for _ in range(self.neighbors):
-            total += ask(_near(search, before["points"], self.reach))
+            total += ask(_near(search, before["points"], self.radii))
         return gradient + total / self.neighbors - before["gradient"]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.common import planned
-from fastadv.attacks.core.result import classified
 from fastadv.attacks.methods.inner import check_attack
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
@@ -118,22 +117,24 @@ def transferability(
     order, box = first_samples(dataset, limit), boxes_of({"": attack}, dataset=dataset)
     made = {name: prepare(net, work=planned(attack) * len(order)) for name, net in sources.items()}
     asked = {name: prepare(net) for name, net in targets.items()}
-    fooled, right = torch.zeros(len(made), len(asked), dtype=torch.int64), torch.zeros(len(asked)).long()
+    right = torch.zeros(len(asked), dtype=torch.int64, device="cpu")
+    fooled = right.repeat(len(made), 1)
     for x, y, ids in batches(dataset, batch_size, order=order, box=box):
-        before = torch.stack([_right(model, x, y, ids) for model in asked.values()])
+        before = _decided(asked, x, ids) == y.cpu()
         right += before.sum(1)
         for row, source in zip(fooled, made.values(), strict=True):
-            at = (tensor.to(source.device) for tensor in (x, y))
-            out = attack(source, *at, ids=ids.to(source.device))
-            x_adv: Any = getattr(out, "x_adv", out)
-            after = [_right(model, x_adv, y, ids, wrong=True) for model in asked.values()]
-            row += (before & torch.stack(after)).sum(1)
+            x, y, ids = (tensor.to(source.device) for tensor in (x, y, ids))
+            out = attack(source, x, y, ids=ids)
+            after = _decided(asked, getattr(out, "x_adv", out), ids)
+            row += (before & (after != y.cpu()) & (after >= 0)).sum(1)
     return Transferability((*made,), (*asked,), fooled, right, len(order), name_of(attack))
 
 
-def _right(model: Prepared, x: Tensor, y: Tensor, ids: Tensor, wrong: bool = False) -> Tensor:
-    """Return bool [B] on the CPU, which samples have finite logits and are right, or else `wrong`."""
-    x, y, ids = (tensor.to(model.device) for tensor in (x, y, ids))
-    logits = model.of(x, ids).verdict(x)
-    right = classified(logits, y)
-    return (~right & logits.isfinite().all(1) if wrong else right).cpu()
+def _decided(models: Mapping[str, Prepared], x: Any, ids: Tensor) -> Tensor:
+    """Return int64 [T, B], the class for which each model decides; -1 without finite logits."""
+    rows = []
+    for model in models.values():
+        seen = x.to(model.device)
+        logits = model.of(seen, ids.to(model.device)).verdict(seen)
+        rows.append(logits.argmax(1).where(logits.isfinite().all(1), -1).cpu())
+    return torch.stack(rows)

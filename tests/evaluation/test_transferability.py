@@ -41,8 +41,8 @@ def test_success_is_among_what_each_target_has_right() -> None:
     table = fa.transferability({"half": NETS["half"]}, TARGETS, (X, Y), pushed, batch_size=4)
     # right before: of "low" not 0.35 and 0.45, of "nan" none above 0.7, of "wrong" class 1 alone
     assert table.right.tolist() == [10, 8, 7, 5]
-    # three cross 0.5 each way; of "low" 0.05, 0.15 and 0.25 rise above 0.28, and 0.55 falls below it; of "nan"
-    # 0.45 becomes 0.75, of which it says nothing
+    # three cross 0.5 each way; of "low" 0.05, 0.15 and 0.25 rise above 0.28, and 0.55 falls below it; of
+    # "nan" 0.45 becomes 0.75, of which it says nothing
     assert table.fooled.tolist() == [[6, 4, 4, 0]]
     assert table.success.tolist() == [[0.6, 4 / 8, 4 / 7, 0.0]]
     for column, (fooled, right) in enumerate(((6, 10), (4, 8), (4, 7), (0, 5))):
