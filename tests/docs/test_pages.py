@@ -144,8 +144,9 @@ def test_the_page_on_masked_gradients(capsys):
 
 @pytest.mark.slow
 def test_the_page_on_transfer(capsys):
-    """Tuned gradients transfer better from the CNN, and no worse to it."""
+    """The ensemble fools the linear network more often than the CNN alone, and a rule does no harm."""
     run(DOCS / "transfer.md", BLOCK)
-    first, back, tuned, tuned_back = map(float, re.findall(r"([\d.]+)%", capsys.readouterr().out))
-    assert tuned > first
-    assert tuned_back >= back - 2
+    shares = [float(share) for share in re.findall(r"([\d.]+)% \[", capsys.readouterr().out)]
+    (_, first, back, _, _, both), (_, tuned, tuned_back, *_) = shares[:6], shares[6:]
+    assert both > first + 5
+    assert min(tuned - first, tuned_back - back) >= -2
