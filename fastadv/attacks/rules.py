@@ -266,9 +266,8 @@ class translation_invariant(_OfImages):
 
     def __call__(self, search: Search, points: Tensor, ask: GradientAt) -> Tensor:
         gradient = ask(points)
-        line = (
-            torch.linspace(-self.deviations, self.deviations, self.size).square().div(-2).exp().to(gradient)
-        )
+        away = torch.linspace(-self.deviations, self.deviations, self.size, device=gradient.device)
+        line = away.square().div(-2).exp().to(gradient.dtype)
         kernel = (torch.outer(line, line) / line.sum() ** 2).expand(gradient.shape[1], 1, -1, -1)
         return conv2d(gradient, kernel, padding=self.size // 2, groups=gradient.shape[1])
 
