@@ -54,9 +54,9 @@ def _radius(search: Search, points: Tensor) -> Tensor:
 
 
 def _near(search: Search, points: Tensor, size: float) -> Tensor:
-    """Return points drawn from the cubes around these, whose edges are 2 * size radii."""
+    """Return points drawn from the cubes around these, whose edges are 2 * size radii, inside the mask."""
     away = 2 * search.uniform(points[0].numel()).view_as(points) - 1
-    return points + size * _radius(search, points) * away
+    return search.problem.masked(points + size * _radius(search, points) * away)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class flat_minima(_OfNeighbors):
 
     Args:
         neighbors: a step, >= 1; 20 as in the paper.
-        radii: of the cube, in radii, >= 0; 3 as in the paper.
+        radii: half an edge of the cube in radii, >= 0; 3 as in the paper.
         balance: weight of the second gradient, from 0 to 1; 0.5 as in the paper.
         step: in radii, >= 0; 0.1 as in the paper, with 10 steps.
 
@@ -248,7 +248,7 @@ class translation_invariant(_OfImages):
 
     Args:
         size: of the kernel, odd; the paper has 15 for 299 pixels, later papers 7.
-        deviations: the standard deviations from the center of the kernel to its edge, > 0; 3 as in the paper.
+        deviations: the standard deviations from the center of the kernel to its edge, >= 0; 3 as usual.
 
     Source:
         Dong et al. 2019, "Evading Defenses to Transferable Adversarial Examples by Translation-Invariant
@@ -281,7 +281,7 @@ class variance_tuning(_OfNeighbors):
 
     Args:
         neighbors: a step, >= 1; 20 as in the paper.
-        radii: of the cube from which they are drawn, in radii, >= 0; 1.5 as in the paper.
+        radii: half an edge of their cube in radii, >= 0; 1.5 as in the paper.
 
     Source:
         Wang and He 2021, "Enhancing the Transferability of Adversarial Attacks through Variance Tuning"

@@ -134,6 +134,25 @@ def test_flat_minima_mix_two_gradients_at_neighbors() -> None:
     torch.testing.assert_close(found, total / 3)
 
 
+class Seen(list[Tensor], GradientRule):
+    """The points at which a rule asks."""
+
+    def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
+        self.append(points)
+        gradient: Tensor = ask(points)
+        return gradient
+
+
+@pytest.mark.parametrize("rule", [flat_minima(2, step=0), variance_tuning(2)])
+def test_neighbors_stay_inside_the_mask(rule: GradientRule) -> None:
+    model, x, y = scene()
+    mask, seen = torch.arange(6) < 2, Seen()
+    mim(model, x, y, Linf(0.2), steps=2, mask=mask.expand(2, 7, 6), gradient=[seen, rule], stop_early=False)
+    assert len(seen) > 3
+    assert all(torch.equal(points[..., 2:], x[..., 2:]) for points in seen)
+    assert (seen[-1][..., :2] != x[..., :2]).all()
+
+
 def test_a_gaussian_smooths_the_gradient() -> None:
     found, model, x, y = followed(translation_invariant(3, 1.0))
     line = torch.tensor([math.exp(-0.5), 1, math.exp(-0.5)]).double()
