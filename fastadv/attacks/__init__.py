@@ -1,5 +1,6 @@
 """Attacks: one function each, one result type. `fastadv.attacks.core` is what one is written with.
 
+`fastadv.attacks.rules` are gradient rules, for examples that transfer to other models.
 The card of an attack stands above it: what it knows, what it serves, how it is tested, and its paper.
 `ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images,
 `SUBSTITUTE_ATTACKS` those that need another model beside it, `PARAMETER_ATTACKS` those that need a threat of
@@ -9,7 +10,7 @@ few parameters, `DENSE_ATTACKS` those that need a class at each position.
 from collections.abc import Callable
 from typing import Any
 
-from fastadv.attacks import rules
+from fastadv.attacks import rules as rules
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
@@ -57,7 +58,7 @@ __all__ = [
     "fgsm", "fmn", "gaussian_noise", "grid", "hopskipjump", "indicators", "last_iterate", "latent_descent",
     "lbfgs",
     "masked_modules", "mim", "minimum_norm", "minimum_radius", "nes", "pdgd", "pdpgd", "pgd", "pointwise",
-    "rules", "salt_and_pepper", "sea", "segpgd", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool",
+    "salt_and_pepper", "sea", "segpgd", "sigma_zero", "sparse_rs", "spsa", "square", "superdeepfool",
     "transfer", "uniform_noise", "universal",
 ]  # fmt: skip
 

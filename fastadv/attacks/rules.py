@@ -204,10 +204,10 @@ def _moved(pieces: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
 class flat_minima(_OfNeighbors):
     """Lead to where the gradient is small around the point: flat maxima of the loss (PGN).
 
-    At each neighbor z, drawn from the cube around the point, g = gradient at z and h = gradient at
-    z - step * radius * g / mean |g|; the rule is the mean of (1 - balance) * g + balance * h over neighbors.
-    The paper divides by the sum of |g|, its code by the mean, as here. A step takes two passes for each
-    neighbor and the verdict. It is for Linf.
+    At each neighbor z, drawn from the cube around the point, g is the gradient at z, and h that at
+    z - step * radius * g / mean(abs(g)); the rule is the mean of (1 - balance) * g + balance * h over
+    neighbors. The paper divides by the sum of abs(g), its code by the mean, as here. A step takes two passes
+    for each neighbor and the verdict. It is for Linf.
 
     Args:
         neighbors: a step, >= 1; 20 as in the paper.

@@ -50,7 +50,7 @@ class Transferability:
 
     @property
     def interval(self) -> Interval:
-        """The exact 95% interval of each share: two arrays [S, T], from 0 to 1 where there is no share."""
+        """The exact 95% interval of each share, as two arrays [S, T]; from 0 to 1 where there is no share."""
         columns = zip(self.fooled.T.numpy(), self.right.tolist(), strict=True)
         none = [np.zeros(len(self.sources)), np.ones(len(self.sources))]
         ends = [clopper_pearson(fooled, right) if right else none for fooled, right in columns]
