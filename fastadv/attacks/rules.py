@@ -121,7 +121,13 @@ class block_shuffle(_OfImages):
         copies: a step, >= 1; 20 as in the paper.
 
     Example:
-        >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), gradient=fa.attacks.rules.block_shuffle(copies=5))
+        >>> import fastadv as fa
+        >>> x = fa.data.load("digits", "test").x[:8]
+        >>> model = fa.models.create("softmax", shape=(1, 8, 8))
+        >>> rule = fa.attacks.rules.block_shuffle(copies=5)
+        >>> out = fa.attacks.mim(model, x, model(x).argmax(1), fa.Linf(0.3), gradient=rule, stop_early=False)
+        >>> out.backwards == 8 * 10 * 5
+        True
 
     Source:
         Wang et al. 2024, "Boosting Adversarial Transferability by Block Shuffle and Rotation" (arXiv
