@@ -17,7 +17,9 @@ from test_repository import public_objects
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")  # in this order
 HEADING = re.compile(r"^([A-Z]\w+):$", re.MULTILINE)
 # documented, and not among the packages of `public_objects`
-OTHERS = "adapters.art adapters.foolbox adapters.torchattacks attacks.rules errors evaluation.figures losses rng"
+OTHERS = (
+    "adapters.art adapters.foolbox adapters.torchattacks attacks.rules errors evaluation.figures losses rng"
+)
 MODULES = [f"fastadv.{name}" for name in OTHERS.split()]
 # a text that stands once, for several names
 ELSEWHERE = re.compile(r"^others: as in `(\w+)`\.", re.MULTILINE)
