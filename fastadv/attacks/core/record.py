@@ -26,15 +26,17 @@ class Record:
     not_finite: Tensor
     largest_gradient: Tensor  # of all elements; NaN where one was, -inf for none
     ranks: Tensor  # [n, 2 + TAIL]: the number of gradients, the first rank, the last
+    cycled: Tensor  # steps were left out, which would have repeated others
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
         size, wide = x.shape[0], torch.promote_types(x.dtype, torch.float32)
-        success, refuted, not_finite = torch.zeros((3, size), dtype=torch.bool, device=x.device).unbind()
+        flags = torch.zeros((4, size), dtype=torch.bool, device=x.device)
+        success, refuted, not_finite, cycled = flags.unbind()
         rank, largest = torch.full((2, size), -torch.inf, dtype=wide, device=x.device).unbind()
         ranks = torch.full((size, 2 + TAIL), torch.nan, dtype=wide, device=x.device)
         ranks.select(1, 0).zero_()
-        return cls(x.clone(), rank, success, refuted, not_finite, largest, ranks)
+        return cls(x.clone(), rank, success, refuted, not_finite, largest, ranks, cycled)
 
     @property
     def distance(self) -> Tensor:
@@ -50,6 +52,12 @@ class Record:
         """Return a gradient, whose size is on record, with zeros for what is not finite."""
         return gradient if surely_finite(self.largest_gradient) else gradient.nan_to_num(0.0, 0.0, 0.0)
 
+    def note_cycle(self, rows: Tensor, steps: int) -> None:
+        """Note so many steps, at least `TAIL`, of rows bool [n] that would repeat others."""
+        self.cycled |= rows
+        self.ranks[:, 0] += steps * rows
+        self.ranks[rows, 2:] = self.rank[rows, None]
+
     @property
     def unfinished(self) -> Tensor:
         """[n] the share of the rise of the rank that came with the last tenth of the gradients, or NaN."""
@@ -62,10 +70,11 @@ class Record:
 
     @property
     def findings(self) -> dict[str, Any]:
-        """What a result says of its samples besides their points: bool [n] twice, and `unfinished`."""
+        """What a result says of its samples besides their points: bool [n] three times, and `unfinished`."""
         not_finite = self.not_finite | ~(self.largest_gradient < torch.inf)
         zero = (self.largest_gradient == 0) & ~not_finite
-        return {"not_finite": not_finite, "zero_gradient": zero, "unfinished": self.unfinished}
+        named = {"not_finite": not_finite, "zero_gradient": zero, "unfinished": self.unfinished}
+        return {**named, "cycled": self.cycled}
 
     def take(self, index: Tensor) -> "Record":
         return Record(*(taken(value, index) for value in vars(self).values()))
@@ -113,9 +122,14 @@ class Rows:
 
 
 class Steps(Rows):
-    """The `points` [n, ...] where each sample stands, and the `step_size`, a number or [n]."""
+    """The `points` [n, ...] where each sample stands, and the `step_size`, a number or [n].
+
+    `near` and `far` are points of earlier steps.
+    """
 
     points: Tensor
+    near: Tensor
+    far: Tensor
     step_size: float | Tensor
 
 

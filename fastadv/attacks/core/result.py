@@ -77,6 +77,8 @@ class AttackResult:
             The model is flat there, or it masks its gradients.
         unfinished: [B]; the share of the rise of the loss that came with the last tenth of the gradients, at
             most ten; 0 where it did not rise, NaN where that is not known.
+        cycled: bool [B]; the steps came back to a point where they had been, so the others, which would have
+            repeated themselves, were left out. None where that is not known.
         threat: in which the attack searched; None where an attack of your own does not tell.
         flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
             that gives two answers for one x because it is randomized, another a model whose logits depend on
@@ -111,6 +113,7 @@ class AttackResult:
     zero_gradient: Tensor
     flags: tuple[str, ...] = ()
     unfinished: Tensor | None = None
+    cycled: Tensor | None = None
     threat: Threat | None = None
     correct: Tensor = None  # type: ignore[assignment]
     attack: str = ""
@@ -155,10 +158,11 @@ class AttackResult:
     def __repr__(self) -> str:
         number = Counter(self.status.tolist())
         parts = ", ".join(f"{number[s]} {s.name.lower().replace('_', ' ')}" for s in Status)
-        flags = "".join(f"; {flag}" for flag in self.flags)
+        cycled = 0 if self.cycled is None else int(self.cycled.sum())
+        notes = (f"{cycled} left in a cycle",) * bool(cycled) + self.flags
         return (
             f"{type(self).__name__}({several(len(self.status), 'sample')}: {parts}; "
-            f"{self.forwards} forwards, {self.backwards} backwards{flags})"
+            f"{self.forwards} forwards, {self.backwards} backwards{''.join(f'; {note}' for note in notes)})"
         )
 
     def __str__(self) -> str:

@@ -57,6 +57,7 @@ class Samples(Generic[R_co]):
         self.forget()
         self.stays = False  # whether samples never leave, as in a graph
         self._competed = False  # a point for the best
+        self._repeats: bool | None = None  # whether the model answers a point as before, once that was asked
         # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
         self._judge: Judge | None = None
         self._asked: tuple[tuple[Loss, bool, int], Ask] | None = None

@@ -19,6 +19,7 @@ from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.special import bounded_outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
+from fastadv.engine.capture import FEW, passes_alike
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.logit_loss import KINDS
@@ -145,6 +146,19 @@ class Search(Samples[R_co]):
     def strength(self, look: Look) -> Tensor:
         """Return by what points compete with a budget, whatever the loss of the look."""
         return self.judge_now.strength(None, look.logits, look.count)
+
+    def leave_cycle(self, repeating: Tensor, points: Tensor, steps: int) -> None:
+        """Let samples `repeating` bool [n] leave, so many steps of which would repeat others.
+
+        They stay where two passes show that the model draws, writes, or mixes the rows of a batch.
+        """
+        if self._repeats is None:
+            at, model = partial(self.classifier, rows=self.problem.rows[:FEW]), self.classifier.parts[:1]
+            self._repeats = bool(model) and passes_alike(model[0], at, points)
+        if not self._repeats:
+            return
+        self.best.note_cycle(repeating, steps)
+        self.leave(repeating)
 
     # What is asked of the classifier, without a verdict.
 

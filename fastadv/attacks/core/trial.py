@@ -180,8 +180,8 @@ class Trial:
 
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,
-        zero_gradient: Tensor, unfinished: Tensor, within: Threat | None = None,
-        broken: Tensor | None = None,
+        zero_gradient: Tensor, unfinished: Tensor, cycled: Tensor | None = None,
+        within: Threat | None = None, broken: Tensor | None = None,
     ) -> AttackResult:  # fmt: skip
         """Return the result for x_adv by the verdict on it; for the minimum, with who is broken `within`."""
         task, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
@@ -211,6 +211,7 @@ class Trial:
             zero_gradient=zero_gradient,
             flags=self.flags,
             unfinished=unfinished,
+            cycled=cycled,
             threat=within or task.threat,
             correct=self.correct,
             goal=Goal(task.criterion, task.targets, task.mask),

@@ -1,13 +1,16 @@
 """Steepest ascent with a budget, which fgsm, bim, pgd and mim share."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
+from fastadv._waiting import waits
 from fastadv.attacks.core import Rule, Search, repeat
 from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat
-from fastadv.attacks.core.record import Steps
+from fastadv.attacks.core.record import TAIL, Steps
 from fastadv.threat import Threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
@@ -17,6 +20,9 @@ Direction = Callable[[Search, Tensor], Tensor]
 
 # under a criterion: the attempts that share the steps; the first and the last step of each, in radii
 LEGS, LONGEST, SHORTEST = 2, 2.0, 0.02
+# every how many steps the points are taken with which others are compared: most cycles have the period 2
+LAGS = {"near": 4, "far": 20}
+WORTH = 50  # steps, fewer of which seldom come back
 
 
 def ascent(
@@ -46,10 +52,45 @@ def ascent(
             search.rows.step_size = search.per_sample(step_size)
             search.rows.points = search.start(random_start, draw)
             take, name = Search.ascend if direction is None else step, ("ascent", direction)
-            repeat(search, take, moves, name, before=length if shorten and search.led else None)
+            before: Callable[[int, Search[Steps]], None] | None = None
+            if shorten and search.led:
+                before = length
+            elif direction is None and moves >= WORTH and may_return(search):
+                before = Returns(moves)
+            repeat(search, take, moves, name, before=before)
             search.finish(search.rows.points)
 
     return rule
+
+
+def may_return(search: Search) -> bool:
+    """Return whether samples may leave at each step, and their points depend on those before alone."""
+    plan = search.plan
+    return not (search.led or callable(plan.loss) or plan.gradient or waits(search.x.device))
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Ends the run of samples whose points come back, looked for before each second of so many `moves`.
+
+    All that follows repeats what was judged (Doldo et al. 2025, arXiv 2503.19347).
+    """
+
+    moves: int
+
+    def __call__(self, number: int, search: Search[Steps]) -> None:
+        if number % 2:
+            return
+        rows, left, same = search.rows, self.moves - number, torch.zeros_like(search.best.success)
+        for name, lag in LAGS.items():
+            if number:
+                same |= (rows.points == getattr(rows, name)).flatten(1).all(1)
+            if number % lag == 0:
+                setattr(rows, name, rows.points.clone())
+        # without finite logits a sample goes on by an earlier answer, which its point does not tell
+        same &= ~search.best.not_finite
+        if left >= TAIL and bool(same.any()):
+            search.leave_cycle(same, rows.points, left)
 
 
 def legs(search: Search, steps: int) -> Iterator[tuple[int, int]]:
