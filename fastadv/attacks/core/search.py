@@ -1,6 +1,7 @@
 """A search: how a rule evaluates points of the samples still under attack, and which point is the best."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -153,12 +154,18 @@ class Search(Samples[R_co]):
         They stay where two passes show that the model draws, writes, or mixes the rows of a batch.
         """
         if self._repeats is None:
-            at, model = partial(self.classifier, rows=self.problem.rows[:FEW]), self.classifier.parts[:1]
-            self._repeats = bool(model) and passes_alike(model[0], at, points)
-        if not self._repeats:
-            return
-        self.best.note_cycle(repeating, steps)
-        self.leave(repeating)
+            self._repeats = self._answers_alike(points[: (len(points) + 1) // 2])
+        if self._repeats:
+            self.best.note_cycle(repeating, steps)
+            self.leave(repeating)
+
+    def _answers_alike(self, points: Tensor) -> bool:
+        """Return whether passes of a part of a batch agree and leave no trace; False of a function."""
+        if not (parts := self.classifier.parts):
+            return False
+        with suppress(Exception):  # models of one batch size raise anything
+            return passes_alike(parts[0], partial(self.classifier, rows=self.problem.rows[:FEW]), points)
+        return False
 
     # What is asked of the classifier, without a verdict.
 
