@@ -11,6 +11,7 @@ from fastadv._waiting import waits
 from fastadv.attacks.core import Rule, Search, repeat
 from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.record import TAIL, Steps
+from fastadv.ops import largest
 from fastadv.threat import Threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
@@ -84,7 +85,7 @@ class Returns:
         rows, left, same = search.rows, self.moves - number, torch.zeros_like(search.best.success)
         for name, lag in LAGS.items():
             if number:
-                same |= (rows.points == getattr(rows, name)).flatten(1).all(1)
+                same |= largest(rows.points - getattr(rows, name)) == 0
             if number % lag == 0:
                 setattr(rows, name, rows.points.clone())
         # without finite logits a sample goes on by an earlier answer, which its point does not tell
