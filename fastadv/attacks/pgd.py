@@ -30,7 +30,8 @@ def pgd(
     Args:
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size and
             `random_start=False`.
-        steps: moves in each restart; 0 returns the start. 40 as in the paper on MNIST.
+        steps: moves in each restart; 0 returns the start. 40 as in the paper on MNIST. From 50 on, a CPU
+            leaves out those that would repeat earlier ones (`cycled` of the result).
         step_size: a number or [B], in input units (L0: coordinates); None is 2.5 * radius / steps, as in the
             paper.
 
