@@ -23,7 +23,7 @@ Direction = Callable[[Search, Tensor], Tensor]
 LEGS, LONGEST, SHORTEST = 2, 2.0, 0.02
 # every how many steps the points are taken with which others are compared: most cycles have the period 2
 LAGS = {"near": 4, "far": 20}
-WORTH = 50  # steps, fewer of which seldom come back
+WORTH, FAR = 50, 4  # the fewest steps, and their length together in radii, which come back often enough
 
 
 def ascent(
@@ -56,7 +56,7 @@ def ascent(
             before: Callable[[int, Search[Steps]], None] | None = None
             if shorten and search.led:
                 before = length
-            elif direction is None and moves >= WORTH and may_return(search):
+            elif direction is None and moves >= WORTH and may_return(search, moves):
                 before = Returns(moves)
             repeat(search, take, moves, name, before=before)
             search.finish(search.rows.points)
@@ -64,10 +64,14 @@ def ascent(
     return rule
 
 
-def may_return(search: Search) -> bool:
-    """Return whether samples may leave at each step, and their points depend on those before alone."""
+def may_return(search: Search[Steps], moves: int) -> bool:
+    """Return whether samples may leave at each step, and go far, by points that tell the next ones."""
     plan = search.plan
-    return not (search.led or callable(plan.loss) or plan.gradient or waits(search.x.device))
+    if search.led or callable(plan.loss) or plan.gradient or waits(search.x.device):
+        return False
+    sizes = (torch.as_tensor(size, device="cpu") for size in (search.rows.step_size, search.threat.radius))
+    step_size, radius = (size.flatten() for size in sizes)
+    return bool((moves * step_size >= FAR * radius).any())
 
 
 @dataclass(frozen=True)

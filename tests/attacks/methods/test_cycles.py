@@ -49,7 +49,7 @@ def both(patch: pytest.MonkeyPatch, run: Callable[[], AttackResult]) -> tuple[At
     """The result with samples that leave, and that of the run to the end, equal to the bit."""
     short = run()
     with patch.context() as patched:
-        patched.setattr(ascent, "may_return", lambda search: False)
+        patched.setattr(ascent, "may_return", lambda search, moves: False)
         long = run()
     for name in PARTS:
         values = getattr(short, name), getattr(long, name)
@@ -74,7 +74,6 @@ def test_results_are_those_of_the_run_to_the_end(
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "restarts": {"steps": 100, "step_size": 0.03, "restarts": 2},
-    "default": {"steps": 200, "step_size": None},
     "not early": {"stop_early": False, "loss": "margin"},
     "targets": {"targets": torch.arange(COUNT) % 2 + 1},  # added to y
     "sizes": {"step_size": torch.linspace(0.01, 0.04, COUNT), "random_start": False},
@@ -138,9 +137,10 @@ def test_where_it_cannot_hold_or_pay_nothing_is_compared(monkeypatch: pytest.Mon
     rule = type("Same", (fa.attacks.core.GradientRule,), {"__call__": lambda self, search, at, ask: ask(at)})
     model, x = Alone(mlp()), images(4)
     problem: Any = model, x, labels(model, x), fa.Linf(0.05)
-    fa.attacks.pgd(*problem, steps=ascent.WORTH - 1)
+    fa.attacks.pgd(*problem, steps=ascent.WORTH - 1, step_size=0.0125)
+    fa.attacks.pgd(*problem, steps=ascent.WORTH)  # a default step, whose steps are 2.5 radii together
     fa.attacks.mim(*problem, steps=60)
     fa.attacks.pgd(*problem, steps=60, gradient=rule())
     fa.attacks.pgd(*problem, steps=60, loss=lambda logits, y, targets: -logits[:, 0])
     with pytest.raises(TypeError):
-        fa.attacks.pgd(*problem, steps=ascent.WORTH)
+        fa.attacks.pgd(*problem, steps=ascent.WORTH, step_size=0.0125)
