@@ -16,7 +16,7 @@ import torch
 import fastadv as fa
 from bench.session import Case, Row, Session
 from bench.subjects.training import random_images
-from fastadv.data.corruption import SEVERITIES, named
+from fastadv.data.corruption.card import SEVERITIES, named
 from fastadv.data.corruption.sets import corrupt
 
 OURS, ORACLE = "fastadv", "imagecorruptions-imaug 1.1.5"

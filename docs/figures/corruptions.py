@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 
 import fastadv as fa
-from fastadv.data.corruption import named
+from fastadv.data.corruption.card import named
 from fastadv.data.folder import read_image
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import INK, new_figure, save
