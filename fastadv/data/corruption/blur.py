@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 
-from fastadv.data.corruption.card import Draws, corruption
+from fastadv.data.corruption.card import Draws, corruption, levels
 from fastadv.ops.glass_shuffle import glass_shuffle
 from fastadv.ops.stencil import stencil
 
@@ -62,8 +62,7 @@ def glass_blur(x: Tensor, constants: tuple[float, int, int], draws: Draws) -> Te
     """Blur, replace each pixel by one nearby, in turn, and blur again."""
     # The paper's code means to swap the two pixels, but makes both the second one, as NumPy hands out views.
     sigma, distance, rounds = constants
-    whole = gaussian(x, sigma).mul_(255).add_(1 / 4096).to(torch.uint8)
-    moved = glass_shuffle(whole, draws.ids, distance, rounds, draws.seed)
+    moved = glass_shuffle(levels(gaussian(x, sigma)), draws.ids, distance, rounds, draws.seed)
     return gaussian(moved.float().div_(255), sigma)
 
 

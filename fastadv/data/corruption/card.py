@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastadv import rng
@@ -76,6 +77,11 @@ def named(names: str | Iterable[str]) -> tuple[str, ...]:
     if not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"corruptions: expected names, each once, got {list(chosen)}")
     return chosen
+
+
+def levels(x: Tensor) -> Tensor:
+    """Return images in [0, 1] as uint8, cut off as NumPy does, in place; not what rounding alone took."""
+    return x.mul_(255).add_(1 / 4096).clamp_(0, 255).to(torch.uint8)
 
 
 def check_severity(severity: Any) -> int:

@@ -20,6 +20,7 @@ from fastadv.data.corruption.card import (
     check_severities,
     check_severity,
     constants_for,
+    levels,
     named,
 )
 from fastadv.data.given import Data, as_dataset
@@ -51,8 +52,7 @@ def corrupt(
     one = CORRUPTIONS[name]
     with torch.no_grad(), no_autocast(x.device.type):
         y = one.apply(whole.float().div_(255), one.of(constants or constants_for(x), severity), draws)
-    # What rounding took from a whole level is no reason to lose it
-    return y.mul(255).add_(1 / 4096).clamp_(0, 255).to(torch.uint8)
+    return levels(y)
 
 
 class Corrupted(Images):
