@@ -74,6 +74,7 @@ class Reader:
         self.kept, self.pinned, self.box, self.labels = kept, pinned, box, labels
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
+        self._source: Reader | None = None  # of what a corrupted set is made of
 
     def batches(self, order: Tensor | Sequence[int] | None = None, seed: int = 0) -> Iterator[Batch]:
         """Yield batches, the images as they are held, uint8 or float32. A new reading ends the one before."""
@@ -114,8 +115,10 @@ class Reader:
             yield x, data.labels.index_select(0, ids), ids
 
     def _corrupted(self, data: Corrupted, positions: Tensor, seed: int) -> Iterator[Batch]:
-        source = Reader(data.source, self.batch_size, self.workers, labels=self.labels)
-        read = source.batches(data.rows[positions.cpu()], seed)
+        if self._source is None:
+            options: dict[str, Any] = {"kept": self.kept, "labels": self.labels}
+            self._source = Reader(data.source, self.batch_size, self.workers, **options)
+        read = self._source.batches(data.rows[positions.cpu()], seed)
         for (x, y, rows), ids in zip(read, torch.split(positions, self.batch_size), strict=False):
             x = data.apply(x, rows)
             check_images(x, data.name, self.box)
@@ -123,7 +126,7 @@ class Reader:
 
     def close(self) -> None:
         """Let the processes that read ahead end."""
-        self._loader = None
+        self._loader = self._source = None
 
     def _read(self, loader: DataLoader[Any], keys: list[tuple[int, int]]) -> Iterator[Batch]:
         self._order.keys = keys
