@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 
@@ -21,6 +21,7 @@ logger = logging.getLogger("fastadv")
 # a Triton of another version may lack a name, refuse an argument, or not start
 BROKEN = (ImportError, AttributeError, TypeError, RuntimeError, OSError)
 AGAIN = "install fastadv again"
+Fields = ParamSpec("Fields")
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
@@ -257,9 +258,17 @@ def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> N
         _library.impl(name, kernel, key)
 
 
-def register(**fields: Any) -> None:
-    """Define the op of this card and give every device its best kernel; called once, by ops/NAME.py."""
-    card = OpCard(**fields)
+def _of_fields(define: Callable[[OpCard], None], card: Callable[Fields, OpCard]) -> Callable[Fields, None]:
+    """Let a function of a card take the card's fields, checked as those of the card."""
+
+    def called(*args: Fields.args, **fields: Fields.kwargs) -> None:
+        define(card(*args, **fields))
+
+    return called
+
+
+def _register(card: OpCard) -> None:
+    """Define the op of a card and give every device its best kernel."""
     CARDS[card.name] = card
     kernels: dict[str, Callable[..., None] | None] = {ANYWHERE: None}
     if launcher := cpu_launcher(card):
@@ -278,6 +287,9 @@ def register(**fields: Any) -> None:
         written = {key: _in_place(card, kernel) for key, kernel in kernels.items()}
         _define(f"{card.name}_", in_place_schema(card.schema), written)
         torch.library.register_fake(f"{name}_", lambda *args: None, lib=_library)
+
+
+register = _of_fields(_register, OpCard)  # called once, at the end of each ops/NAME.py
 
 
 def _cpu_backend(card: OpCard) -> str:
