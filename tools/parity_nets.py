@@ -1,8 +1,8 @@
-"""The small nets that attacks are compared on: three, and those of tests/parity/nets.py.
+"""The small nets that attacks are compared on: five, and those of tests/parity/nets.py.
 
-    python -m tools.parity_nets [standard linf l2 mixer gnres sp segments] [--data-dir DIR]
+    python -m tools.parity_nets [standard linf l2 trades mart mixer gnres sp segments] [--data-dir DIR]
 
-trains them and writes their weights, in half precision, to tests/attacks/weights/: about 20 minutes of one
+trains them and writes their weights, in half precision, to tests/attacks/weights/: about 25 minutes of one
 core. The runs are kept in runs/bench/small/, and what is done there is not done again: delete a folder to
 train anew.
 """
@@ -23,13 +23,16 @@ RAMP = ((0.1, 1, "constant"), (0.2, 1, "constant"), (0.3, 3, "cosine"))  # radiu
 RECIPES: dict[str, tuple[fa.train.Recipe, int]] = {
     "standard": (fa.train.Standard(), 2),
     "l2": (fa.train.PGDTraining(fa.L2(2.0), steps=STEPS, step_size=0.6), 5),
+    "trades": (fa.train.TRADES(fa.Linf(0.2), steps=STEPS, step_size=0.07), 5),
+    "mart": (fa.train.MART(fa.Linf(0.2), steps=STEPS, step_size=0.07), 5),
     "mixer": (fa.train.TRADES(fa.Linf(0.2), steps=3, step_size=0.1, beta=5.0), 8),
     "gnres": (fa.train.PGDTraining(fa.Linf(8 / 255), steps=3), 8),
     "sp": (fa.train.PGDTraining(fa.L2(2.0), steps=3, step_size=1.0, label_smoothing=0.3), 6),
     "segments": (fa.train.PGDTraining(fa.Linf(0.1), steps=3, criterion=fa.attacks.Share(1.0)), 6),
 }
-# of those kept back: images to train on, learning rate and weight decay
+# of some: images to train on, learning rate and weight decay
 KEPT = {
+    "trades": (15000, 4e-3, 0.0), "mart": (15000, 4e-3, 0.0),
     "mixer": (12000, 4e-3, 0.01), "gnres": (10000, 5e-3, 0.05), "sp": (15000, 2e-3, 3.0),
     "segments": (8000, 4e-3, 0.0),
 }  # fmt: skip

@@ -61,6 +61,8 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "standard": partial(small_cnn, normalized=True),
     "linf": partial(small_cnn, normalized=False),
     "l2": partial(small_cnn, normalized=True),
+    "trades": partial(small_cnn, normalized=True),
+    "mart": partial(small_cnn, normalized=True),
     "mixer": Mixer,
     "gnres": gnres,
     "sp": sp,
@@ -98,12 +100,18 @@ KEPT: dict[str, Net] = {
 }
 # so many; in a third of the runs, but at least in so many where there are
 KEPT_IMAGES, KEPT_RUNS = 30, 4
+# two more, robust by other recipes than that of "linf", for the frontier of AutoAttack
+TRAINED: dict[str, Net] = {
+    name: Net(partial(lambda name, _: small(name), name), {"linf": 0.2, "l2": 1.6})
+    for name in ("trades", "mart")
+}
 # nets of a class for each pixel, on which attacks are compared by the share of pixels that stay right
 DENSE: dict[str, Net] = {"segments": Net(lambda _: small("segments"), {"linf": 0.1})}
 NETS: dict[str, Net] = {
     "cnn": Net(published_cnn, {"linf": 0.1, "l2": 1.0, "l1": 5.0, "l0": 5.0}),
     **WALL,
     **KEPT,
+    **TRAINED,
     **DENSE,
 }
 

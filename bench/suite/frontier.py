@@ -1,0 +1,156 @@
+"""AutoAttack's frontier: how many images each version and each other package leaves, for how many passes.
+
+    python -m bench.suite.frontier [--net linf l2] [--norm linf] [--provider quick] [--images 100]
+
+Rows go to bench/results/frontier.jsonl, the table of bench/results/autoattack.md is printed, and
+docs/figures/frontier.png is drawn. What is stored already is left alone: delete its rows to measure it anew.
+Passes, forward and backward, do not depend on the load of the machine. The folders that FASTADV_PEERS names
+hold github.com/fra31/auto-attack, fzjcdt/FastAT_Benchmark, and torchattacks, which the latter imports.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from importlib import import_module
+from itertools import product
+from math import inf
+from pathlib import Path
+from statistics import geometric_mean, mean
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from bench import records
+from bench.suite.parity import Counting
+from bench.suite.wall import SYMBOLS
+from fastadv.runs.card import machine
+from fastadv.text import in_markdown
+from tests.parity import peers
+from tests.parity.models import KEPT, KEPT_IMAGES, NETS, ROOT, TRAINED, WALL, add_places, problem
+from tests.parity.verdict import judge
+
+OURS = ("quick", "standard", "strong")
+THEIRS = ("auto-attack standard", "CR attack")
+MODELS, NORMS = (*WALL, *KEPT, *TRAINED), ("linf", "l2")
+Problem = tuple[nn.Module, Tensor, Tensor]
+
+
+def theirs(provider: str, norm: str) -> Callable[[nn.Module, Tensor, Tensor, float], Tensor]:
+    """An attack of another package."""
+
+    def standard(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+        return peers.autoattack(norm).run(model, x, y, radius, version="standard")
+
+    def relaxed(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+        import_module("utils")  # before its attacks, which import each other
+        x_adv: Tensor = import_module("attacks").CRAttack(model, eps=radius)(x, y)[0]
+        return x_adv
+
+    return standard if provider == THEIRS[0] else relaxed
+
+
+def measured(net: str, norm: str, provider: str, given: Problem) -> records.Row:
+    """One provider on one net, at the radius of the parity table."""
+    model, x, y = given
+    threat = fa.threat.THREATS[norm](NETS[net].radii[norm])
+    row = {"net": net, "norm": norm, "provider": provider, "radius": threat.radius, "seed": 0}
+    if provider in OURS:
+        out = fa.attacks.autoattack(model, x, y, threat, version=provider, indicators=False)
+        robust, passes = int((~out.success).sum()), int(out.forwards + out.backwards)
+        row["costs"] = {name: [cost.samples, cost.broken] for name, cost in out.costs.items()}
+    else:
+        counting = Counting(model)
+        x_adv = theirs(provider, norm)(counting, x, y, NETS[net].radii[norm]).detach()
+        robust = judge(model, x, y, x_adv, norm, NETS[net].radii[norm]).distances.count(inf)
+        passes = counting.forwards + counting.backwards
+    about = {name: machine()[name] for name in ("torch", "commit", "cpu")}
+    date = datetime.now(UTC).date().isoformat()
+    return row | {"images": len(x), "robust": robust, "passes": passes, "date": date} | about
+
+
+def on_nets(rows: Iterable[records.Row]) -> dict[tuple[str, str], dict[str, records.Row]]:
+    """By net and norm, and then by provider."""
+    found: dict[tuple[str, str], dict[str, records.Row]] = {}
+    for row in rows:
+        found.setdefault((row["net"], row["norm"]), {})[row["provider"]] = row
+    return found
+
+
+def lines(rows: Iterable[records.Row]) -> Iterator[list[str]]:
+    """A line for each net and norm, the passes of each provider over those of standard."""
+    yield ["net, threat, images", *OURS, *THEIRS]
+    for (net, norm), by_provider in on_nets(rows).items():
+        base = by_provider["standard"]
+        cells = [f"{net}, {SYMBOLS[norm]} {NETS[net].radii[norm]:.3g}, {base['images']}"]
+        for row in map(by_provider.get, (*OURS, *THEIRS)):
+            share = f" = {row['passes'] / base['passes']:.2f}×" if row and row is not base else ""
+            cells.append(f"{row['robust']}, {row['passes']:,}{share}" if row else "")
+        yield cells
+
+
+def draw(stored: Iterable[records.Row]) -> None:
+    """Draw accuracy above standard against passes: small for each net, large for their mean."""
+    from fastadv.evaluation.figures import style
+
+    inks = style.BLUE, style.GREEN, style.PURPLE, style.VERMILION, style.ORANGE
+    colors = dict(zip((*OURS, *THEIRS), inks, strict=True))
+    figure = style.new_figure(7.2, 3.7, "AutoAttack: accuracy left above that of “standard”, by passes")
+    style.key(figure, 0.65, 0.45, [(name, "o", color) for name, color in colors.items()])
+    found = on_nets(stored)
+    for place, norm in enumerate(NORMS):
+        axes = figure.add_axes((0.09 + 0.47 * place, 0.14, 0.42, 0.6))
+        style.plain(axes)
+        axes.grid(color=style.GRID, linewidth=0.8)
+        axes.axhline(0, color=style.FAINT, linewidth=0.8)
+        axes.set_xscale("log")
+        axes.tick_params(which="minor", length=0)
+        for provider, color in colors.items():
+            points = [
+                (
+                    row["passes"] / row["images"],
+                    100 * (row["robust"] - rows["standard"]["robust"]) / row["images"],
+                )
+                for (_, own), rows in found.items()
+                if own == norm and (row := rows.get(provider))
+            ]
+            for point in points:
+                axes.plot(*point, "o", color=color, markersize=3, alpha=0.5)
+            if points:
+                passes, above = zip(*points, strict=True)
+                center = geometric_mean(passes), mean(above)
+                axes.plot(*center, "o", color=color, markersize=9)
+        axes.set_xlabel(f"{SYMBOLS[norm]}: passes an image", fontsize=9, color=style.INK)
+    figure.axes[0].set_ylabel("points", fontsize=9, color=style.INK)
+    path, told = ROOT / "docs" / "figures" / "frontier.png", {"command": "python -m bench.suite.frontier"}
+    style.save(figure, path, told)
+
+
+def main() -> None:
+    parser = records.parser(__doc__)
+    parser.add_argument("--net", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--norm", nargs="+", choices=NORMS, default=NORMS)
+    parser.add_argument("--provider", nargs="+", choices=(*OURS, *THEIRS), default=(*OURS, *THEIRS))
+    parser.add_argument("--images", type=int, default=100, help=f"of each net; at most {KEPT_IMAGES} of some")
+    parser.add_argument("--out", type=Path, default=records.RESULTS / "frontier.jsonl")
+    add_places(parser)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for provider, net, norm in product(options.provider, options.net, options.norm):
+        wanted = {"net": net, "norm": norm, "provider": provider}
+        done = any(wanted.items() <= row.items() for row in records.recorded(options.out))
+        if not done and (provider, norm) != ("CR attack", "l2"):
+            row = measured(
+                net, norm, provider, problem(net, options.images, options.data_dir, options.weights)
+            )
+            with options.out.open("a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            print(*wanted.values(), row["robust"], row["passes"], flush=True)
+    print(in_markdown([*lines(records.recorded(options.out))], names=4))
+    draw(records.recorded(options.out))
+
+
+if __name__ == "__main__":
+    main()
