@@ -151,20 +151,28 @@ class Search(Samples[R_co]):
     def leave_cycle(self, repeating: Tensor, points: Tensor, steps: int) -> None:
         """Let samples `repeating` bool [n] leave, so many steps of which would repeat others.
 
-        They stay where two passes show that the model draws, writes, or mixes the rows of a batch.
+        They stay where passes show that the model draws, writes, or mixes the rows of a batch.
         """
         if self._repeats is None:
-            self._repeats = self._answers_alike(points[: (len(points) + 1) // 2])
+            self._repeats = self._answers_alike(points)
         if self._repeats:
             self.best.note_cycle(repeating, steps)
             self.leave(repeating)
 
     def _answers_alike(self, points: Tensor) -> bool:
-        """Return whether passes of a part of a batch agree and leave no trace; False of a function."""
+        """Return whether parts of a batch get the same answers and leave no trace; False of a function."""
         if not (parts := self.classifier.parts):
             return False
+        rows = torch.arange(min(max(len(points) // 2, 2), len(points), FEW), device=points.device)
+
+        def answer(at: Tensor) -> Tensor:
+            _, logits, gradient = self._of_rows(self.plan.loss, at, rows[: len(at)])
+            return torch.cat([logits, gradient.flatten(1).to(logits)], 1)
+
         with suppress(Exception):  # models of one batch size raise anything
-            return passes_alike(parts[0], partial(self.classifier, rows=self.problem.rows[:FEW]), points)
+            if len(points) == 2:  # else the rows are fewer than the batch
+                answer(points[:1])
+            return passes_alike(parts[0], answer, points[: len(rows)])
         return False
 
     # What is asked of the classifier, without a verdict.
@@ -240,13 +248,17 @@ class Search(Samples[R_co]):
 
     def _ask_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradient of a loss at points of the rows int64 [m] alone."""
+        return self._of_rows(loss, points, rows)[2]
+
+    def _of_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Gradient:
+        """Return loss, logits and gradient at points of the rows int64 [m] alone."""
         if self.problem.criterion.outputs == "any":
             loss = self.problem.margin
         elif callable(loss):
             loss = "margin"  # it may hold a value for each sample
         y, aims = self.y[rows], taken(self.aims, rows)
         places = self.problem.rows[rows]
-        return self.classifier.input_gradient(self._cast(points), y, loss, aims, True, places)[2]
+        return self.classifier.input_gradient(self._cast(points), y, loss, aims, True, places)
 
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""

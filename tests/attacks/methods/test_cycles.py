@@ -20,7 +20,7 @@ PARTS = "x_adv", "success", "status", "loss", "distance", "zero_gradient", "unfi
 class Alone(nn.Module):
     """A net that sees each row by itself, so that no sum is rounded by the size of the batch."""
 
-    calls = 0
+    calls = size = 0
 
     def __init__(
         self, net: nn.Module, levels: int = 0, odd: Any = lambda model, x: 0, hole: float = 2
@@ -101,7 +101,7 @@ def test_a_sample_leaves_once_its_point_is_back(monkeypatch: pytest.MonkeyPatch)
     nn.init.zeros_(top.weight)
     run = lambda: fa.attacks.bim(peak, x, y, fa.Linf(1.0), steps=64, step_size=1 / 8)  # noqa: E731
     short, long = both(monkeypatch, run)
-    assert (short.backwards, long.backwards, short.x_adv.item()) == (6, 64, 0.25)
+    assert (short.backwards, long.backwards, short.x_adv.item()) == (6 + 2, 64, 0.25)  # two to see the model
 
 
 def test_samples_that_go_on_by_an_earlier_answer_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,22 +114,52 @@ def test_samples_that_go_on_by_an_earlier_answer_stay(monkeypatch: pytest.Monkey
     assert not (short.cycled & (short.status == Status.FAILED)).any()
 
 
+def beside(x: Tensor, mates: Tensor) -> Tensor:
+    """What a model adds to the logits of each row that sees a value of a mate."""
+    return 1e-3 * mates.flatten(1)[:, :1] * torch.arange(3)
+
+
 ODD: dict[str, Callable[[Any, Tensor], Any]] = {
     "draws": lambda model, x: 1e-12 * torch.rand(len(x), 1),
     "writes": lambda model, x: setattr(model, "calls", model.calls + 1) or 0,
     "mixes rows": lambda model, x: 1e-3 * x.mean(),
-    "has one size": lambda model, x: 0 * x.view(COUNT, -1)[:, :1],
+    "sees the row before": lambda model, x: beside(x, torch.cat([0 * x[:1], x[:-1]])),
+    "sees neighbors": lambda model, x: beside(x, x[[min(row ^ 1, len(x) - 1) for row in range(len(x))]]),
+    "mixes gradients": lambda model, x: (mixed := beside(x, x.flip(0))) - mixed.detach(),
+    "has one size": lambda model, x: 0 * x.view(model.size, -1)[:, :1],
     "function": lambda model, x: 0,
     "none": lambda model, x: 0,
 }
 
 
+@pytest.mark.parametrize("count", [2, 3, COUNT])
 @pytest.mark.parametrize("kind", ODD)
-def test_models_that_may_answer_otherwise_are_asked_to_the_end(kind: str) -> None:
-    model, x = Alone(mlp(), odd=ODD[kind]), images(COUNT)
-    y, asked = labels(Alone(mlp()), x), (lambda at: model(at)) if kind == "function" else model
+def test_models_that_may_answer_otherwise_are_asked_to_the_end(kind: str, count: int) -> None:
+    model, x = Alone(mlp(), odd=ODD[kind]), images(count)
+    model.size, y = count, labels(Alone(mlp()), x)
+    asked = (lambda at: model(at)) if kind == "function" else model
     out = fa.attacks.pgd(asked, x, y, fa.Linf(0.05), steps=60, step_size=0.02, stop_early=False)
-    assert (out.backwards < 60 * COUNT) == out.cycled.any() == (kind == "none")
+    assert (out.backwards < 60 * count) == out.cycled.any() == (kind == "none")
+
+
+class Told(Alone):
+    """A net that is told the numbers of its rows."""
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + 0.01 * ids[:, None] * torch.arange(3)
+
+
+@pytest.mark.parametrize("count", [2, COUNT])
+@pytest.mark.parametrize("told", [False, True])
+def test_samples_of_models_that_know_their_rows_leave(
+    told: bool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = Told(mlp()) if told else Alone(mlp(), odd=ODD["has one size"]), images(count)
+    model.size, y = count, labels(Alone(mlp()), x)
+    options: Any = {"steps": 60, "step_size": 0.02, "whole_batches": not told, "stop_early": False}
+    short, long = both(monkeypatch, lambda: fa.attacks.pgd(model, x, y, fa.Linf(0.05), **options))
+    assert short.cycled.any()
+    assert short.backwards < long.backwards
 
 
 def test_where_it_cannot_hold_or_pay_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
