@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from fastadv import rng
@@ -82,7 +83,10 @@ class Measure:
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:
-        """Measure the accuracy on the recipe's own examples; None if it crafts none, and without attacks."""
+        """Measure the accuracy on the recipe's own examples, of several threats on all of a sample.
+
+        None if it crafts none, and without attacks.
+        """
         recipe = innermost(steps.recipe)
         if self.data is None or not self.attacks or not isinstance(recipe, Crafted):
             return None
@@ -96,8 +100,11 @@ class Measure:
             y = labels_or_outputs(criterion, steps.model, x, y)
             labels = criterion.labels("test_set", y, len(y), y.device)
             assert labels is not None
-            logits = frozen(recipe.craft(steps.model, x, labels, ids=ids, seed=seed))
-            right += int((criterion.right(logits, labels) & logits.isfinite().all(1)).sum())
+            held = torch.ones_like(ids, dtype=torch.bool)
+            for one in recipe.each():
+                logits = frozen(one.craft(steps.model, x, labels, ids=ids, seed=seed))
+                held &= criterion.right(logits, labels) & logits.isfinite().all(1)
+            right += int(held.sum())
         return right / size
 
 

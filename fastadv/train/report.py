@@ -22,7 +22,8 @@ class EpochReport:
         seconds: elapsed time of the epoch, with its tests.
         ema_clean_accuracy: that of the averaged weights, where `ema` is on.
         ema_robust_accuracy: that of the averaged weights.
-        own_accuracy: on the examples that the recipe crafts from the first 512 images that judge the run.
+        own_accuracy: on the examples that the recipe crafts from the first 512 images that judge the run, of
+            several threats the share that is right on all of a sample.
         alarm: what is wrong and what to do; None where nothing is.
         validation_clean_accuracy: on the validation set.
         validation_robust_accuracy: on the validation set.

@@ -10,8 +10,9 @@ import torch
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files
-from fastadv.train import EpochReport, FastTraining, FGSMTraining, Standard, measuring, reports
+from fastadv.train import EpochReport, FastTraining, FGSMTraining, PGDTraining, Standard, measuring, reports
 from fastadv.train.measuring import Measure
+from fastadv.train.recipes.several import CHOICES
 from fastadv.train.report import best
 from tests.processes import program, succeed
 
@@ -188,13 +189,19 @@ def test_standard_training_raises_no_alarm(scripted):
 
 
 def test_the_accuracy_on_the_recipes_own_examples(monkeypatch):
-    monkeypatch.setattr(measuring, "OWN_LIMIT", 6)
+    monkeypatch.setattr(measuring, "OWN_LIMIT", 18)
     first, seed = nets.images(20, seed=9), fa.rng.derive(0, "own examples")
-    x, y = first.x[:6], first.y[:6]
-    for recipe in (FastTraining(fa.Linf(0.3)), fa.train.AWP(FGSMTraining(fa.Linf(0.1)))):
+    x, y, ids = first.x[:18], first.y[:18], torch.arange(18)
+    threats, fewer = (fa.Linf(0.15), fa.L0(5)), False
+    several = [PGDTraining(threats, 1, choose=choose) for choose in CHOICES]
+    for recipe in (FastTraining(fa.Linf(0.3)), fa.train.AWP(FGSMTraining(fa.Linf(0.1))), *several):
         model, _, [report] = run(recipe=recipe, epochs=1)
-        x_adv = getattr(recipe, "recipe", recipe).craft(model, x, y, ids=torch.arange(6), seed=seed)
-        assert report.own_accuracy == (model.eval()(x_adv).argmax(1) == y).double().mean().item()
+        alone = [PGDTraining(one, 1) for one in threats] if recipe in several else [recipe]
+        examples = [fa.train.craft(one, model, x, y, ids=ids, seed=seed) for one in alone]
+        right = torch.stack([model.eval()(x_adv).argmax(1) == y for x_adv in examples])
+        assert report.own_accuracy == right.all(0).double().mean().item()
+        fewer |= report.own_accuracy < right.double().mean(1).min().item()
+    assert fewer, "the data do not tell all threats of a sample from the worst threat"
     assert run(recipe=Standard(), epochs=1)[2][0].own_accuracy is None
     assert run(epochs=1, test_attacks=None)[2][0].own_accuracy is None
 

@@ -181,8 +181,8 @@ class PGDTraining(Crafted):
     Args:
         threat: Linf, L2, L1 or L0 with one radius, in input units; or several of them in one box.
         steps: projected steps, >= 1.
-        step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0). Of
-            several threats one for each.
+        step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0). Of a
+            list of threats one for each.
         random_start: whether to start at a random point of the ball, rather than at x.
         loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets)
             -> [B].
@@ -224,14 +224,15 @@ class PGDTraining(Crafted):
     choose: InitVar[str | None] = None
 
     def __post_init__(self, choose: str | None) -> None:
-        threat = together(self.threat, choose)
+        given, sizes = self.threat, self.step_size
+        threat = together(given, choose)
         object.__setattr__(self, "threat", threat)
         if isinstance(threat, Several):
             self.each()  # checks all
-            object.__setattr__(
-                self, "step_size", self.step_size and tuple(cast(Sequence[float], self.step_size))
-            )
+            object.__setattr__(self, "step_size", sizes and tuple(cast(Sequence[float], sizes)))
             return
+        if given is not threat and isinstance(sizes, Sequence) and len(sizes) == 1:  # of a list of one
+            object.__setattr__(self, "step_size", sizes[0])
         _common.check_steps(threat, self.steps, cast(float | None, self.step_size))
         _common.check_objective(self.label_smoothing, weight=self.weight, criterion=self.criterion)
         check_choice("statistics", self.statistics, STATISTICS)
@@ -245,9 +246,10 @@ class PGDTraining(Crafted):
                 "radius: expected a finite one for a random start, got inf; set random_start=False"
             )
 
-    def each(self) -> list["PGDTraining"]:
-        """Return the recipe of each threat alone."""
-        threats = cast(Several, self.threat).threats
+    def each(self) -> Sequence["PGDTraining"]:
+        if not isinstance(self.threat, Several):
+            return [self]
+        threats = self.threat.threats
         sizes = [None] * len(threats) if self.step_size is None else self.step_size
         if not isinstance(sizes, Sequence) or len(sizes) != len(threats):
             raise InputError(f"step_size: expected None or one for each threat, got {sizes!r}; give a list")
@@ -255,40 +257,38 @@ class PGDTraining(Crafted):
         return [replace(self, threat=threat, step_size=step_size) for threat, step_size in pairs]
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """Return x_adv; of the mean over T threats all examples [T · B, ...], threat by threat."""
+        """Return x_adv; of several threats each sample's of the largest loss, whatever they `choose`."""
         if isinstance(self.threat, Several):
-            return self._of_all(self.threat.choose, model, x, y, ids, seed)
-        threat, step_size = cast(Threat, self.threat), cast(float | None, self.step_size)
+            examples = [one.craft(model, x, y, ids=ids, seed=seed) for one in self.each()]
+            losses = [judged("objective", model, x, y, x_adv, self.criterion) for x_adv in examples]
+            largest = torch.stack(losses).argmax(0)  # the first among equals
+            return torch.stack(examples)[largest, torch.arange(len(x), device=x.device)]
+        threat, step_size = self.threat, cast(float | None, self.step_size)
         start = threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
         return _common.ascent(
             model, x, y, threat, self.steps, step_size, loss=self.loss, start=start, criterion=self.criterion
         )
 
-    def _of_all(
-        self, choose: str, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None, seed: int
-    ) -> Tensor:
+    def _crafted(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int
+    ) -> Callable[[], Tensor]:
+        choose = self.threat.choose if isinstance(self.threat, Several) else None
         if choose in DRAWN:
             raise InputError(
                 f"choose: expected 'worst' or 'mean' in a call as a loss, which knows no other batch, got "
                 f"{choose!r}; train with fa.train.fit, or call recipe.step(fa.train.Step(...))"
             )
-        examples = [one.craft(model, x, y, ids=ids, seed=seed) for one in self.each()]
-        if choose == "mean":
-            return torch.cat(examples)
-        losses = [judged("objective", model, x, y, x_adv, self.criterion) for x_adv in examples]
-        largest = torch.stack(losses).argmax(0)  # the first among equals
-        return torch.stack(examples)[largest, torch.arange(len(x), device=x.device)]
+        if choose != "mean":
+            return super()._crafted(model, x, y, ids=ids, seed=seed)
+        losses = [one._crafted(model, x, y, ids=ids, seed=seed) for one in self.each()]
+        return lambda: torch.stack([loss() for loss in losses]).mean()
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        parts = torch.split(x_adv, len(x))  # several, of the mean over threats
-        losses = [
-            mixture(model, x, part, y, self.weight, self.label_smoothing, criterion=self.criterion)
-            for part in parts
-        ]
+        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, criterion=self.criterion)
         if self.statistics == "both":  # BatchNorm sees clean images, too
             with torch.no_grad():
                 model(x)
-        return torch.stack(losses).mean()
+        return loss
 
     @property
     def step(self) -> Callable[[Step], Tensor] | None:

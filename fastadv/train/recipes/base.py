@@ -207,7 +207,7 @@ def craft(
     """Return the examples that a recipe trains on at the present weights, without a gradient.
 
     The model's modes, gradients and statistics are not changed. Of recipes around another one, such as AWP,
-    these are the examples of the inner one.
+    these are the examples of the inner one; of several threats each sample's of the largest loss.
 
     Args:
         recipe: one that crafts examples, such as `PGDTraining`.
@@ -250,6 +250,10 @@ class Crafted:
 
     A wrapper such as AWP takes the loss several times on the same examples.
     """
+
+    def each(self) -> Sequence["Crafted"]:
+        """Return the recipe of each of its threats alone."""
+        return [self]
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         """Return x_adv, without a gradient. The model's modes, gradients and statistics do not change."""

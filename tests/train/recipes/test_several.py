@@ -14,6 +14,7 @@ from fastadv.errors import InputError
 from fastadv.runs.files import load_tensors
 from fastadv.runs.identity import describe
 from fastadv.train import AWP, Execution, PGDTraining, craft, fit
+from fastadv.train.recipes.several import CHOICES
 from tests.train.nets import images, net, stopped, timeless
 from tests.train.recipes.hand import SEED, batch, evaluated, step_at, warm_net
 
@@ -53,6 +54,16 @@ def test_two_steps_by_hand(choose):
         torch.testing.assert_close(model.state_dict(), hand.state_dict())
 
 
+def test_each_sample_has_one_example():
+    at = step_at(model := warm_net())
+    both = torch.stack(examples(model, at))
+    losses = [cross_entropy(evaluated(model)(x_adv), at.y, reduction="none") for x_adv in both]
+    worst = both[torch.stack(losses).argmax(0), torch.arange(len(at.x))]
+    for choose in CHOICES:
+        x_adv = craft(several(choose), model, at.x, at.y, ids=at.ids, seed=at.seed)
+        torch.testing.assert_close(x_adv, worst, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("choose", ["random", "harder"])
 def test_two_drawn_steps_by_hand(choose):
     model, kept, counts = warm_net(), {}, torch.zeros(2, 2)
@@ -86,7 +97,7 @@ def test_the_harder_threat_is_drawn_more_often_and_an_epoch_begins_anew():
     assert at.state["errors"][1].sum() == len(at.x)
 
 
-@pytest.mark.parametrize("choose", ["worst", "harder", "random", "mean"])
+@pytest.mark.parametrize("choose", CHOICES)
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(choose, tmp_path):
     options = {"epochs": 2, "batch_size": 8, "execution": Execution(checkpoint_every=3)}
     options |= {"recipe": several(choose, step_size=[0.03, 0.5])}
@@ -102,6 +113,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(choose, tmp_path):
 def test_one_threat_is_as_before():
     one = PGDTraining(THREATS[0], steps=2)
     assert PGDTraining([THREATS[0]], steps=2, choose="mean") == one
+    assert PGDTraining([THREATS[0]], 2, step_size=[0.1]) == PGDTraining(THREATS[0], 2, step_size=0.1)
     assert not callable(one.step)
     fields = "threat steps step_size random_start loss weight label_smoothing statistics criterion"
     assert [*describe(one)] == ["name", *fields.split()], "a folder of an earlier version goes on"
@@ -116,6 +128,7 @@ def test_what_is_refused():
         ("threat", lambda: PGDTraining([fa.L2(1), fa.L2(1, box=(-1, 1))])),
         ("step_size", lambda: several("mean", step_size=0.1)),
         ("step_size", lambda: several("mean", step_size=[0.1])),
+        ("step_size", lambda: PGDTraining([fa.L2(1)], step_size=[0.1, 0.2])),
         ("steps", lambda: PGDTraining(THREATS, steps=0)), ("recipe", lambda: AWP(several("random"))),
         ("choose", lambda: several("harder")(net(), *batch()[:2])),
     ]  # fmt: skip
