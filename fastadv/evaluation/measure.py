@@ -43,6 +43,7 @@ from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
+from fastadv.threat import Threat
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -125,7 +126,8 @@ def evaluate(
             model that takes batches of one size; False is the default.
         certificates: of the same images (`fastadv.certify.smooth`): a column of the table. Where an attack
             found a point within a certified radius, the smoothed model decides there, too, and a decision
-            for another class contradicts the certificate; the verdict says so. It keeps the samples.
+            for another class contradicts the certificate; the verdict says so. It keeps the samples, of which
+            the nearest examples are those by the norm of the certificates.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
             the share of samples that are right by it. It may add figures of its own to the table. Indicators
             are of classes or one logit, several draws of classes alone.
@@ -213,7 +215,8 @@ def evaluate(
         job = replace(job, drawing=drawing, share=share, earlier=earlier)
         events = Events(on_event, tick, count * len(config["attacks"]))
         keep_samples = keep_samples or certificates is not None
-        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen).table()
+        norm = None if certificates is None else certificates.noise.norm
+        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen, norm).table()
         if apart:
             number = len(job.positions())
             parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
@@ -230,6 +233,7 @@ class Evaluation:
     looked: bool = False  # whether signs of masking are looked for
     events: Events = field(default_factory=Events)
     corruptions: Corruptions = NONE
+    norm: type[Threat] | None = None  # by which the samples that are kept are the nearest
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
@@ -264,7 +268,7 @@ class Evaluation:
         if attacked and all("refused" in part.notes for part in attacked):
             raise InputError(attacked[0].notes["refused"])
         if self.keep_samples:
-            kept = outcomes.nearest(batch, attacked)
+            kept = outcomes.nearest(batch, attacked, self.norm)
             clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
         for part in attacked:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more

@@ -46,6 +46,19 @@ def test_a_certificate_that_an_attack_beats_is_a_contradiction() -> None:
         assert torch.equal(one, other)
 
 
+def test_examples_of_another_norm_hide_no_contradiction() -> None:
+    honest = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
+    forged = replace(honest, radius=honest.radius * 0 + 1.5, abstained=torch.zeros(10, dtype=torch.bool))
+    far = partial(fa.attacks.deepfool, threat=fa.L2(1.5), overshoot=0.5)
+    alone = fa.evaluate(MODEL, DATA, far, certificates=forged)
+    # 0.9 comes before 1.5, but such examples are farther away in L2
+    both = {"linf": partial(fa.attacks.fgsm, threat=fa.Linf(0.9)), "l2": far}
+    table = fa.evaluate(MODEL, DATA, both, certificates=forged)
+    assert table["linf"].broken[alone.contradicted].any()
+    assert len(alone.contradicted) >= 3
+    assert torch.equal(table.contradicted, alone.contradicted)
+
+
 def test_certificates_of_other_images_are_refused() -> None:
     proved = fa.certify.smooth(MODEL, DATA, SIGMA, n=100)
     for options in (
