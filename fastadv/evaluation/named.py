@@ -92,8 +92,18 @@ def _endings(threats: Sequence[Any]) -> list[tuple[str, Threat]]:
     kinds = [getattr(one, "name", "") or type(one).__name__ for one in threats]
     if len(threats) == 1:
         return [("", threats[0])]
-    radii = [f" {one.radius:g}" if kinds.count(kinds[k]) > 1 else "" for k, one in enumerate(threats)]
+    radii = [_radius(one) if kinds.count(kinds[k]) > 1 else "" for k, one in enumerate(threats)]
     return [(f" {kind}{radius}", one) for kind, radius, one in zip(kinds, radii, threats, strict=True)]
+
+
+def _radius(threat: Threat) -> str:
+    """Return what tells a threat from another of its name."""
+    if isinstance(threat.radius, Tensor) and threat.radius.ndim:
+        raise InputError(
+            f"threat: expected one radius in each of several threats of a norm, got {threat.radius.numel()}; "
+            "pass a dict of attacks with their threats: {'a': partial(fa.attacks.pgd, threat=...)}"
+        )
+    return f" {float(threat.radius):g}"
 
 
 def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[str, Attack]:

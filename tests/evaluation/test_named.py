@@ -83,6 +83,7 @@ def test_several_threats_are_those_of_as_many_calls() -> None:
         ([], "threat: expected"),
         ([BALL, 0.1], "threat: expected"),
         ([BALL] * 2, "attacks: "),
+        ([BALL, fa.Linf(torch.full((12,), 0.1))], "threat: expected one radius .*pass a dict"),
     ):
         with pytest.raises(InputError, match=says):
             fa.evaluate(MODEL, DATA, "pgd", threat=wrong)
