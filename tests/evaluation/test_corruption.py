@@ -108,6 +108,7 @@ def test_a_stopped_run_loses_one_batch_and_grows(tmp_path):
     assert same(more, run(Means(), severities=(1, 2, 5), corruptions=THREE))
     assert again.passed - model.passed == 50 * (9 - 4)
     assert more.corruption.names == (*NAMES, "speckle_noise")  # in the paper's order
+    assert same(run(Means(), run_dir=tmp_path, resume=True, severities=3), run(Means(), severities=3))
     for options, says in (
         ({"seed": 1}, r"noise 1 \(regenerated, seed 0, .* there, regenerated, seed 1, .* here"),
         ({"dataset": fa.data.load("digits", "train", size=32, limit=50)}, "answer to the first samples"),

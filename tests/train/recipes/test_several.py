@@ -110,6 +110,16 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(choose, tmp_path):
     assert timeless(again) == timeless(past)[-len(again) :]
 
 
+def test_each_threat_has_its_step_size_and_the_criterion():
+    each = several("mean", step_size=[0.03, 0.5]).each()
+    assert [(one.threat, one.step_size) for one in each] == [*zip(THREATS, [0.03, 0.5], strict=True)]
+    signs = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))  # cross-entropy needs classes
+    torch.nn.init.normal_(signs[1].weight, generator=torch.Generator().manual_seed(0))
+    for choose in CHOICES:
+        recipe = several(choose, criterion=fa.attacks.Signs())
+        assert len(fit(signs, (images().x, images().labels.clamp_max(1)), recipe, epochs=1)) == 1
+
+
 def test_one_threat_is_as_before():
     one = PGDTraining(THREATS[0], steps=2)
     assert PGDTraining([THREATS[0]], steps=2, choose="mean") == one
