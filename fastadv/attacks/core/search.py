@@ -229,8 +229,9 @@ class Search(Samples[R_co]):
             about: dict[str, Any] = {"loss": of, "targets": self.aims, "direction": direction}
             pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=task.rows, **about)
         else:
-            exact = self.plan.minimum and loss == "margin"
-            about = {"loss": loss, "aims": self.aims, "interval": interval, "exact": exact}
+            before = self.plan.minimum and loss == "margin"
+            about = {"loss": loss, "aims": self.aims, "interval": interval}
+            about |= {"exact": before or not direction, "before": before}
             pull = partial(bounded_outputs.unbent, self.classifier, y=self.y, rows=task.rows, **about)
         return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
 

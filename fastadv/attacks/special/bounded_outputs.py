@@ -99,20 +99,21 @@ def inverse(logits: Tensor, interval: Tensor) -> tuple[Tensor, Tensor]:
 
 def unbent(
     classifier: Prepared, points: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, interval: Tensor,
-    exact: bool = False, rows: Tensor | None = None,
+    exact: bool = False, rows: Tensor | None = None, before: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return loss, logits and gradient at points [n, ...] of rows whose outputs lie in the `interval` [n].
 
-    The gradient is right up to a positive factor, and the loss is that of the outputs as they are. `exact`
-    gives the loss of the logits with its gradient; in another interval both outputs count as the steeper.
+    The gradient is right up to a positive factor; `exact` gives that of the loss of the logits, where in
+    another interval both outputs count as the steeper. The loss is that of the outputs as they are, or that
+    of the logits `before`.
     """
     unknown, sizes = interval == UNKNOWN, list[Tensor]()
     some = bool(unknown.any())
 
     def directions(logits: Tensor) -> Tensor:
         """Return [n, C, K]: what is to rise and, where both are to count alike, what is to fall."""
-        before, steep = inverse(logits, interval)
-        by = losses.loss_and_grad(before, y, loss, aims, not exact)[1] * steep
+        straight, steep = inverse(logits, interval)
+        by = losses.loss_and_grad(straight, y, loss, aims, not exact)[1] * steep
         # every factor stays in half precision
         sizes.append(by.abs().amax(1).clamp_min(torch.finfo(by.dtype).tiny))
         by = by / sizes[0][:, None]
@@ -128,7 +129,7 @@ def unbent(
         units, length = _units(gradients)
         both = (units * like(length.amax(1), units) if exact else units).sum(1)
         gradient = torch.where(like(unknown, points), both, gradient)
-    seen = inverse(logits, interval)[0] if exact else logits
+    seen = inverse(logits, interval)[0] if before else logits
     return losses.loss_value(seen, y, loss, aims), logits, gradient
 
 

@@ -59,12 +59,15 @@ class Edge:
 
 
 def inside(points: Tensor, depth: float | Tensor, box: Box) -> Tensor:
-    """Return points [n, ...] that are at least so far inside the box, a number or [n] of its widths."""
+    """Return points [n, ...] that are at least so far inside the box, a number or [n] of its widths.
+
+    Rows of depth 0 stay as they are, inside or not.
+    """
     width = box[1] - box[0]
     width = width if math.isfinite(width) else 1.0
     depths = like(depth, points) if isinstance(depth, Tensor) else torch.full((), depth, device=points.device)
     low, high = (box[0] + width * depths).to(points), (box[1] - width * depths).to(points)
-    return torch.clamp(points, low, high)
+    return torch.where(depths > 0, torch.clamp(points, low, high), points)
 
 
 def may_be(points: Tensor, gradient: Tensor, box: Box) -> bool:
