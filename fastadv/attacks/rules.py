@@ -42,8 +42,8 @@ class _OfNeighbors(GradientRule):
         if threat.norm != "linf" or not threat.finite:
             name = type(self).__name__
             raise InputError(
-                f"gradient: {name} expected Linf with a finite radius, of which its neighbors are multiples, "
-                f"got {threat!r}; leave it out"
+                f"gradient: {name} expected Linf with a finite radius, of which its neighbors are multiples "
+                f"(a minimum-norm attack searches without one), got {threat!r}; leave it out"
             )
 
 
@@ -241,7 +241,8 @@ class flat_minima(_OfNeighbors):
             near = _near(search, points, self.radii)
             gradient = ask(near)
             size = gradient.abs().mean(tuple(range(1, points.ndim)), keepdim=True)
-            ahead = ask(near - step * torch.where(size > 0, gradient / size, 0.0))
+            ahead = near - step * torch.where(size > 0, gradient / size, 0.0)
+            ahead = ask(search.problem.masked(ahead))
             total += (1 - self.balance) * gradient + self.balance * ahead
         return total / self.neighbors
 
@@ -297,11 +298,11 @@ class variance_tuning(_OfNeighbors):
     last = True
 
     def __call__(self, search: Search, points: Tensor, ask: GradientAt) -> Tensor:
-        gradient, before = ask(points), dict(search.memory)
-        search.memory.update(points=points.clone(), gradient=gradient.clone())
-        if not before:
-            return gradient
-        total = torch.zeros_like(gradient)
-        for _ in range(self.neighbors):
-            total += ask(_near(search, before["points"], self.radii))
-        return gradient + total / self.neighbors - before["gradient"]
+        before, gradient = search.memory.pop("variance_tuning", None), ask(points)
+        kept, total = search.memory, torch.zeros_like(gradient)
+        for _ in range(self.neighbors if before is not None else 0):
+            # what other rules remember goes from point to point, and not by way of neighbors
+            search.memory = {name: value.clone() for name, value in kept.items()}
+            total += ask(_near(search, before[:, 0], self.radii))
+        search.memory = {**kept, "variance_tuning": torch.stack([points, gradient], 1)}
+        return gradient if before is None else gradient + total / self.neighbors - before[:, 1]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks import mim
+from fastadv.attacks import fmn, mim
 from fastadv.attacks.core import GradientRule, Search, run
 from fastadv.attacks.rules import (
     block_shuffle,
@@ -143,7 +143,7 @@ class Seen(list[Tensor], GradientRule):
         return gradient
 
 
-@pytest.mark.parametrize("rule", [flat_minima(2, step=0), variance_tuning(2)])
+@pytest.mark.parametrize("rule", [flat_minima(2), variance_tuning(2)])
 def test_neighbors_stay_inside_the_mask(rule: GradientRule) -> None:
     model, x, y = scene()
     mask, seen = torch.arange(6) < 2, Seen()
@@ -214,6 +214,26 @@ def test_a_sample_does_not_depend_on_mates_of_another_kind(rule: GradientRule, k
     torch.testing.assert_close(torch.cat([gradients([0, 2]), gradients([1, 3])]), whole[[0, 2, 1, 3]])
 
 
+class Stepped(list[float], GradientRule):
+    """The step of the first sample at each question, by a memory that is written in place."""
+
+    def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
+        self.append(float(search.memory.setdefault("step", torch.zeros(len(points))).add_(1)[0]))
+        gradient: Tensor = ask(points)
+        return gradient
+
+
+def test_neighbors_leave_what_other_rules_remember() -> None:
+    model, x, y = scene()
+    rule, (mine, alone) = Stepped(), (variance_tuning(2),) * 2
+    out, plain = (
+        mim(model, x, y, Linf(0.2), steps=3, loss="margin", gradient=rules, stop_early=False)
+        for rules in ([rule, mine], alone)
+    )
+    assert rule == [1, 2, 3, 3, 3, 4, 4]
+    assert torch.equal(out.x_adv, plain.x_adv)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -224,6 +244,7 @@ def test_a_sample_does_not_depend_on_mates_of_another_kind(rule: GradientRule, k
         (lambda: flat_minima(balance=2), "balance: "),
         (lambda: variance_tuning(0), "neighbors: "),
         (lambda: mim(*scene(), L2(1), gradient=flat_minima()), "flat_minima expected Linf"),
+        (lambda: fmn(*scene(), Linf(1), steps=1, gradient=flat_minima()), "a minimum-norm attack searches"),
         (lambda: mim(mlp(4, 9), images(2, (9,)), torch.tensor([0, 1]), L2(1), gradient=RULES[:2]), "images"),
     ],
 )

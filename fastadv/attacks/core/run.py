@@ -112,10 +112,11 @@ def run(
     check_count("restarts", restarts, 1)
     check_seed(seed)
     raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
-    rules = _rules_for(task, gradient)
+    posed = task.within(task.threat.with_radius(inf)) if minimum else task
+    rules = _rules_for(posed, gradient)
     followed = partial(follow, rules=rules) if rules else None
     plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, followed)
-    trial = Trial(task.within(task.threat.with_radius(inf)) if minimum else task, from_x)
+    trial = Trial(posed, from_x)
     ending = Minimum(trial, task.threat) if minimum else Budget(trial)
     clean, trial.clean_pass = trial.clean_pass, None
     classifier, loss = trial.classifier, task.margin if loss is None else loss
