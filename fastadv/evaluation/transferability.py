@@ -16,7 +16,7 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.job import check_evaluation
-from fastadv.evaluation.named import Attack, boxes_of, name_of
+from fastadv.evaluation.named import Attack, boxes_of, name_of, takes
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.text import aligned, percent, with_interval
 
@@ -32,6 +32,7 @@ class Transferability:
         targets: names of the models that classified the examples, T of them.
         fooled: int64 [S, T]; samples that the target gets right without the attack, and wrong with it.
         right: int64 [T]; samples that the target gets right without the attack.
+        failed: int64 [S]; samples on which the source has no finite logits. They stay as they are.
         samples: of the data.
         attack: its name.
     """
@@ -40,6 +41,7 @@ class Transferability:
     targets: tuple[str, ...]
     fooled: Tensor
     right: Tensor
+    failed: Tensor
     samples: int
     attack: str
 
@@ -59,8 +61,8 @@ class Transferability:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON; a share of nothing is None."""
         success = [[None if share != share else share for share in row] for row in self.success.tolist()]
-        lists = {"fooled": self.fooled.tolist(), "right": self.right.tolist(), "success": success}
-        return vars(self) | lists | {"interval": [end.tolist() for end in self.interval]}
+        lists = {name: getattr(self, name).tolist() for name in ("fooled", "right", "failed")}
+        return vars(self) | lists | {"success": success, "interval": [end.tolist() for end in self.interval]}
 
     def __str__(self) -> str:
         lines = [["source", *self.targets]]
@@ -68,10 +70,12 @@ class Transferability:
             cells = zip(*row, strict=True)
             lines.append([name, *(with_interval(percent, share, ends) for share, *ends in cells)])
         lines.append(["right before", *(f"{right} of {self.samples}" for right in self.right.tolist())])
+        left = " has no finite logits on {} of {} samples, which stay as they are"
+        failed = zip(self.sources, self.failed.tolist(), strict=True)
         return (
             f"{aligned(lines)}\n{self.attack}: share fooled of what each target gets right, with exact 95% "
             "intervals; examples as the attack returned them, not rounded to 8 bits"
-        )
+        ) + "".join(f"\n{name}{left.format(count, self.samples)}" for name, count in failed if count)
 
 
 def transferability(
@@ -80,15 +84,16 @@ def transferability(
 ) -> Transferability:  # fmt: skip
     """Attack each source once, and let each target classify its adversarial examples.
 
-    A model among both is also attacked itself. A sample that a source gets wrong stays as it is, and one
-    without finite logits is neither right nor fooled. Nothing is rounded to 8 bits.
+    A model among both is also attacked itself. A sample that a source gets wrong stays as it is, and so does
+    one on which it has no finite logits; where a target has none, it is neither right nor fooled. Nothing is
+    rounded to 8 bits.
 
     Args:
         sources: the models to attack by name, a `fastadv.models.Ensemble` among them.
         targets: the models to fool by name, with the classes of the sources.
         data: as in `evaluate`.
         attack: untargeted, and best without `stop_early`, as partial(fa.attacks.mim, threat=fa.Linf(8 / 255),
-            stop_early=False); called as attack(source, x, y, ids=ids).
+            stop_early=False); called as attack(source, x, y, ids=ids), or without ids if it takes none.
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
 
@@ -96,8 +101,8 @@ def transferability(
         A `Transferability`.
 
     Raises:
-        InputError: models are no mapping or an empty one, the attack is no function, or one of the errors of
-            `evaluate`.
+        InputError: models are no mapping or an empty one, the attack is no function or returns no x_adv like
+            x, or one of the errors of `evaluate`.
 
     Example:
         >>> from functools import partial
@@ -118,16 +123,33 @@ def transferability(
     made = {name: prepare(net, work=planned(attack) * len(order)) for name, net in sources.items()}
     asked = {name: prepare(net) for name, net in targets.items()}
     right = torch.zeros(len(asked), dtype=torch.int64, device="cpu")
+    failed = right.new_zeros(len(made))
     fooled = right.repeat(len(made), 1)
     for x, y, ids in batches(dataset, batch_size, order=order, box=box):
         before = _decided(asked, x, ids) == y.cpu()
         right += before.sum(1)
-        for row, source in zip(fooled, made.values(), strict=True):
-            x, y, ids = (tensor.to(source.device) for tensor in (x, y, ids))
-            out = attack(source, x, y, ids=ids)
-            after = _decided(asked, getattr(out, "x_adv", out), ids)
+        usable = _decided(made, x, ids) >= 0
+        failed += (~usable).sum(1)
+        for row, kept, source in zip(fooled, usable, made.values(), strict=True):
+            after = _decided(asked, _attacked(attack, source, kept, x, y, ids), ids)
             row += (before & (after != y.cpu()) & (after >= 0)).sum(1)
-    return Transferability((*made,), (*asked,), fooled, right, len(order), name_of(attack))
+    return Transferability((*made,), (*asked,), fooled, right, failed, len(order), name_of(attack))
+
+
+def _attacked(attack: Attack, source: Prepared, kept: Tensor, *batch: Tensor) -> Tensor:
+    """Return the x of a batch (x, y, ids) with adversarial examples of those that are `kept` bool [B]."""
+    x, y, ids = (one[kept].to(source.device) for one in batch)
+    if not len(x):
+        return batch[0]
+    out: Any = attack(source.of(x, ids), x, y, **({"ids": ids} if takes(attack, "ids") else {}))
+    x_adv = getattr(out, "x_adv", out)
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
+        got = f"{x_adv.dtype} {list(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise InputError(
+            f"attack: expected an AttackResult, or x_adv, a floating tensor {list(x.shape)} like x, got "
+            f"{got}; return an image in the box for each that came"
+        )
+    return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 
 
 def _decided(models: Mapping[str, Prepared], x: Any, ids: Tensor) -> Tensor:

@@ -70,6 +70,30 @@ def test_it_is_what_an_attack_and_a_pass_give() -> None:
     assert table.fooled.sum() > 0
 
 
+def test_a_source_without_finite_logits_makes_nothing_of_these_samples() -> None:
+    nets = {"half": NETS["half"], "nan": TARGETS["nan"], "none": Above(0.5, -1.0)}
+    table = fa.transferability(nets, NETS, (X, Y), pushed, batch_size=4)
+    assert table.failed.tolist() == [0, 3, 10]  # a batch has two of them, another one, and one has none
+    # of those above 0.7 that stay, 0.75 would have fallen below 0.5
+    assert table.fooled.tolist() == [[6, 4], [5, 4], [0, 0]]
+    assert "nan has no finite logits on 3 of 10 samples" in str(table)
+    assert "half has no" not in str(table)
+    assert table.to_dict()["failed"] == [0, 3, 10]
+
+
+def test_an_attack_of_ones_own_may_write_into_x_and_take_no_ids() -> None:
+    def model(x: Tensor, ids: Tensor) -> Tensor:
+        return NETS["half"](x - 0 * ids.view(-1, 1, 1, 1))
+
+    def written(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        right = model(x).argmax(1) == y
+        return x.sub_(torch.where(right, 0.6 * y - 0.3, 0.0).view(-1, 1, 1, 1))
+
+    table = fa.transferability({"one": model, "two": model}, NETS, (X, Y), written)
+    assert table.fooled.tolist() == [[6, 4], [6, 4]]
+    assert torch.equal(X, torch.linspace(0.05, 0.95, 10).view(10, 1, 1, 1))
+
+
 def test_a_share_of_nothing_is_none() -> None:
     table = fa.transferability(NETS, {"wrong": Above(-1.0)}, (X[:3], Y[:3]), pushed)
     assert table.success.isnan().all()
@@ -87,6 +111,12 @@ def test_a_share_of_nothing_is_none() -> None:
         ((NETS, {}, (X, Y), pushed), "targets: expected models by name"),
         ((NETS, NETS, (X, Y), "mim"), "attack: expected an attack"),
         ((NETS, NETS, (X + 1, Y), pushed), "expected"),
+        (
+            (NETS, NETS, (X, Y), lambda model, x, y: x[:1]),
+            r"attack: expected .* got torch.float32 \[1, 1, 1, 1\]",
+        ),
+        ((NETS, NETS, (X, Y), lambda model, x, y: (255 * x).byte()), r"attack: .* got torch.uint8"),
+        ((NETS, NETS, (X, Y), lambda model, x, y: None), "attack: .* got NoneType"),
     ],
 )
 def test_wrong_arguments(arguments: Any, message: str) -> None:
