@@ -165,10 +165,11 @@ class Ensemble(nn.Module):
 
     Args:
         nets: one or more modules with the same classes.
-        of: what is averaged.
+        of: what is averaged; nets of one logit take "logits" alone.
 
     Raises:
-        InputError: there are no nets, one is no module, `of` is another word, or classes differ in a pass.
+        InputError: there are no nets, one is no module, `of` is another word, or in a pass classes differ or
+            there is one logit, which has no softmax.
 
     Example:
         >>> import fastadv as fa
@@ -202,6 +203,10 @@ class Ensemble(nn.Module):
         except RuntimeError as error:
             got = ", ".join(str(list(one.shape)) for one in logits)
             raise InputError(f"nets: expected logits [B, K] alike, got {got}; map the classes") from error
+        if self.of != "logits" and passes.shape[2:] in ((), (1,)):
+            raise InputError(
+                f'of: expected "logits" for nets of one logit, got {self.of!r}; pass of="logits"'
+            )
         if self.of == "probabilities":
             return log_mean(passes)
         return (passes.log_softmax(2) if self.of == "loss" else passes).mean(0)

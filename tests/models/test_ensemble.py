@@ -67,6 +67,15 @@ def test_an_attack_on_it_is_judged_by_its_prediction(of: Any) -> None:
     assert torch.equal(out.success, both(out.x_adv).argmax(1) != y)
 
 
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Flatten(0)])
+def test_nets_of_one_logit_have_a_mean_of_logits_alone(end: nn.Module) -> None:
+    nets, x = [nn.Sequential(linear(1), end) for _ in range(2)], torch.rand(5, 6).double()
+    torch.testing.assert_close(Ensemble(nets)(x), (nets[0](x) + nets[1](x)) / 2)
+    for of in ("probabilities", "loss"):
+        with pytest.raises(InputError, match='of: expected "logits" for nets of one logit, got'):
+            Ensemble(nets, of)(x)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
