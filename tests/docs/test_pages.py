@@ -143,10 +143,12 @@ def test_the_page_on_masked_gradients(capsys):
 
 
 @pytest.mark.slow
-def test_the_page_on_transfer(capsys):
+def test_the_page_on_transfer(capsys, tmp_path, monkeypatch):
     """The ensemble fools the linear network more often than the CNN alone, and a rule does no harm."""
+    monkeypatch.chdir(tmp_path)
     run(DOCS / "transfer.md", BLOCK)
     shares = [float(share) for share in re.findall(r"([\d.]+)% \[", capsys.readouterr().out)]
     (_, first, back, _, _, both), (_, tuned, tuned_back, *_) = shares[:6], shares[6:]
     assert both > first + 5
     assert min(tuned - first, tuned_back - back) >= -2
+    assert (tmp_path / "transfer.png").stat().st_size > 10_000

@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.demo import run as demo
 from fastadv.errors import InputError
@@ -97,6 +98,21 @@ def test_curves_draw_the_points_they_are_given(drawn):
     assert [names["a"], names["b"]] == [line.get_color() for line in lines]
     assert (axes.get_xlabel(), axes.get_xlim(), axes.get_ylim()) == ("L2 radius", (0, 2), (0, 1))
     assert [text.get_text() for text in drawn[0].texts] == ["two"]
+
+
+def test_what_transfers_is_a_table_of_colors(drawn):
+    counts = torch.tensor([[6, 4, 0], [1, 8, 0]]), torch.tensor([10, 8, 0]), torch.tensor([0, 0])
+    table = fa.evaluation.Transferability(("a", "b"), ("c", "d", "none"), *counts, 10, "mim")
+    figures.transferability(table, "t.png")
+    (axes,) = drawn[0].axes
+    names = (axes.get_yticklabels(), axes.get_xticklabels())
+    assert [[text.get_text() for text in side] for side in names] == [["a", "b"], ["c", "d", "none"]]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert [cells[0.5, 0.4], cells[1.5, 1.4], cells[2.5, 0.4]] == ["60.0%", "100.0%", "-"]
+    assert [cells[0.5, 0.72], cells[1.5, 1.72]] == ["26 to 88", "63 to 100"]
+    (mesh,) = axes.collections
+    assert np.ma.filled(mesh.get_array(), -1) == pytest.approx(np.array([[0.6, 0.5, -1], [0.1, 1, -1]]))
+    assert (axes.yaxis_inverted(), mesh.get_clim()) == (True, (0, 1))  # the first source is at the top
 
 
 def test_the_band_between_an_attack_and_certificates_is_filled(drawn):

@@ -1,11 +1,13 @@
-"""Figures: accuracy against radius, rows of images, thumbnails of constructed sets.
+"""Figures: accuracy against radius, what transfers, rows of images, thumbnails of constructed sets.
 
 They are written atomically, as png, pdf or svg. They use matplotlib's objects alone: no pyplot, no global
 state, no display. Colors are Okabe and Ito's, which people with color blindness can tell apart.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.images import Strip, strips, thumbnails
-from fastadv.evaluation.figures.style import BLUE, FAINT, LINES, VERMILION, check_path
+from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, LINES, VERMILION, check_path
+from fastadv.text import ends, percent
 
-__all__ = ["BLUE", "VERMILION", "Strip", "check_path", "curves", "strips", "thumbnails"]
+if TYPE_CHECKING:
+    from fastadv.evaluation.transferability import Transferability
+
+__all__ = ["BLUE", "VERMILION", "Strip", "check_path", "curves", "strips", "thumbnails", "transferability"]
 
 Line = tuple[ArrayLike, ArrayLike]
 
@@ -71,3 +77,38 @@ def _checked(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.flo
             f"lines[{name!r}]: expected radii and accuracy of one length, got {across.shape} and {up.shape}"
         )
     return across, up
+
+
+def transferability(table: "Transferability", path: str | PathLike[str], *, title: str | None = None) -> None:
+    """Draw how often examples of each source, a row, fool each target, a column, with 95% intervals.
+
+    Args:
+        table: as `fastadv.transferability` returns it.
+        path: of the picture: .png, .pdf or .svg.
+        title: above the figure; None is none.
+
+    Raises:
+        InputError: the path has another ending.
+    """
+    shares, (low, high) = table.success.numpy(), table.interval
+    figure = style.new_figure(1.1 * len(table.targets), 0.55 * len(table.sources))
+    from matplotlib.colors import LinearSegmentedColormap
+
+    axes = figure.add_axes((0, 0, 1, 1))
+    colors = LinearSegmentedColormap.from_list("", ["#FCF1E8", VERMILION]).with_extremes(bad=GRID)
+    axes.pcolormesh(np.ma.masked_invalid(shares), cmap=colors, vmin=0, vmax=1, edgecolors="w", linewidth=2)
+    style.plain(axes)
+    axes.spines["bottom"].set_visible(False)
+    axes.invert_yaxis()
+    axes.xaxis.set(ticks_position="top", label_position="top")
+    slanted = {"rotation": 25, "ha": "left"} if max(map(len, table.targets)) > 13 else {}
+    axes.set_xticks(np.arange(len(table.targets)) + 0.5, table.targets, **slanted)
+    axes.set_yticks(np.arange(len(table.sources)) + 0.5, table.sources)
+    axes.set_xlabel("fooled, of what it gets right", fontsize=9, color=FAINT, loc="left", labelpad=7)
+    axes.set_ylabel("examples made on", fontsize=9, color=FAINT, loc="top")
+    axes.set_title(title or "", fontsize=10.5, fontweight="bold", color=INK, loc="left")
+    for (row, column), share in np.ndenumerate(shares):
+        write = partial(axes.text, column + 0.5, ha="center", va="center", color="w" if share > 0.8 else INK)
+        write(row + 0.4, percent(share), fontsize=10)
+        write(row + 0.72, ends(low[row, column], high[row, column]), fontsize=7)
+    style.save(figure, path)
