@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks import fmn, mim
+from fastadv.attacks import Status, fmn, mim
 from fastadv.attacks.core import GradientRule, Search, run
 from fastadv.attacks.rules import (
     block_shuffle,
@@ -20,6 +20,7 @@ from fastadv.attacks.rules import (
     variance_tuning,
 )
 from fastadv.errors import InputError
+from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
 
 from .nets import images, labels, mlp
@@ -134,6 +135,16 @@ def test_flat_minima_mix_two_gradients_at_neighbors() -> None:
     torch.testing.assert_close(found, total / 3)
 
 
+def test_flat_minima_stay_where_all_is_flat() -> None:
+    net, x, y = scene()
+
+    def model(x: Tensor, ids: Tensor) -> Tensor:
+        return net(x) * (ids > 3)[:, None]
+
+    out = mim(model, x, y * (IDS > 3), Linf(0.2), gradient=flat_minima(2), ids=IDS)
+    assert out.status[[0, 2]].tolist() == [Status.HELD, Status.HELD]
+
+
 class Seen(list[Tensor], GradientRule):
     """The points at which a rule asks."""
 
@@ -204,7 +215,10 @@ def test_a_sample_does_not_depend_on_mates_of_another_kind(rule: GradientRule, k
         looks: list[Tensor] = []
 
         def look(search: Search) -> None:
-            looks.extend(search.gradient(search.x + 0.1 * step).gradient for step in range(2))
+            for step in range(2):
+                found = search.gradient(search.x + 0.1 * step)
+                torch.testing.assert_close(found.loss, loss_value(found.logits, search.y, "ce_sharp"))
+                looks.append(found.gradient)
 
         options: dict[str, Any] = {"gradient": rule, "loss": "ce_sharp", "ids": IDS[rows]}
         run(model, x[rows], y[rows], Linf(0.2), look, **options)
