@@ -160,6 +160,7 @@ if TYPE_CHECKING:
 PREPROCESSINGS: dict[str, tuple[int | list[int] | None, str, int | None]] = {
     "Res256Crop224": (256, "bilinear", 224),
     "BicubicRes256Crop224": (256, "bicubic", 224),
+    "BicubicRes224Crop224": (224, "bicubic", 224),  # of its networks from timm
     "Res224": ([224, 224], "bilinear", None),
     "Crop288": (None, "", 288),
     "none": (None, "", None),

@@ -52,6 +52,7 @@ def test_preprocessing_is_that_of_torchvision(root, name):
     expected = {
         "Res256Crop224": [Resize(256), crop],
         "BicubicRes256Crop224": [Resize(256, interpolation=bicubic), crop],
+        "BicubicRes224Crop224": [Resize(224, interpolation=bicubic), crop],
         "Res224": [Resize([224, 224])],
         "Crop288": [CenterCrop(288)],
         "none": [],
