@@ -11,10 +11,10 @@ from fastadv import models as library
 from fastadv.cli import _options as o
 from fastadv.cli._output import note, print_table, say
 from fastadv.models.registry import SOURCES
-from fastadv.models.zoo import SHAPE, find, robustbench_entries
+from fastadv.models.zoo import find, robustbench_entries
 
 ZOO = "rb:"
-FIELDS = ("dataset", "threat", "radius", "clean", "robust", "best_known", "url")
+FIELDS = ("dataset", "threat", "radius", "preprocessing", "clean", "robust", "best_known", "url")
 
 
 def check_name(name: str) -> None:
@@ -30,10 +30,11 @@ def load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset
     entry = find(name.removeprefix(ZOO))
     called = getattr(dataset, "name", "images").partition(" ")[0]
     another = called in sets.names() and not called.startswith(entry.dataset)
-    if tuple(dataset.shape) != SHAPE or dataset.num_classes != entry.classes or another:
+    images = entry.dataset + (f":preprocessing={entry.preprocessing}" if entry.preprocessing else "")
+    if tuple(dataset.shape) != entry.shape or dataset.num_classes != entry.classes or another:
         o.refuse(
-            f"--model {name} takes images of {entry.dataset}, {list(SHAPE)} of {entry.classes} classes, got "
-            f"{called}, {list(dataset.shape)} of {dataset.num_classes}; give those images, or another entry."
+            f"--model {name} takes images of {entry.dataset}, {[*entry.shape]} of {entry.classes} classes, "
+            f"got {called}, {list(dataset.shape)} of {dataset.num_classes}; give --data {images}."
         )
     model = library.robustbench(entry.path, weights)
     if entry.clean is not None:
@@ -41,17 +42,20 @@ def load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset
             f"RobustBench lists {entry.path} with {entry.clean:.2f}% clean and {entry.robust:.2f}% under "
             f"AutoAttack at {entry.threat} {entry.radius:.3g}"
         )
+    if (prepared := getattr(dataset, "preprocessing", None)) != entry.preprocessing:
+        note(f"RobustBench's images are {images}, these have preprocessing {prepared or 'unknown'}")
     return model
 
 
 def models(
-    data: Annotated[Literal["cifar10", "cifar100"] | None, "Only entries for this data set."] = None,
+    data: Annotated[Literal["cifar10", "cifar100", "imagenet"] | None, "Only entries for this set."] = None,
     norm: Annotated[Literal["linf", "l2"] | None, "Only entries ranked in this norm."] = None,
 ) -> Iterator[Any]:
     """List the models that -m takes: built-in, from timm and torchvision, and RobustBench's zoo as rb:NAME.
 
     Each entry of the zoo has its published accuracies in percent: clean, under AutoAttack, and under all
-    known attacks if that is lower. --json also reports its network, and where RobustBench keeps its weights.
+    known attacks if that is lower. --json also reports its network, the preprocessing of ImageNet's
+    images, and where RobustBench keeps its weights.
     """
     entries = [
         entry

@@ -96,15 +96,9 @@ def listing(names: set[str]) -> str:
 
 
 def check_fit(
-    tensors: Mapping[str, Tensor],
-    wanted: Mapping[str, tuple[int, ...]],
-    path: str | os.PathLike[str],
-    model: str,
-    do: str,
-    *,
-    optional: Iterable[str] = (),
-    lenient: bool = False,
-) -> set[str]:
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], path: str | os.PathLike[str],
+    model: str, do: str, *, optional: Iterable[str] = (), lenient: bool = False,
+) -> set[str]:  # fmt: skip
     """Return the names that are not wanted; InputError for those, unless lenient, missing ones and shapes."""
     missing = {name for name in wanted.keys() - tensors.keys() - {*optional} if not name.endswith(COUNTER)}
     foreign = tensors.keys() - wanted.keys()

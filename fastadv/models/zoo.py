@@ -1,11 +1,12 @@
 """The zoo of RobustBench: its nets by name, with weights from the user's own files."""
 
+import importlib
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -16,19 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.models.registry import factory
+from fastadv.models._common import first_weights
+from fastadv.models.registry import create_from, factory
 from fastadv.models.weights import check_fit, listing, read_weights
 from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import user_cache
 
-SHAPE = (3, 32, 32)
-CLASSES = {"cifar10": 10, "cifar100": 100}
-RADIUS = {"Linf": 8 / 255, "L2": 0.5}
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+RADIUS = {"cifar10/Linf": 8 / 255, "cifar10/L2": 0.5, "cifar100/Linf": 8 / 255, "imagenet/Linf": 4 / 255}
+BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
+ENDINGS = (".pt", ".safetensors")
+_log = logging.getLogger("fastadv")
 
 
 @dataclass(frozen=True)
 class Net:
-    """A built-in model with options, and how the zoo names its weights."""
+    """A model with options, and how the zoo names its weights."""
 
     name: str
     create: str
@@ -44,13 +48,16 @@ class Entry:
     dataset: str  # as in RobustBench, such as "cifar10"
     threat: str  # as in RobustBench, such as "Linf"
     name: str  # as in RobustBench, such as "Carmon2019Unlabeled"
-    drive: str  # the name of the zoo's file at Google Drive
+    drive: str  # the name of the zoo's file at Google Drive, or its address elsewhere
     net: Net
+    classes: int  # how many logits there are
+    shape: tuple[int, ...]  # of one image
     # mean and deviation of each channel, by which it normalizes images in [0, 1]
     constants: tuple[list[float], list[float]] | None = None
     stored: bool = False  # whether its file holds them, as mu and sigma; these then count
     lenient: bool = False  # whether the zoo ignores what else the file holds
     nest: str | None = None  # the key of the state dict in the file
+    preprocessing: str | None = None  # of the images, as data.load("imagenet:preprocessing=...") names it
     radius: float | None = None  # of the leaderboard, in the units of images in [0, 1]
     clean: float | None = None  # published clean accuracy in percent
     robust: float | None = None  # published accuracy under AutoAttack in percent
@@ -63,18 +70,13 @@ class Entry:
 
     @property
     def url(self) -> str:
-        """Where RobustBench keeps the file."""
-        return f"https://drive.google.com/file/d/{self.drive}"
-
-    @property
-    def classes(self) -> int:
-        """How many logits there are."""
-        return CLASSES[self.dataset]
+        """Where RobustBench has the file from."""
+        return self.drive if ":" in self.drive else f"https://drive.google.com/file/d/{self.drive}"
 
 
 @cache
 def robustbench_entries() -> tuple[Entry, ...]:
-    """Return the entries of RobustBench's zoo that are built in: CIFAR-10 and CIFAR-100, Linf and L2."""
+    """Return the entries of RobustBench's zoo known here: CIFAR in Linf and L2, ImageNet in Linf."""
     table = json.loads(files("fastadv.models").joinpath("zoo.json").read_text(encoding="utf-8"))
     nets = {
         name: Net(name, **{**row, "rename": tuple(map(tuple, table["names"][row["rename"]]))})
@@ -85,7 +87,9 @@ def robustbench_entries() -> tuple[Entry, ...]:
         dataset, threat = board.split("/")
         for name, row in entries.items():
             looked_up = {"net": nets[row["net"]], "constants": table["constants"].get(row.get("constants"))}
-            listed.append(Entry(dataset, threat, name, **{"radius": RADIUS[threat], **row, **looked_up}))
+            size = int(row.get("preprocessing", "32")[-3:])  # with which the name of a preprocessing ends
+            told = {"radius": RADIUS[board], "classes": CLASSES[dataset], "shape": (3, size, size)}
+            listed.append(Entry(dataset, threat, name, **{**told, **row, **looked_up}))
     return tuple(listed)
 
 
@@ -105,15 +109,10 @@ def find(name: str) -> Entry:
     paths = {text.lower(): entry.path for entry in known for text in (entry.name, entry.path)}
     near = dict.fromkeys(paths[text] for text in get_close_matches(str(name).lower(), paths, 6, 0.5))
     raise InputError(
-        f"{name!r}: expected the name of an entry of RobustBench's zoo for CIFAR-10 or CIFAR-100, which "
+        f"{name!r}: expected the name of an entry of RobustBench's zoo for CIFAR or ImageNet, which "
         "fastadv.models.robustbench_entries() lists"
         + (f"; did you mean {' or '.join(repr(path) for path in [*near][:3])}?" if near else "")
     )
-
-
-_log = logging.getLogger("fastadv")
-
-ENDINGS = (".pt", ".safetensors")
 
 
 def weights_folder() -> Path:
@@ -134,12 +133,9 @@ def locate(entry: Entry, weights: str | os.PathLike[str] | None) -> Path:
             return place
     raise InputError(
         f"{entry.path}: expected its weights in {places[0] if weights is None or where.is_dir() else where}, "
-        f"got no such file; RobustBench keeps them at {entry.url}: put the file "
+        f"got no such file; RobustBench has them from {entry.url}: put the file "
         "there, or give it as weights (--weights FILE)"
     )
-
-
-BUFFERS = {"mu": (1, 3, 1, 1), "sigma": (1, 3, 1, 1)}
 
 
 def load(entry: Entry, path: Path) -> nn.Module:
@@ -148,19 +144,39 @@ def load(entry: Entry, path: Path) -> nn.Module:
         name.removeprefix("module.").removeprefix("model."): tensor
         for name, tensor in read_weights(path, nest=entry.nest)[0].items()
     }
-    make = factory(entry.net.create)
-    with torch.device("meta"):  # neither drawn nor held: the file's tensors take the place of first weights
-        model: nn.Module = make(shape=SHAPE, classes=entry.classes, seed=None, **entry.net.options)
+    make, foreign = factory(entry.net.create), ":" in entry.net.create
+    given = {"shape": entry.shape, "classes": entry.classes, "seed": 0 if foreign else None}
+    # neither drawn nor held: the file's tensors take the place of first weights; but Swin has other buffers
+    with torch.device("cpu" if foreign else "meta"):
+        model: Any = make(**given, **entry.net.options)
+    model = model.model.model if foreign else model  # without the statistics of other weights
     state = model.state_dict()
+    if state.keys() <= tensors.keys():  # as later versions of timm name them
+        entry = replace(entry, net=replace(entry.net, rename=()))
     _check(entry, tensors, layout(entry, state), path)
     for name, empty in state.items():
         tensor = tensors.get(zoo_name(entry.net, name))
         state[name] = torch.zeros_like(empty) if tensor is None else tensor.to(empty.dtype)
     model.load_state_dict(state, assign=True)
     if entry.constants is None:
-        return model
+        return model  # type: ignore[no-any-return]
     stored = [tensors[name].flatten().tolist() for name in BUFFERS if name in tensors]
     return Normalized(model, *(stored or entry.constants))
+
+
+def conv_stem(net: str, widths: Sequence[int], strides: Sequence[int], **options: Any) -> nn.Module:
+    """Return a network of timm behind a stem of convolutions, as Singh et al. 2023 (arXiv 2303.01870)."""
+    model: Any = create_from("timm", net, **options)
+    inside, norm = model.model.model, importlib.import_module("timm.layers").LayerNorm2d
+    layers: list[nn.Module] = []
+    with first_weights(options["seed"]):
+        for before, width, stride in zip([3, *widths], widths, strides, strict=False):
+            layers += [nn.Conv2d(before, width, 3, stride, 1), norm(width), nn.GELU()]
+        if hasattr(inside, "patch_embed"):
+            inside.patch_embed.proj = nn.Sequential(*layers, nn.Conv2d(width, inside.embed_dim, 1))
+        else:
+            inside.stem = nn.Sequential(*layers)
+    return model  # type: ignore[no-any-return]
 
 
 def zoo_name(net: Net, name: str) -> str:
@@ -198,8 +214,8 @@ def _check(
 def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
     """Return an entry of RobustBench's zoo in eval mode, with its weights.
 
-    The networks of `robustbench_entries()` are built here, equal to the zoo's own in logits and gradients.
-    Nothing is downloaded.
+    The networks of `robustbench_entries()` are built here, or by torchvision and timm, equal to the zoo's own
+    in logits and gradients. Nothing is downloaded.
 
         fa.models.robustbench("Carmon2019Unlabeled", weights="downloads/Carmon2019Unlabeled.pt")
         fa.models.robustbench("cifar10/L2/Rice2020Overfitting")            # from the cache
@@ -216,6 +232,7 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
     Raises:
         InputError: the name is unknown, or several entries share it; the file is missing, holds the weights
             of another network, or weights that are not finite.
+        MissingExtraError: torchvision or timm, which the network needs, is not installed.
         CorruptFileError: the file cannot be read.
 
     Source:

@@ -75,6 +75,25 @@ def test_what_cannot_be_is_wrong_usage(refused, line, match):
     refused(f"evaluate {line} -a fgsm --radius 8/255", match)
 
 
+def test_other_images_of_imagenet_than_robustbenchs_are_told(fastadv, refused, monkeypatch):
+    entry = find("Salman2020Do_R18")
+    tiny = replace(entry, net=replace(entry.net, create="torchvision:squeezenet1_1"))
+    torch.save(state_of(tiny, net_of(tiny)), "net.pt")
+    monkeypatch.setattr("fastadv.models.zoo.find", lambda name: tiny)
+
+    def load(name, *args, **options):
+        images = ImageSet(torch.rand(1, 3, 224, 224), torch.zeros(1, dtype=torch.long), 1000, name)
+        images.preprocessing = name.partition("=")[2]
+        return images
+
+    monkeypatch.setattr(data, "load", load)
+    line = "evaluate -a fgsm --radius 4/255 -w net.pt --data imagenet:preprocessing=Res{}224 -m rb:{}"
+    other = "RobustBench's images are imagenet:preprocessing=Res256Crop224, these have preprocessing Res224"
+    assert other in fastadv(line.format("", entry.name)).err
+    assert "these have" not in fastadv(line.format("256Crop", entry.name)).err
+    refused(line.format("", "imagenet/Wong2020Fast"), "give --data imagenet:preprocessing=Crop288")
+
+
 def test_the_list_of_entries_can_be_filtered(fastadv, refused):
     """By data set and norm; names are not cut, and the most robust come first."""
     whole = fastadv("models --json").json

@@ -192,7 +192,7 @@ def test_weights_in_half_precision_are_averaged_in_single():
 
 
 PUBLISHED = {
-    "wong2020": "Wong2020Fast", "rice2020": "cifar10/Linf/Rice2020Overfitting",
+    "wong2020": "cifar10/Linf/Wong2020Fast", "rice2020": "cifar10/Linf/Rice2020Overfitting",
     "gowal2020": "Gowal2020Uncovering_28_10_extra", "pang2022": "cifar10/Pang2022Robustness_WRN28_10",
 }  # fmt: skip
 

@@ -1,12 +1,15 @@
 """Small nets under names of the zoo, and their files in the zoo's layout."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from fastadv import models
 from fastadv.models.zoo import BUFFERS, find, layout, zoo_name
+
+TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is missing: pip install 'fastadv[zoo]'")
 
 
 @pytest.fixture(autouse=True)
@@ -18,21 +21,31 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """small(name): the entry, as `robustbench` finds it from now on, of the least depth and width."""
+    """small(name): the entry, as `robustbench` finds it from now on, of the least depth and width.
 
-    def shrunk(name):
+    It can be of another network, or of these options.
+    """
+
+    def shrunk(name, net=None, **tiny):
         entry = find(name)
-        tiny = {"wide_resnet": {"depth": 10, "widen_factor": 1}}.get(entry.net.create, {"width": 2})
-        entry = replace(entry, net=replace(entry.net, options={**entry.net.options, **tiny}))
+        if net:
+            entry = replace(entry, net=replace(entry.net, create=net, options={}))
+        least = {"wide_resnet": {"depth": 10, "widen_factor": 1}, net: {}}.get(entry.net.create, {"width": 2})
+        entry = replace(entry, net=replace(entry.net, options={**entry.net.options, **(tiny or least)}))
         monkeypatch.setattr("fastadv.models.zoo.find", lambda name: entry)
         return entry
 
     return shrunk
 
 
+def bare(net):
+    """A network of another package without the statistics of its own weights."""
+    return net.model.model if isinstance(net, models.Normalized) else net
+
+
 def net_of(entry, seed=1):
     """A net of that kind, its BatchNorms unlike fresh ones; without the entry's mean and deviation."""
-    net = models.create(entry.net.create, classes=entry.classes, seed=seed, **entry.net.options)
+    net = bare(models.create(entry.net.create, classes=entry.classes, seed=seed, **entry.net.options))
     draw = torch.Generator().manual_seed(seed)
     for name, tensor in net.state_dict().items():
         if tensor.is_floating_point() and tensor.ndim == 1:

@@ -11,14 +11,14 @@ from fastadv.errors import InputError
 from fastadv.models import Normalized
 from fastadv.models.zoo import Entry, find, locate, weights_folder
 
-from .conftest import net_of, state_of
+from .conftest import TIMM, net_of, state_of
 
 Small = Callable[[str], Entry]
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 ONE_OF_EACH = (
     "cifar10/Linf/Sehwag2021Proxy_R18",  # resnet18
     "cifar10/L2/Engstrom2019Robustness",  # resnet50, with mean and deviation in the file
-    "Wong2020Fast",  # preact_resnet18_raw
+    "cifar10/Wong2020Fast",  # preact_resnet18_raw
     "cifar100/Addepalli2021Towards_PARN18",  # preact_resnet18
     "cifar10/L2/Rade2021Helper_R18_ddpm",  # dm_preact_resnet18
     "cifar10/Linf/Sehwag2021Proxy",  # wrn
@@ -83,14 +83,14 @@ def test_safetensors_in_half_precision_and_without_counters(tmp_path, small):
 
 
 def test_without_mean_and_deviation_the_tables_are_taken(tmp_path, small):
-    entry = small("Wong2020Fast")
+    entry = small("cifar10/Wong2020Fast")
     net = net_of(entry)
     state = state_of(entry, net)
     del state["mu"]
     with pytest.raises(InputError, match="missing mu; unexpected none"):
-        models.robustbench(entry.name, saved(tmp_path / "a.pt", state))
+        models.robustbench(entry.path, saved(tmp_path / "a.pt", state))
     del state["sigma"]
-    model = models.robustbench(entry.name, saved(tmp_path / "b.pt", state))
+    model = models.robustbench(entry.path, saved(tmp_path / "b.pt", state))
     assert torch.equal(model(X), Normalized(net, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))(X))
 
 
@@ -159,3 +159,28 @@ def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_pat
         ) as caught:
             models.robustbench(NAME, weights)
         assert f"its weights in {place}, got no such file" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "tiny"),
+    [
+        ("Salman2020Do_R18", "torchvision:squeezenet1_1", {}),
+        pytest.param("Liu2023Comprehensive_Swin-B", None, {"depths": [1] * 4, "embed_dim": 32}, marks=TIMM),
+        pytest.param("Debenedetti2022Light_XCiT-M12", None, {"depth": 1, "eta": 1.0}, marks=TIMM),
+        pytest.param("Singh2023Revisiting_ConvNeXt-B-ConvStem", None, {"depths": [1] * 4}, marks=TIMM),
+        pytest.param("Singh2023Revisiting_ViT-S-ConvStem", None, {"depth": 1}, marks=TIMM),
+    ],
+)
+def test_a_network_of_another_package_takes_the_names_of_the_zoo_and_its_own(
+    tmp_path, small, name, net, tiny
+):
+    entry = small(name, net, **tiny)
+    source, before = net_of(entry), torch.get_rng_state()
+    x = torch.rand(1, *entry.shape, generator=torch.Generator().manual_seed(0))
+    expected = Normalized(source, *entry.constants)(x) if entry.constants else source(x)
+    extra = {"attn_mask": X} if entry.lenient else {}  # such as old versions of timm stored
+    for state in (state_of(entry, source), source.state_dict()):
+        state = {"module." + name: tensor for name, tensor in (extra | state).items()}
+        model = models.robustbench(entry.path, saved(tmp_path / "a.pt", {"state_dict": state}))
+        assert torch.equal(model(x), expected)
+    assert torch.equal(torch.get_rng_state(), before)
