@@ -113,4 +113,6 @@ def test_the_list_of_entries_can_be_filtered(fastadv, refused):
     assert line.replace("│", " ").split() == [f"rb:{NAME}", "92.44", "67.31"]
     assert "rb:cifar100" not in done.out
     assert fastadv("models -d cifar100 --norm l2 --json").json == {"zoo": {}}
+    wong = fastadv("models -d imagenet --json").json["zoo"]["imagenet/Linf/Wong2020Fast"]
+    assert (wong["preprocessing"], wong["robust"], wong["radius"]) == ("Crop288", 26.24, 4 / 255)
     refused("models -d mnist", "mnist")
