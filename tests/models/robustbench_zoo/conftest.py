@@ -23,13 +23,14 @@ def cache(tmp_path, monkeypatch):
 def small(monkeypatch):
     """small(name): the entry, as `robustbench` finds it from now on, of the least depth and width.
 
-    It can be of another network, or of these options.
+    It can be of another network, whose `features` the zoo calls `body`, or of these options.
     """
 
     def shrunk(name, net=None, **tiny):
         entry = find(name)
         if net:
-            entry = replace(entry, net=replace(entry.net, create=net, options={}))
+            own = replace(entry.net, create=net, options={}, rename=(("^features", "body"),))
+            entry = replace(entry, net=own)
         least = {"wide_resnet": {"depth": 10, "widen_factor": 1}, net: {}}.get(entry.net.create, {"width": 2})
         entry = replace(entry, net=replace(entry.net, options={**entry.net.options, **(tiny or least)}))
         monkeypatch.setattr("fastadv.models.zoo.find", lambda name: entry)
