@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import nan
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
+from fastadv.attacks.core.record import TAIL, Record
 from fastadv.attacks.methods import ascent
 from tests.attacks.nets import convnet, images, labels, mlp
 
@@ -76,7 +78,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "restarts": {"steps": 100, "step_size": 0.03, "restarts": 2},
     "not early": {"stop_early": False, "loss": "margin"},
     "targets": {"targets": torch.arange(COUNT) % 2 + 1},  # added to y
-    "sizes": {"step_size": torch.linspace(0.01, 0.04, COUNT), "random_start": False},
+    "sizes": {"step_size": torch.linspace(0.002, 0.04, COUNT), "random_start": False},
 }
 
 
@@ -161,6 +163,24 @@ def test_samples_of_models_that_know_their_rows_leave(
     short, long = both(monkeypatch, lambda: fa.attacks.pgd(model, x, y, fa.Linf(0.05), **options))
     assert short.cycled.any()
     assert short.backwards < long.backwards
+
+
+def test_steps_are_counted_as_if_taken_and_the_last_ones_are() -> None:
+    record = Record.start(torch.zeros(2, 1))
+    record.rank = torch.tensor([1.0, 2.0])
+    record.note_rank()
+    before = record.ranks.clone()
+    record.note_cycle(torch.tensor([True, False]), 12)
+    assert record.ranks[0].tolist() == [13, 1, *[1] * TAIL]
+    torch.testing.assert_close(record.ranks[1], before[1], rtol=0, atol=0, equal_nan=True)
+    left: list[int] = []
+    rows, none = SimpleNamespace(points=torch.ones(2, 1)), torch.zeros(2, dtype=torch.bool)
+    rows.near = rows.far = rows.points
+    search: Any = SimpleNamespace(rows=rows, best=SimpleNamespace(success=none, not_finite=none))
+    search.leave_cycle = lambda same, points, steps: left.append(steps)
+    for number in (60 - TAIL, 60 - TAIL + 2):
+        ascent.Returns(60)(number, search)
+    assert left == [TAIL]
 
 
 def test_where_it_cannot_hold_or_pay_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
