@@ -263,7 +263,7 @@ class PGDTraining(Crafted):
             losses = [judged("objective", model, x, y, x_adv, self.criterion) for x_adv in examples]
             largest = torch.stack(losses).argmax(0)  # the first among equals
             return torch.stack(examples)[largest, torch.arange(len(x), device=x.device)]
-        threat, step_size = self.threat, cast(float | None, self.step_size)
+        threat, step_size = cast(Threat, self.threat), cast(float | None, self.step_size)
         start = threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
         return _common.ascent(
             model, x, y, threat, self.steps, step_size, loss=self.loss, start=start, criterion=self.criterion
