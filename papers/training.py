@@ -1,7 +1,7 @@
 """Adversarial training on CIFAR-10 by PGD-10, N-FGSM and TRADES, judged by AutoAttack.
 
 Prints accuracy and seconds of each recipe beside published rows. Where the package autoattack of its authors
-is installed, it attacks the same images. An interrupted command resumes.
+is installed, it attacks the same images. With --budget, trains a record. An interrupted command resumes.
 """
 
 import sys
@@ -22,10 +22,9 @@ from fastadv.data import ImageSet
 from fastadv.runs.identity import plain
 from fastadv.runs.work import Keeper
 from papers import command as c
-from papers import study
+from papers import record, study
 from papers.text import in_markdown, percent
 
-THREAT = fa.Linf(8 / 255)
 STEPS: dict[str, Any] = {"steps": 10, "step_size": 2 / 255}
 # recipe, largest learning rate, and (clean, AutoAttack) of a ResNet-18 elsewhere, with its source
 RECIPES: Mapping[str, tuple[Any, float, tuple[float | None, float, str]]] = {
@@ -66,17 +65,10 @@ SCALES = {
 
 
 def run(
-    settings: Settings,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    folder: Path,
-    watch: study.Watch = study.unwatched,
-    *,
-    device: torch.device | None = None,
-    budget: float | None = None,
-) -> dict[str, Any]:
-    """Train, and attack the averaged weights; after `budget` seconds "left" says what is not done."""
-    s, watch = settings, study.limited(watch, budget)
+    s: Settings, train_set: ImageSet, test_set: ImageSet, folder: Path,
+    watch: study.Watch = study.unwatched, *, device: torch.device | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train, and attack the averaged weights."""
     config = plain(asdict(s)) | {"train": train_set.describe(), "test": test_set.describe()}
     options = {"width": s.width} | ({} if s.data == "digits" else {"normalize": s.data})
 
@@ -84,8 +76,8 @@ def run(
     def net(name: str) -> nn.Module:
         make, rate, _ = RECIPES[name]
         model = study.trained(
-            s.model, train_set, make(THREAT), folder / name, seed=s.seed, options=options, epochs=s.epochs,
-            batch_size=s.batch_size, learning_rate=rate, device=device, augment="crop_flip",
+            s.model, train_set, make(record.THREAT), folder / name, seed=s.seed, options=options,
+            epochs=s.epochs, batch_size=s.batch_size, learning_rate=rate, device=device, augment="crop_flip",
             optimization=fa.train.Optimization(schedule="one_cycle", ema=s.ema),
             execution=fa.train.Execution(precision=s.precision), progress=partial(watch, f"training {name}"),
         )  # fmt: skip
@@ -101,17 +93,8 @@ def run(
             lines.setdefault(name, {})["trained"] = sum(e.seconds for e in fa.train.reports(folder / name))
 
         def attack(name: str, count: int, key: str) -> None:
-            model = fa.freeze(net(name), "bf16" if s.precision == "bf16" else None)
-            measured = fa.evaluate(
-                model, test_set, {"AutoAttack": partial(fa.attacks.autoattack, version=s.version)},
-                threat=THREAT, limit=count, run_dir=folder / name / key, resume=True,
-                progress=partial(watch, f"attacking {name}"),
-            )  # fmt: skip
-            row = measured["AutoAttack"]
-            lines[name][key] = {
-                "images": measured.n, "clean": measured.clean_accuracy, "robust": row.robust_accuracy,
-                "seconds": row.seconds, "verdict": measured.verdict,
-            }  # fmt: skip
+            progress = partial(watch, f"attacking {name}")
+            lines[name][key] = record.judged(net(name), s, test_set, count, folder / name / key, progress)
 
         def compare(name: str) -> None:
             if "authors" not in lines[name]:
@@ -140,7 +123,7 @@ def authors(model: nn.Module, test_set: ImageSet, count: int, version: str) -> d
     device = next(model.parameters()).device
     x, y, _ = next(fa.data.batches(test_set, count, range(min(count, len(test_set)))))
     began = time.perf_counter()
-    radius = float(THREAT.radius)
+    radius = float(record.THREAT.radius)
     attack = AutoAttack(model, norm="Linf", eps=radius, version=version, device=device, verbose=False)
     x_adv = attack.run_standard_evaluation(x.to(device), y.to(device), bs=500)
     seconds = time.perf_counter() - began
@@ -185,12 +168,13 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
-    settings = replace(SCALES[asked.scale], seed=asked.seed)
+    if asked.budget:
+        yield from record.do(asked, watch)
+        return
+    settings = replace(SCALES[asked.scale or "tiny"], seed=asked.seed)
     load = partial(study.load_images, settings.data, data_dir=asked.data_dir)
     train_set, test_set = load("train", limit=settings.images), load("test")
-    result = run(
-        settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked), budget=asked.budget
-    )
+    result = run(settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked))
     yield result
     c.print_table("Adversarial training", table(result), notes(result))
     files = {"all figures as JSON": study.RESULTS, "the report": study.REPORT}
@@ -199,9 +183,10 @@ def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
 
 def parser() -> c.Parser:
     command = c.Parser("training", description=__doc__)
-    scale_names = "the embedded digits; part of CIFAR-10 and a narrow network; ResNet-18"
-    c.scales(command, SCALES, "tiny", scale_names)
-    command.add_argument("--budget", type=c.count, help=c.BUDGET)
+    command.add_argument("--scale", choices=list(SCALES), help="digits; part of CIFAR-10; ResNet-18 (tiny)")
+    command.add_argument("--budget", type=c.count, help="train a record instead, for so many seconds")
+    command.add_argument("--seeds", type=c.count, default=1, help="runs of a record (1)")
+    command.add_argument("--images", type=c.count, default=10_000, help="of a record's test (10,000)")
     c.on_data(command)
     c.command(command, do, "training")
     return command
