@@ -86,7 +86,7 @@ def train(
     net: nn.Module, s: Settings, sets: Sequence[ImageSet], device: torch.device, watch: study.Watch
 ) -> Iterator[dict[str, Any]]:
     """Train to averaged weights; yield after each epoch where training is, which costs none of its time."""
-    pgd = partial(fa.train.PGDTraining, steps=s.steps, step_size=2 / 255)
+    pgd = partial(fa.train.PGDTraining, steps=s.steps)  # of 2.5 radii in all
     recipe = (pgd if s.steps else partial(fa.train.FastTraining, method="n-fgsm"))(THREAT)
     average, clock = deepcopy(net).eval(), Clock(s.budget, device, watch, time.perf_counter())
     loss: float | None = 0.0
