@@ -283,6 +283,18 @@ def test_a_layer_whose_weight_gradient_writes_out_of_bounds_stays_contiguous(cha
     assert allows_channels_last(model, torch.rand(2, channels, 8, 8)) is allowed
 
 
+def test_examples_of_a_search_copy_in_another_layout_reach_such_a_layer_contiguous():
+    class Noted(fa.train.FastTraining):
+        def objective(self, model, x, y, x_adv):
+            noted.append(x_adv.is_contiguous())
+            return super().objective(model, x, y, x_adv)
+
+    noted, x = [], torch.rand(16, 3, 8, 8)
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    fit(nn.Sequential(*layers), (x, torch.arange(16) % 8), Noted(fa.Linf(0.1)), epochs=1)
+    assert noted == [True]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_weights_have_the_callers_layout_again_afterwards(optimizer):
     model, other = convolutions(), convolutions().to(memory_format=torch.channels_last)

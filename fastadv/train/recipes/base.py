@@ -276,6 +276,8 @@ class Crafted:
         """Craft examples now, and return the loss on them as a function of the weights."""
         x = check_images(self, model, x)
         x_adv = self.craft(model, x, y, ids=ids, seed=seed)
+        if x.is_contiguous() and not x.is_cuda:  # a search copy may have the layout that the model must not
+            x_adv = x_adv.contiguous()
         y = labels_or_outputs(getattr(self, "criterion", None), model, x, y)
         return partial(self._loss, model, x, y, x_adv, ids, seed)
 
