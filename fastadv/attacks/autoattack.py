@@ -45,9 +45,10 @@ def autoattack(
       and the targeted attacks.
     - "rand": APGD on both losses, each gradient the mean of 20 passes. One more pass of the whole batch
       decides which samples are broken, so robust accuracy comes out higher than by the authors' count.
-    - "quick": APGD on the margin and on DLR for nine classes (50 steps each), 200 queries of Square, and APGD
-      on "ce_sharp" (100 steps) in Linf, PDPGD (300 steps) in L2 and L1. Samples whose gradients were all zero
-      or not finite get the 5,000 queries of "standard". It takes about a sixth of the passes of "standard".
+    - "quick": APGD on the margin (50 steps); then in Linf APGD on DLR for the three classes nearest by the
+      gradient (75 steps each), 300 queries of Square, and APGD on "ce_sharp" (100 steps); in L2 and L1 PDPGD
+      (300 steps), the three classes (50 steps each), and 100 queries. Samples whose gradients were all zero
+      or not finite get the 5,000 queries of "standard". It takes about an eighth of the passes of "standard".
     - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the margin
       and on "ce_sharp"; targeted APGD on DLR for all classes, or for the 30 nearest of more than 20, with two
       restarts; and Square again. It takes about twice the passes of "standard".
@@ -84,8 +85,8 @@ def autoattack(
 
     Source:
         Croce and Hein 2020 (arXiv 2003.01690); for L1, Croce and Hein 2021 (arXiv 2103.01208); for the
-        nearest classes of "strong", Melamed et al. 2024 (arXiv 2407.02240); for "robustvlm", Schlarmann et
-        al. 2024 (arXiv 2402.12336) and the custom version in their code.
+        nearest classes of "quick" and "strong", Melamed et al. 2024 (arXiv 2407.02240); for "robustvlm",
+        Schlarmann et al. 2024 (arXiv 2402.12336) and the custom version in their code.
     """
     check_seed(seed)
     check_version(version)

@@ -41,10 +41,10 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
     dlr = "dlr" if run.plain else "margin"
     name = f"apgd-{dlr}"
 
-    def targeted(count: int, steps: int = 100) -> list[Component]:
+    def targeted(count: int, steps: int = 100, **more: Any) -> list[Component]:
         count = min(count, classes)
         if free:
-            return [ascent("apgd-t", f"{dlr}-targeted", steps, classes=count)]
+            return [ascent("apgd-t", f"{dlr}-targeted", steps, classes=count, **more)]
         # another loss would not lead to another class: restarts of one attack, under their own name
         return [] if problem.targets is not None else [ascent(name, dlr, steps, restarts=count)]
 
@@ -66,8 +66,10 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
         twice = name == "apgd-margin" and not free
         first = ascent("apgd-ce-sharp", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)
         linf = problem.threat.norm == "linf"
-        last = ascent("last apgd-ce-sharp", "ce_sharp") if linf else proximal("last pdpgd")
-        return [first, *(targeted(9, 50) or [ascent(name, dlr, 50)]), search(200), last]
+        few = targeted(3, 75 if linf else 50, nearest=True) or [ascent(name, dlr, 50)]
+        if linf:
+            return [first, *few, search(300), ascent("last apgd-ce-sharp", "ce_sharp")]
+        return [first, proximal("pdpgd"), *few, search(100)]
     if version == "plus":
         both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]
         both += [boundary("fab", targeted=False, classes=None, restarts=5), search(5000, rescale=False)]
