@@ -13,7 +13,7 @@ from fastadv.intervals import clopper_pearson
 
 
 class Above(nn.Module):
-    """Class 1 where the first value is above a bound; no finite logits above `broken`."""
+    """Class 1 where the first value is above a bound; of no finite logit above `broken`."""
 
     def __init__(self, bound: float, broken: float = 9.0) -> None:
         super().__init__()
@@ -22,7 +22,8 @@ class Above(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         far = x.flatten(1)[:, 0] - self.bound
         logits = torch.stack([-far, far], 1)
-        return logits.masked_fill((x.flatten(1) > self.broken).any(1, keepdim=True), torch.nan)
+        broken = (x.flatten(1) > self.broken).any(1, keepdim=True) & torch.tensor([False, True])
+        return logits.masked_fill(broken, torch.nan)
 
 
 X = torch.linspace(0.05, 0.95, 10).view(10, 1, 1, 1)
