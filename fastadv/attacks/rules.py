@@ -300,9 +300,13 @@ class variance_tuning(_OfNeighbors):
     def __call__(self, search: Search, points: Tensor, ask: GradientAt) -> Tensor:
         before, gradient = search.memory.pop("variance_tuning", None), ask(points)
         kept, total = search.memory, torch.zeros_like(gradient)
-        for _ in range(self.neighbors if before is not None else 0):
+        remembered = {**kept, "variance_tuning": torch.stack([points, gradient], 1)}
+        if before is None:
+            search.memory = remembered
+            return gradient
+        for _ in range(self.neighbors):
             # what other rules remember goes from point to point, and not by way of neighbors
             search.memory = {name: value.clone() for name, value in kept.items()}
             total += ask(_near(search, before[:, 0], self.radii))
-        search.memory = {**kept, "variance_tuning": torch.stack([points, gradient], 1)}
-        return gradient if before is None else gradient + total / self.neighbors - before[:, 1]
+        search.memory = remembered
+        return gradient + total / self.neighbors - before[:, 1]

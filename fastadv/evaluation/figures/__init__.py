@@ -7,7 +7,7 @@ state, no display. Colors are Okabe and Ito's, which people with color blindness
 from collections.abc import Mapping
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,7 +101,7 @@ def transferability(table: "Transferability", path: str | PathLike[str], *, titl
     axes.spines["bottom"].set_visible(False)
     axes.invert_yaxis()
     axes.xaxis.set(ticks_position="top", label_position="top")
-    slanted = {"rotation": 25, "ha": "left"} if max(map(len, table.targets)) > 13 else {}
+    slanted: dict[str, Any] = {"rotation": 25, "ha": "left"} if max(map(len, table.targets)) > 13 else {}
     axes.set_xticks(np.arange(len(table.targets)) + 0.5, table.targets, **slanted)
     axes.set_yticks(np.arange(len(table.sources)) + 0.5, table.sources)
     axes.set_xlabel("fooled, of what it gets right", fontsize=9, color=FAINT, loc="left", labelpad=7)
