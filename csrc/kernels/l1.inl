@@ -1,8 +1,44 @@
 // The exact Euclidean projection on an L1 ball inside a box, which project_l1 and l1_step share. With v =
 // point - x, w = |v| and c the room before the edge of the box, the result is x + sign(v) clamp(w - t, 0, c)
-// with one threshold t >= 0. The sum of those sizes is piecewise linear in t and falls as t rises. A Newton
-// step solves for t as if the current piece were the only one, and is exact once it stays on its piece.
-// Bisection takes over where a step leaves the bracket.
+// with one threshold t >= 0. The sum of those sizes is piecewise linear in t and falls as t rises.
+//
+// A row is read three times, whatever the threshold: for the sum at t = 0, for what may lie above t, and to
+// write. A sample of the row tells about where t is. What lies above a lower guess is listed, and t is solved
+// for on the list; where the guess was too high, the row is listed again from a bound.
+
+// What a row does before it is projected: coordinates before `last` whose |grad| is at least `least`, and
+// those after it with at least `after`, go to the edge of the box; `last` goes by `rest`. NaN: none goes.
+struct L1Ascent {
+  float least, after;
+  int64_t last;
+  double rest;
+};
+constexpr L1Ascent kL1Stay = {NAN, NAN, INT64_MAX, 0};
+
+// Coordinates that are looked at together: those without a candidate are done with. One run in kL1Sample is
+// in the sample, of which kL1Excess times its share is asked.
+constexpr int64_t kL1Run = 32, kL1Sample = 32;
+constexpr double kL1Excess = 1.5;
+
+// Coordinates [from, to): those as steep as `least` are at the edge, and all are `extra` beyond their points.
+struct L1Run {
+  int64_t from, to;
+  float least;
+  double extra;
+};
+
+template <class Body>
+void l1_runs(int64_t cols, int64_t size, int64_t stride, const L1Ascent& ascent, const Body& body) {
+  const auto walk = [&](int64_t from, int64_t to, float least) {
+    for (; from < to; from += size * stride) body(L1Run{from, std::min(to, from + size), least, 0.0});
+  };
+  const int64_t last = std::min(cols, ascent.last);
+  walk(0, last, ascent.least);
+  if (last < cols && stride == 1) body(L1Run{last, last + 1, NAN, ascent.rest});
+  walk(last + 1, cols, ascent.after);
+}
+
+inline double l1_room(double v, double center, Box box) { return v > 0 ? box.hi - center : center - box.lo; }
 
 struct L1Piece {
   double kept;            // sum of the sizes
@@ -10,17 +46,14 @@ struct L1Piece {
   double capped, caps;    // sum and number of the sizes that the box caps
 };
 
-inline double l1_room(double v, double center, Box box) { return v > 0 ? box.hi - center : center - box.lo; }
-
-template <class T>
-L1Piece l1_piece(const double* v, const T* x, int64_t cols, double t, Box box) {
+inline L1Piece l1_piece(const double* w, const double* rooms, int64_t cols, double t) {
   double kept = 0, sloping = 0, count = 0, capped = 0, caps = 0;
 #pragma omp simd reduction(+ : kept, sloping, count, capped, caps)
   for (int64_t i = 0; i < cols; ++i) {
-    const double w = std::fabs(v[i]), room = l1_room(v[i], load(x[i]), box);
-    const bool positive = w > t, cap = positive && w - t >= room, shrinks = positive && !cap;
-    kept += cap ? room : shrinks ? w - t : 0.0;
-    sloping += shrinks ? w : 0.0;
+    const double room = rooms[i];
+    const bool positive = w[i] > t, cap = positive && w[i] - t >= room, shrinks = positive && !cap;
+    kept += cap ? room : shrinks ? w[i] - t : 0.0;
+    sloping += shrinks ? w[i] : 0.0;
     count += shrinks ? 1.0 : 0.0;
     capped += cap ? room : 0.0;
     caps += cap ? 1.0 : 0.0;
@@ -28,20 +61,22 @@ L1Piece l1_piece(const double* v, const T* x, int64_t cols, double t, Box box) {
   return {kept, sloping, count, capped, caps};
 }
 
-template <class T>
-double l1_threshold(const double* v, const T* x, int64_t cols, double radius, Box box) {
-  L1Piece piece = l1_piece(v, x, cols, 0.0, box);
-  if (piece.kept <= radius * kRounding) return 0.0;
-  double t = 0, below = 0, above = 0;
+// The least t >= `below` that keeps no more than the radius. A Newton step solves for t as if the current
+// piece were the only one, and is exact once it stays on its piece: without a box, after few. Bisection takes
+// over where a step leaves the bracket.
+inline double l1_solve(const double* w, const double* rooms, int64_t cols, double radius, double below) {
+  L1Piece piece = l1_piece(w, rooms, cols, below);
+  if (piece.kept <= radius) return below;
+  double t = below, above = 0;
 #pragma omp simd reduction(max : above)
-  for (int64_t i = 0; i < cols; ++i) above = std::fabs(v[i]) > above ? std::fabs(v[i]) : above;
-  if (radius == 0) return above;
+  for (int64_t i = 0; i < cols; ++i) above = w[i] > above ? w[i] : above;
   for (int round = 0; round < 200; ++round) {
     const double solved = (piece.sloping + piece.capped - radius) / piece.count;
-    const bool newton = round % 3 != 2 && solved > below && solved < above;  // false where no w shrinks
+    const bool newton =
+        (round < 8 || round % 3 != 2) && solved > below && solved < above;  // false where no w shrinks
     t = newton ? solved : (below + above) / 2;
     if (t <= below || t >= above) break;
-    const L1Piece next = l1_piece(v, x, cols, t, box);
+    const L1Piece next = l1_piece(w, rooms, cols, t);
     if (newton && next.count == piece.count && next.caps == piece.caps)
       return next.kept <= radius ? t : std::nextafter(t + (next.kept - radius) / next.count, HUGE_VAL);
     (next.kept <= radius ? above : below) = t;
@@ -51,16 +86,99 @@ double l1_threshold(const double* v, const T* x, int64_t cols, double radius, Bo
   return above;
 }
 
-// `out` may be the batch the shifts came from.
-template <class T>
-void l1_write(T* out, const double* v, const T* x, int64_t cols, double radius, Box box) {
-  const double t = l1_threshold(v, x, cols, radius, box);
-  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
-#pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) {
-    const float center = load(x[i]);
-    const double past = std::fabs(v[i]) - t, room = l1_room(v[i], center, box);
-    const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
-    store(out + i, clamp(add_towards(center, v[i] > 0 ? size : -size, T{}), lo, hi));
+// List w and room of the coordinates with w > least in every `stride`-th run, and return their number.
+// `point(i, least)` is a coordinate after the ascent.
+template <class T, class Point>
+int64_t l1_list(const Point& point, const T* x, int64_t cols, int64_t stride, const L1Ascent& ascent, Box box,
+                double least, double* w, double* rooms) {
+  const float bar = rounded_down(least);  // a difference above `least` rounds to `bar` or more
+  int64_t listed = 0;
+  l1_runs(cols, kL1Run, stride, ascent, [&](L1Run run) {
+    float apart[kL1Run];
+    int64_t near[kL1Run], count = 0;
+    int any = run.extra != 0;
+#pragma omp simd reduction(| : any)
+    for (int64_t i = run.from; i < run.to; ++i) {
+      apart[i - run.from] = std::fabs(point(i, run.least) - load(x[i]));
+      any |= apart[i - run.from] >= bar;
+    }
+    if (!any) return;
+    for (int64_t i = run.from; i < run.to; ++i) {
+      near[count] = i;
+      count += apart[i - run.from] >= bar || run.extra != 0;
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      const double center = load(x[near[k]]), v = point(near[k], run.least) - center + run.extra;
+      w[listed] = std::fabs(v);
+      rooms[listed] = l1_room(v, center, box);
+      listed += w[listed] > least;
+    }
+  });
+  return listed;
+}
+
+template <class T, class Point>
+double l1_threshold(const Point& point, const T* x, int64_t cols, const L1Ascent& ascent, double radius,
+                    Box box, Scratch scratch) {
+  if (radius == 0) return HUGE_VAL;
+  double kept = 0, *w = scratch.doubles, *rooms = w + cols;
+  l1_runs(cols, cols, 1, ascent, [&](L1Run run) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = run.from; i < run.to; ++i) {
+      const double center = load(x[i]), v = point(i, run.least) - center + run.extra;
+      const double size = std::fabs(v), room = l1_room(v, center, box);
+      sum += size > 0 ? std::min(size, room) : 0.0;
+    }
+    kept += sum;
+  });
+  if (kept <= radius * kRounding) return 0.0;
+  const auto solve = [&](int64_t stride, double limit, double least) {
+    const int64_t listed = l1_list(point, x, cols, stride, ascent, box, least, w, rooms);
+    return l1_solve(w, rooms, listed, limit, least);
+  };
+  // the sum falls by no more than `cols` as t rises by 1
+  const double bound = (kept - radius) / (static_cast<double>(cols) * kRounding);
+  double least = solve(kL1Sample, radius * kL1Excess / kL1Sample, bound);
+  for (double part = 0.75;; part *= part) {
+    const double t = solve(1, radius, least);
+    if (t > least || least == bound) return t;
+    least = std::max(bound, least * part);  // the guess was too high
   }
+}
+
+// `out` may be the batch the points came from.
+template <class T, class Point>
+void l1_project(T* out, const Point& point, const T* x, int64_t cols, const L1Ascent& ascent, double radius,
+                Box box, Scratch scratch) {
+  const double t = l1_threshold(point, x, cols, ascent, radius, box, scratch);
+  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
+  const float bar = rounded_down(t);  // a difference that rounds to less is less than t
+  const float first = -rounded_down(-box.lo), last = rounded_down(box.hi);
+  l1_runs(cols, kL1Run, 1, ascent, [&](L1Run run) {
+    int moves = run.extra != 0;
+#pragma omp simd reduction(| : moves)
+    for (int64_t i = run.from; i < run.to; ++i) {
+      const float at = point(i, run.least), shift = std::fabs(at - load(x[i]));
+      moves |= t > 0 ? !(shift < bar) : !((at >= first) & (at <= last));
+    }
+    if (!moves && t > 0) {
+#pragma omp simd
+      for (int64_t i = run.from; i < run.to; ++i) store(out + i, clamp(load(x[i]), lo, hi));
+      return;
+    }
+    if (!moves) {
+#pragma omp simd
+      for (int64_t i = run.from; i < run.to; ++i) store(out + i, point(i, run.least));
+      return;
+    }
+#pragma omp simd
+    for (int64_t i = run.from; i < run.to; ++i) {
+      const float center = load(x[i]);
+      const double v = point(i, run.least) - static_cast<double>(center) + run.extra;
+      const double past = std::fabs(v) - t, room = l1_room(v, center, box);
+      const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
+      store(out + i, clamp(add_towards(center, v > 0 ? size : -size, T{}), lo, hi));
+    }
+  });
 }

@@ -2,8 +2,6 @@
 
 template <class T>
 void project_l1(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, Scratch scratch) {
-  double* v = scratch.doubles;
-#pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
-  l1_write(out, v, x, cols, radius, box);
+  const auto point = [=](int64_t i, float) { return load(x_adv[i]); };
+  l1_project(out, point, x, cols, kL1Stay, radius, box, scratch);
 }

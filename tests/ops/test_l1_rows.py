@@ -1,0 +1,106 @@
+"""Rows that mislead a search for the thresholds of l1_step and project_l1, which begins at a sample."""
+
+import pytest
+import torch
+
+import fastadv.ops as ops
+from balls import assert_inside
+from fastadv.ops.registration.library import CARDS
+
+COLS = 5_000
+INFINITE = float("inf")
+
+
+def rows(cols, dtype=torch.float32):
+    """(x_adv, grad, x) of two rows, x_adv in the box; a third of x on its edges."""
+    draw = torch.Generator().manual_seed(cols)
+    x = torch.rand(2, cols, generator=draw)
+    x = torch.where(torch.rand(2, cols, generator=draw) < 0.3, x.round(), x)
+    x_adv = (x + 0.05 * torch.randn(2, cols, generator=draw)).clamp(0, 1)
+    return x_adv.to(dtype), torch.randn(2, cols, generator=draw).to(dtype), x.to(dtype)
+
+
+def powers(grad):
+    """Magnitudes from the least denormal float to the largest."""
+    return grad.sign() * torch.logspace(-44, 38, grad.shape[1], dtype=torch.float64).to(grad.dtype)
+
+
+def steep(first, count):
+    """A gradient that is a thousand times steeper in `count` places of every 1,024, from `first` on."""
+    return lambda grad: torch.where((torch.arange(grad.shape[1]) - first) % 1024 < count, 1e3 * grad, grad)
+
+
+GRADIENTS = {
+    "drawn": lambda grad: grad,
+    "rising": lambda grad: grad.sort(1)[0],
+    "of one size": torch.sign,
+    "of few sizes": lambda grad: (2 * grad).round(),
+    "zero": torch.zeros_like,
+    "denormal": lambda grad: grad.sign() * 1e-42,
+    "over all powers": powers,
+    "infinite": lambda grad: grad.index_fill(1, torch.tensor([grad.shape[1] // 2]), INFINITE),
+    "NaN": lambda grad: grad.index_fill(1, torch.tensor([0]), torch.nan),
+    # runs of 32 places are looked at, and one in 32 is in the sample
+    "steep in the sample": steep(0, 32),
+    "steep in one place of the sample": steep(0, 1),
+    "steep outside the sample": steep(32, 992),
+}
+
+
+def equals_reference(name, args):
+    card, mine = CARDS[name], tuple(a.clone() if isinstance(a, torch.Tensor) else a for a in args)
+    expected = card.reference(*args)
+    actual = getattr(torch.ops.fastadv, name)(*mine)
+    card.compare(actual, expected, args)
+    return actual
+
+
+@pytest.mark.parametrize("step_size", [0.0, 1e-3, 1.0, 40.0, 1e6])
+@pytest.mark.parametrize("kind", GRADIENTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_steps_equal_the_reference(kind, step_size, dtype):
+    for cols in (1, 2, 33, COLS):
+        x_adv, grad, x = rows(cols, dtype)
+        grad = GRADIENTS[kind](grad)
+        for radius in (0.0, 0.7, INFINITE):
+            args = x_adv, grad, x, radius, step_size, 0.0, 1.0
+            z = equals_reference("l1_step", args)
+            assert_inside(z, x, "l1", radius)
+            if radius:
+                assert torch.equal(ops.l1_step_(x_adv.clone(), grad, x, radius, step_size), z)
+        limits = torch.tensor([0.0, 3.0], dtype=torch.float64)
+        equals_reference("l1_step", (x_adv, grad, x, 0.0, step_size, 0.0, 1.0, limits))
+
+
+SHIFTS = {
+    "drawn": lambda v: v,
+    "of one size": lambda v: 0.125 * v.sign(),
+    "of few sizes": lambda v: (32 * v).round() / 32,
+    "zero": torch.zeros_like,
+    "denormal": lambda v: 1e-42 * v.sign(),
+    "over all powers": lambda v: v.sign() * torch.logspace(-30, 0, v.shape[1]),
+    "few": lambda v: torch.where(torch.arange(v.shape[1]) % 700 == 5, v, 0.0),
+    "large in the sample": lambda v: steep(0, 32)(v / 1e3),
+    "large in one place of the sample": lambda v: steep(0, 1)(v / 1e3),
+    "large outside the sample": lambda v: steep(32, 992)(v / 1e3),
+    "beyond the box": lambda v: 30 * v,
+}
+
+
+@pytest.mark.parametrize("kind", SHIFTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_projections_equal_the_reference(kind, dtype):
+    for cols in (1, 2, 33, COLS):
+        x_adv, _, x = rows(cols)
+        x_adv, x = (x + SHIFTS[kind](x_adv - x)).to(dtype), x.to(dtype)
+        length = float((x_adv.double() - x.double()).abs().sum(1).min())
+        for radius in (0.0, 1e-12, length / 1000, length / 2, length, 2 * length, INFINITE):
+            z = equals_reference("project_l1", (x_adv, x, radius, 0.0, 1.0))
+            assert_inside(z, x, "l1", radius)
+            assert torch.equal(ops.project_l1(z, x, radius), z)
+
+
+def test_a_point_inside_stays_whatever_its_exponents():
+    x = torch.full((1, 40), 0.75)
+    x_adv = torch.logspace(-40, -1, 40)[None]
+    assert torch.equal(ops.project_l1(x_adv, x, 40.0), x_adv)
