@@ -121,6 +121,7 @@ template <class T, class Point>
 double l1_threshold(const Point& point, const T* x, int64_t cols, const L1Ascent& ascent, double radius,
                     Box box, Scratch scratch) {
   if (radius == 0) return HUGE_VAL;
+  if (std::isnan(radius)) return NAN;
   double kept = 0, *w = scratch.doubles, *rooms = w + cols;
   l1_runs(cols, cols, 1, ascent, [&](L1Run run) {
     double sum = 0;
