@@ -13,7 +13,7 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 48_600,
+    "fastadv": 48_700,
     "fastadv/adapters": 535,
     "fastadv/attacks": 12_750,
     "fastadv/certify": 880,
@@ -21,13 +21,13 @@ LINES = {
     "fastadv/data": 4_280,
     "fastadv/demo": 390,
     "fastadv/engine": 4_220,
-    "fastadv/evaluation": 4_000,
-    "fastadv/models": 3_860,
+    "fastadv/evaluation": 4_060,
+    "fastadv/models": 3_870,
     "fastadv/ops": 7_000,
     "fastadv/runs": 1_180,
     "fastadv/threat": 1_170,
-    "fastadv/train": 4_870,
-    "tests": 44_900,
+    "fastadv/train": 4_880,
+    "tests": 45_400,
     "bench": 5_100,
     "papers": 5_600,
     "papers/tests": 1_900,
@@ -35,7 +35,7 @@ LINES = {
 }
 APART = {"papers": "papers/tests"}  # counted by itself
 FILES = {"fastadv": (352, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 46_600  # of README and docs
+WORDS = 46_900  # of README and docs
 SLACK = 1.03
 DECISIONS = {"fastadv/attacks/core": 20.8, "fastadv/engine": 24.0}
 
