@@ -36,7 +36,7 @@ _step.register_step(
     "l1_step",
     "project(x_adv + argmax ⟨d, g⟩ over ‖d‖₁ ≤ s in the box) on {‖z − x‖₁ ≤ r} ∩ box",
     reference,
-    flops=120,  # 31 halvings of the level, then the projection
+    flops=120,  # on a GPU: 31 halvings of the level, then the projection
     ordered=True,
 )
 
