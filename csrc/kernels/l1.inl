@@ -120,8 +120,7 @@ int64_t l1_list(const Point& point, const T* x, int64_t cols, int64_t stride, co
 template <class T, class Point>
 double l1_threshold(const Point& point, const T* x, int64_t cols, const L1Ascent& ascent, double radius,
                     Box box, Scratch scratch) {
-  if (radius == 0) return HUGE_VAL;
-  if (std::isnan(radius)) return NAN;
+  if (!(radius > 0)) return HUGE_VAL;  // NaN, too: nothing moves
   double kept = 0, *w = scratch.doubles, *rooms = w + cols;
   l1_runs(cols, cols, 1, ascent, [&](L1Run run) {
     double sum = 0;
@@ -161,7 +160,7 @@ void l1_project(T* out, const Point& point, const T* x, int64_t cols, const L1As
 #pragma omp simd reduction(| : moves)
     for (int64_t i = run.from; i < run.to; ++i) {
       const float at = point(i, run.least), shift = std::fabs(at - load(x[i]));
-      moves |= t > 0 ? !(shift < bar) : !((at >= first) & (at <= last));
+      moves |= t > 0 ? !(shift < bar) : !((at >= first) & (at <= last) & (shift >= 0));  // of NaN, too
     }
     if (!moves && t > 0) {
 #pragma omp simd
@@ -179,7 +178,8 @@ void l1_project(T* out, const Point& point, const T* x, int64_t cols, const L1As
       const double v = point(i, run.least) - static_cast<double>(center) + run.extra;
       const double past = std::fabs(v) - t, room = l1_room(v, center, box);
       const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
-      store(out + i, clamp(add_towards(center, v > 0 ? size : -size, T{}), lo, hi));
+      const double shift = (v > 0 ? size : -size) + (v - v);           // and comes of infinity
+      store(out + i, clamp(add_towards(center, shift, T{}), lo, hi));
     }
   });
 }

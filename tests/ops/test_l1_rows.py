@@ -104,3 +104,20 @@ def test_a_point_inside_stays_whatever_its_exponents():
     x = torch.full((1, 40), 0.75)
     x_adv = torch.logspace(-40, -1, 40)[None]
     assert torch.equal(ops.project_l1(x_adv, x, 40.0), x_adv)
+
+
+def test_what_is_no_number_is_not_hidden():
+    x_adv, grad, x = rows(COLS)
+    for spoilt in (
+        (x_adv, x.index_fill(1, torch.tensor([7]), torch.nan)),
+        (x_adv.index_fill(1, torch.tensor([7]), INFINITE), x),
+    ):
+        for radius in (0.7, INFINITE):
+            assert torch.ops.fastadv.project_l1(*spoilt, radius, 0.0, 1.0)[:, 7].isnan().all()
+            assert (
+                torch.ops.fastadv.l1_step(spoilt[0], grad, spoilt[1], radius, 1.0, 0.0, 1.0)[:, 7]
+                .isnan()
+                .all()
+            )
+    limits = torch.tensor([torch.nan, 3.0], dtype=torch.float64)
+    assert torch.equal(torch.ops.fastadv.project_l1(x_adv, x, 0.0, 0.0, 1.0, limits)[0], x[0])
