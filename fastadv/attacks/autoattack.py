@@ -46,9 +46,10 @@ def autoattack(
     - "rand": APGD on both losses, each gradient the mean of 20 passes. One more pass of the whole batch
       decides which samples are broken, so robust accuracy comes out higher than by the authors' count.
     - "quick": APGD on the margin (50 steps); then in Linf APGD on DLR for the three classes nearest by the
-      gradient (75 steps each), 300 queries of Square, and APGD on "ce_sharp" (100 steps); in L2 and L1 PDPGD
-      (300 steps), the three classes (50 steps each), and 100 queries. Samples whose gradients were all zero
-      or not finite get the 5,000 queries of "standard". It takes about an eighth of the passes of "standard".
+      gradient (75 steps each), 300 queries of Square, and APGD on "ce_sharp" (100 steps); in L2 PDPGD (300
+      steps), the three classes (50 steps each), and 100 queries; in L1 nine classes (50 steps each), 200
+      queries, and PDPGD. Samples whose gradients were all zero or not finite get the 5,000 queries of
+      "standard". It takes about an eighth of the passes of "standard", in L1 a fifth.
     - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the margin
       and on "ce_sharp"; targeted APGD on DLR for all classes, or for the 30 nearest of more than 20, with two
       restarts; and Square again. It takes about twice the passes of "standard".
