@@ -33,6 +33,7 @@ from tests.parity.verdict import judge
 
 OURS = ("quick", "standard", "strong")
 THEIRS = ("auto-attack standard", "CR attack")
+PROVIDERS = (*OURS, *THEIRS)
 MODELS, NORMS = (*WALL, *KEPT, *TRAINED), ("linf", "l2")
 Problem = tuple[nn.Module, Tensor, Tensor]
 
@@ -71,20 +72,22 @@ def measured(net: str, norm: str, provider: str, given: Problem) -> records.Row:
 
 
 def on_nets(rows: Iterable[records.Row]) -> dict[tuple[str, str], dict[str, records.Row]]:
-    """By net and norm, and then by provider."""
+    """By net and norm, and then by provider, where there is standard to compare with."""
     found: dict[tuple[str, str], dict[str, records.Row]] = {}
     for row in rows:
         found.setdefault((row["net"], row["norm"]), {})[row["provider"]] = row
-    return found
+    return {where: by_provider for where, by_provider in found.items() if "standard" in by_provider}
 
 
 def lines(rows: Iterable[records.Row]) -> Iterator[list[str]]:
     """A line for each net and norm, the passes of each provider over those of standard."""
-    yield ["net, threat, images", *OURS, *THEIRS]
-    for (net, norm), by_provider in on_nets(rows).items():
+    found = on_nets(rows)
+    shown = [name for name in PROVIDERS if any(name in by_provider for by_provider in found.values())]
+    yield ["net, threat, images", *shown]
+    for (net, norm), by_provider in found.items():
         base = by_provider["standard"]
         cells = [f"{net}, {SYMBOLS[norm]} {NETS[net].radii[norm]:.3g}, {base['images']}"]
-        for row in map(by_provider.get, (*OURS, *THEIRS)):
+        for row in map(by_provider.get, shown):
             share = f" = {row['passes'] / base['passes']:.2f}×" if row and row is not base else ""
             cells.append(f"{row['robust']}, {row['passes']:,}{share}" if row else "")
         yield cells
@@ -95,17 +98,21 @@ def draw(stored: Iterable[records.Row]) -> None:
     from fastadv.evaluation.figures import style
 
     inks = style.BLUE, style.GREEN, style.PURPLE, style.VERMILION, style.ORANGE
-    colors = dict(zip((*OURS, *THEIRS), inks, strict=True))
+    found = on_nets(stored)
+    colors = {
+        name: ink
+        for name, ink in zip(PROVIDERS, inks, strict=True)
+        if any(name in rows for rows in found.values())
+    }
     figure = style.new_figure(7.2, 3.7, "AutoAttack: accuracy left above that of “standard”, by passes")
     style.key(figure, 0.65, 0.45, [(name, "o", color) for name, color in colors.items()])
-    found = on_nets(stored)
     for place, norm in enumerate(NORMS):
-        axes = figure.add_axes((0.09 + 0.47 * place, 0.14, 0.42, 0.6))
+        axes = figure.add_axes((0.09 + 0.47 * place, 0.14, 0.42, 0.68))
         style.plain(axes)
         axes.grid(color=style.GRID, linewidth=0.8)
         axes.axhline(0, color=style.FAINT, linewidth=0.8)
-        axes.set_xscale("log")
-        axes.tick_params(which="minor", length=0)
+        axes.set(xscale="log", xlim=(80, 12_000), xticks=[100, 1000, 10_000])
+        axes.set_xticks([], minor=True)
         for provider, color in colors.items():
             points = [
                 (
@@ -122,7 +129,7 @@ def draw(stored: Iterable[records.Row]) -> None:
                 center = geometric_mean(passes), mean(above)
                 axes.plot(*center, "o", color=color, markersize=9)
         axes.set_xlabel(f"{SYMBOLS[norm]}: passes an image", fontsize=9, color=style.INK)
-    figure.axes[0].set_ylabel("points", fontsize=9, color=style.INK)
+    figure.axes[0].set_ylabel("points above standard", fontsize=9, color=style.INK)
     path, told = ROOT / "docs" / "figures" / "frontier.png", {"command": "python -m bench.suite.frontier"}
     style.save(figure, path, told)
 
@@ -131,7 +138,7 @@ def main() -> None:
     parser = records.parser(__doc__)
     parser.add_argument("--net", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--norm", nargs="+", choices=NORMS, default=NORMS)
-    parser.add_argument("--provider", nargs="+", choices=(*OURS, *THEIRS), default=(*OURS, *THEIRS))
+    parser.add_argument("--provider", nargs="+", choices=PROVIDERS, default=PROVIDERS)
     parser.add_argument("--images", type=int, default=100, help=f"of each net; at most {KEPT_IMAGES} of some")
     parser.add_argument("--out", type=Path, default=records.RESULTS / "frontier.jsonl")
     add_places(parser)

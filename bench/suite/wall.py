@@ -41,7 +41,7 @@ WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes thi
 figure](../bench/results/parity.md). An older comparison, [sample by
 sample](../bench/results/conformance.md), also says which weaknesses it would notice."""
 WHY = """Why: two versions of sigma_zero by its authors differ by as much as ours does from either, and
-the start of APGD in L1 decides about three images of 100. "quick" takes a seventh of the passes of
+the start of APGD in L1 decides about three images of 100. "quick" takes an eighth of the passes of
 the AutoAttack beside it. On the networks with 30 images, one image or one random draw can decide:
 salt-and-pepper is one run, and adv-lib's search ends at 12.5, a radius of its grid."""
 HEAD = """# Parity: every figure
