@@ -269,7 +269,10 @@ class PGDTraining(Crafted):
             model, x, y, threat, self.steps, step_size, loss=self.loss, start=start, criterion=self.criterion
         )
 
-    def _crafted(
+    def _maker(self) -> Callable[..., Callable[[], Tensor]]:
+        return self._of_several if isinstance(self.threat, Several) else self._crafted
+
+    def _of_several(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int
     ) -> Callable[[], Tensor]:
         choose = self.threat.choose if isinstance(self.threat, Several) else None
@@ -279,7 +282,7 @@ class PGDTraining(Crafted):
                 f"{choose!r}; train with fa.train.fit, or call recipe.step(fa.train.Step(...))"
             )
         if choose != "mean":
-            return super()._crafted(model, x, y, ids=ids, seed=seed)
+            return self._crafted(model, x, y, ids=ids, seed=seed)
         losses = [one._crafted(model, x, y, ids=ids, seed=seed) for one in self.each()]
         return lambda: torch.stack([loss() for loss in losses]).mean()
 

@@ -148,7 +148,7 @@ def is_loss(recipe: object) -> bool:
 def loss_of(recipe: Recipe) -> Callable[..., Callable[[], Tensor]]:
     """Return what makes, of the arguments of a recipe, its loss as a function of the weights alone."""
     if isinstance(recipe, Crafted) and type(recipe).__call__ is Crafted.__call__:
-        return recipe._crafted
+        return recipe._maker()
     return partial(partial, recipe)
 
 
@@ -268,7 +268,11 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
         """Return the mean loss over the batch. See `seed_of` for a call without ids or seed."""
-        return self._crafted(model, x, y, ids=ids, seed=seed_of(seed, ids))()
+        return self._maker()(model, x, y, ids=ids, seed=seed_of(seed, ids))()
+
+    def _maker(self) -> Callable[..., Callable[[], Tensor]]:
+        """Return what crafts examples and returns the loss on them, without a call of its own in between."""
+        return self._crafted
 
     def _crafted(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int
