@@ -10,22 +10,21 @@ hold github.com/fra31/auto-attack, fzjcdt/FastAT_Benchmark, and torchattacks, wh
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from itertools import product
 from math import inf
 from pathlib import Path
 from statistics import geometric_mean, mean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
 from bench import records
-from bench.suite.parity import Counting
+from bench.suite.parity import Counting, where
 from bench.suite.wall import SYMBOLS
-from fastadv.runs.card import machine
 from fastadv.text import in_markdown
 from tests.parity import peers
 from tests.parity.models import KEPT, KEPT_IMAGES, NETS, ROOT, TRAINED, WALL, add_places, problem
@@ -38,37 +37,30 @@ MODELS, NORMS = (*WALL, *KEPT, *TRAINED), ("linf", "l2")
 Problem = tuple[nn.Module, Tensor, Tensor]
 
 
-def theirs(provider: str, norm: str) -> Callable[[nn.Module, Tensor, Tensor, float], Tensor]:
-    """An attack of another package."""
-
-    def standard(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+def theirs(provider: str, model: nn.Module, x: Tensor, y: Tensor, norm: str, radius: float) -> Tensor:
+    """What an attack of another package finds."""
+    if provider == "auto-attack standard":
         return peers.autoattack(norm).run(model, x, y, radius, version="standard")
-
-    def relaxed(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-        import_module("utils")  # before its attacks, which import each other
-        x_adv: Tensor = import_module("attacks").CRAttack(model, eps=radius)(x, y)[0]
-        return x_adv
-
-    return standard if provider == THEIRS[0] else relaxed
+    import_module("utils")  # before its attacks, which import each other
+    x_adv: Tensor = import_module("attacks").CRAttack(model, eps=radius)(x, y)[0]
+    return x_adv.detach()
 
 
 def measured(net: str, norm: str, provider: str, given: Problem) -> records.Row:
     """One provider on one net, at the radius of the parity table."""
-    model, x, y = given
-    threat = fa.threat.THREATS[norm](NETS[net].radii[norm])
-    row = {"net": net, "norm": norm, "provider": provider, "radius": threat.radius, "seed": 0}
+    (model, x, y), radius = given, NETS[net].radii[norm]
+    row = {"net": net, "norm": norm, "provider": provider, "radius": radius, "seed": 0, "images": len(x)}
     if provider in OURS:
+        threat = fa.threat.THREATS[norm](radius)
         out = fa.attacks.autoattack(model, x, y, threat, version=provider, indicators=False)
         robust, passes = int((~out.success).sum()), int(out.forwards + out.backwards)
         row["costs"] = {name: [cost.samples, cost.broken] for name, cost in out.costs.items()}
     else:
         counting = Counting(model)
-        x_adv = theirs(provider, norm)(counting, x, y, NETS[net].radii[norm]).detach()
-        robust = judge(model, x, y, x_adv, norm, NETS[net].radii[norm]).distances.count(inf)
+        x_adv = theirs(provider, counting, x, y, norm, radius)
+        robust = judge(model, x, y, x_adv, norm, radius).distances.count(inf)
         passes = counting.forwards + counting.backwards
-    about = {name: machine()[name] for name in ("torch", "commit", "cpu")}
-    date = datetime.now(UTC).date().isoformat()
-    return row | {"images": len(x), "robust": robust, "passes": passes, "date": date} | about
+    return row | {"robust": robust, "passes": passes, **where()}
 
 
 def on_nets(rows: Iterable[records.Row]) -> dict[tuple[str, str], dict[str, records.Row]]:
@@ -76,18 +68,23 @@ def on_nets(rows: Iterable[records.Row]) -> dict[tuple[str, str], dict[str, reco
     found: dict[tuple[str, str], dict[str, records.Row]] = {}
     for row in rows:
         found.setdefault((row["net"], row["norm"]), {})[row["provider"]] = row
-    return {where: by_provider for where, by_provider in found.items() if "standard" in by_provider}
+    return {place: by_provider for place, by_provider in found.items() if "standard" in by_provider}
+
+
+def shown(found: Mapping[Any, Mapping[str, records.Row]]) -> list[str]:
+    """The providers that have rows, in their order."""
+    return [name for name in PROVIDERS if any(name in by_provider for by_provider in found.values())]
 
 
 def lines(rows: Iterable[records.Row]) -> Iterator[list[str]]:
     """A line for each net and norm, the passes of each provider over those of standard."""
     found = on_nets(rows)
-    shown = [name for name in PROVIDERS if any(name in by_provider for by_provider in found.values())]
-    yield ["net, threat, images", *shown]
+    columns = shown(found)
+    yield ["net, threat, images", *columns]
     for (net, norm), by_provider in found.items():
         base = by_provider["standard"]
         cells = [f"{net}, {SYMBOLS[norm]} {NETS[net].radii[norm]:.3g}, {base['images']}"]
-        for row in map(by_provider.get, shown):
+        for row in map(by_provider.get, columns):
             share = f" = {row['passes'] / base['passes']:.2f}×" if row and row is not base else ""
             cells.append(f"{row['robust']}, {row['passes']:,}{share}" if row else "")
         yield cells
@@ -99,11 +96,8 @@ def draw(stored: Iterable[records.Row]) -> None:
 
     inks = style.BLUE, style.GREEN, style.PURPLE, style.VERMILION, style.ORANGE
     found = on_nets(stored)
-    colors = {
-        name: ink
-        for name, ink in zip(PROVIDERS, inks, strict=True)
-        if any(name in rows for rows in found.values())
-    }
+    color_of = dict(zip(PROVIDERS, inks, strict=True))
+    colors = {name: color_of[name] for name in shown(found)}
     figure = style.new_figure(7.2, 3.7, "AutoAttack: accuracy left above that of “standard”, by passes")
     style.key(figure, 0.65, 0.45, [(name, "o", color) for name, color in colors.items()])
     for place, norm in enumerate(NORMS):
@@ -130,11 +124,8 @@ def draw(stored: Iterable[records.Row]) -> None:
                 axes.plot(*center, "o", color=color, markersize=9)
         axes.set_xlabel(f"{SYMBOLS[norm]}: passes an image", fontsize=9, color=style.INK)
     figure.axes[0].set_ylabel("points above standard", fontsize=9, color=style.INK)
-    path, told = (
-        ROOT / "docs" / "figures" / "frontier.png",
-        {"command": "python -m bench.suite.frontier", "seed": "0"},
-    )
-    style.save(figure, path, told)
+    told = {"command": "python -m bench.suite.frontier", "seed": "0"}
+    style.save(figure, ROOT / "docs" / "figures" / "frontier.png", told)
 
 
 def main() -> None:
