@@ -65,10 +65,10 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
     if version == "quick":
         twice = name == "apgd-margin" and not free
         first = ascent("apgd-ce-sharp", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)
-        linf, plain = problem.threat.norm == "linf", [ascent(name, dlr, 50)]
+        linf, untargeted = problem.threat.norm == "linf", [ascent(name, dlr, 50)]
         if sparse:  # the nearest three leave up to 3 images of 100 more
-            return [first, *(targeted(9, 50) or plain), search(200), proximal("last pdpgd")]
-        few = targeted(3, 75 if linf else 50, nearest=True) or plain
+            return [first, *(targeted(9, 50) or untargeted), search(200), proximal("last pdpgd")]
+        few = targeted(3, 75 if linf else 50, nearest=True) or untargeted
         if linf:
             return [first, *few, search(300), ascent("last apgd-ce-sharp", "ce_sharp")]
         return [first, proximal("pdpgd"), *few, search(100)]

@@ -275,7 +275,8 @@ class PGDTraining(Crafted):
     def _of_several(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int
     ) -> Callable[[], Tensor]:
-        choose = self.threat.choose if isinstance(self.threat, Several) else None
+        assert isinstance(self.threat, Several)
+        choose = self.threat.choose
         if choose in DRAWN:
             raise InputError(
                 f"choose: expected 'worst' or 'mean' in a call as a loss, which knows no other batch, got "
