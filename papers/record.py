@@ -47,7 +47,7 @@ class Settings:
 # by the least budget; those for a GPU follow from the time of a step there, and are not measured
 PLANS = {
     "tiny": {1: Settings(data="digits", model="small_cnn", width=4, precision="fp32", version="quick")},
-    "cpu": {1: Settings(width=16, batch_size=64, ema=0.99, precision="fp32")},
+    "cpu": {1: Settings(width=8, batch_size=64, ema=0.99, precision="fp32")},
     "gpu": {
         1: Settings(), 180: Settings(steps=7, compile=True), 600: Settings(steps=7, compile=True, ema=0.9995),
     },
