@@ -93,4 +93,4 @@ def arguments(x_adv: Tensor, x: Tensor, radius: PerRow, box: Box) -> Sample:
     """Check the public arguments and return them in the schema's order."""
     check_like(x_adv, x=x)
     radius, radius_rows = per_row("radius", radius, x)
-    return x_adv, x, radius, *limits(box), radius_rows
+    return x_adv, x, radius, *limits(box, x.dtype), radius_rows

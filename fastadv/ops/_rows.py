@@ -1,6 +1,6 @@
 """Batches as rows, values that are one number or one per row, and sums rounded so as to stay in the ball."""
 
-from math import inf
+from math import frexp, inf, isfinite, ldexp
 
 import torch
 from torch import Tensor
@@ -56,15 +56,24 @@ def check_column(name: str, value: Tensor, batch: Tensor, dtype: torch.dtype) ->
         )
 
 
-def limits(box: Box) -> tuple[float, float]:
-    """Return (lo, hi) of a box, where either may be infinite. Raises InputError unless lo < hi."""
+def limits(box: Box, dtype: torch.dtype = torch.float64) -> tuple[float, float]:
+    """Return (lo, hi) of a box as `dtype` holds it; either may be infinite. InputError unless lo < hi."""
     try:
         lo, hi = map(float, box)
     except (TypeError, ValueError):
         lo = hi = float("nan")
     if not lo < hi:
         raise InputError(f"box: expected (lo, hi) with lo < hi, got {box!r}")
-    return lo, hi
+    return held(lo, dtype), held(hi, dtype)
+
+
+def held(value: float, dtype: torch.dtype) -> float:
+    """Return the number of that dtype nearest to `value`: a point at the edge of the box is not beyond it."""
+    if not isfinite(value) or (value % 1 == 0 and abs(value) <= 256):
+        return value
+    about = torch.finfo(dtype)
+    unit = max(ldexp(about.eps, frexp(value)[1] - 1), about.tiny * about.eps)
+    return round(value / unit) * unit
 
 
 def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | None]:

@@ -61,4 +61,4 @@ def arguments(
         grad = grad.float()
     radius, radius_rows = per_row("radius", radius, x)
     step_size, step_size_rows = per_row("step_size", step_size, x)
-    return x_adv, grad, x, radius, step_size, *limits(box), radius_rows, step_size_rows
+    return x_adv, grad, x, radius, step_size, *limits(box, x.dtype), radius_rows, step_size_rows
