@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AutoAttackResult, Status, autoattack
+from fastadv.attacks import AutoAttackResult, OutsideTopK, Status, autoattack
 from fastadv.attacks.auto.run import Run
-from fastadv.attacks.auto.versions import components
+from fastadv.attacks.auto.versions import components, stages
 from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import Trial
@@ -78,12 +78,27 @@ FAB_T = ("fab-t", {"steps": 100, "targeted": True})
 SQUARE = ("square", {"queries": 5000, "rescale": False})
 
 
-def aimed(classes: int) -> tuple[str, dict[str, Any]]:
-    return ("apgd-t", {"loss": "dlr-targeted", "steps": 100, "classes": classes})
+MARGIN, PDPGD = ("apgd-margin", {"loss": "margin", "steps": 50}), {"steps": 300}
+LAST = ("last apgd-ce-sharp", SHARP[1])
 
 
-def several(name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return name, {**given, "restarts": 5}
+def aimed(classes: int, steps: int = 100, **more: bool) -> tuple[str, dict[str, Any]]:
+    return ("apgd-t", {"loss": "dlr-targeted", "steps": steps, "classes": classes, **more})
+
+
+def queries(count: int) -> tuple[str, dict[str, Any]]:
+    return ("square", {"queries": count})
+
+
+def several(name: str, given: dict[str, Any], count: int = 5) -> tuple[str, dict[str, Any]]:
+    return name, {**given, "restarts": count}
+
+
+def more(classes: int, nearest: bool) -> list[tuple[str, dict[str, Any]]]:
+    losses = [("apgd-margin", {**MARGIN[1], "steps": 100}), SHARP]
+    restarts = [several(f"restarts {name}", given) for name, given in losses]
+    targets = several("targets apgd-t", aimed(classes, nearest=nearest)[1], 2)
+    return [*restarts, targets, ("restarts square", queries(5000)[1])]
 
 
 @pytest.mark.parametrize(
@@ -94,17 +109,29 @@ def several(name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
         ("plus", "l2", 12, [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T]),
         ("rand", "linf", 12, [SHARP, DLR]),
+        ("quick", "linf", 12, [MARGIN, aimed(3, 75, nearest=True), queries(300), LAST]),
+        ("quick", "l2", 12, [MARGIN, ("pdpgd", PDPGD), aimed(3, 50, nearest=True), queries(100)]),
+        ("quick", "l1", 12, [MARGIN, aimed(9, 50), queries(200), ("last pdpgd", PDPGD)]),
+        ("strong", "l1", 12, [("pdpgd", PDPGD), *more(11, False)]),
+        ("strong", "linf", 22, more(30, True)),
         ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
         ("robustvlm", "l2", 2, [several(*CE)]),
     ],
 )
-def test_the_components_of_the_published_versions(version, norm, classes, expected):
-    """The numbers of Croce & Hein 2020 and of Schlarmann et al. 2024: restarts are 1 where none are named."""
+def test_the_components_of_the_versions(version, norm, classes, expected):
+    """Those of Croce & Hein 2020 and Schlarmann et al. 2024, and ours; restarts are 1 where none are named."""
     net, x = linear(classes), images(1, dtype=torch.float32)
     case = Task.of(freeze(net), x, labels(net, x), THREATS[norm](1e-6))
-    parts = components(version, Run(Trial(case), 0))
+    parts = (stages if version == "strong" else partial(components, version))(Run(Trial(case), 0))
     arguments = [{k: v for k, v in part.arguments.items() if (k, v) != ("restarts", 1)} for part in parts]
     assert list(zip([part.name for part in parts], arguments, strict=True)) == expected
+
+
+def test_quick_of_a_criterion_that_leads_to_no_class_begins_with_another_loss():
+    net, x = linear(6), images(1, dtype=torch.float32)
+    case = Task.of(freeze(net), x, labels(net, x), Linf(1e-6), criterion=OutsideTopK(2))
+    names = [part.name for part in components("quick", Run(Trial(case), 0))]
+    assert names == ["apgd-ce-sharp", "apgd-margin", "square", "last apgd-ce-sharp"]
 
 
 STRONG = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
