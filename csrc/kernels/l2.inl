@@ -52,6 +52,7 @@ bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, in
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{}),
               rate = static_cast<float>(scale);
   const double square = radius * radius;
+  if (!(square > 1e-24)) return false;  // shifts of such a length, and much longer ones, square to 0 in float
   const auto kept = [=](int64_t i) {
     const float center = load(x[i]), shift = (load(x_adv[i]) + rate * load(grad[i])) - center;
     const float room = (shift > 0 ? hi : lo) - center, size = shift * shift, cap = room * room;
@@ -69,7 +70,7 @@ bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, in
       store(out + i, clamp(round_towards(load(x_adv[i]) + rate * load(grad[i]), load(x[i]), T{}), lo, hi));
     return true;
   }
-  if (!(inside > square * (1 + 1e-5)) || !(inside < 1e30) || !(square > 1e-24)) return false;
+  if (!(inside > square * (1 + 1e-5)) || !(inside < 1e30)) return false;
   // F(u) >= u F(1), so the true u is at most this
   const double u = l2_solve(v, caps, cols, square, square / inside);
   if (!(u > 0)) return false;

@@ -136,3 +136,9 @@ def test_l2_closed_form_without_a_box(seed, cols):
     v = x_adv.double() - x.double()
     expected = x + v * (0.5 / v.norm(dim=1, keepdim=True)).clamp_max(1.0)
     assert torch.allclose(PROJECT["l2"](x_adv, x, 0.5, INFINITE).double(), expected, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("radius", [0.0, 1e-30])
+def test_l2_shifts_whose_squares_vanish_in_float(radius):
+    x = torch.zeros(1, 64)
+    assert float(norm(PROJECT["l2"](x + 1e-25, x, radius), x, "l2")) <= radius
