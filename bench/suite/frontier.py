@@ -63,11 +63,11 @@ def measured(net: str, norm: str, provider: str, given: Problem) -> records.Row:
     return row | {"robust": robust, "passes": passes, **where()}
 
 
-def on_nets(rows: Iterable[records.Row]) -> dict[tuple[str, str], dict[str, records.Row]]:
-    """By net and norm, and then by provider, where there is standard to compare with."""
-    found: dict[tuple[str, str], dict[str, records.Row]] = {}
+def on_nets(rows: Iterable[records.Row]) -> dict[tuple[str, str, int], dict[str, records.Row]]:
+    """By net, norm and images, and then by provider, where there is standard to compare with."""
+    found: dict[tuple[str, str, int], dict[str, records.Row]] = {}
     for row in rows:
-        found.setdefault((row["net"], row["norm"]), {})[row["provider"]] = row
+        found.setdefault((row["net"], row["norm"], row["images"]), {})[row["provider"]] = row
     return {place: by_provider for place, by_provider in found.items() if "standard" in by_provider}
 
 
@@ -81,9 +81,9 @@ def lines(rows: Iterable[records.Row]) -> Iterator[list[str]]:
     found = on_nets(rows)
     columns = shown(found)
     yield ["net, threat, images", *columns]
-    for (net, norm), by_provider in found.items():
+    for (net, norm, images), by_provider in found.items():
         base = by_provider["standard"]
-        cells = [f"{net}, {SYMBOLS[norm]} {NETS[net].radii[norm]:.3g}, {base['images']}"]
+        cells = [f"{net}, {SYMBOLS[norm]} {NETS[net].radii[norm]:.3g}, {images}"]
         for row in map(by_provider.get, columns):
             share = f" = {row['passes'] / base['passes']:.2f}×" if row and row is not base else ""
             cells.append(f"{row['robust']}, {row['passes']:,}{share}" if row else "")
@@ -113,7 +113,7 @@ def draw(stored: Iterable[records.Row]) -> None:
                     row["passes"] / row["images"],
                     100 * (row["robust"] - rows["standard"]["robust"]) / row["images"],
                 )
-                for (_, own), rows in found.items()
+                for (_, own, _), rows in found.items()
                 if own == norm and (row := rows.get(provider))
             ]
             for point in points:

@@ -119,7 +119,7 @@ def more(classes: int, nearest: bool) -> list[tuple[str, dict[str, Any]]]:
     ],
 )
 def test_the_components_of_the_versions(version, norm, classes, expected):
-    """Those of Croce & Hein 2020 and Schlarmann et al. 2024, and ours; restarts are 1 where none are named."""
+    """Those of Croce & Hein 2020 and Schlarmann et al. 2024, and ours; restarts are 1 where not named."""
     net, x = linear(classes), images(1, dtype=torch.float32)
     case = Task.of(freeze(net), x, labels(net, x), THREATS[norm](1e-6))
     parts = (stages if version == "strong" else partial(components, version))(Run(Trial(case), 0))
@@ -180,7 +180,9 @@ def test_gradients_that_are_not_finite_are_told_although_square_needs_none(versi
 
 
 @pytest.mark.parametrize("layer", HIDING)
-def test_quick_searches_longer_where_no_gradient_leads(layer: nn.Module) -> None:
+def test_quick_searches_longer_where_no_gradient_leads(
+    layer: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a model that hides the gradient of bright images alone, the others get no more queries."""
     x, net = images(24), mlp(4)
     bright, hides = x[:, 0, 0, 0] > 0.5, nn.Sequential(layer, net)
@@ -188,7 +190,9 @@ def test_quick_searches_longer_where_no_gradient_leads(layer: nn.Module) -> None
     def patchy(x: Tensor) -> Tensor:
         return torch.where(x[:, :1, 0, 0] > 0.5, hides(x), net(x))
 
+    calls = spied(monkeypatch, "square")
     out, _, y = run(patchy, Linf(0.02), x, version="quick")
+    assert {"queries": 5000, "rescale": False}.items() <= calls[-1][1].items()
     left = torch.tensor([name in ("", "standard square") for name in out.by])
     assert "zero_gradient" in names(out)
     assert 0 < out.costs["standard square"].samples == int((left & bright).sum()) < int(left.sum())
@@ -221,9 +225,15 @@ def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
     assert not [flag for flag in table["autoattack"].flags if flag.startswith("square")]
 
 
-def test_the_strongest_point_of_the_first_stands_for_samples_that_hold() -> None:
-    out, x, _ = run(mlp(5), threat("linf", 1e-3), images(8), version=["apgd-ce", "square"])
+def test_the_strongest_point_of_the_first_stands_for_samples_that_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = spied(monkeypatch, "apgd", "fab")
+    out, x, _ = run(mlp(5), threat("linf", 1e-3), images(8), version=["apgd-ce", "fab", "square"])
     assert not out.success.any()
+    ends = [found.unfinished.float() for *_, found in calls]
+    assert torch.equal(out.unfinished, torch.fmin(*ends))
+    assert not torch.equal(*ends)
     first, _, _ = run(mlp(5), threat("linf", 1e-3), images(8), version=["apgd-ce"])
     assert torch.equal(out.x_adv, first.x_adv)
     assert (out.x_adv != x).flatten(1).any(1).all()

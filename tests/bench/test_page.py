@@ -1,8 +1,10 @@
 """README's line, the tables, the figure and the pages show all stored rows, those that lose too."""
 
+from bench import records
 from bench.page import anchor, calls, corruptions, table
 from bench.page.table import ENTRIES, Rows, name
-from bench.suite import wall
+from bench.suite import frontier, wall
+from fastadv.text import in_markdown
 from tests.parity.store import STORES, stored
 
 STORED, MACHINES = Rows.stored(), anchor.stored()
@@ -19,6 +21,13 @@ class TestPage:
 
     def test_the_figure_shows_the_stored_rows(self):
         assert calls.up_to_date("speed.png", calls.shown(calls.newest())), "run python -m bench.page"
+
+    def test_the_frontier_shows_the_stored_rows_and_compares_those_of_the_same_images(self):
+        rows = [*records.recorded(records.RESULTS / "frontier.jsonl")]
+        page = (records.RESULTS / "autoattack.md").read_text()
+        assert in_markdown([*frontier.lines(rows)], names=4) in page
+        mixed = [row | {"images": 7} if row["provider"] == "quick" else row for row in rows]
+        assert "quick" not in next(frontier.lines(mixed))
 
     def test_no_line_is_missing(self):
         assert [entry.label for entry in ENTRIES if not table.chosen(entry, STORED)] == []
