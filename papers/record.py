@@ -119,8 +119,7 @@ def judged(
     kept: dict[str, Any] = {"run_dir": folder, "resume": True, "progress": progress}
     found = fa.evaluate(model, test_set, attack, threat=THREAT, limit=count, **kept)
     shares = {"clean": found.clean_accuracy, "robust": found["AutoAttack"].robust_accuracy}
-    took = found["AutoAttack"].seconds
-    return {"images": found.n, **shares, "seconds": took, "verdict": found.verdict}
+    return {"images": found.n, **shares, "seconds": found["AutoAttack"].seconds, "verdict": found.verdict}
 
 
 def run(

@@ -171,11 +171,12 @@ def do(asked: Namespace, watch: study.Watch) -> Iterator[Any]:
     if asked.budget:
         yield from record.do(asked, watch)
         return
+    if (asked.seeds, asked.images) != (1, 10_000):
+        parser().error("--seeds and --images: expected --budget with them, got none; give its seconds")
     settings = replace(SCALES[asked.scale or "tiny"], seed=asked.seed)
     load = partial(study.load_images, settings.data, data_dir=asked.data_dir)
     train_set, test_set = load("train", limit=settings.images), load("test")
-    result = run(settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked))
-    yield result
+    yield (result := run(settings, train_set, test_set, asked.run_dir, watch, device=c.device_of(asked)))
     c.print_table("Adversarial training", table(result), notes(result))
     files = {"all figures as JSON": study.RESULTS, "the report": study.REPORT}
     c.say_where({what: asked.run_dir / file for what, file in files.items()})

@@ -120,6 +120,7 @@ def test_two_parts_of_goodfellow(run, monkeypatch, folder):
         ("ilyas2019 features --radius inf", "radius: expected a finite number > 0, got inf"),
         ("ilyas2019 pipeline --scale gpu --architecture resnet19", "got resnet19"),
         ("ilyas2019 pipeline --stages nets,set", "got set"),
+        ("training --seeds 5", "--seeds and --images: expected --budget"),
         ("training --device nowhere", "'nowhere' is not there"),
         ("smoothing --seed -1", "expected at least 0 and"),
         ("smoothing --wrong", "unrecognized arguments: --wrong; see python -m papers.smoothing --help"),
