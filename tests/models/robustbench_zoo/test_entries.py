@@ -53,6 +53,8 @@ def test_images_and_figures_of_imagenet_are_those_of_its_leaderboard():
     best = find("Liu2023Comprehensive_Swin-L")
     assert (best.clean, best.robust, best.preprocessing) == (78.92, 59.56, "BicubicRes256Crop224")
     assert find("imagenet/Wong2020Fast").shape == (3, 288, 288)
+    xcits = [find(f"Debenedetti2022Light_XCiT-{size}12").net.options for size in "ML"]
+    assert xcits == [{"depth": 12, "eta": 1.0}] * 2  # of networks of timm with 24 blocks and another eta
 
 
 @pytest.mark.parametrize(
