@@ -86,6 +86,74 @@ inline double l1_solve(const double* w, const double* rooms, int64_t cols, doubl
   return above;
 }
 
+// The loops over a run. Each takes values and is a function of its own, as compilers vectorize none whose
+// operands they may have to load again.
+
+// The sum of the sizes of a run at t = 0.
+template <class T, class Point>
+[[gnu::noinline]] double l1_kept(Point point, const T* x, L1Run run, Box box) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = run.from; i < run.to; ++i) {
+    const double center = load(x[i]), v = point(i, run.least) - center + run.extra;
+    const double size = std::fabs(v), room = v > 0 ? box.hi - center : center - box.lo;
+    const double kept = size < room ? size : room;
+    sum += size > 0 ? kept : 0.0;
+  }
+  return sum;
+}
+
+// Write |v| of a run in float, and return whether one reaches `bar`.
+template <class T, class Point>
+[[gnu::noinline]] bool l1_reach(Point point, const T* x, L1Run run, float bar, float* apart) {
+  float most = -1;  // NaN reaches nothing
+#pragma omp simd reduction(max : most)
+  for (int64_t i = run.from; i < run.to; ++i) {
+    const float size = std::fabs(point(i, run.least) - load(x[i]));
+    apart[i - run.from] = size;
+    most = size > most ? size : most;
+  }
+  return most >= bar;
+}
+
+// Whether a coordinate of a run has more than `bar`, or is NaN.
+template <class T, class Point>
+[[gnu::noinline]] bool l1_moves(Point point, const T* x, L1Run run, float bar) {
+  int moves = 0;
+#pragma omp simd reduction(| : moves)
+  for (int64_t i = run.from; i < run.to; ++i)
+    moves |= std::fabs(point(i, run.least) - load(x[i])) < bar ? 0 : 1;
+  return moves;
+}
+
+// Whether a coordinate of a run is outside of [first, last], or NaN, or its center is.
+template <class T, class Point>
+[[gnu::noinline]] bool l1_leaves(Point point, const T* x, L1Run run, float first, float last) {
+  int leaves = 0;
+#pragma omp simd reduction(| : leaves)
+  for (int64_t i = run.from; i < run.to; ++i) {
+    const float at = point(i, run.least), apart = at - load(x[i]);
+    const int low = at >= first ? 0 : 1, high = at <= last ? 0 : 1, nan = apart == apart ? 0 : 1;
+    leaves |= low | high | nan;
+  }
+  return leaves;
+}
+
+// Write the projection of a run.
+template <class T, class Point>
+[[gnu::noinline]] void l1_write(T* out, Point point, const T* x, L1Run run, double t, Box box, float lo,
+                                float hi) {
+#pragma omp simd
+  for (int64_t i = run.from; i < run.to; ++i) {
+    const float center = load(x[i]);
+    const double v = point(i, run.least) - static_cast<double>(center) + run.extra;
+    const double past = std::fabs(v) - t, room = v > 0 ? box.hi - center : center - box.lo;
+    const double most = past > room ? room : past, size = past < 0 ? 0.0 : most;  // NaN stays
+    const double shift = (v > 0 ? size : -size) + (v - v);                        // and comes of infinity
+    store(out + i, clamp(add_towards(center, shift, T{}), lo, hi));
+  }
+}
+
 // List w and room of the coordinates with w > least in every `stride`-th run, and return their number.
 // `point(i, least)` is a coordinate after the ascent.
 template <class T, class Point>
@@ -96,13 +164,7 @@ int64_t l1_list(const Point& point, const T* x, int64_t cols, int64_t stride, co
   l1_runs(cols, kL1Run, stride, ascent, [&](L1Run run) {
     float apart[kL1Run];
     int64_t near[kL1Run], count = 0;
-    int any = run.extra != 0;
-#pragma omp simd reduction(| : any)
-    for (int64_t i = run.from; i < run.to; ++i) {
-      apart[i - run.from] = std::fabs(point(i, run.least) - load(x[i]));
-      any |= apart[i - run.from] >= bar;
-    }
-    if (!any) return;
+    if (!l1_reach(point, x, run, bar, apart) && run.extra == 0) return;
     for (int64_t i = run.from; i < run.to; ++i) {
       near[count] = i;
       count += apart[i - run.from] >= bar || run.extra != 0;
@@ -122,16 +184,7 @@ double l1_threshold(const Point& point, const T* x, int64_t cols, const L1Ascent
                     Box box, Scratch scratch) {
   if (!(radius > 0)) return HUGE_VAL;  // NaN, too: nothing moves
   double kept = 0, *w = scratch.doubles, *rooms = w + cols;
-  l1_runs(cols, cols, 1, ascent, [&](L1Run run) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = run.from; i < run.to; ++i) {
-      const double center = load(x[i]), v = point(i, run.least) - center + run.extra;
-      const double size = std::fabs(v), room = l1_room(v, center, box);
-      sum += size > 0 ? std::min(size, room) : 0.0;
-    }
-    kept += sum;
-  });
+  l1_runs(cols, cols, 1, ascent, [&](L1Run run) { kept += l1_kept(point, x, run, box); });
   if (kept <= radius * kRounding) return 0.0;
   const auto solve = [&](int64_t stride, double limit, double least) {
     const int64_t listed = l1_list(point, x, cols, stride, ascent, box, least, w, rooms);
@@ -156,12 +209,8 @@ void l1_project(T* out, const Point& point, const T* x, int64_t cols, const L1As
   const float bar = rounded_down(t);  // a difference that rounds to less is less than t
   const float first = -rounded_down(-box.lo), last = rounded_down(box.hi);
   l1_runs(cols, kL1Run, 1, ascent, [&](L1Run run) {
-    int moves = run.extra != 0;
-#pragma omp simd reduction(| : moves)
-    for (int64_t i = run.from; i < run.to; ++i) {
-      const float at = point(i, run.least), shift = std::fabs(at - load(x[i]));
-      moves |= t > 0 ? !(shift < bar) : !((at >= first) & (at <= last) & (shift >= 0));  // of NaN, too
-    }
+    const bool moves =
+        run.extra != 0 || (t > 0 ? l1_moves(point, x, run, bar) : l1_leaves(point, x, run, first, last));
     if (!moves && t > 0) {
 #pragma omp simd
       for (int64_t i = run.from; i < run.to; ++i) store(out + i, clamp(load(x[i]), lo, hi));
@@ -172,14 +221,6 @@ void l1_project(T* out, const Point& point, const T* x, int64_t cols, const L1As
       for (int64_t i = run.from; i < run.to; ++i) store(out + i, point(i, run.least));
       return;
     }
-#pragma omp simd
-    for (int64_t i = run.from; i < run.to; ++i) {
-      const float center = load(x[i]);
-      const double v = point(i, run.least) - static_cast<double>(center) + run.extra;
-      const double past = std::fabs(v) - t, room = l1_room(v, center, box);
-      const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
-      const double shift = (v > 0 ? size : -size) + (v - v);           // and comes of infinity
-      store(out + i, clamp(add_towards(center, shift, T{}), lo, hi));
-    }
+    l1_write(out, point, x, run, t, box, lo, hi);
   });
 }
