@@ -45,14 +45,16 @@ def autoattack(
       and the targeted attacks.
     - "rand": APGD on both losses, each gradient the mean of 20 passes. One more pass of the whole batch
       decides which samples are broken, so robust accuracy comes out higher than by the authors' count.
-    - "quick": APGD on the margin (50 steps); then in Linf APGD on DLR for the three classes nearest by the
-      gradient (75 steps each), 300 queries of Square, and APGD on "ce_sharp" (100 steps); in L2 PDPGD (300
-      steps), the three classes (50 steps each), and 100 queries; in L1 nine classes (50 steps each), 200
-      queries, and PDPGD. Samples whose gradients were all zero or not finite get the 5,000 queries of
-      "standard". It takes about an eighth of the passes of "standard", in L1 a fifth.
-    - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the margin
-      and on "ce_sharp"; targeted APGD on DLR for all classes, or for the 30 nearest of more than 20, with two
-      restarts; and Square again. It takes about twice the passes of "standard".
+    - "quick": APGD on the margin; then in Linf APGD that begins in balls of 1.5 to 3 times the radius: for
+      the three classes nearest by the gradient (40 steps each), on the margin (50 steps) in five attempts,
+      and on "ce_sharp" (100 steps), and 60 queries of Square; in L2 PDPGD (300 steps), the three classes on
+      DLR (50 steps each), and 100 queries; in L1 nine classes (50 steps each), 200 queries, and PDPGD.
+      Samples whose gradients were all zero or not finite get the 5,000 queries of "standard". It takes about
+      an eighth of the passes of "standard", in L1 a fifth.
+    - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the
+      margin, from a ball of twice the radius, and on "ce_sharp"; targeted APGD on DLR for all classes, or for
+      the 30 nearest of more than 20, with two restarts; and Square again. It takes about twice the passes of
+      "standard".
     - "robustvlm": APGD on the cross-entropy with five restarts and targeted APGD on DLR for nine classes (100
       steps each), the zero-shot evaluation of Robust CLIP; of two classes the first alone. It has no search
       without gradients: where gradients are masked, take "standard".
@@ -98,7 +100,7 @@ def autoattack(
     listed += stages(run) if strong else []
     for component in listed:
         run.component(component)
-    if version == "quick":  # 200 queries are few where no other attack can see
+    if version == "quick":  # its queries are few where no other attack can see
         run.component(replace(search(5000, rescale=False), name="standard square"), run.unseen())
     if version == "standard" and threat.norm != "linf" and len(run.left):
         run.note(f'version="strong" also minimizes the {threat.symbol} norm, which may break more')

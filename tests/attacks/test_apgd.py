@@ -13,9 +13,10 @@ from fastadv.attacks import AttackResult, Status, apgd, core, fab
 from fastadv.attacks.apgd import nearest_classes
 from fastadv.attacks.methods import full_batches
 from fastadv.threat import L1, L2, THREATS, Linf
+from tests.refusals import refuses
 
 from .halfspaces import nearest, problem
-from .nets import images, labeled, labels, linear, mlp
+from .nets import images, labeled, labels, linear, mlp, threat
 from .watched import firm
 
 NORMS = ["linf", "l2", "l1"]
@@ -243,3 +244,29 @@ def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPat
         assert not out.zero_gradient.any()
     for out in both(monkeypatch, apgd, model, x, y, Linf(0.1), classes=2, **targets):
         assert out.zero_gradient.all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_larger_balls_come_first_and_leave_no_point_outside(norm: str) -> None:
+    """The model tells the points of the first steps, beyond the ball of the result."""
+    net, x = mlp(dtype=torch.float32), images(12, dtype=torch.float32)
+    y, inside, seen = labels(net, x), threat(norm), list[Tensor]()
+
+    def model(points: Tensor) -> Tensor:
+        seen.append(points.detach())
+        logits: Tensor = net(points)
+        return logits
+
+    out = apgd(model, x, y, inside, steps=10, larger=(2.0, 1.5), stop_early=False)
+    whole = (points for points in seen if len(points) == len(x))
+    far = [round(float((inside.distance(points, x) / inside.radius).max()), 3) for points in whole]
+    begun = far.index(2.0)
+    between = far.index(1.5, begun)
+    assert between > begun
+    assert max(far[between:]) == 1.5
+    assert far[-3:] == [1.0] * 3
+    assert inside.contains(out.x_adv, x).all()
+    plain = apgd(net, x, y, inside, steps=10, stop_early=False, larger=())
+    assert torch.equal(plain.x_adv, apgd(net, x, y, inside, steps=10, stop_early=False).x_adv)
+    for wrong in ((0.5,), (2.0, 2.0, 2.0, 2.0), ("2",)):
+        refuses("larger", apgd, net, x, y, inside, larger=wrong)

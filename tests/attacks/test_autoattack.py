@@ -79,11 +79,24 @@ SQUARE = ("square", {"queries": 5000, "rescale": False})
 
 
 MARGIN, PDPGD = ("apgd-margin", {"loss": "margin", "steps": 50}), {"steps": 300}
-LAST = ("last apgd-ce-sharp", SHARP[1])
+BRIEF = ("apgd-margin", {"loss": "margin", "steps": 30})
 
 
 def aimed(classes: int, steps: int = 100, **more: bool) -> tuple[str, dict[str, Any]]:
     return ("apgd-t", {"loss": "dlr-targeted", "steps": steps, "classes": classes, **more})
+
+
+def wider(name: str, loss: str, *larger: float, steps: int = 50, **more: int) -> tuple[str, dict[str, Any]]:
+    return name, {"loss": loss, "steps": steps, "larger": [*larger], **more}
+
+
+WIDE = [
+    wider("apgd-t", "margin-targeted", 2.0, steps=40, classes=3, nearest=True),
+    wider("double apgd-margin", "margin", 2.0, restarts=3),
+    wider("double apgd-ce-sharp", "ce_sharp", 2.0, 1.5, steps=100),
+    wider("wider apgd-margin", "margin", 1.5),
+    wider("triple apgd-margin", "margin", 3.0),
+]
 
 
 def queries(count: int) -> tuple[str, dict[str, Any]]:
@@ -94,8 +107,8 @@ def several(name: str, given: dict[str, Any], count: int = 5) -> tuple[str, dict
     return name, {**given, "restarts": count}
 
 
-def more(classes: int, nearest: bool) -> list[tuple[str, dict[str, Any]]]:
-    losses = [("apgd-margin", {**MARGIN[1], "steps": 100}), SHARP]
+def more(classes: int, nearest: bool, larger: Any = None) -> list[tuple[str, dict[str, Any]]]:
+    losses = [("apgd-margin", {**MARGIN[1], "steps": 100, "larger": larger}), SHARP]
     restarts = [several(f"restarts {name}", given) for name, given in losses]
     targets = several("targets apgd-t", aimed(classes, nearest=nearest)[1], 2)
     return [*restarts, targets, ("restarts square", queries(5000)[1])]
@@ -109,11 +122,11 @@ def more(classes: int, nearest: bool) -> list[tuple[str, dict[str, Any]]]:
         ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
         ("plus", "l2", 12, [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T]),
         ("rand", "linf", 12, [SHARP, DLR]),
-        ("quick", "linf", 12, [MARGIN, aimed(3, 75, nearest=True), queries(300), LAST]),
+        ("quick", "linf", 12, [BRIEF, *WIDE, queries(60)]),
         ("quick", "l2", 12, [MARGIN, ("pdpgd", PDPGD), aimed(3, 50, nearest=True), queries(100)]),
         ("quick", "l1", 12, [MARGIN, aimed(9, 50), queries(200), ("last pdpgd", PDPGD)]),
         ("strong", "l1", 12, [("pdpgd", PDPGD), *more(11, False)]),
-        ("strong", "linf", 22, more(30, True)),
+        ("strong", "linf", 22, more(30, True, [2.0])),
         ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
         ("robustvlm", "l2", 2, [several(*CE)]),
     ],
@@ -131,7 +144,7 @@ def test_quick_of_a_criterion_that_leads_to_no_class_begins_with_another_loss():
     net, x = linear(6), images(1, dtype=torch.float32)
     case = Task.of(freeze(net), x, labels(net, x), Linf(1e-6), criterion=OutsideTopK(2))
     names = [part.name for part in components("quick", Run(Trial(case), 0))]
-    assert names == ["apgd-ce-sharp", "apgd-margin", "square", "last apgd-ce-sharp"]
+    assert names == ["apgd-ce-sharp", "apgd-margin", *(name for name, _ in WIDE[1:]), "square"]
 
 
 STRONG = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
@@ -239,13 +252,15 @@ def test_the_first_ones_strongest_point_stands_for_samples_that_hold(monkeypatch
 
 def test_a_randomized_function_without_a_gradient_keeps_what_square_finds():
     net, x = mlp().eval(), images(6)
-    y, draw = net(x).argmax(1), torch.Generator().manual_seed(0)
+    y = net(x).argmax(1)
 
-    def noisy(x):
+    def noisy(x, draw):
         with torch.no_grad():
             logits = net(x)
             return logits + 0.05 * torch.randn(logits.shape, generator=draw)
 
-    out = [autoattack(noisy, x, y, Linf(0.1), version="quick", seed=seed) for seed in range(2)]
+    draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+    nets = [partial(noisy, draw=draw) for draw in draws]
+    out = [autoattack(net, x, y, Linf(0.1), version="quick", seed=seed) for seed, net in enumerate(nets)]
     assert all("square" in result.costs for result in out)
     assert any(result.success.any() for result in out)

@@ -44,7 +44,7 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
     def targeted(count: int, steps: int = 100, **more: Any) -> list[Component]:
         count = min(count, classes)
         if free:
-            return [ascent("apgd-t", f"{dlr}-targeted", steps, classes=count, **more)]
+            return [ascent("apgd-t", **{"loss": f"{dlr}-targeted", **more}, steps=steps, classes=count)]
         # another loss would not lead to another class: restarts of one attack, under their own name
         return [] if problem.targets is not None else [ascent(name, dlr, steps, restarts=count)]
 
@@ -65,12 +65,20 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
     if version == "quick":
         twice = name == "apgd-margin" and not free
         first = ascent("apgd-ce-sharp", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)
-        linf, untargeted = problem.threat.norm == "linf", [ascent(name, dlr, 50)]
+        untargeted = [ascent(name, dlr, 50)]
         if sparse:  # the nearest three leave up to 3 images of 100 more
             return [first, *(targeted(9, 50) or untargeted), search(200), proximal("last pdpgd")]
-        few = targeted(3, 75 if linf else 50, nearest=True) or untargeted
-        if linf:
-            return [first, *few, search(300), ascent("last apgd-ce-sharp", "ce_sharp")]
+        if problem.threat.norm == "linf":
+            brief = replace(first, arguments={**first.arguments, "steps": 30})
+            few = targeted(3, 40, nearest=True, loss="margin-targeted", larger=[2.0]) or untargeted
+            wide = [
+                ascent("double apgd-margin", "margin", 50, larger=[2.0], restarts=3),
+                ascent("double apgd-ce-sharp", "ce_sharp", larger=[2.0, 1.5]),
+                ascent("wider apgd-margin", "margin", 50, larger=[1.5]),
+                ascent("triple apgd-margin", "margin", 50, larger=[3.0]),
+            ]
+            return [brief, *few, *wide, search(60)]
+        few = targeted(3, 50, nearest=True) or untargeted
         return [first, proximal("pdpgd"), *few, search(100)]
     if version == "plus":
         both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]
@@ -124,13 +132,13 @@ def _named(parts: Sequence[str], known: dict[str, Component]) -> list[Component]
 def stages(run: Run) -> list[Component]:
     """Return what "strong" adds, in its order: nothing that depends on how other samples fared."""
     classes, free = run.trial.clean.shape[1] - 1, aims(run)
-    dlr = "dlr" if run.plain else "margin"
-    plan = []
-    if run.trial.problem.threat.norm != "linf":
+    norm, dlr = run.trial.problem.threat.norm, "dlr" if run.plain else "margin"
+    plan, sparse = [], norm == "l1"
+    if norm != "linf":
         # attacks that minimize the norm break samples there that no ascent in the ball does
         plan.append(proximal("pdpgd"))
     plan += [
-        ascent("restarts apgd-margin", "margin", restarts=RESTARTS),
+        ascent("restarts apgd-margin", "margin", restarts=RESTARTS, larger=None if sparse else [2.0]),
         ascent("restarts apgd-ce-sharp", "ce_sharp", restarts=RESTARTS),
     ]
     if free:
