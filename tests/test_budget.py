@@ -13,21 +13,21 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 48_700,
+    "fastadv": 49_400,
     "fastadv/adapters": 535,
-    "fastadv/attacks": 12_750,
+    "fastadv/attacks": 13_020,
     "fastadv/certify": 880,
-    "fastadv/cli": 2_300,
+    "fastadv/cli": 2_380,
     "fastadv/data": 4_280,
     "fastadv/demo": 390,
     "fastadv/engine": 4_220,
-    "fastadv/evaluation": 4_060,
+    "fastadv/evaluation": 4_300,
     "fastadv/models": 3_870,
     "fastadv/ops": 7_000,
     "fastadv/runs": 1_180,
     "fastadv/threat": 1_170,
-    "fastadv/train": 4_880,
-    "tests": 45_400,
+    "fastadv/train": 4_910,
+    "tests": 45_750,
     "bench": 5_100,
     "papers": 5_600,
     "papers/tests": 1_900,
@@ -35,7 +35,7 @@ LINES = {
 }
 APART = {"papers": "papers/tests"}  # counted by itself
 FILES = {"fastadv": (352, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 46_900  # of README and docs
+WORDS = 46_000  # of README and docs
 SLACK = 1.03
 DECISIONS = {"fastadv/attacks/core": 20.8, "fastadv/engine": 24.0}
 
