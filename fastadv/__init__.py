@@ -10,6 +10,7 @@ that the kernels serve.
 """
 
 import gc as _gc
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 # torch first: the extension then shares its OpenMP runtime
 import torch as _torch
@@ -41,6 +42,7 @@ finally:
     if _collects:
         _gc.enable()
 
+from fastadv._checks import unknown as _unknown
 from fastadv.attacks.core.criterion import Goal as _Goal
 from fastadv.attacks.criteria.signs import OneLogit as _OneLogit
 from fastadv.attacks.masking.flags import Cost as _Cost
@@ -118,3 +120,10 @@ __all__ = [
     "train",
     "transferability",
 ]
+
+if not _TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Say which public name, or which attack, was meant."""
+        names = [*__all__, *attacks.__all__]
+        raise _unknown(__name__, name, names, lambda one: one if one in __all__ else f"attacks.{one}")

@@ -129,14 +129,22 @@ def check_seed(seed: Any, name: str = "seed") -> int:
     return seed
 
 
-def meant(name: Any, known: Iterable[str]) -> str:
+def meant(name: Any, known: Iterable[str], written: Callable[[str], str] = str) -> str:
     """Return which of the known names, also of options, was meant, as the end of an error; "" for none."""
     plain = {one.lstrip("-").replace("-", "_").lower(): one for one in known}
     word = str(name).lstrip("-").replace("-", "_").lower()
     word = SYNONYMS.get(word, word)
     swapped = [one for one in plain if sorted(one) == sorted(word)]
     near = [word] if word in plain else [*dict.fromkeys([*swapped, *get_close_matches(word, plain, 2)])][:2]
-    return f"; did you mean {' or '.join(repr(plain[one]) for one in near)}?" if near else ""
+    return f"; did you mean {' or '.join(repr(written(plain[one])) for one in near)}?" if near else ""
+
+
+def unknown(
+    module: str, name: str, known: Iterable[str], written: Callable[[str], str] = str
+) -> AttributeError:  # fmt: skip
+    """Return the error for a name that a module does not have."""
+    near = "" if name.startswith("_") else meant(name, known, written)
+    return AttributeError(f"module {module!r} has no attribute {name!r}{near}")
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,8 +1,9 @@
 """Packages that some calls need and the base does not: each is asked for here, by the call that needs it."""
 
 import importlib.util
+from typing import Any
 
-from fastadv.errors import MissingExtraError
+from fastadv.errors import InputError, MissingExtraError
 
 # package as it is imported: (extra of pyproject.toml that brings it, what needs it)
 EXTRAS = {
@@ -35,3 +36,17 @@ def need(package: str) -> None:
     """Raise MissingExtraError, which names the command that helps, where a package is missing."""
     if lack := lacks(package):
         raise MissingExtraError(lack, name=package)
+
+
+def own(what: str, name: str) -> Any:
+    """Return what `package.module:function` names; InputError where there is no such function."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None)
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{what} {name!r}: {error}; put its folder on PYTHONPATH or install it") from error
+    if not callable(found):
+        raise InputError(f"{what} {name!r}: module {module_name} has no function {attribute!r}")
+    return found

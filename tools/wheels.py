@@ -55,7 +55,7 @@ def make_sdist(tools: Path, out: Path) -> Path:
     (sdist,) = out.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
-    modules = (ROOT / "setup.py", ROOT / "fastadv_command.py", *(ROOT / "fastadv").rglob("*.py"))
+    modules = (ROOT / "setup.py", *ROOT.glob("fastadv_*.py"), *(ROOT / "fastadv").rglob("*.py"))
     for path in [*(ROOT / "csrc").rglob("*.*"), *modules]:
         assert str(path.relative_to(ROOT)) in names, f"{sdist.name} lacks {path.relative_to(ROOT)}"
     assert not [name for name in names if name.startswith(("tests/", "bench/", "docs/"))]
@@ -148,7 +148,18 @@ OF_SOURCES = [
     "--deselect=tests/ops/registration/test_adapter.py::"
     "test_the_processor_is_asked_for_every_feature_the_sources_are_compiled_for",
 ]
-SOURCES = {"fastadv", "fastadv_command.py", "csrc", "build", "dist", "runs", "sets", ".git", ".venv"}
+SOURCES = {
+    "fastadv",
+    "fastadv_command.py",
+    "fastadv_pytest.py",
+    "csrc",
+    "build",
+    "dist",
+    "runs",
+    "sets",
+    ".git",
+    ".venv",
+}
 
 
 def shown(rows: list[dict[str, str]]) -> str:

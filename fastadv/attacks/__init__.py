@@ -8,14 +8,15 @@ few parameters, `DENSE_ATTACKS` those that need a class at each position.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fastadv._checks import unknown
 from fastadv.attacks import rules as rules
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
-from fastadv.attacks.core.card import REGISTRY, Attack
+from fastadv.attacks.core.card import ATTACKS, REGISTRY, Attack
 from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, Unless, WrongBy
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.criteria.beyond import Beyond
@@ -64,8 +65,14 @@ __all__ = [
 
 universal: Callable[..., Any]  # fastadv/train/universal.py, named here by fastadv/__init__.py
 
-ATTACKS: dict[str, Attack] = {name: card for name, card in sorted(REGISTRY.items()) if not card.requires}
+for _name in sorted(ATTACKS):
+    ATTACKS[_name] = ATTACKS.pop(_name)
 ABS_ATTACKS: dict[str, Attack] = {"latent_descent": REGISTRY["latent_descent"]}
 PARAMETER_ATTACKS: dict[str, Attack] = {"grid": REGISTRY["grid"]}
 DENSE_ATTACKS: dict[str, Attack] = {name: REGISTRY[name] for name in ("sea", "segpgd")}
 SUBSTITUTE_ATTACKS: dict[str, Attack] = {"transfer": REGISTRY["transfer"]}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise unknown(__name__, name, __all__)

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_choice
-from fastadv.attacks import ATTACKS, AttackResult, Signs
+from fastadv.attacks import Attack, AttackResult, Signs
+from fastadv.attacks.core.card import card_of
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import NOTHING_KEPT, print_results, progress, say_where, write_samples
@@ -22,7 +22,10 @@ from fastadv.threat import THREATS
 
 # Values that the command line sets where the function leaves them open
 DEFAULTS = {"steps": 40, "queries": 1000}
-ATTACK = f"{', '.join(o.registry())}; or with arguments, pgd:steps=100."
+ATTACK = (
+    f"{', '.join(o.registry())}; with arguments, pgd:steps=100; or your own as package.module:function, a "
+    "function (model, x, y), with arguments behind another colon."
+)
 Criterion = Literal["signs"]
 CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
 CRITERIA = {"signs": Signs()}
@@ -36,29 +39,33 @@ class NamedAttack:
     name: str
     label: str
     norm: str
-    function: Callable[..., AttackResult]
+    card: Attack
     arguments: Mapping[str, Any]
     used: frozenset[str]  # the shared options that it takes
-    minimal: bool
     radius: float  # inf for a minimum-norm attack without bound
     criterion: Mapping[str, str]
 
     @property
+    def minimal(self) -> bool:
+        return self.card.minimal
+
+    @property
     def config(self) -> dict[str, Any]:
-        threat = {"norm": self.norm, "radius": self.radius}
+        threat = {"norm": self.norm, "radius": self.radius} if self.card.takes("threat") else {}
         return {"attack": self.name, **threat, **self.arguments, **self.criterion}
 
     @property
     def title(self) -> str:
         """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
-        defaults = {key: argument.default for key, argument in ATTACKS[self.name].parameters.items()}
+        defaults = {key: argument.default for key, argument in self.card.parameters.items()}
         steps = {**defaults, **self.arguments}
-        name = self.name.upper() if len(self.name) <= 5 else self.name  # acronyms
+        name = self.card.name.upper() if len(self.card.name) <= 5 else self.card.name  # acronyms
         name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
         name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
         parts = self.label.partition(":")[2].split(",")
         others = [part for part in parts if part and part.split("=")[0] not in TITLED]
-        return ", ".join([name, threat_text(THREATS[self.norm](self.radius)), *others])
+        within = [threat_text(THREATS[self.norm](self.radius))] if self.card.takes("threat") else []
+        return ", ".join([name, *within, *others])
 
     @property
     def run(self) -> Callable[..., AttackResult]:
@@ -67,8 +74,9 @@ class NamedAttack:
         return run
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
-        bound = {key: CRITERIA[name] for key, name in self.criterion.items()}
-        return partial(self.function, threat=THREATS[self.norm](radius), **self.arguments, **bound)
+        bound: dict[str, Any] = {key: CRITERIA[name] for key, name in self.criterion.items()}
+        bound |= {"threat": THREATS[self.norm](radius)} if self.card.takes("threat") else {}
+        return partial(self.card.run, **self.arguments, **bound)
 
 
 def parse_attacks(
@@ -83,31 +91,34 @@ def parse_attacks(
 
 def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:
     """Parse NAME or NAME:key=value,key=value; the budget holds where it is taken and `text` says nothing."""
-    name, _, tail = text.partition(":")
-    attack, where = o.registry()[check_choice("attack", name, o.registry())], f"attack {text!r}"
-    takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}, **o.nameable(attack.parameters)}
+    name, tail = o.name_and_arguments(text)
+    attack, where = card_of("attack", name, o.registry()), f"attack {text!r}"
+    bounded = attack.takes("threat")
+    takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}} if bounded else {}
+    takes |= o.nameable(attack.parameters)
     in_text = o.parse_arguments(where, name, tail, takes)
     shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}
     values = shared | in_text
     norm = str(values.pop("norm", "linf" if "linf" in attack.norms else attack.norms[0]))
     radius = values.pop("radius", math.inf if attack.minimal else None)
-    if radius is None:
+    if radius is None and bounded:
         o.refuse(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
     if norm not in attack.norms:
         o.refuse(f"{name} works in {', '.join(attack.norms)}, not in {norm!r}.")
+    radius = math.inf if radius is None else radius
     threat = THREATS[norm](radius)  # wrong values are refused before the work
     arguments = {key: DEFAULTS[key] for key in DEFAULTS if key in o.needed(attack.parameters)}
     arguments |= ({"seed": seed} if "seed" in takes else {}) | values
     bound = "" if radius == math.inf else f" {radius:g}"
-    label = text if tail else f"{name} {threat.symbol}{bound}"
-    used, minimal = frozenset(shared), attack.minimal
+    short = name.rpartition(":")[2]
+    label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{bound}" if bounded else short
     judged = {"criterion": criterion} if criterion else {}
-    return NamedAttack(name, label, norm, attack.run, arguments, used, minimal, float(radius), judged)
+    return NamedAttack(name, label, norm, attack, arguments, frozenset(shared), float(radius), judged)
 
 
 OUT = (
     "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with finite "
-    "logits here, for autoattack also which component broke each sample, -1 for none (safetensors)."
+    "logits here, for autoattack also which component broke each, -1 for none (.safetensors, .npz or .pt)."
 )
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
@@ -120,7 +131,7 @@ def attack(
     machine: Machine,
     attack: Annotated[str, ATTACK] = "pgd",
     criterion: Annotated[Criterion | None, CRITERION] = None,
-    out: Annotated[o.Written | None, OUT] = None,
+    out: Annotated[o.Samples | None, OUT] = None,
 ) -> Iterator[Any]:
     """Attack a model, and report which samples were broken and at which distance.
 

@@ -75,10 +75,10 @@ def parse_threats(text: str) -> list[str]:
 class Results:
     radii: Annotated[Sequence[float] | None, "Also the accuracy at each of these radii: 0,0.1,0.2."] = None
     out: Annotated[
-        o.Written | None,
+        o.Samples | None,
         "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack, -1 "
         "for none), component (which part of it, as for autoattack) and the distances of each attack here "
-        "(safetensors). --resume writes it for an evaluation that is in --run-dir.",
+        "(.safetensors, .npz or .pt); with --resume also of an evaluation that is in --run-dir.",
     ] = None
     report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
     shard: o.Shard | None = None
@@ -198,8 +198,8 @@ def evaluate(
     if threat is not None:
         taken = {"suite": benchmark.suite, "norm": budget.norm, "radius": budget.radius}
         o.refuse_set("has no effect with --threat; leave it out.", **taken)
-        parts = [text.partition(":") for text in texts]
-        texts = [f"{name}:{one}{',' * bool(tail)}{tail}" for name, _, tail in parts for one in threat]
+        parts = map(o.name_and_arguments, texts)
+        texts = [f"{name}:{one}{',' * bool(tail)}{tail}" for name, tail in parts for one in threat]
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])

@@ -1,10 +1,11 @@
 """How the text of options becomes values."""
 
 import inspect
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
@@ -45,7 +46,14 @@ def spoken(text: str) -> str:
     """Say advice in the words of the command line."""
     for words, ours in SPOKEN.items():
         text = text.replace(words, ours)
-    return text
+    return re.sub(r"did you mean Linf\((\S+) / 255\)", r"did you mean --radius \1/255", text)
+
+
+class Spoken(logging.Formatter):
+    """What the library logs, in the words of the command line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return spoken(super().format(record))
 
 
 @contextmanager
@@ -60,7 +68,8 @@ def usage() -> Iterator[None]:
 def parse_number(text: str | float) -> float:
     """Parse a number, also as a fraction: 0.3, 1e-3, 8/255, inf. A default comes as the number itself."""
     try:
-        return float(Fraction(text)) if "/" in str(text) else float(text)
+        over, slash, under = str(text).partition("/")
+        return float(over) / float(under) if slash else float(text)
     except (ValueError, ZeroDivisionError) as error:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
 
@@ -88,6 +97,10 @@ def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> 
     return path
 
 
+def check_samples(text: str) -> None:
+    check_choice("ending", Path(text).suffix.lower(), (".safetensors", ".npz", ".pt"))
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
@@ -102,6 +115,7 @@ def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) ->
 
 Folder = Annotated[Path, text(partial(parse_place, what="folder"), "FOLDER")]
 Written = Annotated[Path, text(partial(parse_place, what="file"), "FILE")]
+Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE")]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
 Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]
@@ -143,11 +157,16 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def nameable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, set[type]]:
     """Return the types of the arguments whose values text can name: numbers, true or false, or text."""
-    types = {key: _types(parameter.annotation) for key, parameter in parameters.items()}
+    types = {key: _types(parameter) for key, parameter in parameters.items()}
     return {key: kinds for key, kinds in types.items() if kinds & WORDS.keys()}
 
 
 def _types(annotation: Any) -> set[type]:
+    if isinstance(annotation, inspect.Parameter):
+        told = annotation.annotation
+        if isinstance(told, str) or told is annotation.empty:  # of a function of the user's own
+            return {type(annotation.default)}
+        annotation = told
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
@@ -162,6 +181,15 @@ def needed(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
 def registry() -> dict[str, Attack]:
     """Return the attacks that commands can name, in alphabetical order; minimum_radius takes another one."""
     return {name: ATTACKS[name] for name in sorted(ATTACKS.keys() - {"minimum_radius"})}
+
+
+def name_and_arguments(text: str) -> tuple[str, str]:
+    """Split NAME:key=value or package.module:function:key=value at the colon before the arguments."""
+    name, _, tail = text.partition(":")
+    if name in registry() or not tail or "=" in tail.partition(":")[0]:
+        return name, tail
+    function, _, tail = tail.partition(":")
+    return f"{name}:{function}", tail
 
 
 def parse_call(

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv._checks import check_choice
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult
-from fastadv.attacks.core.card import REGISTRY
+from fastadv.attacks.core.card import REGISTRY, card_of
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
@@ -45,14 +44,15 @@ def named(
     else:
         single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
         several = [attacks] if single else attacks or []
-        pairs = [(attack if isinstance(attack, str) else name_of(attack), attack) for attack in several]
+        names = (one.rpartition(":")[2] if isinstance(one, str) else name_of(one) for one in several)
+        pairs = [*zip(names, several, strict=False)]
     by_name: dict[str, Attack] = {}
     threats, taken = tuple(threat) if isinstance(threat, Sequence) else (threat,), False
     for name, value in pairs:
         attack = value
         if isinstance(value, str):
             known = {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}
-            attack = known[check_choice("attacks", value, known)].run
+            attack = card_of("attacks", value, known).run
         if not callable(attack):
             raise InputError(
                 f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from fastadv._checks import check_choice, meant
-from fastadv._extras import need
-from fastadv.errors import InputError, MissingExtraError
+from fastadv._extras import need, own
+from fastadv.errors import InputError
 from fastadv.models._common import first_weights
 from fastadv.models.adapt import adapt, carried
 from fastadv.models.wrappers import STATISTICS, Normalized
@@ -85,15 +85,8 @@ def factory(name: str) -> Callable[..., Any]:
     if not module_name or not attribute or module_name.startswith("."):
         others = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
         check_choice("model", name, BUILT_IN, others)
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute, None)
-    except MissingExtraError:
-        raise
-    except ImportError as error:
-        raise InputError(f"model {name!r}: {error}; put its folder on PYTHONPATH or install it") from error
-    if not callable(factory):
-        raise InputError(f"model {name!r}: module {module_name} has no function {attribute!r}")
-    return factory  # type: ignore[no-any-return]
+    found: Callable[..., Any] = own("model", BUILT_IN.get(name, name))
+    return found
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:

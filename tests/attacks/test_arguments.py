@@ -23,6 +23,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("apgd", "loss: expected one of", {"loss": "hinge-targeted"}),
     ("autoattack", "version: expected one of standard, .*, robustvlm, got 'fast'", {"version": "fast"}),
     ("autoattack", r'that component alone give \["square"\]', {"version": "square"}),
+    ("autoattack", "got 'custom'; give its components, such as", {"version": "custom"}),
     ("autoattack", "version: expected a list of the names apgd-ce, .*'pgd' in it",
      {"version": ["pgd"]}),
     ("autoattack", "each once, got", {"version": ["square", "apgd-ce", "square"]}),

@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from fastadv._checks import check_choice
+from fastadv._extras import own
 from fastadv.attacks.core.result import AttackResult
+from fastadv.errors import InputError
 from fastadv.threat import THREATS
 
 F = TypeVar("F", bound=Callable[..., AttackResult])
@@ -80,17 +83,32 @@ class Attack:
         return option in self.parameters
 
 
-REGISTRY: dict[str, Attack] = {}  # the built-in attacks, by name
+REGISTRY: dict[str, Attack] = {}  # every attack with a card, by name
+ATTACKS: dict[str, Attack] = {}  # of these, the ones that any classifier will do for
 
 
 def registered(**facts: Any) -> Callable[[F], F]:
-    """Register a built-in attack with its card: a decorator that takes what `Attack` does."""
+    """Register an attack by its name, with its card: a decorator that takes what `Attack` does."""
 
     def note(run: F) -> F:
-        REGISTRY[run.__name__] = Attack(run, **facts, **getattr(run, "tested", {}))
+        card = Attack(run, **facts, **getattr(run, "tested", {}))
+        known = REGISTRY.get(card.name)
+        if known is not None and known.run.__module__ != run.__module__:
+            raise InputError(f"registered: expected a new name, got another {card.name!r}; rename it")
+        REGISTRY[card.name] = card
+        if not card.requires:
+            ATTACKS[card.name] = card
         return run
 
     return note
+
+
+def card_of(what: str, name: Any, known: Mapping[str, Attack]) -> Attack:
+    """Return the card of an attack by its name, or as `package.module:function`."""
+    if not isinstance(name, str) or ":" not in name:
+        return known[check_choice(what, name, known, ", or your own as package.module:function")]
+    run = own(what, name)
+    return next((card for card in REGISTRY.values() if card.run is run), Attack(run))
 
 
 def tested(**settings: Mapping[str, Any]) -> Callable[[F], F]:

@@ -1,4 +1,4 @@
-"""A test that asks for `case` (and `norm`) runs over every attack of the registry, and two toys.
+"""A test that asks for `case` (and `norm`) runs over every attack of the registry, and three toys.
 
 With the marker `only` it runs over those whose cards fit. Each runs in one norm, which differs between
 attacks and tests, and with `all_norms` in all of its norms. Attacks that are made of others, and published

@@ -1,4 +1,4 @@
-"""The two attacks of the tutorial: the contract runs over them as it stands on the page."""
+"""The attacks of the tutorial: the contract runs over them as it stands on the page."""
 
 import re
 from pathlib import Path

@@ -18,5 +18,5 @@ def test_an_entry_describes_its_function(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_tutorial_on_an_attack_of_ones_own_ends_in_success() -> None:
-    """The contract runs over its two attacks."""
+    """The contract runs over its attacks."""
     exec(USE, tutorial())

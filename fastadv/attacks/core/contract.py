@@ -1,0 +1,249 @@
+"""What every attack promises, checked on tiny nets: `contract(card)`, `pytest --attack module:function`."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks.core.card import ATTACKS, Attack, card_of
+from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.errors import InputError
+from fastadv.threat import THREATS, Threat
+
+CLASSES, SHAPE = 3, (1, 4, 4)
+# radii in the unit box within which a few samples of `net()` are broken
+RADIUS = {"linf": 0.24, "l2": 0.75, "l1": 1.8, "l0": 6.0}
+
+
+def net(seed: int = 0) -> nn.Module:
+    """Return a smooth net of two layers; in float64 no sign hangs on rounding."""
+    g = torch.Generator().manual_seed(seed)
+    made = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES)).double()
+    with torch.no_grad():
+        for weight, scale in zip(made.parameters(), (0.5, 0.2, 2.0, 0.2), strict=True):
+            weight.copy_(scale * torch.randn(weight.shape, generator=g, dtype=torch.float64))
+    return made
+
+
+def images(count: int, seed: int = 1) -> Tensor:
+    """Return images of shape [count, 1, 4, 4] in [0, 1]."""
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def said(model: Any, x: Tensor) -> Tensor:
+    """Return what a model decides."""
+    with torch.no_grad():
+        return model(x).argmax(1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An attack in one norm, called with short settings."""
+
+    card: Attack
+    norm: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # instead of the card's `quick`
+
+    def threat(self, scale: float = 1.0) -> Threat:
+        """Return the ball of the nets here; without end for an attack that looks for the nearest success."""
+        return THREATS[self.norm](math.inf if self.card.minimal else scale * RADIUS[self.norm])
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, **options: Any) -> AttackResult:
+        out: Any = self.card.run(model, x, y, threat, **{**(self.options or self.card.quick), **options})
+        assert isinstance(out, AttackResult), f"it returns a {type(out).__name__}, not what core.run does"
+        return out
+
+
+Promise = Callable[[Tried], None]
+PROMISES: dict[str, Promise] = {}
+
+
+def promised(check: Promise) -> Promise:
+    PROMISES[check.__name__] = check
+    return check
+
+
+def contract(card: Attack | str, **options: Any) -> None:
+    """Run all promises over an attack, in each norm of its card.
+
+    Args:
+        card: of the attack, or its name: one that is registered, or `package.module:function`.
+        options: arguments for short runs, instead of the card's `quick`.
+
+    Raises:
+        AssertionError: the promises that the attack breaks, each with its norm.
+        InputError: there is no such attack.
+
+    Example:
+        >>> import fastadv as fa
+        >>> fa.attacks.core.contract("fgsm")
+    """
+    broken = []
+    for name, tried, check in checks(card, **options):
+        try:
+            check(tried)
+        except Exception as error:  # an attack raises anything
+            broken.append(f"{name}: {error if isinstance(error, AssertionError) else repr(error)}")
+    if broken:
+        raise AssertionError("\n".join(["promises that do not hold:", *broken]))
+
+
+def checks(card: Attack | str, **options: Any) -> Iterator[tuple[str, Tried, Promise]]:
+    """Yield (name, attack in a norm, promise) for each norm of a card and each promise that it makes."""
+    known = card if isinstance(card, Attack) else card_of("attack", card, ATTACKS)
+    for norm in known.norms:
+        for name, check in PROMISES.items():
+            yield f"{name}-{norm}", Tried(known, norm, options), check
+
+
+@contextmanager
+def _untouched(*tensors: Tensor) -> Iterator[None]:
+    before, state = [one.clone() for one in tensors], torch.get_rng_state()
+    yield
+    assert all(map(torch.equal, tensors, before)), "it changes tensors of the caller"
+    assert torch.equal(torch.get_rng_state(), state), "it draws from the generator of torch; use fastadv.rng"
+
+
+@promised
+def results_are_facts(tried: Tried) -> None:
+    """A success is what the model says; nothing leaves ball and box; distances are measured."""
+    model, x, threat = net(), images(12), tried.threat()
+    y = said(model, x)
+    y[:2] = (y[:2] + 1) % CLASSES
+    with _untouched(x, y, *model.parameters()):
+        out = tried(model, x, y, threat)
+    wrong, broken, held = said(model, out.x_adv) != y, out.status == Status.BROKEN, out.status >= Status.HELD
+    assert torch.equal(out.success, wrong | (out.status == Status.ALREADY_WRONG)), "a success is none"
+    assert threat.contains(out.x_adv, x).all(), "a point lies outside of ball or box"
+    away = threat.distance(out.x_adv, x)
+    assert torch.allclose(out.distance[broken].double(), away[broken].double()), "distances are others"
+    assert out.distance[held].isinf().all(), "an unbroken sample has a distance"
+    assert (out.status[:2] == Status.ALREADY_WRONG).all(), "a sample that was wrong is called something else"
+    assert torch.equal(out.x_adv[:2], x[:2]), "a sample that was wrong is changed"
+    assert not tried.card.minimal or torch.equal(out.x_adv[held], x[held]), "an unbroken sample is changed"
+    assert (out.backwards == 0) == (tried.card.knowledge != "gradient"), "its card names another knowledge"
+    assert out.success[2:].any(), "it breaks nothing of a net that is easily broken"
+
+
+@promised
+def mates_change_nothing(tried: Tried) -> None:
+    """A sample has the same result whatever is in its batch."""
+    model, x = net(), images(9)
+    y, threat, some = said(model, x), tried.threat(), torch.tensor([1, 4, 5, 8])
+    whole, part = tried(model, x, y, threat), tried(model, x[some], y[some], threat, ids=some)
+    assert torch.allclose(part.x_adv, whole.x_adv[some]), "a sample depends on its batch; draw by its id"
+    assert torch.equal(part.success, whole.success[some]), "a verdict depends on the batch"
+
+
+@promised
+def seeds_decide(tried: Tried) -> None:
+    """One seed gives one result; of an attack that draws points of a ball, others give others."""
+    if not (tried.card.random and tried.card.takes("seed")):
+        return
+    model, x = net(), images(9)
+    free = {name: given for name, given in _FREE.items() if tried.card.takes(name)}
+    y, threat = said(model, x), tried.threat(0.5)
+    same, again, other = (tried(model, x, y, threat, seed=seed, **free).x_adv for seed in (1, 1, 2))
+    assert torch.equal(same, again), "one seed gives two results"
+    shifted = tried(model, x, y, threat, seed=1, ids=torch.arange(9) + 100, **free).x_adv
+    differ = not (torch.equal(same, other) or torch.equal(same, shifted))
+    assert tried.card.minimal or differ, "another seed, or other ids, give the same result"
+
+
+_FREE = {"random_start": True, "stop_early": False}
+
+
+@promised
+def targets_are_reached(tried: Tried) -> None:
+    """With targets a success is the target and nothing else."""
+    model, x = net(), images(12)
+    if not tried.card.targeted:
+        return
+    with torch.no_grad():
+        y, targets = model(x).topk(2).indices.unbind(1)
+    out = tried(model, x, y, tried.threat(), targets=targets)
+    assert torch.equal(out.success, said(model, out.x_adv) == targets), "a success is not the target"
+    assert out.success.any(), "no target is reached"
+    wrong = tried(model, x, targets, tried.threat(), targets=y)
+    assert (wrong.status == Status.ALREADY_WRONG).all(), "a target that is reached at x is looked for"
+
+
+@promised
+def masks_hold(tried: Tried) -> None:
+    """What the mask leaves out does not move."""
+    model, x, mask = net(), images(10), torch.ones(4, 4, dtype=torch.bool)
+    mask[0], mask[1, 2] = False, False
+    alone = {"indicators": False} if tried.card.takes("indicators") else {}
+    out = tried(model, x, said(model, x), tried.threat(), mask=mask, **alone)
+    assert torch.equal(out.x_adv[..., ~mask], x[..., ~mask]), "values outside of the mask move"
+
+
+@promised
+def nothing_is_found_where_nothing_is(tried: Tried) -> None:
+    """A model that never changes its mind holds, whatever the attack returns."""
+    model, x, threat = net(), images(5), tried.threat()
+    last: Any = model[-1]  # type: ignore[index]
+    with torch.no_grad():
+        last.weight.mul_(1e-4)
+        last.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    out = tried(model, x, torch.zeros(5, dtype=torch.long), threat)
+    assert (out.status == Status.HELD).all(), "a sample that holds is called something else"
+    assert out.distance.isinf().all(), "a sample that holds has a distance"
+    assert threat.contains(out.x_adv, x).all(), "a point lies outside of ball or box"
+
+
+@promised
+def nothing_to_do_is_not_done(tried: Tried) -> None:
+    """No samples give no results, wrong ones stay and cost a pass each, and a radius of 0 moves nothing."""
+    model, x = net(), images(4)
+    y = said(model, x)
+    empty = tried(model, x[:0], y[:0], tried.threat())
+    assert empty.x_adv.shape == (0, *SHAPE), "no samples give some"
+    assert (len(empty.success), len(empty.distance), empty.forwards) == (0, 0, 0), "no samples give some"
+    wrong = tried(model, x, (y + 1) % CLASSES, tried.threat())
+    assert (wrong.status == Status.ALREADY_WRONG).all(), "a sample that was wrong is called something else"
+    assert torch.equal(wrong.x_adv, x), "a sample that was wrong is changed"
+    assert (wrong.forwards, wrong.backwards) == (4, 0), "samples that were wrong are attacked"
+    still = tried(model, x, y, THREATS[tried.norm](0.0))
+    assert torch.equal(still.x_adv, x), "a radius of 0 lets samples move"
+    assert (still.status == Status.HELD).all(), "a radius of 0 breaks samples"
+
+
+@promised
+def nan_stays_alone(tried: Tried) -> None:
+    """Logits that are NaN make no success, and touch no other sample."""
+    inner, x, threat = net(), images(8), tried.threat(0.4)
+    x[0, 0, 0, 0], x[1:, 0, 0, 0] = 0.92, 0.3
+
+    def model(x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return torch.where((first > 0.9) & (first < 0.95), torch.nan, inner(x))
+
+    y = said(inner, x)
+    out = tried(model, x, y, threat)
+    assert out.status[0] == Status.FAILED, "a sample whose logits are NaN is called something else"
+    assert torch.equal(out.x_adv[0], x[0]), "a sample whose logits are NaN is changed"
+    found = model(out.x_adv[1:])
+    wrong = (found.argmax(1) != y[1:]) & found.isfinite().all(1)
+    assert torch.equal(out.success[1:], wrong), "a success is NaN, or one is missed beside a sample that is"
+
+
+@promised
+def wrong_calls_are_refused(tried: Tried) -> None:
+    """An argument without sense is an error, at once."""
+    model, x = net(), images(3)
+    y, threat = said(model, x), tried.threat()
+    bad: list[tuple[type[Exception], dict[str, Any]]] = [
+        (InputError, {"threat": 0.3}), (InputError, {"y": y.double()}), (InputError, {"eot": 0}),
+        (InputError, {"mask": torch.ones(4, 4)}), (TypeError, {"stepz": 3}),
+    ]  # fmt: skip
+    for kind, given in bad:
+        try:
+            tried(**{"model": model, "x": x, "y": y, "threat": threat, **given})
+        except kind:
+            continue
+        raise AssertionError(f"it takes {next(iter(given))}={next(iter(given.values()))!r}")
