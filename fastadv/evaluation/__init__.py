@@ -3,6 +3,7 @@
 from fastadv.evaluation import robustbench as robustbench
 from fastadv.evaluation._parts import merge
 from fastadv.evaluation.curve import Curve, accuracy_against_radius, optimality
+from fastadv.evaluation.export import OverSeeds, over_seeds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack
 from fastadv.evaluation.report.page import report
@@ -14,6 +15,7 @@ from fastadv.intervals import bootstrap, clopper_pearson
 __all__ = [
     "Attack",
     "Curve",
+    "OverSeeds",
     "Row",
     "Table",
     "Transferability",
@@ -23,6 +25,7 @@ __all__ = [
     "evaluate",
     "merge",
     "optimality",
+    "over_seeds",
     "report",
     "transferability",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv.attacks.masking.evidence import reached
 from fastadv.attacks.masking.flags import Cost
 from fastadv.evaluation.draws import Draws
+from fastadv.evaluation.export import published
 from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
 from fastadv.text import number, percent, threat_text, with_interval
@@ -144,6 +145,12 @@ class Row:
     def title(self) -> str:
         """What tables and reports call it."""
         return self.heading or self.name
+
+    @property
+    def published(self) -> str:
+        """What papers call it, where it has the name of its function."""
+        own = self.heading or self.name.partition(" ")[0] != self.attack
+        return self.title if own else published(f"{self.method or self.name}{self.name[len(self.attack) :]}")
 
     @property
     def robust_accuracy(self) -> float:

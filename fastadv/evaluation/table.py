@@ -18,6 +18,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
+from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
@@ -31,10 +32,11 @@ CERTIFIED = "certified: within the attack's radius, of the smoothed model, not o
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Exported):
     """The results of a model under attacks.
 
     `str(table)` is plain text, `to_dict()` a dictionary for JSON, and `table[name]` the `Row` of an attack.
+    `to_latex()`, `to_csv()` and `to_pandas()` give it to papers and other programs.
 
     Attributes:
         rows: one `Row` for each attack, in the order given.
@@ -191,6 +193,39 @@ class Table:
             ],
         }
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return the lines of the table as dictionaries: shares from 0 to 1, None for what is missing."""
+        clean = {
+            "attack": "none",
+            "accuracy": self.clean_accuracy,
+            "failed": int(self.failed.sum()),
+        } | self.extra
+        lines = [clean]
+        for row in self.rows:
+            figures = {name: finite(value) for name, value in row.figures().items()}
+            accuracy, broken, median, mean = figures.values()
+            threat = {
+                "norm": row.threat and row.threat.norm,
+                "radius": row.threat and finite(float(row.threat.radius)),
+            }
+            shares = {
+                "accuracy": accuracy,
+                "broken": broken,
+                "median_distance": median,
+                "mean_distance": mean,
+            }
+            counts = {name: getattr(row, name) for name in COUNTS}
+            lines.append({"attack": row.published, **threat, **shares, **counts, **row.extra})
+        if len(self.rows) > 1:
+            worst = self.worst_cases.items()
+            lines += [{"attack": name, "accuracy": share} for name, share in worst if not math.isnan(share)]
+        return lines
+
+    def paper_cells(self) -> list[list[str]]:
+        head, none, *lines = self.cells()
+        named = zip(self.rows, lines, strict=False)
+        return [head, none, *([row.published, *line[1:]] for row, line in named), *lines[len(self.rows) :]]
+
     def beside(self, certificates: Certificates, model: Any) -> Self:
         """Return the table with certificates of the same images, looked at where an attack came to.
 
@@ -270,9 +305,13 @@ class Table:
         notes += filter(None, texts)
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
         notes += self.remarks if self.indicators is None else ()
+        said: dict[str, list[str]] = {}
         for row in self.rows:
             refused = (f"not run: {row.refused}",) if row.refused else ()
-            notes += [f"{row.title}: {remark}" for remark in (*refused, *row.flags, *row.remarks)]
+            for remark in (*refused, *row.flags, *row.remarks):
+                said.setdefault(remark, []).append(row.title)
+        notes += [f"{', '.join(titles)}: {remark}" for remark, titles in said.items()]
+        for row in self.rows:
             if row.unmoved:
                 notes.append(
                     f"unmoved: {row.title} met only zero gradients on {several(row.unmoved, 'sample')}; "

@@ -139,6 +139,7 @@ def _content(
         "plain": [text for group in grouped if (text := verdict.plainly(table, group))],
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),
+        "standards": verdict.standards(table),
         "attacks": grid.attacks(table),
         "corrupted": table.corruption,
         "charts": [drawing for drawing in drawn if drawing is not None],

@@ -7,14 +7,21 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.masking.flags import SIGNS
 from fastadv.evaluation._outcome import NARROWER
+from fastadv.evaluation.named import GREY_BOX
 from fastadv.evaluation.report.pictures import is_image
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
 from fastadv.intervals import bootstrap, clopper_pearson, median
 from fastadv.text import allowed_text, number, percent, several
 
+# how NIST AI 100-2 E2025 (section 2.2) calls evasion by what the attacker knows
+EVASION = {
+    "gradient": "white-box evasion", "score": "black-box evasion by scores", "none": "evasion by noise",
+    "decision": "black-box evasion by decisions", "transfer": "evasion by transfer", "": "evasion",
+}  # fmt: skip
 UNTOLD = "in a threat that the attacks do not tell"
 NAMED = 4  # attacks that a sentence names
 
@@ -98,6 +105,26 @@ def _distance_text(table: Table, group: Group) -> str:
     return (
         f"Median distance to an adversarial example {number(middle)} in {group.symbol} (95% interval {low} "
         f"to {high}), over {several(len(known), 'sample')}, found {under}"
+    )
+
+
+def standards(table: Table) -> str:
+    """Say what the rows are to NIST AI 100-2 E2025 and to Article 15 of the EU AI Act; "" without rows."""
+    kinds: dict[str, list[str]] = {}
+    for row in table.rows:
+        card = REGISTRY.get(row.attack)
+        known = "transfer" if row.name == GREY_BOX else card.knowledge if card is not None else ""
+        kinds.setdefault(EVASION[known], []).append(row.title)
+    rows = [f"{kind} ({', '.join(titles)})" for kind, titles in kinds.items()]
+    if table.corruption is not None:
+        rows.append("common corruptions, which are faults rather than attacks")
+    if not rows:
+        return ""
+    return (
+        f"In the terms of NIST AI 100-2 E2025 this page measures {'; '.join(rows)}. Article 15 of Regulation "
+        "(EU) 2024/1689 asks for such figures in paragraph 5, as adversarial examples or model evasion, and "
+        "of corruptions in paragraph 4. Poisoning, privacy and extraction are not measured, and a figure is "
+        "no statement of conformity."
     )
 
 

@@ -1,0 +1,162 @@
+"""Results as papers and other programs take them: LaTeX, CSV, pandas, and means over seeds."""
+
+import csv
+import importlib
+import io
+import os
+import statistics
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastadv._extras import need
+from fastadv.errors import InputError
+from fastadv.runs.files import write_text
+from fastadv.text import aligned, percent, several
+
+# how papers write what `upper` does not
+SPELLED = {
+    "autoattack": "AutoAttack", "boundary": "Boundary", "cw": "C&W", "deepfool": "DeepFool",
+    "hopskipjump": "HopSkipJump", "lbfgs": "L-BFGS", "pointwise": "Pointwise", "segpgd": "SegPGD",
+    "sigma_zero": "σ-zero", "sparse_rs": "Sparse-RS", "square": "Square", "superdeepfool": "SuperDeepFool",
+}  # fmt: skip
+# characters with a meaning in LaTeX, and those that its fonts lack
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "∞": r"$\infty$", "±": r"$\pm$",
+    "σ": r"$\sigma$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def published(name: str) -> str:
+    """Return an attack's name as papers write it; with the version of AutoAttack, if it has one."""
+    attack, *rest = name.split(" ")
+    short = attack.upper() if len(attack) <= 5 else attack.replace("_", " ")
+    return " ".join([SPELLED.get(attack, short), *rest])
+
+
+class Exported:
+    """A result that other programs can read."""
+
+    @abstractmethod
+    def records(self) -> list[dict[str, Any]]:
+        """Return a dictionary of plain values for each line: shares from 0 to 1, None for what is missing."""
+
+    @abstractmethod
+    def paper_cells(self) -> list[list[str]]:
+        """Return the table as text, with names as papers write them; cells[0] is its head."""
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the figures as comma-separated values.
+
+        Args:
+            path: also write them to this file.
+
+        Returns:
+            A line for the head and one for each record; shares from 0 to 1, nothing for what is missing.
+        """
+        records, file = self.records(), io.StringIO()
+        writer = csv.DictWriter(
+            file, [*dict.fromkeys(name for one in records for name in one)], lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(records)
+        if path is not None:
+            write_text(path, file.getvalue())
+        return file.getvalue()
+
+    def to_latex(self, columns: Sequence[str] | None = None) -> str:
+        r"""Return the table as LaTeX, which needs \usepackage{booktabs}.
+
+        Args:
+            columns: the heads of those to keep after the first; None, the default, keeps all.
+
+        Returns:
+            A tabular: names as papers write them, figures to the right.
+
+        Raises:
+            InputError: the table has no such column.
+        """
+        head, *lines = self.paper_cells()
+        if missing := [name for name in columns or () if name not in head[1:]]:
+            raise InputError(f"columns: expected some of {head[1:]}, got {missing}")
+        places = [0, *(range(1, len(head)) if columns is None else map(head.index, columns))]
+        texts = [" & ".join(_latex(line[place]) for place in places) + r" \\" for line in (head, *lines)]
+        rows = [r"\toprule", texts[0], r"\midrule", *texts[1:], r"\bottomrule"]
+        frame = rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}", r"\end{tabular}"
+        return "\n".join([frame[0], *rows, frame[1], ""])
+
+    def to_pandas(self) -> Any:
+        """Return the figures as a `pandas.DataFrame`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        need("pandas")
+        return importlib.import_module("pandas").DataFrame(self.records())
+
+
+def _latex(text: str) -> str:
+    return "--" if text == "-" else "".join(LATEX.get(one, one) for one in text)
+
+
+@dataclass(frozen=True)
+class OverSeeds(Exported):
+    """Accuracies of several tables of the same attacks; `print` shows mean and deviation.
+
+    Attributes:
+        accuracy: by the name of a line ("none", each attack, the worst of all), one share for each table.
+    """
+
+    accuracy: dict[str, tuple[float, ...]]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a dictionary for each line: mean, deviation (n - 1), the least and the largest, and n."""
+        return [
+            {
+                "attack": name, "mean": statistics.fmean(shares), "deviation": statistics.stdev(shares),
+                "least": min(shares), "most": max(shares), "seeds": len(shares),
+            }
+            for name, shares in self.accuracy.items()
+        ]  # fmt: skip
+
+    def paper_cells(self) -> list[list[str]]:
+        lines = [
+            [one["attack"], f"{percent(one['mean'])} ± {100 * one['deviation']:.1f}", percent(one["least"])]
+            for one in self.records()
+        ]
+        return [["attack", "accuracy", "least"], *lines]
+
+    def __str__(self) -> str:
+        (count,) = {len(shares) for shares in self.accuracy.values()}
+        return f"{aligned(self.paper_cells())}\nmean and standard deviation over {several(count, 'table')}"
+
+
+def over_seeds(tables: Sequence[Any]) -> OverSeeds:
+    """Return the mean and the deviation of accuracies over tables, as of models trained with several seeds.
+
+    Args:
+        tables: two `Table` or more, of the same attacks on as many samples.
+
+    Returns:
+        An `OverSeeds`.
+
+    Raises:
+        InputError: fewer than two tables, or tables of other attacks or numbers of samples.
+
+    Example:
+        >>> import fastadv as fa
+        >>> digits = fa.data.load("digits", "test")
+        >>> nets = [fa.models.create("softmax", shape=digits.shape, seed=seed) for seed in (0, 1)]
+        >>> tables = [fa.evaluate(net, digits, "fgsm", threat=fa.Linf(0.1), limit=50) for net in nets]
+        >>> [*fa.evaluation.over_seeds(tables).accuracy]
+        ['none', 'FGSM']
+    """
+    shares = [{one["attack"]: one["accuracy"] for one in table.records()} for table in tables]
+    kinds = {(table.n, *names) for table, names in zip(tables, shares, strict=True)}
+    if len(shares) < 2 or len(kinds) > 1:
+        got = f"{len(shares)} of {len(kinds)} kinds" if shares else "none"
+        raise InputError(f"tables: expected two or more, of the same attacks and as many samples, got {got}")
+    known = [name for name in shares[0] if all(one[name] is not None for one in shares)]
+    return OverSeeds({name: tuple(one[name] for one in shares) for name in known})
