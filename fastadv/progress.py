@@ -24,8 +24,12 @@ def say(line: str) -> None:
 class Lines:
     """A line every ten seconds, and a last one."""
 
+    # how many of what is done now are done, to be asked at any time
+    within: Callable[[], float] | None = None
+
     def __init__(self, text: str) -> None:
         self.text, self.since = text, time.monotonic()
+        self.done, self.total = 0, 0
 
     def __call__(self, done: int, total: int) -> None:
         if done == total or time.monotonic() - self.since >= EVERY:
@@ -52,10 +56,20 @@ class RichBar(Lines):
         columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn(bar_width=20)]
         columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TextColumn("elapsed,")]
         columns += [rich.TimeRemainingColumn(compact=True), rich.TextColumn("left")]
-        self.bar = rich.Progress(*columns, console=Console(stderr=True), transient=self.transient)
+
+        class Asking(rich.Progress):
+            """Asks how far the work is, each time that the bar is drawn."""
+
+            def get_renderables(asking) -> Any:
+                if self.within is not None:
+                    asking.update(self.task, completed=self.done + self.within())
+                return super().get_renderables()
+
+        self.bar = Asking(*columns, console=Console(stderr=True), transient=self.transient)
         self.task = self.bar.add_task(text, total=None)
 
     def __call__(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
         self.bar.update(self.task, description=self.text, completed=done, total=total)
         if not self.bar.live.is_started and time.monotonic() - self.since >= self.patience:
             self.bar.start()

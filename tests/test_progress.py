@@ -29,7 +29,7 @@ CALLS = {
     "fgsm: robust accuracy [0-9.]+%: 12 of 12": lambda shown: fa.evaluate(
         MODEL, DATA, "fgsm", threat=BALL, progress=shown
     ),
-    "epoch 2 of 2, loss [0-9.]+: 4 of 4": lambda shown: fa.train.fit(
+    "epoch 2 of 2, loss of epoch 1 [0-9.]+: 4 of 4": lambda shown: fa.train.fit(
         fa.models.create("softmax", shape=(1, 8, 8), classes=10), DIGITS, "standard", epochs=2,
         batch_size=12, progress=shown,
     ),
@@ -78,8 +78,11 @@ def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.Mo
         progress.RichBar, "__call__", lambda bar, *at: seen.append(bar.text) or draw(bar, *at)
     )
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
-    fa.evaluate(MODEL, DATA, {"pgd": "fgsm", "auto": auto}, threat=fa.Linf(0.0), progress=True)
-    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left",
+    square = partial(fa.attacks.square, queries=5000)
+    attacks = {"pgd": "fgsm", "square": square, "auto": auto}
+    fa.evaluate(MODEL, DATA, attacks, threat=fa.Linf(0.0), progress=True)
+    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "square, at most 5,000 queries an image",
+                    "square: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left",
                     "auto: robust accuracy 100.0%"]  # fmt: skip
     assert "auto: robust accuracy 100.0%" in screen.getvalue()
     assert "100%" in screen.getvalue()

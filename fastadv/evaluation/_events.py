@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import OnEvent
-from fastadv.attacks.core.common import parameters_of
+from fastadv.attacks.core.common import parameters_of, planned
+from fastadv.engine.prepared import Counts
 from fastadv.evaluation._outcome import Part
 from fastadv.evaluation.named import Attack
 from fastadv.progress import Lines, Tick, tell
@@ -25,11 +26,18 @@ class Events:
         # sums of each attack: samples, those right at first, those that it left right, seconds
         self._done: dict[str, Tensor] = {}
 
-    def begun(self, name: str, attack: Attack) -> Attack:
-        """Show an attack that begins with a batch; return it so that AutoAttack shows its components, too."""
-        taken = parameters_of(attack).get("on_progress")
+    def begun(self, name: str, attack: Attack, counts: Counts, samples: int) -> Attack:
+        """Show an attack that begins with a batch; return it so that AutoAttack shows its components, too.
+
+        `counts` tell the bar how far it is, among the passes that are planned for so many samples.
+        """
+        known = parameters_of(attack)
+        taken, queries = known.get("on_progress"), getattr(known.get("queries"), "default", None)
         if isinstance(bar := self._tick, Lines):
-            bar.named(name, self._steps, self._total)
+            most = f", at most {queries:,} queries an image" if isinstance(queries, int) else ""
+            bar.named(f"{name}{most}", self._steps, self._total)
+            begun, plan = counts.forwards, samples * planned(attack, to_the_end=True)
+            bar.within = lambda: samples * min(0.99, (counts.forwards - begun) / plan) if plan else 0.0
             if taken is not None and taken.default is None:
                 named = partial(bar.named, done=self._steps, total=self._total)
                 return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
@@ -42,6 +50,8 @@ class Events:
         counts = len(correct), *(float(right.sum()) / count for right in rights), float(part["seconds"])
         done = self._done.get(name, 0) + torch.tensor(counts, dtype=torch.float64, device="cpu")
         self._done[name] = done
+        if isinstance(self._tick, Lines):
+            self._tick.within = None
         samples, right, robust, seconds = done.tolist()
         self._steps += len(correct)
         tell(self._tick, f"{name}: robust accuracy {percent(robust / samples)}", self._steps, self._total)

@@ -286,7 +286,8 @@ class Evaluation:
 
     def attack(self, name: str, batch: Batch) -> Part:
         """Run an attack on a batch, or note why it does not serve the threat."""
-        attack = self.events.begun(name, self.job.attacks[name])
+        counts = batch.classifier.counts
+        attack = self.events.begun(name, self.job.attacks[name], counts, len(batch.x))
         tensors = outcomes.untouched(batch, points=self.keep_samples or self.parts.path is not None)
         usable = (~batch.failed).nonzero().flatten()
         if not len(usable):

@@ -110,6 +110,9 @@ def test_a_ball_that_covers_the_box_is_flagged(logged):
     assert fa.attacks.fmn(Threshold(), DATA.x, DATA.y, fa.Linf(8), steps=2).flags == ()
     (flag,) = pgd(fa.Linf(torch.tensor([8, *[0.1] * 5]))).flags
     assert flag == "radius: the balls of some samples cover the box [0, 1], so any image is in them"
+    both = dict.fromkeys("ab", partial(fa.attacks.fgsm, threat=fa.Linf(8)))
+    notes = evaluate(Threshold(), DATA, both, indicators=False).notes()
+    assert [note.partition(" the ball")[0] for note in notes if "covers" in note] == ["a, b: radius:"]
 
 
 def test_class_masks_of_minus_infinity_are_refused_with_the_cure():
