@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -23,6 +24,7 @@ STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_D
 # A process waits so long for another: an attack on a batch may take hours; torchrun ends those left alone
 PATIENCE = timedelta(days=1)
 _received: list[int] = []
+_patient: list[bool] = []  # one for each `after_the_step`
 
 
 class Interrupted(Exception):
@@ -53,9 +55,21 @@ def stoppable() -> Iterator[None]:
         _received.clear()
 
 
+@contextmanager
+def after_the_step() -> Iterator[None]:
+    """Let the first signal inside wait for `check_stop`, and a second one stop at once."""
+    _patient.append(True)
+    try:
+        yield
+    finally:
+        _patient.pop()
+
+
 def _stop(number: int, frame: object) -> None:
     _received.append(number)
-    raise KeyboardInterrupt
+    if not _patient or len(_received) > 1:
+        raise KeyboardInterrupt
+    sys.stderr.write("fastadv: stopping after this step; once more stops at once\n")
 
 
 def check_stop() -> None:

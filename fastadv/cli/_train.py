@@ -7,8 +7,8 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastadv.cli import _options as o
-from fastadv.cli._attack import parse_attack
-from fastadv.cli._interrupt import interruptible, together
+from fastadv.cli._attack import NamedAttack, parse_attack
+from fastadv.cli._interrupt import after_the_step, interruptible, together
 from fastadv.cli._output import kept_in, note, print_table, progress, say
 from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
 from fastadv.cli._signature import Front
@@ -127,7 +127,9 @@ def train(
     tests: Tests,
     measuring: Annotated[Measuring, Front(Measuring, "test_every")],
     ending: Annotated[Ending, Front(Ending)],
-    execution: Annotated[Execution, Front(Execution, "precision workers compile", types=Workers)],
+    execution: Annotated[
+        Execution, Front(Execution, "precision workers compile checkpoint_every", types=Workers)
+    ],
     machine: Machine,
 ) -> Iterator[Any]:
     """Train a model, standard or adversarially.
@@ -146,16 +148,17 @@ def train(
         dataset, held_out = (drawn.rest, drawn.held_out) if drawn else (dataset, None)
         test_set = tests.load(**images.keywords)
         net = model.load(dataset, machine, fresh=True)
-        attacks: dict[str, Any] | None = None
+        attack = None
         if budget.radius is not None and (test_set is not None or held_out is not None):
             attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
-            attacks = {attack.label: attack.run}
         run = each_epoch(
             net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
-            test_attacks=attacks, seed=seed, device=machine.place(), progress=bar, optimization=optimization,
+            test_attacks=attack and {attack.label: attack.run}, seed=seed, device=machine.place(),
+            progress=bar, optimization=optimization,
             measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
         )  # fmt: skip
-        done = list(run)
+        with after_the_step():
+            done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
@@ -171,7 +174,7 @@ def train(
         "run_dir": run_dir and str(run_dir),
     }
     yield card("training", config, epochs=[asdict(report) for report in past])
-    _show(past, f"{model.model} on {dataset.name}", dataset.note)
+    _show(past, f"{model.model} on {dataset.name}", dataset.note, attack)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
         # A file may also lie there from another run in this folder
@@ -196,9 +199,10 @@ def _row(report: EpochReport) -> dict[str, str]:
     return row | {"learning rate": f"{report.learning_rate:.2g}", "seconds": f"{report.seconds:.1f}"}
 
 
-def _show(past: list[EpochReport], title: str, caption: str) -> None:
+def _show(past: list[EpochReport], title: str, caption: str, attack: NamedAttack | None) -> None:
     rows = [_row(report) for report in past]
     head = list(rows[-1])  # the last epoch is always tested
-    cells = [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
+    titled = [name.replace(attack.label, attack.title) if attack else name for name in head]
+    cells = [titled, *([row.get(name, percent(None)) for name in head] for row in rows)]
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
     print_table(title, cells, [caption, *alarms])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -30,11 +31,12 @@ from fastadv.train._steps import Steps
 from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
-from fastadv.train.recipes import Standard
+from fastadv.train.recipes import FastTraining, PGDTraining, Standard
 from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
+ENOUGH = 20  # steps of an epoch whose mean loss is not that of the first weights
 
 
 @contextmanager
@@ -131,10 +133,14 @@ class Run:
             with torch.inference_mode(False), torch.enable_grad(), _training(steps), self._kept_checkpoint():
                 for done in steps.epoch(epoch, self.step):
                     self.step, self.seconds = done, before + time.perf_counter() - started
-                    self._show(epoch)
+                    try:
+                        self._show(epoch)
+                    except KeyboardInterrupt:  # what shows progress may stop a run after a step
+                        if processes.world() == 1:
+                            self._checkpoint()
+                        raise
                     if self._is_due():
-                        steps.check()
-                        self._save()
+                        self._checkpoint()
             started = time.perf_counter()
             measured = self.measure(steps) if tested else {"tested": False}
         report = EpochReport(
@@ -154,9 +160,14 @@ class Run:
 
     def _show(self, epoch: int) -> None:
         steps = self.steps.feed.steps
-        loss = f", loss {self.done[-1].loss:.4f}" if self.done else ""
+        loss = f", loss of epoch {self.done[-1].epoch} {self.done[-1].loss:.4f}" if self.done else ""
         text = f"epoch {epoch} of {self.epochs}{loss}"
         tell(self.tick, text, (epoch - 1) * steps + self.step, self.epochs * steps)
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint within the epoch."""
+        self.steps.check()
+        self._save()
 
     def _is_due(self) -> bool:
         """Return whether a checkpoint is written within the epoch, after this step."""
@@ -177,6 +188,8 @@ class Run:
         logger.info("%s", report)
         if report.alarm is not None:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
+        if report.epoch == 1 and (text := self._above_chance(report.loss)):
+            logger.warning("%s", text)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
@@ -186,6 +199,20 @@ class Run:
         self.record.report()
         if self.measure.on_event is not None:
             self.measure.on_event(dataclasses.asdict(report))
+
+    def _above_chance(self, loss: float) -> str:
+        """Say that a loss is above that of equal probabilities; "" for few steps and other losses."""
+        steps, recipe = self.steps, innermost(self.steps.recipe)
+        entropy = isinstance(recipe, Standard | PGDTraining | FastTraining)
+        entropy &= steps.criterion.outputs == "classes" and getattr(recipe, "loss", "ce") != "bce"
+        chance = math.log(steps.classes)
+        if not entropy or steps.feed.steps < ENOUGH or loss <= chance:
+            return ""
+        ramp = "" if isinstance(recipe, Standard) else ", or let the radius grow (ramp)"
+        return (
+            f"the loss of epoch 1, {loss:.3g}, is above the {chance:.3g} of equal probabilities for "
+            f"{steps.classes} classes; lower the learning rate{ramp}"
+        )
 
     def _save(self) -> None:
         steps = self.steps

@@ -38,7 +38,7 @@ def test_interrupted_training_says_how_to_resume(folder):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.count("\n")) == (130, "", 1), err
+    assert (process.returncode, out, err.count("\n")) == (130, "", 2), err
     assert "kept in run" in err
     assert "--resume" in err
     assert (folder / "run" / "checkpoint.safetensors").exists()

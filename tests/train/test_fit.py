@@ -305,3 +305,11 @@ def test_weights_have_the_callers_layout_again_afterwards(optimizer):
     assert all(parameter.is_contiguous() for parameter in model.parameters())
     fit(other, images(), Standard(), epochs=1, optimizer=optimizer)
     assert other[2].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("rate", "size", "told"), [(3.0, 2, True), (3.0, 4, False), (0.01, 2, False)])
+def test_a_first_loss_above_that_of_equal_probabilities_is_told_once(rate, size, told, logged):
+    """Unless the epoch has few steps, most of which the first weights take."""
+    fit(net(), images(), Standard(), epochs=2, batch_size=size, learning_rate=rate)
+    says = "is above the 1.1 of equal probabilities for 3 classes; lower the learning rate"
+    assert logged.text.count(says) == told

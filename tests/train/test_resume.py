@@ -161,3 +161,13 @@ def test_a_real_write_error_is_reported_and_keeps_the_previous_checkpoint(whole,
     assert not list(tmp_path.glob(".*.part"))
     model, _ = run(tmp_path, resume=True)
     assert_same(model, whole[0])
+
+
+def test_a_stop_in_the_first_epoch_keeps_its_steps(whole, tmp_path):
+    """What shows progress stops a run after a step, which a checkpoint then holds."""
+    stopped(2, run, tmp_path, checkpoint_every=None)
+    seen: list[int] = []
+    progress = lambda done, _: seen.append(done)  # noqa: E731
+    model, _ = run(tmp_path, checkpoint_every=None, resume=True, progress=progress)
+    assert seen[0] == 3
+    assert_same(model, whole[0])
