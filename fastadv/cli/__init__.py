@@ -29,6 +29,7 @@ from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._merge import merge
 from fastadv.cli._models import models
+from fastadv.cli._options import Spoken
 from fastadv.cli._output import note
 from fastadv.cli._signature import add, eager, taking
 from fastadv.cli._train import train
@@ -94,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, 0 for success, 1 where the work failed, 2 for bad usage.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(format="fastadv: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Spoken("fastadv: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # A model can then be named as module:function of a file in the working folder
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -1,10 +1,11 @@
 """`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from fastadv._checks import check_choice
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import print_table, progress, say
@@ -16,13 +17,22 @@ from fastadv.runs import processes
 from fastadv.text import number, percent
 from fastadv.threat import THREATS
 
-Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
 SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
 # The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
+KIND = "D_R, D_NR, D_rand or D_det of Ilyas et al. 2019."
 
 
-def _settings(kind: Kind, budget: Budget, seed: int) -> dict[str, Any]:
+@o.usage()
+def parse_kind(text: str) -> str:
+    """Check the name of a construction, also as Python has it: random_target."""
+    return check_choice("kind", text.replace("_", "-"), PAPER_NAMES)
+
+
+Kind = Annotated[str, typer.Argument(parser=parse_kind, metavar="|".join(PAPER_NAMES), help=KIND)]
+
+
+def _settings(kind: str, budget: Budget, seed: int) -> dict[str, Any]:
     """Return how the images are searched: by the options, else as in the paper on CIFAR-10."""
     inverts = kind in ("robust", "non-robust")
     if budget.norm not in (None, "l2") and budget.radius is None and not inverts:
@@ -40,7 +50,7 @@ def _settings(kind: Kind, budget: Budget, seed: int) -> dict[str, Any]:
 
 @together
 def construct(
-    kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
+    kind: Kind,
     model: Network,
     images: Images,
     construction: Budget,

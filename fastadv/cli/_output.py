@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -19,7 +21,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import check_stop
 from fastadv.evaluation import Table as Evaluation
 from fastadv.progress import RichBar
-from fastadv.runs.files import save_tensors, write_text
+from fastadv.runs.files import atomic_write, save_tensors, write_text
 from fastadv.text import in_markdown, percent, several
 
 Check = tuple[str, str, int]
@@ -63,7 +65,16 @@ def finite(value: Any) -> Any:
 
 
 def write_samples(path: Path, tensors: Mapping[str, Any], document: Any) -> None:
-    save_tensors(path, tensors, {"card": json.dumps(finite(document))})
+    """Write tensors and a document, "card", as the name ends: .safetensors, .npz or .pt."""
+    text = json.dumps(finite(document))
+    if path.suffix.lower() == ".safetensors":
+        save_tensors(path, tensors, {"card": text})
+        return
+    with atomic_write(path) as part, part.open("wb") as file:
+        if path.suffix.lower() == ".npz":
+            np.savez(file, card=np.array(text), **{name: one.cpu().numpy() for name, one in tensors.items()})
+        else:
+            torch.save({**tensors, "card": text}, file)
 
 
 def print_table(

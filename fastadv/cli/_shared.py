@@ -30,6 +30,7 @@ SAMPLES = "Use only N samples: the first, or of a sorted set some of each class.
 BATCH_SIZE = "Samples worked on at once."
 DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there is a file of them
+WEIGHTS = "Safetensors or torch file, of a net for images in [0, 1]; of rb:NAME also a folder of such."
 
 
 def load_data(
@@ -81,7 +82,7 @@ class Network:
         typer.Option(metavar="KEY=VALUE"),
         "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.",
     ] = None
-    weights: Annotated[Path | None, "Safetensors or torch file; of rb:NAME also a folder of such."] = None
+    weights: Annotated[Path | None, WEIGHTS] = None
 
     @property
     def config(self) -> dict[str, Any]:

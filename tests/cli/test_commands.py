@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,13 +14,14 @@ from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.data import load_constructed
 from fastadv.data.corruption.weather import PHOTOGRAPHS
+from fastadv.runs.files import load_tensors
 
 SOME = "-n 60"
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["robust", "fixed-shift"])
+@pytest.mark.parametrize("kind", ["robust", "fixed_shift"])
 def test_construct_then_train_on_it(fastadv, folder, net, kind):
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
     assert fastadv(f"{line} --json").json["measured"]["samples"] == 60
@@ -36,7 +38,8 @@ def test_construct_then_train_on_it(fastadv, folder, net, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd", "construct fixed-shift"])
 def test_precisions(fastadv, refused, net, command):
-    line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
+    out = "made" if "construct" in command else "made.npz --radius 0.3"
+    line = f"{command} {net} {SOME} --steps 1 --out {out}"
     refused(f"{line} --precision tf32 --device cpu", "GPU of compute capability 8 or more for 'tf32'")
     config = fastadv(f"{line} --precision fp16 --json").json["config"]
     settings = config["model"]["frozen"] if "construct" in command else config
@@ -127,3 +130,15 @@ def test_the_commands_about_training_run(fastadv, folder):
         "best.safetensors", "checkpoint.safetensors", "ema.safetensors", "model.safetensors", "report.jsonl"
     ]  # fmt: skip
     assert all(f"`{name}`" in page for name in names)
+
+
+@pytest.mark.parametrize("ending", ["npz", "pt", "safetensors"])
+def test_the_ending_says_how_examples_are_written(fastadv, net, refused, folder, ending):
+    fastadv(f"attack {net} {SOME} --radius 25.5/255 -a fgsm --out adv.{ending}")
+    read = {"npz": np.load, "pt": torch.load, "safetensors": lambda path: load_tensors(path)[0]}[ending]
+    held = read(f"adv.{ending}")
+    assert len(held["x_adv"]) == len(held["y"]) > 0
+    assert float(abs(torch.as_tensor(held["x_adv"]) - torch.as_tensor(held["x"])).max()) == pytest.approx(0.1)
+    refused(
+        f"attack {net} {SOME} --radius 0.1 -a fgsm --out adv.jpg", "expected one of .safetensors, .npz, .pt"
+    )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastadv.cli._options import spoken
 from tests.cli.test_help import COMMANDS
 
 DIGITS = "-m small_cnn --data digits"
@@ -37,11 +38,20 @@ DIGITS = "-m small_cnn --data digits"
         (f"evaluate {DIGITS} --eps 0.1", "no option --eps; did you mean '--radius'? Try"),
         ("train -m resnet19 --data digits", "did you mean 'resnet18' or 'resnet50'? Try"),
         ("demo --size 9", "8, 10, 16, 28"),
+        (f"evalute {DIGITS}", "Did you mean 'evaluate'? Try"),
+        (f"construct random_targte {DIGITS} --out made", "did you mean 'random-target'? Try"),
     ],
 )
 def test_wrong_usage_is_two(refused, folder, line, says):
     (folder / "file").touch()
     assert "--help" in refused(line, says)
+
+
+def test_advice_is_in_the_words_of_a_command(fastadv, net):
+    said = fastadv(f"attack {net} -n 4 --radius 8 -a fgsm").out
+    assert "did you mean --radius 8/255?" in " ".join(said.split())
+    line = spoken("did you mean Linf(0.5 / 255)? give fa.models.bpda(model, {})")
+    assert line == "did you mean --radius 0.5/255? give -m a function that returns fa.models.bpda(model, {})"
 
 
 def test_a_command_that_went_says_where_it_is(refused):

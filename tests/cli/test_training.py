@@ -101,6 +101,7 @@ def test_every_option_reaches_the_run(fastadv, folder, runs):
     }  # fmt: skip
     wanted |= {"optimizer": "adamw", "learning_rate": 0.002, "seed": 3, "batch_size": 30, "epochs": 3}
     assert {name: options[name] for name in wanted} == wanted
+    assert "PGD-10, L2 0.1" in done.out
     for name in ("model", "ema", "best"):
         assert f"in run/{name}.safetensors" in done.out
 

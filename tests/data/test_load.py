@@ -94,6 +94,8 @@ def test_the_sets_that_were_published_are_read(tmp_path, parts):
     assert torch.equal(loaded.x, x)
     assert torch.equal(loaded.y, y)
     assert (loaded.name, loaded.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
+    assert torch.equal(load(str(folder), limit=7).x, x[:7])
+    refuses("expected no size or severity", load, str(folder), size=8)
 
 
 def test_damaged_tensors_and_other_folders_are_refused(tmp_path):
