@@ -13,6 +13,7 @@ help:  ## this list; what is needed less often are scripts in tools/
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml setup.py constraints.txt fastadv/_version.py $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.inl)
+	@echo 'Installs what constraints.txt pins and builds the extension, in about two minutes.'
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[test,lint]'
 	touch $@

@@ -19,6 +19,19 @@ def test_an_argument_that_a_function_does_not_have():
             fa.evaluate(None, None, **{name: 0.1})
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "says"),
+    [
+        (fa, "PGD", "; did you mean 'attacks.pgd'?"), (fa, "Lnif", "; did you mean 'Linf'?"),
+        (fa.attacks, "PGD", "; did you mean 'pgd'?"), (fa.attacks, "LinfPGD", "; did you mean 'pgd'?"),
+        (fa, "xyzzy", ""), (fa, "_pgd", ""), (fa.attacks, "__pgd__", ""),
+    ],
+)  # fmt: skip
+def test_a_name_that_a_module_does_not_have(module, name, says):
+    with pytest.raises(AttributeError, match=re.escape(f"has no attribute {name!r}{says}") + "$"):
+        getattr(module, name)
+
+
 def test_numbers():
     for value in (0, 1, 0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])):
         assert check_number("decay", value, 0, 1) == float(value)

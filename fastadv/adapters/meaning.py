@@ -27,7 +27,7 @@ INSTEAD = {
     "EADEN": "use EADL1, whose decision rule is the L1 distance",
     **dict.fromkeys(
         ("DIFGSM", "NIFGSM", "PIFGSM", "PIFGSMPP", "SINIFGSM", "TIFGSM", "VMIFGSM", "VNIFGSM"),
-        "use MIFGSM, or fastadv.attacks.mim with a gradient rule, as in docs/transfer.md",
+        "use MIFGSM, or fastadv.attacks.mim with gradient=, a rule of fastadv.attacks.rules",
     ),
     "LGV": "attack the mean of the probabilities of the collected models",
 }

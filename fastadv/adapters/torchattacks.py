@@ -166,5 +166,5 @@ def __getattr__(name: str) -> Any:
     if name in SERVED:
         return SERVED[name]
     if name in INSTEAD:
-        raise InputError(f"torchattacks.{name}: expected an attack that fastadv has too; {INSTEAD[name]}")
+        raise InputError(f"torchattacks.{name}: expected a class that is served here; {INSTEAD[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
 )
+NEEDS = "model: expected one that takes images alone, got {}; bind the rest, as in lambda x: model(x, text)"
 Model = Callable[[Tensor], Tensor]
 
 
@@ -82,6 +83,8 @@ class CheckedModel:
             try:
                 logits = _twice(run, points) if self._pairs and x.shape[0] == 1 else run(points)
             except Exception as error:  # models raise anything
+                if isinstance(error, TypeError) and "forward() missing" in str(error):
+                    raise InputError(NEEDS.format(error)) from error
                 if x.shape[0] != 1 or version(points) != before:
                     raise
                 logits = self._by_pair(run, points, error)

@@ -77,10 +77,10 @@ class _Scale:
         return torch.zeros_like(x)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        if x.shape[1:] != self.radius.shape:
-            raise InputError(
-                f"x: expected samples like the budgets {tuple(self.radius.shape)}, got {tuple(x.shape[1:])}"
-            )
+        if (got := x.shape[1:]) != (wanted := self.radius.shape):
+            fits = wanted == got[len(got) - len(wanted) :]
+            cure = f"; give budgets.expand({', '.join(map(str, got))})" if fits else ""
+            raise InputError(f"x: expected samples like the budgets {tuple(wanted)}, got {tuple(got)}{cure}")
         radius, low, high = (bound.to(x) for bound in (self.radius, self.low, self.high))
         change = radius * t
         # rounded towards x: no budget is exceeded by a rounding

@@ -281,6 +281,20 @@ def test_a_model_that_writes_into_x_only_later_is_refused(many: str) -> None:
         MANY[many](Plain(halves), labels(model, X))
 
 
+class Towers(nn.Linear):
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x.flatten(1))
+
+
+def test_a_model_that_needs_more_than_images_is_refused() -> None:
+    for call in (
+        lambda: bim(Towers(128, 4), X, Y, fa.Linf(0.1)),
+        lambda: fa.evaluate(Towers(128, 4), (X, Y)),
+    ):
+        with pytest.raises(InputError, match=r"takes images alone, .* argument: 'text'; bind the rest"):
+            call()
+
+
 class OfTheBatch(nn.BatchNorm2d):
     """Takes statistics of the batch in any mode, and keeps their running mean."""
 

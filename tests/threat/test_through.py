@@ -213,6 +213,10 @@ def test_wrong_maps_are_answered() -> None:
         (lambda: fa.Scaled(torch.ones(2), (0, torch.ones(3))), "ends like one sample"),
         (lambda: fa.Scaled(torch.ones(2), (0, torch.tensor([1.0, 0.0]))), "lo < hi"),
         (lambda: fa.Scaled(torch.ones(2)).image(torch.zeros(1, 3), torch.zeros(1, 3)), "like the budgets"),
+        (
+            lambda: fa.Scaled(torch.ones(3)).image(torch.zeros(1, 50, 3), torch.zeros(1, 50, 3)),
+            r"got \(50, 3\); give budgets.expand\(50, 3\)$",
+        ),
         (lambda: fa.Moved(1, 3).contains(x, x), "contains: expected parameters"),
         (lambda: fa.Moved(1, 3).measure(x, x), "contains: expected parameters"),
         (lambda: Through(torch.add, fa.Linf(1), torch.ones_like).parameters(x), "differ by up to 1"),

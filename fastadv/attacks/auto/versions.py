@@ -23,6 +23,7 @@ def check_version(version: Version | Sequence[str]) -> None:
     if isinstance(version, str):
         if version not in VERSIONS:
             more = f'; for that component alone give ["{version}"]' if version in NAMES else ""
+            more = '; give its components, such as ["apgd-ce", "apgd-dlr"]' if version == "custom" else more
             raise InputError(f"version: expected {wanted}, got {version!r}{more}")
         return
     if not isinstance(version, Sequence) or not version:

@@ -122,7 +122,12 @@ def step_size_for(
     check_count("steps", steps, 0)
     if step_size is None:
         return threat.default_step_size(steps, factor)
-    checked = check_step_size(step_size, x)
+    checked, still = check_step_size(step_size, x), threat.radius == 0  # there any step will do
+    if isinstance(checked, Tensor):
+        idle = (checked == 0) & torch.as_tensor(still, device=checked.device)
+        checked = checked.masked_fill(idle, 1.0)
+    elif checked == 0 and still is True:
+        checked = 1.0
     if steps:
         threat.check_step_size(checked.cpu() if isinstance(checked, Tensor) else checked)
     return checked
