@@ -81,3 +81,12 @@ def test_what_is_told_is_kept_in_the_picture(tmp_path):
         "command": "fastadv demo", "seed": "3", "machine": about()["machine"], "date": "long ago",
     }  # fmt: skip
     assert not {"command", "seed"} & about().keys()
+
+
+def test_rows_before_the_last_change_of_the_code_are_told() -> None:
+    from _site.results import old
+
+    told = old(["2026-11-23", "2026-11-29", "2026-11-24", "2026-11-23"], "2026-11-28")
+    assert "Rows of 2026-11-23 to 2026-11-24 are of an earlier version" in told
+    assert "changed on 2026-11-28" in told
+    assert old(["2026-11-28"], "2026-11-28") == old(["2026-11-01"], "") == old([], "2026-11-28") == ""
