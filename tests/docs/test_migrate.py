@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import fastadv as fa
 import tests.parity.peers  # noqa: F401  puts the folders of other packages on the path
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.attacks.masking.flags import SIGNS
 from fastadv.train.recipes import RECIPES
 from tests.docs.test_pages import BLOCK, DOCS
 
@@ -139,6 +140,6 @@ def test_the_matrix_counts_what_there_is():
     for row in (
         f"| attacks | {len(attacks)} |", f"| by decisions alone | {blind} |",
         f"| minimum norm | {sum(card.minimal for card in attacks)},",
-        f"| training | {len(RECIPES)} recipes",
+        f"| training | {len(RECIPES)} recipes", f"| signs of masked gradients | {len(SIGNS)},",
     ):  # fmt: skip
         assert row in text
