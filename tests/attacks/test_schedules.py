@@ -64,7 +64,7 @@ def test_apgd_in_l1(rises: list[float], monkeypatch: pytest.MonkeyPatch) -> None
     steps, radius, count = 100, 3.0, 80
     model, points = scripted(rises, turning(count))
     x = torch.linspace(0.3, 0.7, count, dtype=torch.float64)
-    monkeypatch.setattr(sys.modules["fastadv.attacks.apgd"], "LARGER", ())
+    monkeypatch.setattr(sys.modules["fastadv.attacks.apgd"], "LARGER", {})
     apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin")
     size, share, before, top, begun = radius, 0.2, count, 0, 0
     for number in range(steps - 1):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def direct(trained):
     digits = load("digits", "test", limit=COUNT)
     out = fa.attacks.autoattack(trained, digits.x, digits.y, fa.Linf(RADIUS), version="quick")
-    assert len(out.costs) == 4
+    assert len(out.costs) == 7
     assert sum(cost.broken > 0 for cost in out.costs.values()) > 1
     return out
 

@@ -25,13 +25,14 @@ def net(seed: int = 0) -> nn.Module:
     made = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES)).double()
     with torch.no_grad():
         for weight, scale in zip(made.parameters(), (0.5, 0.2, 2.0, 0.2), strict=True):
-            weight.copy_(scale * torch.randn(weight.shape, generator=g, dtype=torch.float64))
+            weight.copy_(scale * torch.randn(weight.shape, generator=g, dtype=torch.float64, device="cpu"))
     return made
 
 
 def images(count: int, seed: int = 1) -> Tensor:
     """Return images of shape [count, 1, 4, 4] in [0, 1]."""
-    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(count, *SHAPE, generator=g, dtype=torch.float64, device="cpu")
 
 
 def said(model: Any, x: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ def results_are_facts(tried: Tried) -> None:
 def mates_change_nothing(tried: Tried) -> None:
     """A sample has the same result whatever is in its batch."""
     model, x = net(), images(9)
-    y, threat, some = said(model, x), tried.threat(), torch.tensor([1, 4, 5, 8])
+    y, threat, some = said(model, x), tried.threat(), torch.tensor([1, 4, 5, 8], device="cpu")
     whole, part = tried(model, x, y, threat), tried(model, x[some], y[some], threat, ids=some)
     assert torch.allclose(part.x_adv, whole.x_adv[some]), "a sample depends on its batch; draw by its id"
     assert torch.equal(part.success, whole.success[some]), "a verdict depends on the batch"
@@ -149,7 +150,7 @@ def seeds_decide(tried: Tried) -> None:
     y, threat = said(model, x), tried.threat(0.5)
     same, again, other = (tried(model, x, y, threat, seed=seed, **free).x_adv for seed in (1, 1, 2))
     assert torch.equal(same, again), "one seed gives two results"
-    shifted = tried(model, x, y, threat, seed=1, ids=torch.arange(9) + 100, **free).x_adv
+    shifted = tried(model, x, y, threat, seed=1, ids=torch.arange(9, device="cpu") + 100, **free).x_adv
     differ = not (torch.equal(same, other) or torch.equal(same, shifted))
     assert tried.card.minimal or differ, "another seed, or other ids, give the same result"
 
@@ -175,7 +176,7 @@ def targets_are_reached(tried: Tried) -> None:
 @promised
 def masks_hold(tried: Tried) -> None:
     """What the mask leaves out does not move."""
-    model, x, mask = net(), images(10), torch.ones(4, 4, dtype=torch.bool)
+    model, x, mask = net(), images(10), torch.ones(4, 4, dtype=torch.bool, device="cpu")
     mask[0], mask[1, 2] = False, False
     alone = {"indicators": False} if tried.card.takes("indicators") else {}
     out = tried(model, x, said(model, x), tried.threat(), mask=mask, **alone)
@@ -189,8 +190,8 @@ def nothing_is_found_where_nothing_is(tried: Tried) -> None:
     last: Any = model[-1]  # type: ignore[index]
     with torch.no_grad():
         last.weight.mul_(1e-4)
-        last.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
-    out = tried(model, x, torch.zeros(5, dtype=torch.long), threat)
+        last.bias.copy_(torch.tensor([9.0, 0.0, 0.0], device="cpu"))
+    out = tried(model, x, torch.zeros(5, dtype=torch.long, device="cpu"), threat)
     assert (out.status == Status.HELD).all(), "a sample that holds is called something else"
     assert out.distance.isinf().all(), "a sample that holds has a distance"
     assert threat.contains(out.x_adv, x).all(), "a point lies outside of ball or box"
@@ -239,7 +240,7 @@ def wrong_calls_are_refused(tried: Tried) -> None:
     y, threat = said(model, x), tried.threat()
     bad: list[tuple[type[Exception], dict[str, Any]]] = [
         (InputError, {"threat": 0.3}), (InputError, {"y": y.double()}), (InputError, {"eot": 0}),
-        (InputError, {"mask": torch.ones(4, 4)}), (TypeError, {"stepz": 3}),
+        (InputError, {"mask": torch.ones(4, 4, device="cpu")}), (TypeError, {"stepz": 3}),
     ]  # fmt: skip
     for kind, given in bad:
         try:

@@ -116,15 +116,13 @@ def standards(table: Table) -> str:
         known = "transfer" if row.name == GREY_BOX else card.knowledge if card is not None else ""
         kinds.setdefault(EVASION[known], []).append(row.title)
     rows = [f"{kind} ({', '.join(titles)})" for kind, titles in kinds.items()]
-    if table.corruption is not None:
-        rows.append("common corruptions, which are faults rather than attacks")
     if not rows:
         return ""
+    faults = "; of common corruptions, which are faults, in paragraph 4" * (table.corruption is not None)
     return (
         f"In the terms of NIST AI 100-2 E2025 this page measures {'; '.join(rows)}. Article 15 of Regulation "
-        "(EU) 2024/1689 asks for such figures in paragraph 5, as adversarial examples or model evasion, and "
-        "of corruptions in paragraph 4. Poisoning, privacy and extraction are not measured, and a figure is "
-        "no statement of conformity."
+        f"(EU) 2024/1689 asks for such figures in paragraph 5, as adversarial examples or evasion{faults}. "
+        "Poisoning, privacy and extraction are not measured, and a figure is no statement of conformity."
     )
 
 
