@@ -1,5 +1,6 @@
 """`pytest --attack module:function`: what fastadv promises of an attack, a test for each promise and norm."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,15 @@ def pytest_collection_modifyitems(
 ) -> None:
     for attack in config.getoption("--attack"):
         from fastadv.attacks.core.contract import checks  # torch loads only where it is asked for
+        from fastadv.errors import InputError
 
-        for name, tried, check in checks(attack):
+        if (here := str(config.invocation_params.dir)) not in sys.path:
+            sys.path.insert(0, here)  # as the commands do
+        try:
+            promises = [*checks(attack)]
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from error
+        for name, tried, check in promises:
             item: Promise = Promise.from_parent(session, name=f"{attack}-{name}")
             item.tried, item.check = tried, check
             items.append(item)

@@ -174,7 +174,7 @@ def test_each_promise_can_fail(promise: str) -> None:
 
 @pytest.mark.slow
 def test_pytest_runs_the_promises(mine, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "fastadv_pytest", "-q", "--attack", "mine:midi"]
+    command = [sys.executable, "-P", "-m", "pytest", "-p", "fastadv_pytest", "-q", "--attack", "mine:midi"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"{len(PROMISES)} passed" in ran.stdout
@@ -182,3 +182,6 @@ def test_pytest_runs_the_promises(mine, tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 1
     assert "failed" in ran.stdout
+    ran = subprocess.run([*command[:-1], "mine:mini"], cwd=tmp_path, capture_output=True, text=True)
+    assert "module mine has no function 'mini'" in ran.stderr
+    assert "INTERNALERROR" not in ran.stdout
