@@ -96,7 +96,7 @@ template <class T, class Point>
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = run.from; i < run.to; ++i) {
     const double center = load(x[i]), v = point(i, run.least) - center + run.extra;
-    const double size = std::fabs(v), room = v > 0 ? box.hi - center : center - box.lo;
+    const double size = std::fabs(v), room = l1_room(v, center, box);
     const double kept = size < room ? size : room;
     sum += size > 0 ? kept : 0.0;
   }
@@ -147,7 +147,7 @@ template <class T, class Point>
   for (int64_t i = run.from; i < run.to; ++i) {
     const float center = load(x[i]);
     const double v = point(i, run.least) - static_cast<double>(center) + run.extra;
-    const double past = std::fabs(v) - t, room = v > 0 ? box.hi - center : center - box.lo;
+    const double past = std::fabs(v) - t, room = l1_room(v, center, box);
     const double most = past > room ? room : past, size = past < 0 ? 0.0 : most;  // NaN stays
     const double shift = (v > 0 ? size : -size) + (v - v);                        // and comes of infinity
     store(out + i, clamp(add_towards(center, shift, T{}), lo, hi));
