@@ -29,7 +29,6 @@ class Lines:
 
     def __init__(self, text: str) -> None:
         self.text, self.since = text, time.monotonic()
-        self.done, self.total = 0, 0
 
     def __call__(self, done: int, total: int) -> None:
         if done == total or time.monotonic() - self.since >= EVERY:
@@ -53,6 +52,7 @@ class RichBar(Lines):
         from rich.console import Console
 
         super().__init__(text)
+        self.done = 0
         columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn(bar_width=20)]
         columns += [rich.TaskProgressColumn(), rich.TimeElapsedColumn(), rich.TextColumn("elapsed,")]
         columns += [rich.TimeRemainingColumn(compact=True), rich.TextColumn("left")]
@@ -69,7 +69,7 @@ class RichBar(Lines):
         self.task = self.bar.add_task(text, total=None)
 
     def __call__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
+        self.done = done
         self.bar.update(self.task, description=self.text, completed=done, total=total)
         if not self.bar.live.is_started and time.monotonic() - self.since >= self.patience:
             self.bar.start()

@@ -148,18 +148,8 @@ OF_SOURCES = [
     "--deselect=tests/ops/registration/test_adapter.py::"
     "test_the_processor_is_asked_for_every_feature_the_sources_are_compiled_for",
 ]
-SOURCES = {
-    "fastadv",
-    "fastadv_command.py",
-    "fastadv_pytest.py",
-    "csrc",
-    "build",
-    "dist",
-    "runs",
-    "sets",
-    ".git",
-    ".venv",
-}
+SOURCES = {"fastadv", "csrc", "build", "dist", "runs", "sets", ".git", ".venv"}
+SOURCES |= {path.name for path in ROOT.glob("fastadv_*.py")}
 
 
 def shown(rows: list[dict[str, str]]) -> str:

@@ -157,16 +157,17 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def nameable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, set[type]]:
     """Return the types of the arguments whose values text can name: numbers, true or false, or text."""
-    types = {key: _types(parameter) for key, parameter in parameters.items()}
+    types = {key: _types(_told(parameter)) for key, parameter in parameters.items()}
     return {key: kinds for key, kinds in types.items() if kinds & WORDS.keys()}
 
 
+def _told(parameter: inspect.Parameter) -> Any:
+    """Return the annotation, or the type of the default: a user's own function may have none, or text."""
+    told = parameter.annotation
+    return type(parameter.default) if isinstance(told, str) or told is parameter.empty else told
+
+
 def _types(annotation: Any) -> set[type]:
-    if isinstance(annotation, inspect.Parameter):
-        told = annotation.annotation
-        if isinstance(told, str) or told is annotation.empty:  # of a function of the user's own
-            return {type(annotation.default)}
-        annotation = told
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:

@@ -24,6 +24,7 @@ from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.models import Smoothed
 from fastadv.text import aligned, finite, percent, several
 
+FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
 SHARE = "not the first samples, but one process's share, or drawn by class as the set is sorted"
@@ -195,27 +196,14 @@ class Table(Exported):
 
     def records(self) -> list[dict[str, Any]]:
         """Return the lines of the table as dictionaries: shares from 0 to 1, None for what is missing."""
-        clean = {
-            "attack": "none",
-            "accuracy": self.clean_accuracy,
-            "failed": int(self.failed.sum()),
-        } | self.extra
-        lines = [clean]
+        failed = int(self.failed.sum())
+        lines = [{"attack": "none", "accuracy": self.clean_accuracy, "failed": failed} | self.extra]
         for row in self.rows:
-            figures = {name: finite(value) for name, value in row.figures().items()}
-            accuracy, broken, median, mean = figures.values()
-            threat = {
-                "norm": row.threat and row.threat.norm,
-                "radius": row.threat and finite(float(row.threat.radius)),
-            }
-            shares = {
-                "accuracy": accuracy,
-                "broken": broken,
-                "median_distance": median,
-                "mean_distance": mean,
-            }
+            norm, radius = row.threat and row.threat.norm, row.threat and finite(float(row.threat.radius))
+            figures = dict(zip(FIGURES, map(finite, row.figures().values()), strict=True))
             counts = {name: getattr(row, name) for name in COUNTS}
-            lines.append({"attack": row.published, **threat, **shares, **counts, **row.extra})
+            line = {"attack": row.published, "norm": norm, "radius": radius}
+            lines.append(line | figures | counts | row.extra)
         if len(self.rows) > 1:
             worst = self.worst_cases.items()
             lines += [{"attack": name, "accuracy": share} for name, share in worst if not math.isnan(share)]

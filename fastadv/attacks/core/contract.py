@@ -146,16 +146,14 @@ def seeds_decide(tried: Tried) -> None:
     if not (tried.card.random and tried.card.takes("seed")):
         return
     model, x = net(), images(9)
-    free = {name: given for name, given in _FREE.items() if tried.card.takes(name)}
+    free: dict[str, Any] = {"random_start": True, "stop_early": False}
+    free = {name: given for name, given in free.items() if tried.card.takes(name)}
     y, threat = said(model, x), tried.threat(0.5)
     same, again, other = (tried(model, x, y, threat, seed=seed, **free).x_adv for seed in (1, 1, 2))
     assert torch.equal(same, again), "one seed gives two results"
     shifted = tried(model, x, y, threat, seed=1, ids=torch.arange(9, device="cpu") + 100, **free).x_adv
     differ = not (torch.equal(same, other) or torch.equal(same, shifted))
     assert tried.card.minimal or differ, "another seed, or other ids, give the same result"
-
-
-_FREE = {"random_start": True, "stop_early": False}
 
 
 @promised
