@@ -12,6 +12,7 @@ import logging
 import random
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from hypothesis import settings
 
 from fastadv.engine import Plain, frozen
 from fastadv.engine.search_copy import SearchCopy
+from fastadv.threat import THREATS
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
@@ -191,6 +193,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         assert " at 0x" not in item.nodeid, f"give the parameters of {item.name} ids without addresses"
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Name the table of values by norm that lacks one of THREATS, as it lacks a new one."""
+    try:
+        return (yield)
+    except KeyError as error:
+        if (norm := str(error).strip("'")) not in THREATS:
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(at.filename).relative_to(ROOT)}:{at.lineno}"
+        pytest.fail(f"norm {norm!r} is missing in the table of {where}, `{at.line}`: add it", pytrace=False)
 
 
 @pytest.fixture

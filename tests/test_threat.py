@@ -242,6 +242,16 @@ def test_the_description_tells_threats_apart(one, other):
     assert texts[0] == json.dumps(one.with_radius(one.radius).describe(), sort_keys=True)
 
 
+def test_a_table_that_lacks_a_norm_is_named(pytestconfig):
+    plugins, text = pytestconfig.pluginmanager, r"'l1' is missing .*test_threat.py:\d+, `_ = \{\}"
+    running = plugins.get_plugin(f"{pytestconfig.rootpath}/tests/conftest.py").pytest_runtest_call()
+    next(running)
+    with pytest.raises(KeyError) as lack:
+        _ = {}["l1"]
+    with pytest.raises(pytest.fail.Exception, match=text):
+        running.throw(lack.value)
+
+
 def test_the_description_is_that_of_the_card():
     linf = {"name": "Linf", "norm": "linf", "radius": 0.1, "box": [-1.0, 1.0]}
     assert fa.Linf(0.1, (-1, 1)).describe() == linf

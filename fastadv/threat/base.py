@@ -275,7 +275,7 @@ class Threat:
 
     def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
         """Maximize <size, away> over 0 <= away <= room with ||away|| <= radius, float64 [B, D]."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.support needs _gain, or an override")
 
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         """Take the same step as `step`, and write it into x_adv, which must not be x itself."""

@@ -192,6 +192,7 @@ def nothing_is_found_where_nothing_is(tried: Tried) -> None:
     out = tried(model, x, torch.zeros(5, dtype=torch.long, device="cpu"), threat)
     assert (out.status == Status.HELD).all(), "a sample that holds is called something else"
     assert out.distance.isinf().all(), "a sample that holds has a distance"
+    assert not tried.card.minimal or torch.equal(out.x_adv, x), "a sample that holds is changed"
     assert threat.contains(out.x_adv, x).all(), "a point lies outside of ball or box"
 
 
