@@ -1,11 +1,12 @@
-"""Time the calls that people make: an attack on a model of their own, beside torchattacks, in turns.
+"""Time what people do: attack a model of their own and read both accuracies, beside torchattacks, in turns.
 
     python -m bench.calls [--only NET ...] [--threads 2] [--memory] [--out FILE]
 
 Each net has a process of its own. Its calls are FGSM, PGD with 10 and with 40 steps, and AutoAttack, on 1 to
 128 images that hold, so that no early stop shortens ours. Every turn calls torchattacks, `plain` (the
 module) and `frozen` (what `fa.freeze` made once); a row holds the median over turns of torchattacks' time by
-ours, with its range, and the first call of each beside the warm ones. `loop` is a plain loop of PyTorch.
+ours, with its range, and the first call of each beside the warm ones. `loop` is a plain loop of PyTorch. Our
+calls return the accuracy before and under attack; the others are followed by the two passes that tell it.
 With --memory, each way has a process of its own, which calls it twice and gives freed memory back at once; a
 row holds the memory that it added at its peak.
 """
@@ -80,10 +81,19 @@ def ways(call: str, net: nn.Module, frozen: Any, x: Tensor, y: Tensor) -> dict[s
     else:
         theirs = peer.PGD(net, eps=RADIUS, alpha=RADIUS * PART, steps=steps)
         ours = partial(fa.attacks.pgd, x=x, y=y, threat=threat, steps=steps, step_size=RADIUS * PART)
-    made = {"torchattacks": lambda: theirs(x, y), "plain": lambda: ours(net), "frozen": lambda: ours(frozen)}
     size = RADIUS if steps == 1 else RADIUS * PART
     given = pgd.Problem(call, net, x, y, RADIUS, size, steps)
-    return made | ({"loop": lambda: pgd.plain(given)} if steps else {})
+    made = {
+        "torchattacks": lambda: accuracies(net, x, y, theirs(x, y)),
+        "plain": lambda: ours(net),
+        "frozen": lambda: ours(frozen),
+    }
+    return made | ({"loop": lambda: accuracies(net, x, y, pgd.plain(given))} if steps else {})
+
+
+@torch.no_grad()
+def accuracies(net: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> list[float]:
+    return [(net(points).argmax(1) == y).double().mean().item() for points in (x, x_adv)]
 
 
 def rows(name: str, calls: tuple[str, ...], counts: tuple[int, ...] | None) -> None:
@@ -157,7 +167,7 @@ def main() -> None:
     if given.worker:
         rows(given.worker, tuple(given.calls), images)
         return
-    more = {"bench": "calls", **machine(), "date": time.strftime("%Y-%m-%d")}
+    more = {"bench": "calls", "work": "attack and accuracies", **machine(), "date": time.strftime("%Y-%m-%d")}
     for name, way in product(given.only, WAYS if given.memory else [None]):
         command = [sys.executable, "-m", "bench.calls", "--worker", name, "--threads", str(given.threads)]
         command += ["--calls", *given.calls] if way is None else ["--way", way]

@@ -5,9 +5,22 @@
 Lines whose rows have not been measured yet are left out, and named.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from bench import records
 from bench.page import anchor, calls, corruptions, table
-from bench.page.table import ENTRIES, Rows
+from bench.page.table import ENTRIES, README, Rows
+
+
+def sections(rows: Rows) -> Iterator[tuple[Path, str, str]]:
+    """Yield pages, what stands there between marks, and the name of these."""
+    newest = calls.newest()
+    yield README, calls.summary(newest), "speed"
+    yield calls.PAGE, calls.text(newest), "calls"
+    yield anchor.PAGE, anchor.section(anchor.stored()), "anchor"
+    for page, inside in zip(corruptions.PAGES, corruptions.sections(rows), strict=True):
+        yield page, inside, "corruptions"
 
 
 def main() -> None:
@@ -16,13 +29,8 @@ def main() -> None:
     for entry in ENTRIES:
         if not table.chosen(entry, rows):
             print(f"not measured yet: {entry.label}")
-    measured = anchor.stored()
-    for name, (page, inside) in anchor.sections(measured).items():
-        page.write_text(table.replaced(page.read_text(), inside, name))
-    if calls.newest():
-        calls.PAGE.write_text(table.replaced(calls.PAGE.read_text(), calls.text(), "calls"))
-    for page, inside in zip(corruptions.PAGES, corruptions.sections(rows), strict=True):
-        page.write_text(table.replaced(page.read_text(), inside, "corruptions"))
+    for page, inside, marks in sections(rows):
+        page.write_text(table.replaced(page.read_text(), inside, marks))
     nets = calls.shown(calls.newest())
     calls.save(calls.draw(nets), "speed.png", nets)
 

@@ -1,11 +1,10 @@
-"""PGD against the best of all peers: the tables of bench/results/pgd.md, and a line of README."""
+"""PGD against the best of all peers: the tables of bench/results/pgd.md."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import median
 
 from bench.anchor import FROZEN, PEERS, UNFROZEN, WAYS, Way
-from bench.page.table import PGD, README, Row, duration, number
+from bench.page.table import PGD, Row, duration, number
 from bench.pgd import COMPILED
 from bench.records import RESULTS, ROOT, recorded
 from fastadv.text import in_markdown
@@ -70,7 +69,6 @@ The first table of a machine compares with the best of all peers: how many times
 no attack by this engine can exceed. A product's rate is that of large matrices; the operations are those of
 plain convolutions, and Winograd's method takes fewer. The second table has the times of all processes and,
 after the semicolon, thousands of page faults a call."""
-SHOWN = "ResNet-18 on 32×32, PGD-10, 64 images"  # in README
 
 
 def called(way: Way) -> str:
@@ -145,19 +143,3 @@ def section(machines: Sequence[Machine]) -> str:
     for machine in machines:
         parts += [f"{origin(machine)} {rates(machine)}", "", *goals(machine), "", *processes(machine), ""]
     return "".join(f"{part}\n" for part in parts)
-
-
-def summary(machine: Machine) -> str:
-    """README's line: the frozen model beside the best of all peers, on one network."""
-    known = machine[SHOWN]
-    way, (fp32, bf16) = best(known), (known[Way(name)] for name in FROZEN)
-    here, half, there = (duration(row["p50_ms"]) for row in (fp32, bf16, known[way]))
-    return (
-        f"- **CPU** ({fp32['cpu']}, {fp32['threads']} threads), {SHOWN}: {here}, {half} in bfloat16; "
-        f"{way.provider} {there}. [Rows](bench/results/pgd.md)\n"
-    )
-
-
-def sections(machines: Sequence[Machine]) -> dict[str, tuple[Path, str]]:
-    """Of each name of marks, the page and what stands between."""
-    return {"speed": (README, summary(machines[-1])), "anchor": (PAGE, section(machines))}

@@ -22,8 +22,11 @@ Rows = dict[tuple[str, str, int, str], dict[str, Any]]
 
 
 def newest() -> Rows:
+    """Return the newest row of each case; those of before 2026-11-29 timed no accuracy beside ours."""
     return {
-        (row["net"], row["call"], row["images"], row["way"]): row for row in recorded(RESULTS / "calls.jsonl")
+        (row["net"], row["call"], row["images"], row["way"]): row
+        for row in recorded(RESULTS / "calls.jsonl")
+        if "work" in row
     }
 
 
@@ -43,12 +46,29 @@ def table(rows: Rows) -> Iterator[list[str]]:
         yield [net, str(images), *cells]
 
 
+# of README's line: the call, the network, and its most images
+SHOWN = (("PGD-10", "ResNet-18"), ("PGD-10", "ViT-B/32"), ("FGSM", "ResNet-18"), ("FGSM", "MLP"))
+
+
+def summary(rows: Rows) -> str:
+    """Return README's line: some calls, how many times as fast as torchattacks, plain and frozen."""
+    told = []
+    for call, net in SHOWN:
+        images = max(images for of, made, images, _ in rows if (of, made) == (net, call))
+        both = (f"{rows[net, call, images, way]['times']:.2g}" for way in WAYS)
+        told.append(f"{call} on {net}, {images} images, {' / '.join(both)}")
+    row = next(iter(rows.values()))
+    return (
+        f"- **CPU** ({row['cpu']}, {row['threads']} threads), attack and both accuracies, times as fast as "
+        f"torchattacks, plain / frozen once: {'; '.join(told)}. [Rows](bench/results/calls.md)\n"
+    )
+
+
 def _bold(times: float) -> str:
     return f"**{times:.2f}**" if times < 0.95 else f"{times:.2f}"
 
 
-def text() -> str:
-    rows = newest()
+def text(rows: Rows) -> str:
     about = list(rows.values())[-1]
     held = {key: row["mib"] for key, row in rows.items() if key[1] == "memory"}
     memory = list[str]()

@@ -1,23 +1,21 @@
 """README's line, the tables, the figure and the pages show all stored rows, those that lose too."""
 
 from bench import records
-from bench.page import anchor, calls, corruptions, table
+from bench.page import calls, table
+from bench.page.__main__ import sections
 from bench.page.table import ENTRIES, Rows, name
 from bench.suite import frontier, wall
 from fastadv.text import in_markdown
 from tests.parity.store import STORES, stored
 
-STORED, MACHINES = Rows.stored(), anchor.stored()
+STORED = Rows.stored()
 
 
 class TestPage:
     def test_pages_show_the_stored_rows(self):
-        for marks, (path, inside) in anchor.sections(MACHINES).items():
+        for path, inside, marks in sections(STORED):
             page = path.read_text()
             assert page == table.replaced(page, inside, marks), "run python -m bench.page"
-        for path, inside in zip(corruptions.PAGES, corruptions.sections(STORED), strict=True):
-            page = path.read_text()
-            assert page == table.replaced(page, inside, "corruptions"), "run python -m bench.page"
 
     def test_the_figure_shows_the_stored_rows(self):
         assert calls.up_to_date("speed.png", calls.shown(calls.newest())), "run python -m bench.page"
