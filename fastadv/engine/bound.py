@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fastadv import losses
 from fastadv._torch import run_backward, version
@@ -167,3 +168,27 @@ class CleanPass:
         x = self.x if rows is None else self.x[rows]
         answer: Gradient = plain.input_gradient(x, y, loss, targets, direction)
         return answer
+
+
+class Followed(torch.autograd.Function):
+    """Logits for code that calls a model as PyTorch does: their gradient goes to x alone, and is counted."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plain: Any, rows: Tensor | None) -> Tensor:
+        with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
+            ctx.plain, ctx.rows, ctx.dtype = plain, rows, x.dtype
+            ctx.leaf = plain.leaf(plain.taken(x, rows))
+            passes = [plain.checked(ctx.leaf, plain.model_of(rows)) for _ in range(plain.eot)]
+            plain.counts.forwards += plain.eot * len(x)
+            ctx.attached = sum(passes[1:], passes[0]) / plain.eot if plain.eot > 1 else passes[0]
+            logits: Tensor = ctx.attached.detach().clone()
+            return logits
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None, None]:
+        plain = ctx.plain
+        with with_gradient(), plain.in_eval(), no_autocast(by_logits.device.type):
+            gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True, ctx.rows)
+        plain.counts.backwards += plain.eot * len(gradient)
+        return gradient.to(ctx.dtype), None, None

@@ -229,6 +229,9 @@ class Frozen(Prepared):
 
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            with self._asked("__call__") as plain:
+                return plain(x, rows)
         with no_gradient():
             logits: Tensor = self._answer(LOGITS, x, "__call__")
             return logits

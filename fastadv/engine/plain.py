@@ -14,7 +14,7 @@ from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, classes_for
-from fastadv.engine.bound import Ask, Bound, CleanPass, Gradient, pull, pull_each
+from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, pull, pull_each
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
 from fastadv.engine.copy import copied
@@ -151,6 +151,9 @@ class Plain(Prepared):
         return x
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            logits: Tensor = Followed.apply(x, self, rows)
+            return logits
         return mean_of([self.verdict(x, rows) for _ in range(self.eot)])
 
     def input_gradient(

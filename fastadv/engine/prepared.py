@@ -109,7 +109,10 @@ class Prepared:
         return self
 
     def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
-        """Return the logits of the search, the mean of `eot` passes, without a gradient."""
+        """Return the logits of the search, the mean of `eot` passes.
+
+        Where x asks for a gradient they are those of the model as given, and `autograd` follows them to x.
+        """
         raise NotImplementedError
 
     def input_gradient(
