@@ -62,6 +62,7 @@ from fastadv.evaluation.row import Components as _Components
 from fastadv.evaluation.row import Samples as _Samples
 from fastadv.ops.registration.library import backends
 from fastadv.threat import L0, L1, L2, Flow, Linf, Moved, Patch, Recolored, Scaled, Threat, Through
+from fastadv.threat import THREATS as _THREATS
 from fastadv.threat import Named as _Named
 from fastadv.threat.through import Own as _Own
 from fastadv.train.universal import universal as _universal
@@ -72,7 +73,7 @@ attacks.universal = _universal
 # results are data, which torch.load reads by default: with weights_only=True
 _saved.add_safe_globals(
     [
-        *(L0, L1, L2, Linf, _Named, _Own),
+        *(*_THREATS.values(), _Named, _Own),
         *(attacks.AttackResult, attacks.AutoAttackResult, attacks.MinimumNormResult, attacks.Indicators),
         *(_Cost, evaluation.Table, evaluation.Row, evaluation.Transferability, _Components, _Draws, _Samples),
         *(certify.Certificates, train.UniversalResult),

@@ -204,8 +204,8 @@ def pytest_runtest_call() -> Generator[None, object, object]:
         if (norm := str(error).strip("'")) not in THREATS:
             raise
         at = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(at.filename).relative_to(ROOT)}:{at.lineno}"
-        pytest.fail(f"norm {norm!r} is missing in the table of {where}, `{at.line}`: add it", pytrace=False)
+        where = f"{os.path.relpath(at.filename, ROOT)}:{at.lineno}"
+        pytest.fail(f"norm {norm!r} is missing in a table that {where} reads, `{at.line}`: add it", False)
 
 
 @pytest.fixture

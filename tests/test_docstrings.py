@@ -95,7 +95,7 @@ def faults(value: object) -> Iterator[str]:
     text = inspect.getdoc(value) or ""
     first, parts = text.partition("\n")[0], sections(text)
     if not first[:1].isupper() or not first.endswith("."):
-        yield f"first line {first!r}"
+        yield f"first line {first!r}: expected a capital first and a period last"
     headings = [heading for heading in parts if heading]
     if headings != [heading for heading in SECTIONS if heading in parts]:
         yield f"sections {headings}"

@@ -243,7 +243,7 @@ def test_the_description_tells_threats_apart(one, other):
 
 
 def test_a_table_that_lacks_a_norm_is_named(pytestconfig):
-    plugins, text = pytestconfig.pluginmanager, r"'l1' is missing .*test_threat.py:\d+, `_ = \{\}"
+    plugins, text = pytestconfig.pluginmanager, r"'l1' is missing .*test_threat.py:\d+ reads, `_ = \{\}"
     running = plugins.get_plugin(f"{pytestconfig.rootpath}/tests/conftest.py").pytest_runtest_call()
     next(running)
     with pytest.raises(KeyError) as lack:
@@ -413,7 +413,7 @@ def supports(norm, weight, x, radius, box):
         away = room * (size > price) if norm == "l1" else (size / price).minimum(room)
         spent = away.sum() if norm == "l1" else away.norm()
         low, high = (price, high) if spent > radius else (low, price)
-    away = room * (size > high) if norm == "l1" else (size / high).minimum(room)
+    away = {"l1": room * (size > high), "l2": (size / high).minimum(room)}[norm]
     # L1 spends what is left on the coordinate that costs the price itself
     return (size * away).sum() + (low * (radius - away.sum()) if norm == "l1" and low > 0 else 0.0)
 

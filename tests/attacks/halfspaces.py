@@ -78,6 +78,6 @@ def _halfspace(w, gap, x, norm, box):
         part = ((gap[:, None] - before) / size.gather(1, order)).clamp_min(0)
         moved = torch.where(used, torch.minimum(part, rooms) if norm == "l1" else rooms, 0.0)
         away = torch.zeros_like(x).scatter(1, order, moved)
-        distance = moved.sum(1) if norm == "l1" else used.sum(1).double()
+        distance = {"l1": moved.sum(1), "l0": used.sum(1).double()}[norm]
     possible = (size * room).sum(1) >= gap
     return distance.masked_fill(~possible, torch.inf), x + w.sign() * away

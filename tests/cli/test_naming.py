@@ -10,6 +10,7 @@ from fastadv.attacks import ATTACKS, Signs
 from fastadv.cli._attack import parse_attack, parse_attacks
 from fastadv.cli._options import nameable, needed, registry
 from fastadv.cli._shared import Budget
+from fastadv.threat import THREATS
 
 ENTRIES = registry()
 TYPES = {name: nameable(entry.parameters) for name, entry in ENTRIES.items()}
@@ -79,7 +80,7 @@ def test_an_attack_of_each_kind_runs_from_the_command_line(fastadv, net, name):
     [
         ("minimum_radius", "attack: expected one of apgd, "),
         ("bim:steps=-1,radius=0.1", "steps: expected an integer >= 0"),
-        ("bim:norm=l7,radius=0.1", "bim works in linf, l2, l1, l0, not in 'l7'"),
+        ("bim:norm=l7,radius=0.1", f"bim works in {', '.join(THREATS)}, not in 'l7'"),
         ("pgd:attack=bim,radius=0.1", "pgd takes no 'attack'"),
         ("pgd:radius=much", "expected radius to be a number, got 'much'"),
         ("autoattack:version=fast,radius=0.1", "version: expected one of standard, plus, rand, quick"),

@@ -142,4 +142,4 @@ def test_the_matrix_counts_what_there_is():
         f"| minimum norm | {sum(card.minimal for card in attacks)},",
         f"| training | {len(RECIPES)} recipes", f"| signs of masked gradients | {len(SIGNS)},",
     ):  # fmt: skip
-        assert row in text
+        assert row in text, f"docs/start/compare.md lacks {row}"

@@ -4,11 +4,11 @@ import torch
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
-from fastadv.threat import THREATS
+from fastadv.ops import _rows
 
 PROJECT = {"l2": ops.project_l2, "l1": ops.project_l1, "l0": ops.project_l0}
 STEP = {"linf": ops.linf_step, "l2": ops.l2_step, "l1": ops.l1_step}
-ORDER = {name: kind.order for name, kind in THREATS.items()}
+ORDER = _rows.ORDERS
 INFINITE = (float("-inf"), float("inf"))
 EXACT = 1 + 1e-12
 

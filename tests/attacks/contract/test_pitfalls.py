@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import Status
-from fastadv.ops import quantize_in_ball
 
 from ..nets import THREATS, Case, Noisy, images, labeled, labels, linear, mlp, threat
 from .cases import options, wide
@@ -120,7 +119,7 @@ def test_15_eight_bits_keep_the_verdict(case: Case, norm: str) -> None:
     model, x = linear(4), (images(32, dtype=torch.float32) * 255).round() / 255
     y, inside = labels(model, x), threat(norm)
     out = case(model, x, y, inside, **options(case, stop_early=False))
-    stored = (quantize_in_ball(out.x_adv, x, norm, inside.radius) * 255).round().to(torch.uint8)
+    stored = (inside.quantize(out.x_adv, x) * 255).round().to(torch.uint8)
     read: Tensor = stored.float() / 255
     assert inside.contains(read, x).all()
     assert out.success.sum() >= 4
