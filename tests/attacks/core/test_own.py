@@ -106,8 +106,8 @@ def idle(out, call):
     return {"x_adv": call["x"], "success": out.success & ~broken, "status": status, "distance": distance}
 
 
-def moved(out, where):
-    return {"x_adv": out.x_adv + 1e-3 * (0.5 - out.x_adv).sign() * torch.as_tensor(where).view(-1, 1, 1, 1)}
+def moved(x, where):
+    return {"x_adv": x + 1e-3 * (0.5 - x).sign() * torch.as_tensor(where).view(-1, 1, 1, 1)}
 
 
 # what the contract says of a fault, and what the result has then
@@ -117,26 +117,27 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "distances are others": lambda out, call: {"distance": 2 * out.distance},
     "an unbroken sample has a distance": lambda out, call: idle(out, call) | {"distance": out.distance},
     "a sample that was wrong is called something else": lambda out, call: {"status": out.status * 0 + 2},
-    "a sample that was wrong is changed": lambda out, call: moved(out, out.status == Status.ALREADY_WRONG),
+    "a sample that was wrong is changed": lambda out, call: moved(out.x_adv, out.status == 0),
+    "an unbroken sample is changed": lambda out, call: idle(out, call) | moved(call["x"], out.status == 1),
     "its card names another knowledge": lambda out, call: {"backwards": 0},
     "it breaks nothing of a net that is easily broken": idle,
     "it changes tensors of the caller": lambda out, call: {"forwards": call["x"].add_(1e-9) is None},
     "it draws from the generator of torch": lambda out, call: {"forwards": torch.rand(1) is None},
     "a sample depends on its batch": lambda out, call: {"x_adv": out.x_adv.roll(int(len(out.x_adv) == 9), 0)},
     "a verdict depends on the batch": lambda out, call: {"success": out.success ^ (len(out.success) == 9)},
-    "one seed gives two results": lambda out, call: moved(out, [next(COUNT) % 2]),
+    "one seed gives two results": lambda out, call: moved(out.x_adv, [next(COUNT) % 2]),
     "a success is not the target": lambda out, call: {"success": out.success & ("targets" not in call)},
     "no target is reached": idle,
     "a target that is reached at x is looked for": lambda out, call: {"status": out.status * 0 + 2},
-    "values outside of the mask move": lambda out, call: moved(out, "mask" in call),
+    "values outside of the mask move": lambda out, call: moved(out.x_adv, "mask" in call),
     "a sample that holds is called something else": lambda out, call: {"status": out.status * 0 + 1},
     "a sample that holds has a distance": lambda out, call: {"distance": out.distance.clamp(max=1.0)},
     "no samples give some": lambda out, call: {"forwards": out.forwards + 1},
     "samples that were wrong are attacked": lambda out, call: {"forwards": out.forwards + len(out.x_adv)},
-    "a radius of 0 lets samples move": lambda out, call: moved(out, call["threat"].radius == 0),
+    "a radius of 0 lets samples move": lambda out, call: moved(out.x_adv, call["threat"].radius == 0),
     "a radius of 0 breaks samples": lambda out, call: {"status": out.status.clamp(max=1)},
     "a sample whose logits are NaN is called some": lambda out, call: {"status": out.status.clamp(max=2)},
-    "a sample whose logits are NaN is changed": lambda out, call: moved(out, out.status == Status.FAILED),
+    "a sample whose logits are NaN is changed": lambda out, call: moved(out.x_adv, out.status == 3),
     "a success is NaN, or one is missed": lambda out, call: {"success": ~out.success},
     "ZeroDivisionError": lambda out, call: 1 / 0,
 }
@@ -148,8 +149,7 @@ COUNT = itertools.count()
 @pytest.mark.slow
 @pytest.mark.parametrize("says", [*FAULTS, *OTHER])
 def test_the_contract_finds_what_is_wrong(says: str) -> None:
-    """With the settings that it is given."""
-    real = ATTACKS["pgd"]
+    real = ATTACKS["fmn" if says == "an unbroken sample is changed" else "pgd"]
 
     @wraps(real.run)
     def faulty(model, x, y, threat, **options):
