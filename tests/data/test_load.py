@@ -81,20 +81,20 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_the_sets_that_were_published_are_read(tmp_path, parts):
+def test_the_sets_that_were_published_are_read(tmp_path, monkeypatch, parts):
     x, y = torch.rand(30, 3, 32, 32), torch.arange(30) % 10
-    folder = tmp_path / "d_robust_CIFAR"
-    folder.mkdir()
+    (folder := tmp_path / "d_robust_CIFAR").mkdir()
     torch.save(list(x.chunk(parts)) if parts > 1 else x, folder / "CIFAR_ims")
     torch.save(tuple(y.chunk(parts)) if parts > 1 else y, folder / "CIFAR_lab")
     loaded = load_folder(folder)
-    assert torch.equal(loaded.x, x)
-    assert torch.equal(loaded.y, y)
+    assert all(map(torch.equal, (loaded.x, loaded.y), (x, y)))
     assert (loaded.name, loaded.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
     for limit in (7, 99):
         assert torch.equal(load(folder, limit=limit).x, x[:limit])
-    for given in ({"split": "test"}, {"size": 8}, {"severity": 3}):
-        refuses("expected no split, size or severity", load, str(folder), **given)
+    for given in ({"split": "test"}, {"size": 8}, {"severity": 3}, {"limit": 0}):
+        refuses("expected (no split, size or severity|at least one image)", load, str(folder), **given)
+    monkeypatch.chdir(folder.rename(tmp_path / "digits").parent)
+    assert load("digits", limit=7).shape == (1, 8, 8)
 
 
 def test_damaged_tensors_and_other_folders_are_refused(tmp_path):
