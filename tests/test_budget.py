@@ -49,7 +49,8 @@ def files(room: str, pattern: str = "*.py") -> Iterator[Path]:
 
 def keeps(room: str, count: float, most: float, what: str) -> None:
     assert count <= SLACK * most, (
-        f"{room} has {count:,} {what}, {most:,} are its limit: delete what it outgrew, or raise it in a commit that says why"
+        f"{room} has {count:,} {what}, {most:,} are its limit: delete what it outgrew, or raise it in a "
+        "commit that says why"
     )
 
 

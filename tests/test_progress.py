@@ -9,6 +9,8 @@ import pytest
 
 import fastadv as fa
 from fastadv import progress
+from fastadv.engine.prepared import Counts
+from fastadv.evaluation._events import Events
 from fastadv.text import percent
 from tests.refusals import refuses
 
@@ -29,8 +31,8 @@ CALLS = {
     "fgsm: robust accuracy [0-9.]+%: 12 of 12": lambda shown: fa.evaluate(
         MODEL, DATA, "fgsm", threat=BALL, progress=shown
     ),
-    "epoch 2 of 2, loss of epoch 1 [0-9.]+: 4 of 4": lambda shown: fa.train.fit(
-        fa.models.create("softmax", shape=(1, 8, 8), classes=10), DIGITS, "standard", epochs=2,
+    "epoch 3 of 3, loss of epoch 2 [0-9.]+: 6 of 6": lambda shown: fa.train.fit(
+        fa.models.create("softmax", shape=(1, 8, 8), classes=10), DIGITS, "standard", epochs=3,
         batch_size=12, progress=shown,
     ),
 }  # fmt: skip
@@ -42,9 +44,10 @@ def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.C
     call(lambda done, total: counts.append((done, total)))
     call(False)
     assert capsys.readouterr() == ("", "")
-    call(True)
+    result = call(True)
     *_, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(line, last)
+    assert "epoch" not in line or f" {result[1].loss:.4f}: " in last
     assert counts[-1] == (counts[-1][1],) * 2
     assert last.endswith(f": {counts[-1][0]} of {counts[-1][1]}")
     refuses(r"progress: expected True, False or a function .*, got 'yes'", call, "yes")
@@ -63,6 +66,18 @@ def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixtur
     assert left == int((~out.success).sum())
 
 
+def test_a_bar_asks_how_many_of_the_planned_passes_are_done() -> None:
+    bar, counts = progress.RichBar("work"), Counts(forwards=50)
+    events = Events(tick=bar, total=36)
+    events.corrupted("fog", 12)
+    for attack, each in (("autoattack", 7000), ("square", 5000)):
+        events.begun(attack, getattr(fa.attacks, attack), counts, 12)
+        for done, shown in ((6, 18), (100, 12 + 12 * 0.99)):
+            counts.forwards += done * each
+            next(iter(bar.bar.get_renderables()))
+            assert bar.bar.tasks[0].completed == shown
+
+
 class Terminal(StringIO):
     def isatty(self) -> bool:
         return True
@@ -74,15 +89,14 @@ def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     seen: list[str] = []
     draw = progress.RichBar.__call__
-    monkeypatch.setattr(
-        progress.RichBar, "__call__", lambda bar, *at: seen.append(bar.text) or draw(bar, *at)
-    )
+    redraw = lambda bar, *at: seen.append(bar.text + "+" * bool(bar.within)) or draw(bar, *at)  # noqa: E731
+    monkeypatch.setattr(progress.RichBar, "__call__", redraw)
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
     square = partial(fa.attacks.square, queries=5000)
     attacks = {"pgd": "fgsm", "square": square, "auto": auto}
     fa.evaluate(MODEL, DATA, attacks, threat=fa.Linf(0.0), progress=True)
     assert seen == ["pgd", "pgd: robust accuracy 100.0%", "square, at most 5,000 queries an image",
-                    "square: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left",
+                    "square: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left+",
                     "auto: robust accuracy 100.0%"]  # fmt: skip
     assert "auto: robust accuracy 100.0%" in screen.getvalue()
-    assert "100%" in screen.getvalue()
+    assert re.search(r"100%[^l]*elapsed,[^l]*\d:\d\d[^l]*left", screen.getvalue())

@@ -98,8 +98,8 @@ def _resized(dataset: ImageSet, size: int) -> ImageSet:
 
 
 def load(
-    name: str, split: str = "train", data_dir: str | os.PathLike[str] | None = None, size: int | None = None,
-    limit: int | None = None, *, severity: int | None = None, download: bool = True,
+    name: str | os.PathLike[str], split: str = "train", data_dir: str | os.PathLike[str] | None = None,
+    size: int | None = None, limit: int | None = None, *, severity: int | None = None, download: bool = True,
 ) -> ImageSet | FolderSet:  # fmt: skip
     """Load a data set by name, or a constructed set by its folder; images are served as float32 in [0, 1].
 
@@ -134,11 +134,9 @@ def load(
         >>> tuple(digits.x.shape), digits.num_classes
         ((100, 1, 10, 10), 10)
     """
-    if not is_named(name) and is_set(name):
-        if size is not None or severity is not None:
-            raise InputError(
-                f"{name}: expected no size or severity, as a constructed set has its own; leave them out"
-            )
+    if not is_named(name := os.fspath(name)) and is_set(name):
+        if split != "train" or size is not None or severity is not None:
+            raise InputError(f"{name}: expected no split, size or severity, as a constructed set has its own")
         constructed = load_folder(name)
         return constructed if limit is None else constructed.subset(range(min(limit, len(constructed))))
     name, options = _parse(name)

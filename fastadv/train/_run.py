@@ -31,7 +31,7 @@ from fastadv.train._steps import Steps
 from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
-from fastadv.train.recipes import FastTraining, PGDTraining, Standard
+from fastadv.train.recipes import FastTraining, FGSMTraining, PGDTraining, Standard
 from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, alarm, best
 
@@ -203,7 +203,7 @@ class Run:
     def _above_chance(self, loss: float) -> str:
         """Say that a loss is above that of equal probabilities; "" for few steps and other losses."""
         steps, recipe = self.steps, innermost(self.steps.recipe)
-        entropy = isinstance(recipe, Standard | PGDTraining | FastTraining)
+        entropy = isinstance(recipe, Standard | FGSMTraining | PGDTraining | FastTraining)
         entropy &= steps.criterion.outputs == "classes" and getattr(recipe, "loss", "ce") != "bce"
         chance = math.log(steps.classes)
         if not entropy or steps.feed.steps < ENOUGH or loss <= chance:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fastadv.cli._interrupt import stoppable
+from fastadv.cli._interrupt import after_the_step, stoppable
 from fastadv.cli._output import progress
 
 # SIGINT may be ignored here, as under nohup: the child then ignores it too
@@ -54,25 +56,25 @@ def number(request):
     assert {number: signal.signal(number, before[number]) for number in usual} == usual
 
 
-class Finalized:
-    """A signal arrives in its finalizer, from which no exception comes out."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def __del__(self):
-        signal.raise_signal(self.number)
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stop_that_python_drops_comes_with_the_next_progress(number):
     with stoppable(), progress("work") as tick:
         tick(1, 3)
-        Finalized(number)
+        weakref.finalize(set(), signal.raise_signal, number)  # from which no exception comes out
         with pytest.raises(KeyboardInterrupt):
             tick(2, 3)
     with progress("the next work") as tick:
         tick(1, 3)
+
+
+def test_the_first_stop_of_a_training_waits_for_its_step(number):
+    with stoppable(), progress("work") as tick, after_the_step():
+        signal.raise_signal(number)
+        for stop in (partial(tick, 1, 3), partial(signal.raise_signal, number)):
+            with pytest.raises(KeyboardInterrupt):
+                stop()
+    with stoppable(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
 
 
 def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypatch):

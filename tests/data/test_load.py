@@ -55,10 +55,8 @@ def test_a_missing_folder_is_named(name, tmp_path, monkeypatch):
     [("mnist", r"MNIST/raw/\*-ubyte"), ("cifar10", r"cifar10/\{train,test\}/CLASS/\*\.jpg")],
 )
 def test_missing_files_say_what_belongs_where(name, layout, tmp_path):
-    with pytest.raises(
-        InputError, match=rf"expected .*{layout} below {tmp_path}, got none.*switched off.*FASTADV_DATA"
-    ):
-        load(name, data_dir=tmp_path, download=False)
+    says = rf"expected .*{layout} below {tmp_path}, got none.*switched off.*FASTADV_DATA"
+    refuses(says, load, name, data_dir=tmp_path, download=False)
 
 
 @pytest.mark.parametrize(("name", "attribute"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
@@ -74,9 +72,8 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
 
     monkeypatch.setattr(datasets, attribute, offline)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(
-        InputError, match="the download failed: <urlopen error> no route to host; put the files there"
-    ) as caught:
+    says = "the download failed: <urlopen error> no route to host; put the files there"
+    with pytest.raises(InputError, match=says) as caught:
         load(name)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "cache" / "fastadv") in str(caught.value)
@@ -84,18 +81,20 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_the_sets_that_were_published_are_read(tmp_path, parts):
+def test_the_sets_that_were_published_are_read(tmp_path, monkeypatch, parts):
     x, y = torch.rand(30, 3, 32, 32), torch.arange(30) % 10
-    folder = tmp_path / "d_robust_CIFAR"
-    folder.mkdir()
+    (folder := tmp_path / "d_robust_CIFAR").mkdir()
     torch.save(list(x.chunk(parts)) if parts > 1 else x, folder / "CIFAR_ims")
     torch.save(tuple(y.chunk(parts)) if parts > 1 else y, folder / "CIFAR_lab")
     loaded = load_folder(folder)
-    assert torch.equal(loaded.x, x)
-    assert torch.equal(loaded.y, y)
+    assert all(map(torch.equal, (loaded.x, loaded.y), (x, y)))
     assert (loaded.name, loaded.classes[:2]) == ("d_robust_CIFAR", ("airplane", "automobile"))
-    assert torch.equal(load(str(folder), limit=7).x, x[:7])
-    refuses("expected no size or severity", load, str(folder), size=8)
+    for limit in (7, 99):
+        assert torch.equal(load(folder, limit=limit).x, x[:limit])
+    for given in ({"split": "test"}, {"size": 8}, {"severity": 3}, {"limit": 0}):
+        refuses("expected (no split, size or severity|at least one image)", load, str(folder), **given)
+    monkeypatch.chdir(folder.rename(tmp_path / "digits").parent)
+    assert load("digits", limit=7).shape == (1, 8, 8)
 
 
 def test_damaged_tensors_and_other_folders_are_refused(tmp_path):

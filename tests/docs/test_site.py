@@ -83,10 +83,17 @@ def test_what_is_told_is_kept_in_the_picture(tmp_path):
     assert not {"command", "seed"} & about().keys()
 
 
-def test_rows_before_the_last_change_of_the_code_are_told() -> None:
-    from _site.results import old
+def test_rows_before_the_last_change_of_the_code_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _site import results
 
-    told = old(["2026-11-23", "2026-11-29", "2026-11-24", "2026-11-23"], "2026-11-28")
+    assert results.DAY.fullmatch(results.changed() or "2026-01-01")
+    monkeypatch.setattr(results, "changed", lambda: "2099-01-01")
+    for name, told in (("results/pgd", True), ("guides/pgd", False)):
+        source = ["```{include} ../../bench/results/pgd.md\n```\n"]
+        results.to_pages(None, name, source)  # type: ignore[arg-type]
+        assert ("Rows of 20" in source[0]) == told
+    told = results.old(["2026-11-23", "2026-11-29", "2026-11-24", "2026-11-23"], "2026-11-28")
     assert "Rows of 2026-11-23 to 2026-11-24 are of an earlier version" in told
     assert "changed on 2026-11-28" in told
-    assert old(["2026-11-28"], "2026-11-28") == old(["2026-11-01"], "") == old([], "2026-11-28") == ""
+    assert "Rows of 2026-11-01 are of" in results.old(["2026-11-01"], "2026-11-28")
+    assert results.old(["2026-11-28"], "2026-11-28") == results.old(["2026-11-01"], "") == ""

@@ -54,6 +54,7 @@ def test_the_page_tells_what_was_measured(tmp_path):
     assert re.findall(r"@inproceedings{(\w+)", page.text) == ["madry2018"]
     assert re.search(r"Run it again:\s*fastadv evaluate\s*seed\s*7\s*data: name\s*pixels", page.text)
     assert "data: note" not in page.text
+    assert "of NIST AI 100-2 E2025 this page measures white-box evasion (pgd). Article 15" in page.text
     assert "dark seen as light" in page.text
     with pytest.raises(InputError, match="class_names: expected 2, got 3; name every class"):
         written(tmp_path, table, model=Threshold(), class_names=["a", "b", "c"])
@@ -215,6 +216,20 @@ def test_each_norm_in_plain_words(threat):
     assert text == f"At most 20 of 30 images (67%) stay correct when {ALLOWED[threat]}."
     gray = replace(table, rows=rows, samples=replace(table.samples, x=table.samples.x[:, :1]))
     assert "pixel" in verdict.plainly(gray, groups(rows)[0])
+
+
+def test_each_row_has_a_kind_of_attack_in_the_terms_of_standards():
+    kinds = {
+        "white-box evasion": ("pgd", "apgd"), "black-box evasion by scores": ("square",),
+        "black-box evasion by decisions": ("boundary",), "evasion by transfer": ("transfer", "grey_box"),
+        "evasion": ("mine",),
+    }  # fmt: skip
+    row = table_of(6).rows[0]
+    rows = [replace(row, name=f"its {one}", attack=one) for names in kinds.values() for one in names]
+    text = verdict.standards(replace(table_of(6), rows=tuple(rows)))
+    told = [f"{kind} ({', '.join(f'its {one}' for one in names)})" for kind, names in kinds.items()]
+    assert f"measures {'; '.join(told)}. Article 15 " in text
+    assert "in paragraph 5, as adversarial examples or evasion. Poisoning" in text
 
 
 def test_every_paper_has_an_entry_and_those_that_ran_are_cited():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastadv import models
-from fastadv.errors import InputError
+from tests.refusals import refuses
 
 SOURCE = """
 from torch import nn
@@ -33,11 +33,8 @@ def test_a_users_own_factory_gets_the_arguments(factories):
 
 @pytest.mark.parametrize("name", ["resnet19", "", "Softmax", ":build", "module:", ".relative:build"])
 def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(
-        InputError,
-        match=", ".join(models.names()) + r", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own",
-    ):
-        models.create(name)
+    known = ", ".join(models.names())
+    refuses(f"{known}, timm:NAME, .*, in commands rb:NAME, or your own", models.create, name)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +56,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
     ],
 )
 def test_what_makes_no_model_is_named(factories, name, arguments, match):
-    with pytest.raises(InputError, match=match):
-        models.create(name.replace("OWN", factories), **arguments)
+    refuses(match, models.create, name.replace("OWN", factories), **arguments)
 
 
 def test_an_argument_of_that_name_of_a_users_own_factory_is_the_users(factories):

@@ -105,7 +105,7 @@ def registered(**facts: Any) -> Callable[[F], F]:
 
 def card_of(what: str, name: Any, known: Mapping[str, Attack]) -> Attack:
     """Return the card of an attack by its name, or as `package.module:function`."""
-    if not isinstance(name, str) or ":" not in name:
+    if not isinstance(name, str) or ":" not in name or name[0] in ":.":
         return known[check_choice(what, name, known, ", or your own as package.module:function")]
     run = own(what, name)
     return next((card for card in REGISTRY.values() if card.run is run), Attack(run))

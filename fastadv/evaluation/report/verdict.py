@@ -10,7 +10,6 @@ from torch import Tensor
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.masking.flags import SIGNS
 from fastadv.evaluation._outcome import NARROWER
-from fastadv.evaluation.named import GREY_BOX
 from fastadv.evaluation.report.pictures import is_image
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table
@@ -112,8 +111,8 @@ def standards(table: Table) -> str:
     """Say what the rows are to NIST AI 100-2 E2025 and to Article 15 of the EU AI Act; "" without rows."""
     kinds: dict[str, list[str]] = {}
     for row in table.rows:
-        card = REGISTRY.get(row.attack)
-        known = "transfer" if row.name == GREY_BOX else card.knowledge if card is not None else ""
+        card, moved = REGISTRY.get(row.attack), row.attack in ("grey_box", "transfer")
+        known = "transfer" if moved else card.knowledge if card is not None else ""
         kinds.setdefault(EVASION[known], []).append(row.title)
     rows = [f"{kind} ({', '.join(titles)})" for kind, titles in kinds.items()]
     if not rows:

@@ -1,9 +1,13 @@
 """An attack of one's own: named, registered, and under contract."""
 
+import itertools
+import json
+import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,9 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.attacks.core.card import ATTACKS, REGISTRY
-from fastadv.attacks.core.contract import PROMISES, Tried
+from fastadv.attacks import Status
+from fastadv.attacks.core.card import ATTACKS, REGISTRY, card_of
+from fastadv.attacks.core.contract import PROMISES, checks
 from fastadv.cli import main
 from tests.refusals import refuses
 
@@ -56,27 +61,17 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_an_attack_is_named_by_its_module(mine) -> None:
     digits, threat = fa.data.load("digits", "test", limit=40), fa.Linf(0.1)
     model = fa.models.create("softmax", shape=digits.shape, seed=0)
-    named = fa.evaluate(model, digits, "mine:midi", threat=threat)
-    assert named["midi"].robust_accuracy == fa.evaluate(model, digits, mine.midi, threat=threat).worst_case
-    refuses(
-        "attacks: expected one of .*package.module:function",
-        fa.evaluate,
-        model,
-        digits,
-        "midi",
-        threat=threat,
-    )
-    refuses(
-        "'mine:mini': module mine has no function 'mini'",
-        fa.evaluate,
-        model,
-        digits,
-        "mine:mini",
-        threat=threat,
-    )
-    refuses("No module named 'yours'", fa.evaluate, model, digits, "yours:midi", threat=threat)
+    evaluate = partial(fa.evaluate, model, digits, threat=threat)
+    named = evaluate("mine:midi")
+    assert named["midi"].robust_accuracy == evaluate(mine.midi).worst_case
+    for name in ("midi", ":midi", "./mine.py:midi"):
+        refuses(f"attacks: expected one of .*package.module:function, got '{name}'", evaluate, name)
+    for name in ("mini", "core"):
+        refuses(f"'mine:{name}': module mine has no function '{name}'", evaluate, f"mine:{name}")
+    refuses("No module named 'yours'", evaluate, "yours:midi")
     fa.attacks.core.registered(norms=("linf",))(mine.midi)
-    assert fa.evaluate(model, digits, "midi", threat=threat).worst_case == named.worst_case
+    assert evaluate("midi").worst_case == named.worst_case
+    assert card_of("attack", "mine:midi", {}) is REGISTRY["midi"]
     fa.attacks.core.registered(norms=("linf",))(mine.midi)  # a cell of a notebook runs again
     pgd = lambda model, x, y: x  # noqa: E731
     pgd.__name__ = "pgd"
@@ -85,10 +80,13 @@ def test_an_attack_is_named_by_its_module(mine) -> None:
 
 def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["evaluate", "-m", "softmax", "-d", "digits", "-n", "30", "--batch-size", "30"]
-    assert main([*common, "-a", "mine:midi:steps=2", "-a", "mine:shifted", "--radius", "25.5/255"]) == 0
-    out = capsys.readouterr().out
-    assert "midi:steps=2" in out or "MIDI-2, L∞ 0.1" in out
-    assert "shifted" in out
+    both = [*common, "-a", "mine:midi:steps=2", "-a", "mine:shifted", "--radius", "25.5/255"]
+    assert main(both) == main([*both, "--json"]) == 0
+    out, brace, card = capsys.readouterr().out.partition("{")
+    assert all(f"│ {title} " in out for title in ("MIDI-2, L∞ 0.1", "shifted"))
+    named = json.loads(brace + card)["config"]["attacks"]
+    midi = {"attack": "mine:midi", "norm": "linf", "radius": 0.1, "steps": 2}
+    assert named == [{"label": "midi:steps=2"} | midi, {"label": "shifted", "attack": "mine:shifted"}]
     assert main([*common, "-a", "mine:midi:stepz=2", "--radius", "0.1"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
     assert main([*common, "-a", "mine:midi"]) == 2
@@ -97,89 +95,83 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_contract_passes(mine) -> None:
     fa.attacks.core.contract("mine:midi")
+    assert len([*checks("pgd")]) == 4 * len(PROMISES)
     with pytest.raises(AssertionError, match="returns a Tensor"):
         fa.attacks.core.contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
 
 
-def outside(out, call):
-    return replace(out, x_adv=out.x_adv + 1.0)
+def idle(out, call):
+    broken = out.status == Status.BROKEN
+    status, distance = out.status.masked_fill(broken, Status.HELD), out.distance.masked_fill(broken, math.inf)
+    return {"x_adv": call["x"], "success": out.success & ~broken, "status": status, "distance": distance}
 
 
-def lying(out, call):
-    return replace(out, success=~out.success)
+def moved(x, where):
+    return {"x_adv": x + 1e-3 * (0.5 - x).sign() * torch.as_tensor(where).view(-1, 1, 1, 1)}
 
 
-def far(out, call):
-    return replace(out, distance=2 * out.distance)
+# what the contract says of a fault, and what the result has then
+FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
+    "a success is none": lambda out, call: {"success": ~out.success},
+    "a point lies outside of ball or box": lambda out, call: {"x_adv": out.x_adv + 1.0},
+    "distances are others": lambda out, call: {"distance": 2 * out.distance},
+    "an unbroken sample has a distance": lambda out, call: idle(out, call) | {"distance": out.distance},
+    "a sample that was wrong is called something else": lambda out, call: {"status": out.status * 0 + 2},
+    "a sample that was wrong is changed": lambda out, call: moved(out.x_adv, out.status == 0),
+    "an unbroken sample is changed": lambda out, call: idle(out, call) | moved(call["x"], out.status == 1),
+    "its card names another knowledge": lambda out, call: {"backwards": 0},
+    "it breaks nothing of a net that is easily broken": idle,
+    "it changes tensors of the caller": lambda out, call: {"forwards": call["x"].add_(1e-9) is None},
+    "it draws from the generator of torch": lambda out, call: {"forwards": torch.rand(1) is None},
+    "a sample depends on its batch": lambda out, call: {"x_adv": out.x_adv.roll(int(len(out.x_adv) == 9), 0)},
+    "a verdict depends on the batch": lambda out, call: {"success": out.success ^ (len(out.success) == 9)},
+    "one seed gives two results": lambda out, call: moved(out.x_adv, [next(COUNT) % 2]),
+    "a success is not the target": lambda out, call: {"success": out.success & ("targets" not in call)},
+    "no target is reached": idle,
+    "a target that is reached at x is looked for": lambda out, call: {"status": out.status * 0 + 2},
+    "values outside of the mask move": lambda out, call: moved(out.x_adv, "mask" in call),
+    "a sample that holds is called something else": lambda out, call: {"status": out.status * 0 + 1},
+    "a sample that holds has a distance": lambda out, call: {"distance": out.distance.clamp(max=1.0)},
+    "no samples give some": lambda out, call: {"forwards": out.forwards + 1},
+    "samples that were wrong are attacked": lambda out, call: {"forwards": out.forwards + len(out.x_adv)},
+    "a radius of 0 lets samples move": lambda out, call: moved(out.x_adv, call["threat"].radius == 0),
+    "a radius of 0 breaks samples": lambda out, call: {"status": out.status.clamp(max=1)},
+    "a sample whose logits are NaN is called some": lambda out, call: {"status": out.status.clamp(max=2)},
+    "a sample whose logits are NaN is changed": lambda out, call: moved(out.x_adv, out.status == 3),
+    "a success is NaN, or one is missed": lambda out, call: {"success": ~out.success},
+    "ZeroDivisionError": lambda out, call: 1 / 0,
+}
+# and what it is called with instead
+OTHER = {"another seed, or other ids": {"ids": None}, "it takes eot=0": {"eot": 1}}
+COUNT = itertools.count()
 
 
-def in_step(out, call):
-    return replace(out, x_adv=out.x_adv.roll(1, 0)) if len(out.x_adv) == 9 else out
+@pytest.mark.slow
+@pytest.mark.parametrize("says", [*FAULTS, *OTHER])
+def test_the_contract_finds_what_is_wrong(says: str) -> None:
+    real = ATTACKS["fmn" if says == "an unbroken sample is changed" else "pgd"]
 
+    @wraps(real.run)
+    def faulty(model, x, y, threat, **options):
+        assert options["steps"] == 4
+        call = {"x": x, "y": y, "threat": threat, **options} | OTHER.get(says, {})
+        out = real.run(model, **call)
+        return replace(out, **FAULTS[says](out, call)) if says in FAULTS else out
 
-def writing(out, call):
-    call["x"].add_(1e-9)
-    return out
-
-
-def drawing(out, call):
-    torch.rand(1)
-    return out
-
-
-def masking(out, call):
-    return out if call.get("mask") is None else replace(out, x_adv=(out.x_adv + 1e-3).clamp(0, 1))
-
-
-def lazy(out, call):
-    return replace(out, x_adv=call["x"], success=out.success & False)
-
-
-def eager(out, call):
-    return replace(out, status=out.status * 0 + 2)
-
-
-def growing(out, call):
-    return replace(out, x_adv=torch.zeros(1, *out.x_adv.shape[1:])) if not len(out.x_adv) else out
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [outside, lying, far, in_step, writing, drawing, masking, lazy, eager, growing],
-    ids=lambda f: f.__name__,
-)
-def test_the_contract_finds_what_is_wrong(fault) -> None:
-    real = ATTACKS["bim"]
-
-    def bim(model, x, y, threat, **options):
-        return fault(real.run(model, x, y, threat, **options), {"x": x, **options})
-
-    with pytest.raises(AssertionError, match="promises that do not hold"):
-        fa.attacks.core.contract(replace(real, run=bim, norms=("linf",)), steps=4)
-
-
-@pytest.mark.parametrize("promise", PROMISES)
-def test_each_promise_can_fail(promise: str) -> None:
-    """A function that refuses nothing and returns x keeps only what it need not do anything for."""
-
-    def nothing(model, x, y, threat, *, seed=0, **options):
-        return fa.attacks.AttackResult(**{**vars(done), "x_adv": x[:1].repeat(len(x) + 1, 1, 1, 1) * 0.5})
-
-    x = torch.rand(2, 1, 4, 4, dtype=torch.float64)
-    done = fa.attacks.bim(lambda x: x.flatten(1), x, torch.zeros(2, dtype=torch.long), fa.Linf(0.1), steps=1)
-    card = replace(ATTACKS["bim"], run=nothing, random=True)
-    with pytest.raises((AssertionError, RuntimeError, IndexError)):
-        PROMISES[promise](Tried(card, "linf"))
+    with pytest.raises(AssertionError, match=rf"promises that do not hold:\n(.*\n)*.*-linf: .*{says}"):
+        fa.attacks.core.contract(replace(real, run=faulty, norms=("linf",)), steps=4)
 
 
 @pytest.mark.slow
 def test_pytest_runs_the_promises(mine, tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "pytest", "-p", "fastadv_pytest", "-q", "--attack", "mine:midi"]
+    options = "-P -m pytest -p fastadv_pytest -q --attack mine:midi --attack mine:midi"
+    command = [sys.executable, *options.split()]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"{len(PROMISES)} passed" in ran.stdout
-    (tmp_path / "mine.py").write_text(MIDI.replace("return core.run(", "x = x + 1\n    return core.run("))
+    assert f"{2 * len(PROMISES)} passed" in ran.stdout
+    (tmp_path / "mine.py").write_text(MIDI.replace("look.gradient,", "-look.gradient,"))
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (ran.returncode, "failed" in ran.stdout) == (1, True)
+    told = " mine:midi-results_are_facts-linf ", "distances are measured.\nit breaks nothing of a net"
+    assert (ran.returncode, *(text in ran.stdout for text in told)) == (1, True, True)
     ran = subprocess.run([*command[:-1], "mine:mini"], cwd=tmp_path, capture_output=True, text=True)
     assert "module mine has no function 'mini'" in ran.stderr

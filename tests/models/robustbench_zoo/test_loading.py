@@ -154,9 +154,8 @@ def test_a_missing_file_says_where_it_belongs_and_where_the_zoo_keeps_it(tmp_pat
         (tmp_path, tmp_path / f"{NAME}.pt"),
         (tmp_path / "absent.pt", tmp_path / "absent.pt"),
     ):
-        with pytest.raises(
-            InputError, match=rf"drive\.google\.com/file/d/{entry.drive}.*--weights"
-        ) as caught:
+        says = rf"drive\.google\.com/file/d/{entry.drive}.*--weights"
+        with pytest.raises(InputError, match=says) as caught:
             models.robustbench(NAME, weights)
         assert f"its weights in {place}, got no such file" in str(caught.value)
 
