@@ -1,8 +1,10 @@
 """What the contract tests, the command line and the documentation need to know of an attack."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from fastadv._checks import check_choice
@@ -108,7 +110,9 @@ def card_of(what: str, name: Any, known: Mapping[str, Attack]) -> Attack:
     if not isinstance(name, str) or ":" not in name or name[0] in ":.":
         return known[check_choice(what, name, known, ", or your own as package.module:function")]
     run = own(what, name)
-    return next((card for card in REGISTRY.values() if card.run is run), Attack(run))
+    held = vars(sys.modules[name.partition(":")[0]]).values()  # a card beside it, or in a dictionary there
+    cards = [*REGISTRY.values(), *held, *chain(*(one.values() for one in held if isinstance(one, dict)))]
+    return next((card for card in cards if isinstance(card, Attack) and card.run is run), Attack(run))
 
 
 def tested(**settings: Mapping[str, Any]) -> Callable[[F], F]:

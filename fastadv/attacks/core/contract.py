@@ -19,20 +19,21 @@ CLASSES, SHAPE = 3, (1, 4, 4)
 RADIUS = {"linf": 0.24, "l2": 0.75, "l1": 1.8, "l0": 6.0}
 
 
-def net(seed: int = 0) -> nn.Module:
+def net(seed: int = 0, shape: tuple[int, ...] = SHAPE, classes: int = CLASSES) -> nn.Module:
     """Return a smooth net of two layers; in float64 no sign hangs on rounding."""
     g = torch.Generator().manual_seed(seed)
-    made = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES)).double()
+    first, last = nn.Linear(math.prod(shape), 12), nn.Linear(12, classes)
+    made = nn.Sequential(nn.Flatten(), first, nn.Tanh(), last).double()
     with torch.no_grad():
         for weight, scale in zip(made.parameters(), (0.5, 0.2, 2.0, 0.2), strict=True):
             weight.copy_(scale * torch.randn(weight.shape, generator=g, dtype=torch.float64, device="cpu"))
     return made
 
 
-def images(count: int, seed: int = 1) -> Tensor:
-    """Return images of shape [count, 1, 4, 4] in [0, 1]."""
+def images(count: int, seed: int = 1, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    """Return images [count, *shape] in [0, 1]."""
     g = torch.Generator().manual_seed(seed)
-    return torch.rand(count, *SHAPE, generator=g, dtype=torch.float64, device="cpu")
+    return torch.rand(count, *shape, generator=g, dtype=torch.float64, device="cpu")
 
 
 def said(model: Any, x: Tensor) -> Tensor:
@@ -54,7 +55,8 @@ class Tried:
         return THREATS[self.norm](math.inf if self.card.minimal else scale * RADIUS[self.norm])
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, **options: Any) -> AttackResult:
-        out: Any = self.card.run(model, x, y, threat, **{**(self.options or self.card.quick), **options})
+        with _untouched(x, y):
+            out: Any = self.card.run(model, x, y, threat, **{**(self.options or self.card.quick), **options})
         assert isinstance(out, AttackResult), f"it returns a {type(out).__name__}, not what core.run does"
         return out
 
@@ -115,7 +117,7 @@ def results_are_facts(tried: Tried) -> None:
     model, x, threat = net(), images(12), tried.threat()
     y = said(model, x)
     y[:2] = (y[:2] + 1) % CLASSES
-    with _untouched(x, y, *model.parameters()):
+    with _untouched(*model.parameters()):
         out = tried(model, x, y, threat)
     wrong, broken, held = said(model, out.x_adv) != y, out.status == Status.BROKEN, out.status >= Status.HELD
     assert torch.equal(out.success, wrong | (out.status == Status.ALREADY_WRONG)), "a success is none"
@@ -126,6 +128,8 @@ def results_are_facts(tried: Tried) -> None:
     assert (out.status[:2] == Status.ALREADY_WRONG).all(), "a sample that was wrong is called something else"
     assert torch.equal(out.x_adv[:2], x[:2]), "a sample that was wrong is changed"
     assert not tried.card.minimal or torch.equal(out.x_adv[held], x[held]), "an unbroken sample is changed"
+    flags = [flag for flag in out.flags if flag.startswith("outside")]
+    assert not flags, f"a point that it asked for last lies outside of ball or box: {flags}"
     assert (out.backwards == 0) == (tried.card.knowledge != "gradient"), "its card names another knowledge"
     assert out.success[2:].any(), "it breaks nothing of a net that is easily broken"
 
@@ -136,14 +140,27 @@ def mates_change_nothing(tried: Tried) -> None:
     model, x = net(), images(9)
     y, threat, some = said(model, x), tried.threat(), torch.tensor([1, 4, 5, 8], device="cpu")
     whole, part = tried(model, x, y, threat), tried(model, x[some], y[some], threat, ids=some)
-    assert torch.allclose(part.x_adv, whole.x_adv[some]), "a sample depends on its batch; draw by its id"
+    apart = "a sample depends on its batch; draw by its id, and take means and sizes over no other sample"
+    assert torch.allclose(part.x_adv, whole.x_adv[some]), apart
     assert torch.equal(part.success, whole.success[some]), "a verdict depends on the batch"
+
+
+@promised
+def any_images_are_served(tried: Tried) -> None:
+    """Images of another shape and number of classes, in float32, as most models take them."""
+    model, x = net(shape=(3, 5, 2), classes=5).float(), images(6, shape=(3, 5, 2)).float()
+    y, threat = said(model, x), tried.threat()
+    out = tried(model, x, y, threat)
+    assert (out.x_adv.shape, out.x_adv.dtype) == (x.shape, x.dtype), "images of another shape or type return"
+    assert torch.equal(out.success, said(model, out.x_adv) != y), "a success is none"
+    assert threat.contains(out.x_adv, x).all(), "a point lies outside of ball or box"
 
 
 @promised
 def seeds_decide(tried: Tried) -> None:
     """One seed gives one result; of an attack that draws points of a ball, others give others."""
-    if not (tried.card.random and tried.card.takes("seed")):
+    if not tried.card.takes("seed"):
+        assert not tried.card.random, "its card says random, and it takes no seed"
         return
     model, x = net(), images(9)
     free: dict[str, Any] = {"random_start": True, "stop_early": False}
@@ -210,7 +227,7 @@ def nothing_to_do_is_not_done(tried: Tried) -> None:
     assert (wrong.forwards, wrong.backwards) == (4, 0), "samples that were wrong are attacked"
     still = tried(model, x, y, THREATS[tried.norm](0.0))
     assert torch.equal(still.x_adv, x), "a radius of 0 lets samples move"
-    assert (still.status == Status.HELD).all(), "a radius of 0 breaks samples"
+    assert (still.status == Status.HELD).all(), "samples are not held at a radius of 0"
 
 
 @promised

@@ -95,6 +95,10 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_contract_passes(mine) -> None:
     fa.attacks.core.contract("mine:midi")
+    mine.cards = {"midi": fa.attacks.core.Attack(mine.midi, knowledge="score", norms=("l2",))}
+    assert [tried.card for _, tried, _ in checks("mine:midi")] == [mine.cards["midi"]] * len(PROMISES)
+    with pytest.raises(AssertionError, match="says random, and it takes no seed"):
+        fa.attacks.core.contract(replace(mine.cards["midi"], random=True))
     assert len([*checks("pgd")]) == 4 * len(PROMISES)
     with pytest.raises(AssertionError, match="returns a Tensor"):
         fa.attacks.core.contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
@@ -126,6 +130,8 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "a sample depends on its batch": lambda out, call: {"x_adv": out.x_adv.roll(int(len(out.x_adv) == 9), 0)},
     "a verdict depends on the batch": lambda out, call: {"success": out.success ^ (len(out.success) == 9)},
     "one seed gives two results": lambda out, call: moved(out.x_adv, [next(COUNT) % 2]),
+    "images of another shape or type return": lambda out, call: {"x_adv": out.x_adv.double()},
+    "it asked for last lies outside": lambda out, call: {"flags": ("outside: 3 of 12 points",)},
     "a success is not the target": lambda out, call: {"success": out.success & ("targets" not in call)},
     "no target is reached": idle,
     "a target that is reached at x is looked for": lambda out, call: {"status": out.status * 0 + 2},
@@ -135,7 +141,7 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "no samples give some": lambda out, call: {"forwards": out.forwards + 1},
     "samples that were wrong are attacked": lambda out, call: {"forwards": out.forwards + len(out.x_adv)},
     "a radius of 0 lets samples move": lambda out, call: moved(out.x_adv, call["threat"].radius == 0),
-    "a radius of 0 breaks samples": lambda out, call: {"status": out.status.clamp(max=1)},
+    "samples are not held at a radius of 0": lambda out, call: {"status": out.status.clamp(max=1)},
     "a sample whose logits are NaN is called some": lambda out, call: {"status": out.status.clamp(max=2)},
     "a sample whose logits are NaN is changed": lambda out, call: moved(out.x_adv, out.status == 3),
     "a success is NaN, or one is missed": lambda out, call: {"success": ~out.success},
