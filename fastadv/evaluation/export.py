@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from fastadv._extras import need
 from fastadv.errors import InputError
 from fastadv.runs.files import write_text
@@ -137,13 +139,14 @@ def over_seeds(tables: Sequence[Any]) -> OverSeeds:
     """Return the mean and the deviation of accuracies over tables, as of models trained with several seeds.
 
     Args:
-        tables: two `Table` or more, of the same attacks on as many samples.
+        tables: two `Table` or more, of the same attacks and threats on the same samples. Lines without an
+            accuracy, as of a search for the nearest example, are left out.
 
     Returns:
         An `OverSeeds`.
 
     Raises:
-        InputError: fewer than two tables, or tables of other attacks or numbers of samples.
+        InputError: fewer than two tables, or tables of other attacks, threats or samples, or two lines alike.
 
     Example:
         >>> import fastadv as fa
@@ -153,10 +156,25 @@ def over_seeds(tables: Sequence[Any]) -> OverSeeds:
         >>> [*fa.evaluation.over_seeds(tables).accuracy]
         ['none', 'FGSM']
     """
-    shares = [{one["attack"]: one["accuracy"] for one in table.records()} for table in tables]
-    kinds = {(table.n, *names) for table, names in zip(tables, shares, strict=True)}
-    if len(shares) < 2 or len(kinds) > 1:
-        got = f"{len(shares)} of {len(kinds)} kinds" if shares else "none"
-        raise InputError(f"tables: expected two or more, of the same attacks and as many samples, got {got}")
-    known = [name for name in shares[0] if all(one[name] is not None for one in shares)]
-    return OverSeeds({name: tuple(one[name] for one in shares) for name in known})
+    if not isinstance(tables, Sequence) or len(tables) < 2:
+        raise InputError(f"tables: expected a list of two or more, got {type(tables).__name__}")
+    lines = [table.records() for table in tables]
+    kinds = [[(one["attack"], one.get("norm"), one.get("radius")) for one in each] for each in lines]
+    for table, kind in zip(tables, kinds, strict=True):
+        if kind != kinds[0] or not torch.equal(table.ids, tables[0].ids):
+            (one, other), count = ([_kind(*line) for line in each] for each in (kinds[0], kind)), table.n
+            raise InputError(
+                f"tables: expected the same attacks, threats and samples in all, got {', '.join(one)} of "
+                f"{tables[0].n} samples, and {', '.join(other)} of {count}"
+            )
+    alone = [one for one, *_ in kinds[0]]
+    names = [one[0] if alone.count(one[0]) == 1 else _kind(*one) for one in kinds[0]]
+    if len({*names}) < len(names):
+        raise InputError(f"tables: expected lines with names of their own, got {names}")
+    columns = zip(*([one["accuracy"] for one in each] for each in lines), strict=True)
+    known = zip(names, columns, strict=True)
+    return OverSeeds({name: shares for name, shares in known if None not in shares})
+
+
+def _kind(attack: str, norm: str | None, radius: float | None) -> str:
+    return " ".join([attack, *([norm] if norm else []), *([f"{radius:g}"] if radius is not None else [])])

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 import fastadv as fa
 from fastadv.evaluation.export import published
@@ -68,9 +69,10 @@ def test_pandas_gets_the_records(table, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_mean_and_deviation_over_tables() -> None:
-    def of(accuracy: float, n: int = 10, name: str = "PGD") -> SimpleNamespace:
-        lines = [{"attack": "none", "accuracy": 1.0}, {"attack": name, "accuracy": accuracy}]
-        return SimpleNamespace(n=n, records=lambda: [*lines, {"attack": "DDN", "accuracy": None}])
+    def of(accuracy: float, n: int = 10, name: str = "PGD", **more: object) -> SimpleNamespace:
+        lines = [{"attack": "none", "accuracy": 1.0}, {"attack": name, "accuracy": accuracy, **more}]
+        both = [*lines, {"attack": "DDN", "accuracy": None}]
+        return SimpleNamespace(n=n, ids=torch.arange(n), records=lambda: both)
 
     found = fa.evaluation.over_seeds([of(0.4), of(0.6), of(0.2)])
     none, pgd = found.records()
@@ -78,5 +80,11 @@ def test_mean_and_deviation_over_tables() -> None:
     assert (pgd["least"], pgd["most"], pgd["seeds"], none["deviation"]) == (0.2, 0.6, 3, 0)
     assert "40.0% ± 20.0" in str(found)
     assert r"PGD & 40.0\% $\pm$ 20.0 & 20.0\% \\" in found.to_latex()
-    for wrong in ([], [of(0.2)], [of(0.2), of(0.4, n=11)], [of(0.2), of(0.4, name="FGSM")]):
-        refuses("tables: expected two or more", fa.evaluation.over_seeds, wrong)
+    for wrong in ([], [of(0.2)], of(0.2)):
+        refuses("tables: expected a list of two or more", fa.evaluation.over_seeds, wrong)
+    others = {"n": 11}, {"name": "FGSM"}, {"radius": 0.1}, {"norm": "l2"}
+    for given in others:
+        refuses("tables: expected the same attacks", fa.evaluation.over_seeds, [of(0.2), of(0.4, **given)])
+    twice = [of(0.2, name="none", norm="linf", radius=0.1)] * 2
+    assert [*fa.evaluation.over_seeds(twice).accuracy] == ["none", "none linf 0.1"]
+    refuses("names of their own", fa.evaluation.over_seeds, [of(0.2, name="none")] * 2)
