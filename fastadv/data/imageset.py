@@ -45,8 +45,9 @@ def check_images(x: Tensor, what: str, box: Boxes = UNIT) -> None:
         least, most = box_in((first, last), torch.float32)
         if not whole and (low < least or high > most or math.isinf(high - low)):
             raise InputError(
-                f"{what}: expected pixels {wanted}, got {low:.4g} to {high:.4g}; rescale them, and normalize "
-                "inside the model, or say their box=(low, high), which threats, sets and certificates take"
+                f"{what}: expected pixels {wanted}, got {low:.4g} to {high:.4g}; rescale them, and let "
+                "fa.models.adapt(net, mean=..., std=...) normalize, since a radius is in the units of x; what "
+                "is no image has a box=(low, high), which threats, sets and certificates take"
             )
 
 

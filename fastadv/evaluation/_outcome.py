@@ -96,6 +96,28 @@ class Shelf:
         return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
+def by_ids(attack: Attack, x: Tensor, ids: Tensor, sizes: Sequence[int]) -> Attack:
+    """Return an attack with what is bound to it for each sample of the data set: of these samples alone."""
+    for name in ("threat", "targets", "mask"):
+        value = bound(attack, name)
+        each = value.radius if isinstance(value, Threat) else value
+        if (
+            not isinstance(each, Tensor)
+            or not each.ndim
+            or (name == "mask" and each.shape[: -x.ndim + 1] in ((), (1,)))
+        ):
+            continue
+        if len(each) not in sizes or len(each) <= int(ids.max()):
+            what = "radius" if name == "threat" else name
+            raise InputError(
+                f"{what}: expected one value, or one for each of the {sizes[0]} samples of the data set, got "
+                f"{len(each)}"
+            )
+        at = ids.to(each.device)
+        attack = partial(attack, **{name: value.take(at) if isinstance(value, Threat) else value[at]})
+    return attack
+
+
 def attempted(
     name: str, attack: Attack, batch: Batch, judged: Criterion, box: Boxes, claims: Counter[str]
 ) -> AttackResult:
@@ -116,12 +138,6 @@ def attempted(
     except NoGradientError as error:
         nothing = {"success": torch.zeros_like(right), "zero_gradient": right}
         out, check = SimpleNamespace(x_adv=x, **nothing, flags=(f"{NOT_RUN} ({error})",)), True
-    except InputError as error:
-        of_data = bound(attack, name := error.argument) if error.argument in ("targets", "mask") else None
-        if not isinstance(of_data, Tensor) or not of_data.ndim or len(of_data) == len(x):
-            raise
-        do = f"pass a function (model, x, y, ids) that gives the attack {name}[ids]"
-        raise InputError(f"{error}; samples come in batches: {do}") from error
     if not check:
         return out  # type: ignore[no-any-return]
     spent = frozen.forwards - forwards, frozen.backwards - backwards

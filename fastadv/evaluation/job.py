@@ -45,6 +45,11 @@ class Job:
     share: Callable[[int], Sequence[int]] = range  # the batches to work on, of so many
     earlier: Sequence[int] = ()  # numbers of samples that the folder had before there were more
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many samples the data set has, and how many of these are evaluated."""
+        return sample_count(self.dataset), sample_count(self.dataset, self.limit)
+
     def positions(self) -> list[Tensor]:
         """Return the positions of each batch; those of earlier numbers of samples first, as they were."""
         parts, seen = list[Tensor](), torch.zeros(0, dtype=torch.long, device="cpu")

@@ -298,6 +298,7 @@ class Evaluation:
         token = right_at_times.set(some.ids[some.drawn] if several else None)
         try:
             with self.job.drawing.kept(batch.x.device, batch.number, 1 + crc32(name.encode())):
+                attack = outcomes.by_ids(attack, some.x, some.ids, self.job.sizes)
                 result = attempted(name, attack, some, self.job.criterion, self.job.box, claims)
         except InputError as error:
             if error.argument not in REFUSALS:

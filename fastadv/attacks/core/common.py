@@ -23,7 +23,7 @@ from fastadv.engine import Model, Prepared
 from fastadv.engine.by_row import explained, takes_ids
 from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.errors import InputError
-from fastadv.losses import check_loss
+from fastadv.losses import LOSSES, check_loss
 from fastadv.text import radius_text
 from fastadv.threat import THREATS, Through
 
@@ -256,7 +256,10 @@ class _Front:
         default = self.defaults.get("loss")
         if criterion.outputs != "any":
             if type(criterion) is not Criterion and criterion.outputs == "classes" and default:
-                arguments.setdefault("loss", None)  # what the criterion raises
+                loss = arguments.setdefault("loss", None)  # what the criterion raises
+                arguments["loss"] = (
+                    criterion.of_classes(loss) if isinstance(loss, str) and loss in LOSSES else loss
+                )
             return
         card = REGISTRY.get(self.name)
         if card is not None and card.needs == "classes":

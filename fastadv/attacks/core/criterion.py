@@ -12,7 +12,7 @@ from fastadv.attacks.special.labels import check_classes, check_index, check_tar
 from fastadv.engine import log_confidence
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
-from fastadv.losses import LOSSES, Loss
+from fastadv.losses import LOSSES, Loss, loss_and_grad
 
 Figures = dict[str, tuple[Tensor, Tensor]]
 ERRORS = {"MAE": 1.0, "RMSE": 0.5}  # figures that are no shares, but rise: the power of their ratio
@@ -63,6 +63,10 @@ class Criterion:
     def loss(self, name: str) -> Loss:
         """Return the loss of a name among `losses`."""
         return check_choice("loss", name, self.losses)
+
+    def of_classes(self, name: str) -> Loss:
+        """Return the loss of a name where outputs are classes."""
+        return name
 
     def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
         """Return rows [B, N] as the model returned them, for losses that are functions of the caller's."""
@@ -343,6 +347,18 @@ class Unless(_OfClass):
         lead = wrong - logits.gather(1, y[:, None]).squeeze(1)
         beyond = torch.where(margin > 0, 1 + margin, 1 / (1 - margin.clamp_max(0)))
         return torch.where(lead > 0, beyond, lead)
+
+    def of_classes(self, name: str) -> Loss:
+        """Return the loss without the logit of `reject`, to which an ascent of all would lead."""
+
+        def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            place = self._place(logits)
+            rows = torch.cat([logits[:, :place], logits[:, place + 1 :]], 1)
+            aim = None if targets is None else targets - (targets > place).to(targets)
+            value, slope = loss_and_grad(rows, y - (y > place).to(y), name, aim)
+            return value + (slope * (rows - rows.detach())).sum(1)
+
+        return loss
 
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
         place = torch.full_like(y, self._place(logits))[:, None]
