@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import Plain, prepare
 from fastadv.engine.mapped import Mapped
-from tests.engine.nets import convnet, images
+from tests.engine.nets import Merges, convnet, images
 from tests.zoo.state import State
 
 X, Y = images(12)
@@ -35,26 +35,6 @@ class Frozen(nn.Sequential):
         super().train(mode)
         self[1].eval()
         return self
-
-
-class Merges(nn.Linear):
-    """Merges a second weight into its own in eval mode, and takes it out again in training mode."""
-
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
-        self.more, self.merged = nn.Parameter(torch.full((sizes[1], sizes[0]), 0.5)), False
-
-    def train(self, mode: bool = True) -> "Merges":
-        super().train(mode)
-        if self.merged is mode:
-            with torch.no_grad():
-                self.weight.add_(self.more, alpha=-1 if mode else 1)
-            self.merged = not mode
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.merged else self.weight + self.more
-        return nn.functional.linear(x, weight, self.bias)
 
 
 def mixed() -> nn.Module:
