@@ -292,18 +292,6 @@ def test_one_logit_is_two_classes_and_targets_have_two_forms() -> None:
     assert of_batches["pgd"].broken.any()
 
 
-def test_any_draws_of_a_model_with_one_answer_are_its_verdict(tables: dict[str, Table]) -> None:
-    for draws in (2, 5):
-        table = evaluate(**asked("classes", draws=draws))
-        for drawn, alone in zip(
-            (table, *table.rows), (tables["classes"], *tables["classes"].rows), strict=True
-        ):
-            right = alone.correct if isinstance(alone, Table) else alone.correct & ~alone.broken
-            assert torch.equal(drawn.draws.right, draws * right)
-            assert torch.equal(drawn.draws.voted, right)
-        assert table.worst_case == pytest.approx(tables["classes"].worst_case)
-
-
 def test_certificates_are_those_of_any_batches_parts_and_order(tmp_path: Path) -> None:
     model, (x, y), order = halfspace(), images(30), torch.arange(30).flip(0)
     smooth = partial(fa.certify.smooth, model, sigma=SIGMA, n=300, seed=4)
