@@ -208,21 +208,6 @@ def grown(attacks: list[str], counting: Counting) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [["pgd", "near"], ["near", "pgd"], ["fgsm", "near", "pgd"]])
-def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str]):
-    """The table is that of a whole evaluation; of the folder, fewer attacks may be asked for."""
-    settings = {"model": Flips(0.2), "draws": 3}
-    run(tmp_path, attacks={"near": Counting()}, **settings)
-    again = Counting()
-    table = run(tmp_path, attacks=grown(order, again), resume=True, **settings)
-    assert again.calls == []
-    assert_same(table, run(None, attacks=grown(order, Counting()), **settings))
-    few = run(tmp_path, attacks=grown(order[:1], again), resume=True, **settings)
-    assert_same(few, run(None, attacks=grown(order[:1], Counting()), **settings))
-    assert again.calls == []
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"identity": "1"}, {"draws": 2, "model": Flips(0.2)}])
 def test_what_is_there_stays_where_another_threat_renames_its_row(tmp_path: Path, options: dict):
     """Not where draws are by the name, or an identity stands for code."""
