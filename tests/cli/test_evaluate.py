@@ -129,21 +129,6 @@ def test_what_cannot_be_written_is_refused_before_the_work(folder, refused, monk
 
 
 @pytest.mark.slow
-def test_a_minimum_norm_attack_needs_no_radius_and_one_run_serves_all_radii(fastadv, net):
-    line = f"evaluate {net} -n 40 -a fmn:steps=6 --no-indicators --json"
-    measured = fastadv(f"{line} --radii 0.2,0,0.1,0.06").json["measured"]
-    (curve,), (row,) = measured["curves"], measured["attacks"]
-    assert curve["radii"] == [0, 0.06, 0.1, 0.2]
-    assert len(set(curve["accuracy"])) > 2
-    assert row["forwards"] == fastadv(line).json["measured"]["attacks"][0]["forwards"]
-    assert row["median_interval"][0] <= row["median_distance"] <= row["median_interval"][1]
-    assert row["robust_accuracy"] is None  # without a radius it says nothing
-    line = f"attack {net} -n 40 -a fmn --radius 0.01 --json"
-    (row,) = fastadv(line).json["measured"]["attacks"]
-    assert (row["label"], row["radius"], row["median_distance"]) == ("fmn L∞ 0.01", 0.01, None)
-
-
-@pytest.mark.slow
 def test_corruptions_are_measured_without_an_attack_or_beside_some(fastadv, folder):
     save_weights(SmallCNN((1, 32, 32), width=4), folder / "wide.safetensors")
     line = "evaluate -m small_cnn -o width=4 -w wide.safetensors --data digits --size 32 -n 20"

@@ -1,7 +1,6 @@
 """One evaluation asked for in two ways is one table: every kind of it, and every way."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -211,50 +210,6 @@ def test_a_curve_and_a_report_say_what_the_table_says(kind: str, tables: dict[st
     one = evaluate(**asked(kind, attacks={"pgd": PGD}))
     assert f"{100 * one.worst_case:.1f}%" in verdict.sentence(one, groups(one.rows)[0], None)
     assert one.to_dict()["worst_case"] == pytest.approx(table["pgd"].robust_accuracy)
-
-
-class Other(nn.Module):
-    """The same classes in another order, or with logits that say the same."""
-
-    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.change = Net(3), change
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.change(self.net(x))
-
-
-TURN = torch.tensor([2, 0, 1])
-CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "plus a constant": lambda z: z + 70,
-    "log-probabilities": lambda z: z.log_softmax(1),
-    "in another order": lambda z: z[:, TURN],
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_logits_that_say_the_same_give_the_same_table(change: str, tables: dict[str, Table]) -> None:
-    y = labels("classes")
-    y = TURN.argsort()[y] if "order" in change else y
-    table = evaluate(**asked("classes", model=Other(CHANGES[change]), dataset=(X, y)))
-    for row, other in zip(table.rows, tables["classes"].rows, strict=True):
-        assert torch.equal(row.broken, other.broken), row.name
-        torch.testing.assert_close(row.distance, other.distance, equal_nan=True, rtol=1e-5, atol=1e-7)
-    assert table.worst_case == tables["classes"].worst_case
-
-
-def test_samples_in_another_order_with_their_ids_are_the_same(tables: dict[str, Table]) -> None:
-    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
-
-    def numbered(attack: Any) -> Any:
-        return lambda model, x, y, *, ids: attack(model, x, y, ids=order[ids])
-
-    attacks = {name: numbered(attack) for name, attack in CLASSES.items() if name != "own"}
-    table = evaluate(**asked("classes", attacks=attacks, dataset=(X[order], labels("classes")[order])))
-    for row in table.rows:
-        wanted = tables["classes"][row.name]
-        assert torch.equal(row.broken, wanted.broken[order]), row.name
-        torch.testing.assert_close(row.distance, wanted.distance[order], equal_nan=True, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("criterion", [Signs(), Share(1.0)])
