@@ -58,13 +58,6 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
         assert load_constructed(folder).card["measured"] == whole.card["measured"]
 
 
-def test_finished_run_is_kept_as_it_is(done):
-    before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
-    again = random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS)
-    assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
-    assert again.card == load_constructed(done).card
-
-
 def _flip_a_bit(path):
     data = bytearray(path.read_bytes())
     data[-3] ^= 4

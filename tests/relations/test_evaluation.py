@@ -16,7 +16,6 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate, merge
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
-from tests.certify.nets import SIGMA, halfspace, images
 from tests.evaluation.nets import assert_same, contents
 
 pytestmark = pytest.mark.slow
@@ -245,27 +244,3 @@ def test_one_logit_is_two_classes_and_targets_have_two_forms() -> None:
     whole = evaluate(**asked("classes", attacks=attacks, dataset=some, batch_size=COUNT))
     assert torch.equal(of_batches["pgd"].broken, whole["pgd"].broken)
     assert of_batches["pgd"].broken.any()
-
-
-def test_certificates_are_those_of_any_batches_parts_and_order(tmp_path: Path) -> None:
-    model, (x, y), order = halfspace(), images(30), torch.arange(30).flip(0)
-    smooth = partial(fa.certify.smooth, model, sigma=SIGMA, n=300, seed=4)
-    whole = smooth((x, y))
-    calls = {
-        "batches of 7": lambda: smooth((x, y), batch_size=7),
-        "a loader": lambda: smooth(DataLoader(TensorDataset(x, y), 8)),
-        "frozen": lambda: fa.certify.smooth(fa.freeze(model), (x, y), SIGMA, n=300, seed=4),
-        "kept": lambda: smooth((x, y), run_dir=tmp_path),
-        "resumed": lambda: smooth((x, y), run_dir=tmp_path, resume=True, batch_size=64),
-    }
-    for name, call in calls.items():
-        certificates = call()
-        for field in ("ids", "hits", "draws", "radius", "prediction"):
-            assert torch.equal(getattr(certificates, field), getattr(whole, field)), (name, field)
-    assert torch.equal(smooth((x[:7], y[:7])).radius, whole.radius[:7])
-    table = evaluate(model, (x, y), "fgsm", threat=fa.L2(0.2), certificates=whole)
-    assert table.cells()[1][-1] == f"{whole.clean_accuracy:.1%}"
-    assert table.cells()[2][-1] == f"{whole.accuracy(0.2):.1%}"
-    decided = fa.certify.predict(model, x, SIGMA, n=300)
-    turned = fa.certify.predict(model, x[order], SIGMA, n=300, ids=order, batch_size=7)
-    assert torch.equal(turned, decided[order])
