@@ -209,38 +209,3 @@ def test_a_curve_and_a_report_say_what_the_table_says(kind: str, tables: dict[st
     one = evaluate(**asked(kind, attacks={"pgd": PGD}))
     assert f"{100 * one.worst_case:.1f}%" in verdict.sentence(one, groups(one.rows)[0], None)
     assert one.to_dict()["worst_case"] == pytest.approx(table["pgd"].robust_accuracy)
-
-
-@pytest.mark.parametrize("criterion", [Signs(), Share(1.0)])
-def test_a_tag_that_is_ignored_is_none(criterion: Any) -> None:
-    net, less, y = Net(4), Net(4), labels("tags")
-    less.weight = nn.Parameter(net.weight[:3].detach())
-    ignored = y.index_fill(1, torch.tensor([3]), -1)
-    one, other = (
-        evaluate(**asked("tags", model=model, dataset=(X, tags), criterion=criterion))
-        for model, tags in ((net, ignored), (less, y[:, :3]))
-    )
-    assert [row.broken.tolist() for row in one.rows] == [row.broken.tolist() for row in other.rows]
-    assert one.extra == other.extra
-    assert one["pgd"].extra == other["pgd"].extra
-
-
-def test_one_logit_is_two_classes_and_targets_have_two_forms() -> None:
-    y, attacks = labels("tags")[:, :1], {"pgd": PGD, "deepfool": CLASSES["deepfool"]}
-    one, two = Net(1), Net(2)
-    two.weight = nn.Parameter(torch.cat([torch.zeros(1, 64).double(), one.weight.detach()]))
-    tagged = evaluate(one, (X, y), attacks, criterion=Signs())
-    table = evaluate(two, (X, y[:, 0]), attacks)
-    assert torch.equal(tagged.held, table.held)
-    torch.testing.assert_close(tagged["deepfool"].distance, table["deepfool"].distance, equal_nan=True)
-    assert tagged.verdict == table.verdict != ""
-
-    def aimed(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Any:
-        return PGD(model, x, y, targets=(y + 1) % 3, ids=ids)
-
-    some = X[6:], labels("classes")[6:]
-    attacks = {"pgd": partial(PGD, targets=(some[1] + 1) % 3)}
-    of_batches = evaluate(**asked("classes", attacks={"pgd": aimed}, dataset=some))
-    whole = evaluate(**asked("classes", attacks=attacks, dataset=some, batch_size=COUNT))
-    assert torch.equal(of_batches["pgd"].broken, whole["pgd"].broken)
-    assert of_batches["pgd"].broken.any()
