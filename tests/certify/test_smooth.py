@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
         smooth(model, data, SIGMA, n=300, run_dir=tmp_path, progress=stop)
     refuses("resume=True", smooth, model, data, SIGMA, n=300, run_dir=tmp_path)
     refuses("seed", smooth, model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, seed=1)
-    again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True)
+    again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, batch_size=64)
     assert calls == [(5, 12)]
     assert torch.equal(again.hits, whole.hits)
     assert torch.equal(again.draws, whole.draws)

@@ -24,18 +24,6 @@ def test_the_last_line_is_the_verdict(fastadv, net):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["attack", "evaluate"])
-def test_a_search_on_a_frozen_copy_or_not(fastadv, refused, net, command):
-    line = f"{command} {net} -n 60 -a square:queries=100 --radius 0.1"
-    runs = [fastadv(f"{line} {flag} --json").json["measured"] for flag in ("--freeze", "--no-freeze")]
-    shares = [run["attacks"][0]["robust_accuracy"] for run in runs]
-    assert shares[0] == pytest.approx(shares[1], abs=0.05)
-    assert max(shares) < runs[0]["clean_accuracy"] == runs[1]["clean_accuracy"]
-    for option in ("--precision bf16", "--compile"):
-        refused(f"{line} --no-freeze {option}", "--no-freeze goes with neither --precision nor --compile")
-
-
-@pytest.mark.slow
 def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     line = f"evaluate {net} -n 20 -a pgd:steps=20,step_size=0.0001 --radius 0.02"
     fastadv(line)
@@ -129,21 +117,6 @@ def test_what_cannot_be_written_is_refused_before_the_work(folder, refused, monk
 
 
 @pytest.mark.slow
-def test_a_minimum_norm_attack_needs_no_radius_and_one_run_serves_all_radii(fastadv, net):
-    line = f"evaluate {net} -n 40 -a fmn:steps=6 --no-indicators --json"
-    measured = fastadv(f"{line} --radii 0.2,0,0.1,0.06").json["measured"]
-    (curve,), (row,) = measured["curves"], measured["attacks"]
-    assert curve["radii"] == [0, 0.06, 0.1, 0.2]
-    assert len(set(curve["accuracy"])) > 2
-    assert row["forwards"] == fastadv(line).json["measured"]["attacks"][0]["forwards"]
-    assert row["median_interval"][0] <= row["median_distance"] <= row["median_interval"][1]
-    assert row["robust_accuracy"] is None  # without a radius it says nothing
-    line = f"attack {net} -n 40 -a fmn --radius 0.01 --json"
-    (row,) = fastadv(line).json["measured"]["attacks"]
-    assert (row["label"], row["radius"], row["median_distance"]) == ("fmn L∞ 0.01", 0.01, None)
-
-
-@pytest.mark.slow
 def test_corruptions_are_measured_without_an_attack_or_beside_some(fastadv, folder):
     save_weights(SmallCNN((1, 32, 32), width=4), folder / "wide.safetensors")
     line = "evaluate -m small_cnn -o width=4 -w wide.safetensors --data digits --size 32 -n 20"
@@ -227,6 +200,8 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
         ("--corruptions impulse_nois", "got 'impulse_nois'; did you mean 'impulse_noise'?"),
         ("--corruptions impulse_noise --severities 1,6", "severity: expected 1, 2, 3, 4 or 5, got 6"),
         ("--radius 0.1 --published a", "published: expected none without"),
+        ("--radius 0.1 --no-freeze --precision bf16", "--no-freeze goes with neither --precision"),
+        ("--radius 0.1 --no-freeze --compile", "--no-freeze goes with neither --precision"),
         ("--corruptions impulse_noise --strict", "--strict needs an attack"),
         ("--corruptions impulse_noise --radii 0,1", "--radii needs an attack"),
     ],

@@ -78,17 +78,6 @@ def test_a_method_confidence_has_the_word_in_eval_mode_and_the_precision_of_the_
     torch.testing.assert_close(fa.freeze(plain).confidence(x), plain(x).softmax(1))
 
 
-def test_the_calibrated_confidence_of_abs() -> None:
-    from tests.models.abs.nets import tiny
-
-    model = tiny()
-    x = torch.rand(3, *model.shape.image)
-    model.options = model.options.changed(scale=2.0, floor=0.01)
-    frozen = fa.freeze(model)
-    raised = (2.0 * frozen.verdict(x)).exp() + 0.01
-    torch.testing.assert_close(frozen.confidence(x), raised / raised.sum(1, keepdim=True))
-
-
 @pytest.mark.parametrize("targeted", [False, True])
 def test_confidently_wrong_goes_by_the_confidence_of_the_model(targeted: bool) -> None:
     """Logits (2, 1, 1, ...) below 0: a softmax is sure where sigmoids deny every class."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import Plain, freeze
 from fastadv.engine.copy import copied
+from tests.engine.nets import Merges
 from tests.logged import Logged
 from tests.refusals import refuses
 from tests.zoo.state import State
@@ -184,19 +185,6 @@ class Itself(Net):
         return self
 
 
-class Merging(Net):
-    """Adds an adapter to its weights in eval mode, and takes it away in training mode."""
-
-    merged = False
-
-    def train(self, mode: bool = True) -> "Merging":
-        if mode == self.merged:
-            with torch.no_grad():
-                self.first.weight.add_(-1 if mode else 1)
-            self.merged = not mode
-        return super().train(mode)
-
-
 @pytest.mark.parametrize(
     ("kind", "why"), [(Guarded, "pickle"), (Refusing, "one of a kind"), (Itself, "shares parts")]
 )
@@ -220,7 +208,7 @@ def test_what_cannot_be_copied_is_searched_as_given(kind: Any, why: str, logged:
 
 
 def test_a_model_whose_eval_changes_its_weights() -> None:
-    model = Merging().train()
+    model = nn.Sequential(nn.Linear(5, 7), Merges(7, 3)).train()
     frozen = freeze(model)
     for _ in range(2):
         torch.testing.assert_close(frozen.input_gradient(X, Y)[1], frozen.verdict(X))

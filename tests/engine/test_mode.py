@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine import Plain, prepare
 from fastadv.engine.mapped import Mapped
-from tests.engine.nets import convnet, images
+from tests.engine.nets import Merges, convnet, images
 from tests.zoo.state import State
 
 X, Y = images(12)
@@ -35,34 +35,6 @@ class Frozen(nn.Sequential):
         super().train(mode)
         self[1].eval()
         return self
-
-
-class Merges(nn.Linear):
-    """Merges a second weight into its own in eval mode, and takes it out again in training mode."""
-
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
-        self.more, self.merged = nn.Parameter(torch.full((sizes[1], sizes[0]), 0.5)), False
-
-    def train(self, mode: bool = True) -> "Merges":
-        super().train(mode)
-        if self.merged is mode:
-            with torch.no_grad():
-                self.weight.add_(self.more, alpha=-1 if mode else 1)
-            self.merged = not mode
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.merged else self.weight + self.more
-        return nn.functional.linear(x, weight, self.bias)
-
-
-class Counts(nn.Sequential):
-    rows = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.rows += len(x)
-        return super().forward(x)
 
 
 def mixed() -> nn.Module:
@@ -190,18 +162,6 @@ def test_an_error_of_eval_itself_leaves_its_modes() -> None:
     assert all(modes(model))
 
 
-def test_what_a_forward_writes_is_written_once_a_pass() -> None:
-    """A counter rises by all rows that passed, as the result says."""
-    model = Counts(*convnet()).train()
-    out = fa.attacks.pgd(model, X, Y, THREAT, steps=3)
-    assert model.rows == out.forwards
-    plain = Plain(model)
-    for call in (plain.verdict, lambda x: plain.input_gradient(x, Y)):
-        model.rows, plain.forwards = 0, 0
-        call(X)
-        assert model.rows == plain.forwards == 12
-
-
 def test_methods_partials_and_wrappers_are_their_module() -> None:
     model = convnet().train()
     for call in (model.forward, partial(model), nn.DataParallel(model), torch.compile(model)):
@@ -258,26 +218,6 @@ def test_threads_are_counted(around: bool) -> None:
     assert seen
     assert not any(seen)
     assert modes(model) == before
-
-
-@pytest.mark.slow
-def test_attacks_of_several_threads_share_one_model() -> None:
-    model = convnet().append(nn.Dropout(0.5)).train()
-    expected = fa.attacks.pgd(model, X, Y, THREAT, steps=5)
-    results = list[Any]()
-
-    def run() -> None:
-        for _ in range(5):
-            results.append(fa.attacks.pgd(model, X, Y, THREAT, steps=5))
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 20
-    assert all(torch.equal(result.x_adv, expected.x_adv) for result in results)
-    assert all(modes(model))
 
 
 def test_a_frozen_script_has_no_mode() -> None:

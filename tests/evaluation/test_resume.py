@@ -200,28 +200,6 @@ def test_shares_in_which_an_attack_refused_the_threat_become_one(tmp_path: Path)
     assert not whole["fgsm"].refused
 
 
-OTHERS = {"pgd": pgd(0.25), "fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.15))}
-
-
-def grown(attacks: list[str], counting: Counting) -> dict:
-    return {name: counting if name == "near" else OTHERS[name] for name in attacks}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("order", [["pgd", "near"], ["near", "pgd"], ["fgsm", "near", "pgd"]])
-def test_attacks_are_added_anywhere_and_what_is_there_stays(tmp_path: Path, order: list[str]):
-    """The table is that of a whole evaluation; of the folder, fewer attacks may be asked for."""
-    settings = {"model": Flips(0.2), "draws": 3}
-    run(tmp_path, attacks={"near": Counting()}, **settings)
-    again = Counting()
-    table = run(tmp_path, attacks=grown(order, again), resume=True, **settings)
-    assert again.calls == []
-    assert_same(table, run(None, attacks=grown(order, Counting()), **settings))
-    few = run(tmp_path, attacks=grown(order[:1], again), resume=True, **settings)
-    assert_same(few, run(None, attacks=grown(order[:1], Counting()), **settings))
-    assert again.calls == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"identity": "1"}, {"draws": 2, "model": Flips(0.2)}])
 def test_what_is_there_stays_where_another_threat_renames_its_row(tmp_path: Path, options: dict):
@@ -238,11 +216,11 @@ def test_what_is_there_stays_where_another_threat_renames_its_row(tmp_path: Path
 def test_more_images_are_added_and_those_there_are_not_attacked_again(tmp_path: Path):
     first, more, last = Counting(), Counting(), Counting()
     run(tmp_path, attacks={"near": first}, limit=3)
-    table = run(tmp_path, attacks=grown(["pgd", "near"], more), limit=5, resume=True)
+    table = run(tmp_path, attacks={"pgd": pgd(0.25), "near": more}, limit=5, resume=True)
     assert (first.calls, more.calls) == ([[0, 1], [2]], [[3, 4]])
-    fresh = run(None, attacks=grown(["pgd", "near"], Counting()), limit=5)
+    fresh = run(None, attacks={"pgd": pgd(0.25), "near": Counting()}, limit=5)
     torch.testing.assert_close(contents(table)[0], contents(fresh)[0], rtol=0, atol=0)
-    whole = run(tmp_path, attacks=grown(["near"], last), resume=True)
+    whole = run(tmp_path, attacks={"near": last}, resume=True)
     assert last.calls == [[5]]
     assert_same(whole, run(None, attacks={"near": Counting()}))
     # back to what was there, but to nothing between

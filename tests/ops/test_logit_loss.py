@@ -102,13 +102,6 @@ def test_confident_rows_keep_their_direction_and_their_digits():
     assert float(logit_loss(z, y, "ce")[1][1, 1]) == pytest.approx(9.3576e-14, rel=1e-4)
 
 
-def test_dlr_of_three_classes_is_over_the_largest_minus_the_smallest():
-    z = torch.tensor([[4.0, 1.0, 2.0], [1.0, 4.0, 3.0]])
-    y, t = torch.tensor([0, 0]), torch.tensor([1, 2])
-    assert logit_loss(z, y, "dlr")[0].tolist() == pytest.approx([-2 / 3, 3 / 3])
-    assert logit_loss(z, y, "dlr", t)[0].tolist() == pytest.approx([-3 / 3, 2 / 3])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_broken_row_is_nan_and_alone(kind, value):

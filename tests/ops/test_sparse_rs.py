@@ -42,20 +42,6 @@ def test_by_hand(leaving: int, count: int, dtype: torch.dtype) -> None:
             assert torch.equal(out[row], expected)
 
 
-@pytest.mark.parametrize("size", [784, 3072])
-def test_sets_in_the_dimensions_of_images(size: int) -> None:
-    """As many differ as are wanted; those that stay lie where they lay, the others at an end."""
-    best, x = sets(50, size)
-    best = sparse_rs(x, x, torch.arange(50), torch.zeros(50).long(), torch.full((50,), 30))
-    assert ((best != x).sum(1) == 30).all()
-    leaving = torch.arange(50) % 16
-    out = sparse_rs(best, x, torch.arange(50), leaving, torch.full((50,), 30), draw=1)
-    assert ((out != x).sum(1) == 30).all()
-    assert ((out == 0) | (out == 1))[out != x].all()
-    assert torch.equal(((out == best) & (best != x)).sum(1), 30 - leaving)
-    assert ((out != x) & (best == x)).sum() == leaving.sum()  # none of the few that leave comes back
-
-
 def test_wrong_arguments() -> None:
     best, x = sets(2, 9)
     one = torch.ones(2).long()

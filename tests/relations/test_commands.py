@@ -96,7 +96,9 @@ def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None
 
 
 DRAWS = {"draws": 3, "seed": 1}
-OPTIONS: dict[str, dict[str, Any]] = {"--draws 3": DRAWS, "--batch-size 7": {}, "--no-freeze": {}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--draws 3": DRAWS, "--batch-size 7": {}, "--freeze": {"freeze": True}, "--no-freeze": {"freeze": False},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("more", OPTIONS)

@@ -1,7 +1,6 @@
 """One evaluation asked for in two ways is one table: every kind of it, and every way."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate, merge
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
-from tests.certify.nets import SIGMA, halfspace, images
 from tests.evaluation.nets import assert_same, contents
 
 pytestmark = pytest.mark.slow
@@ -211,118 +209,3 @@ def test_a_curve_and_a_report_say_what_the_table_says(kind: str, tables: dict[st
     one = evaluate(**asked(kind, attacks={"pgd": PGD}))
     assert f"{100 * one.worst_case:.1f}%" in verdict.sentence(one, groups(one.rows)[0], None)
     assert one.to_dict()["worst_case"] == pytest.approx(table["pgd"].robust_accuracy)
-
-
-class Other(nn.Module):
-    """The same classes in another order, or with logits that say the same."""
-
-    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.net, self.change = Net(3), change
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.change(self.net(x))
-
-
-TURN = torch.tensor([2, 0, 1])
-CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "plus a constant": lambda z: z + 70,
-    "log-probabilities": lambda z: z.log_softmax(1),
-    "in another order": lambda z: z[:, TURN],
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_logits_that_say_the_same_give_the_same_table(change: str, tables: dict[str, Table]) -> None:
-    y = labels("classes")
-    y = TURN.argsort()[y] if "order" in change else y
-    table = evaluate(**asked("classes", model=Other(CHANGES[change]), dataset=(X, y)))
-    for row, other in zip(table.rows, tables["classes"].rows, strict=True):
-        assert torch.equal(row.broken, other.broken), row.name
-        torch.testing.assert_close(row.distance, other.distance, equal_nan=True, rtol=1e-5, atol=1e-7)
-    assert table.worst_case == tables["classes"].worst_case
-
-
-def test_samples_in_another_order_with_their_ids_are_the_same(tables: dict[str, Table]) -> None:
-    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
-
-    def numbered(attack: Any) -> Any:
-        return lambda model, x, y, *, ids: attack(model, x, y, ids=order[ids])
-
-    attacks = {name: numbered(attack) for name, attack in CLASSES.items() if name != "own"}
-    table = evaluate(**asked("classes", attacks=attacks, dataset=(X[order], labels("classes")[order])))
-    for row in table.rows:
-        wanted = tables["classes"][row.name]
-        assert torch.equal(row.broken, wanted.broken[order]), row.name
-        torch.testing.assert_close(row.distance, wanted.distance[order], equal_nan=True, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("criterion", [Signs(), Share(1.0)])
-def test_a_tag_that_is_ignored_is_none(criterion: Any) -> None:
-    net, less, y = Net(4), Net(4), labels("tags")
-    less.weight = nn.Parameter(net.weight[:3].detach())
-    ignored = y.index_fill(1, torch.tensor([3]), -1)
-    one, other = (
-        evaluate(**asked("tags", model=model, dataset=(X, tags), criterion=criterion))
-        for model, tags in ((net, ignored), (less, y[:, :3]))
-    )
-    assert [row.broken.tolist() for row in one.rows] == [row.broken.tolist() for row in other.rows]
-    assert one.extra == other.extra
-    assert one["pgd"].extra == other["pgd"].extra
-
-
-def test_one_logit_is_two_classes_and_targets_have_two_forms() -> None:
-    y, attacks = labels("tags")[:, :1], {"pgd": PGD, "deepfool": CLASSES["deepfool"]}
-    one, two = Net(1), Net(2)
-    two.weight = nn.Parameter(torch.cat([torch.zeros(1, 64).double(), one.weight.detach()]))
-    tagged = evaluate(one, (X, y), attacks, criterion=Signs())
-    table = evaluate(two, (X, y[:, 0]), attacks)
-    assert torch.equal(tagged.held, table.held)
-    torch.testing.assert_close(tagged["deepfool"].distance, table["deepfool"].distance, equal_nan=True)
-    assert tagged.verdict == table.verdict != ""
-
-    def aimed(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Any:
-        return PGD(model, x, y, targets=(y + 1) % 3, ids=ids)
-
-    some = X[6:], labels("classes")[6:]
-    attacks = {"pgd": partial(PGD, targets=(some[1] + 1) % 3)}
-    of_batches = evaluate(**asked("classes", attacks={"pgd": aimed}, dataset=some))
-    whole = evaluate(**asked("classes", attacks=attacks, dataset=some, batch_size=COUNT))
-    assert torch.equal(of_batches["pgd"].broken, whole["pgd"].broken)
-    assert of_batches["pgd"].broken.any()
-
-
-def test_any_draws_of_a_model_with_one_answer_are_its_verdict(tables: dict[str, Table]) -> None:
-    for draws in (2, 5):
-        table = evaluate(**asked("classes", draws=draws))
-        for drawn, alone in zip(
-            (table, *table.rows), (tables["classes"], *tables["classes"].rows), strict=True
-        ):
-            right = alone.correct if isinstance(alone, Table) else alone.correct & ~alone.broken
-            assert torch.equal(drawn.draws.right, draws * right)
-            assert torch.equal(drawn.draws.voted, right)
-        assert table.worst_case == pytest.approx(tables["classes"].worst_case)
-
-
-def test_certificates_are_those_of_any_batches_parts_and_order(tmp_path: Path) -> None:
-    model, (x, y), order = halfspace(), images(30), torch.arange(30).flip(0)
-    smooth = partial(fa.certify.smooth, model, sigma=SIGMA, n=300, seed=4)
-    whole = smooth((x, y))
-    calls = {
-        "batches of 7": lambda: smooth((x, y), batch_size=7),
-        "a loader": lambda: smooth(DataLoader(TensorDataset(x, y), 8)),
-        "frozen": lambda: fa.certify.smooth(fa.freeze(model), (x, y), SIGMA, n=300, seed=4),
-        "kept": lambda: smooth((x, y), run_dir=tmp_path),
-        "resumed": lambda: smooth((x, y), run_dir=tmp_path, resume=True, batch_size=64),
-    }
-    for name, call in calls.items():
-        certificates = call()
-        for field in ("ids", "hits", "draws", "radius", "prediction"):
-            assert torch.equal(getattr(certificates, field), getattr(whole, field)), (name, field)
-    assert torch.equal(smooth((x[:7], y[:7])).radius, whole.radius[:7])
-    table = evaluate(model, (x, y), "fgsm", threat=fa.L2(0.2), certificates=whole)
-    assert table.cells()[1][-1] == f"{whole.clean_accuracy:.1%}"
-    assert table.cells()[2][-1] == f"{whole.accuracy(0.2):.1%}"
-    decided = fa.certify.predict(model, x, SIGMA, n=300)
-    turned = fa.certify.predict(model, x[order], SIGMA, n=300, ids=order, batch_size=7)
-    assert torch.equal(turned, decided[order])

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.data import ImageSet, construct, pairs
+from fastadv.data import construct
 from fastadv.train.recipes.base import owns_step
 from tests.data.sets import ALL, toy_base, toy_model
 from tests.train.nets import assert_same, grouped, images, net, stopped, timeless
@@ -110,33 +110,7 @@ def test_order_of_samples_classes_and_a_constant_change_no_loss(name):
     assert (loss(flat_net().double(), x, y, ids + 100) != one) == draws
 
 
-PIXELS = (images(20).x * 255).to(torch.uint8)
-X, Y = PIXELS.float() / 255, images(20).y
-MAPPINGS = [{"image": x[0].numpy(), "label": y} for x, y in zip(PIXELS, Y.tolist(), strict=True)]
-FORMS = {
-    "floats": lambda: ImageSet(X, Y, 3, "any"),
-    "tensors": lambda: (X, Y),
-    "bytes": lambda: TensorDataset(PIXELS, Y),
-    "a list": lambda: [*zip(X, Y.tolist(), strict=True)],
-    "mappings": lambda: pairs(MAPPINGS),
-    "a loader": lambda: DataLoader(TensorDataset(X, Y), 8, shuffle=True),
-    "batches": lambda: iter([(X[:7], Y[:7]), (X[7:], Y[7:])]),
-    "strided": lambda: ImageSet(X.to(memory_format=torch.channels_last), Y, 3, "any"),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_all_forms_of_a_set_train_one_net(form):
-    recipe, size = OF_CLASSES["pgd"], {} if form == "a loader" else {"batch_size": 8}
-    wanted, past = trained(recipe, ImageSet(PIXELS, Y, 3, "any"), test_set=images(9), test_attacks=ATTACKS)
-    model = net()
-    test = FORMS[form]() if form in ("bytes", "mappings", "a loader") else None
-    reports = fa.train.fit(model, FORMS[form](), recipe, epochs=2, seed=3, test_set=test, **size)
-    assert_same(model, wanted)
-    assert [report.loss for report in reports] == [report.loss for report in past]
-    assert test is None or reports[-1].clean_accuracy == fa.evaluate(model, (X, Y)).clean_accuracy
-
-
+X, Y = images(20).x, images(20).y
 WAYS = {
     "epoch by epoch": {"call": lambda *args, **options: list(fa.train.epochs(*args, **options))},
     "averaged": {"ema": 0.9},
@@ -144,9 +118,10 @@ WAYS = {
     "watched": {"progress": lambda done, total: torch.rand(done)},
     "tested": {"test_set": images(9), "test_attacks": ATTACKS, "validation_set": images(12), "test_limit": 7},
     "by name": {"recipe": "pgd", "threat": THREAT},
-    "read by workers": {"data": [*zip(images(20).x, images(20).y.tolist(), strict=True)], "workers": 1},
+    "read by workers": {"data": [*zip(X, Y.tolist(), strict=True)], "workers": 1},
     "plainly": {"cuda_graph": False},
     "in a loader": {"data": DataLoader(images(20), 5), "batch_size": 8},
+    "in batches": {"data": iter([(X[:7], Y[:7]), (X[7:], Y[7:])])},
 }
 
 
@@ -183,7 +158,7 @@ UNIVERSAL = {
 
 @pytest.mark.parametrize("attack", ["apgd", "pgd"])
 @pytest.mark.parametrize("make", [fa.Linf, fa.L2])
-def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(make, attack, tmp_path):
+def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(make, attack):
     x, model = images(20).x, net_of()
     y = model(x.double()).argmax(1)
     options = {"attack": attack, "epochs": 4, "batch_size": 64}
@@ -193,11 +168,6 @@ def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(make, att
         out = find(*asked(x, y, model))
         torch.testing.assert_close(out.parameters, one.parameters, rtol=0, atol=1e-5, msg=way)
         assert out.robust_accuracy == one.robust_accuracy, way
-    parted = partial(find, model, (x, y), batch_size=7)
-    stopped(8, parted, run_dir=tmp_path)
-    again, whole = parted(run_dir=tmp_path, resume=True), parted()
-    assert torch.equal(again.parameters, whole.parameters)
-    assert (again.losses, again.forwards, again.flags) == (whole.losses, whole.forwards, whole.flags)
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)

@@ -84,15 +84,6 @@ def test_moved_is_a_rotation_and_then_a_shift() -> None:
             torch.testing.assert_close(moved[channel], expected, rtol=0, atol=1e-12)
 
 
-def test_moved_by_whole_pixels_and_a_right_angle() -> None:
-    x = images(1, (1, 4, 4))
-    quarter = fa.Moved(0, 90).image(torch.tensor([[0.0, 0.0, 1.0]]).double(), x)
-    torch.testing.assert_close(quarter, x.rot90(-1, (2, 3)), rtol=0, atol=1e-12)
-    right = fa.Moved(1, 0).image(torch.tensor([[1.0, 0.0, 0.0]]).double(), x)
-    torch.testing.assert_close(right[..., 1:], x[..., :-1], rtol=0, atol=1e-12)
-    assert (right[..., 0].abs() < 1e-12).all()
-
-
 def test_a_flow_takes_pixels_from_elsewhere() -> None:
     x, t = images(1, (2, 4, 6)), torch.zeros(1, 2, 4, 6, dtype=torch.float64)
     t[0, 0], t[0, 1, 0] = 1.0, 2.0

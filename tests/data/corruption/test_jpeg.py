@@ -41,12 +41,6 @@ def test_every_level_is_that_of_pillow(size):
                 assert np.array_equal(levels.squeeze(), np.array(pillow.open(file))), (quality, channels)
 
 
-def test_an_image_does_not_depend_on_its_batch():
-    x = np.concatenate([pictures(47, 61), pictures(47, 61)[:, ::-1]])
-    whole = compressed(x, 18)
-    assert np.array_equal(np.concatenate([compressed(one[None], 18) for one in x]), whole)
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_a_worse_quality_moves_levels_further_and_the_best_by_3_at_most(size):
     x = pictures(*size)[2:, ..., :1]

@@ -82,25 +82,6 @@ def test_what_a_set_tells_passes_through_and_its_hash_costs_no_image(monkeypatch
     assert repr(one) == "Corrupted('held, impulse_noise 3', 50 images, seed 0)"
 
 
-@pytest.mark.slow
-def test_it_is_evaluated_attacked_held_out_and_trained_on():
-    dataset = fa.data.corrupted(held(), "gaussian_noise", 5)
-    rest, part, _ = fa.data.hold_out(dataset, 20)
-    assert (len(rest), len(part)) == (30, 20)
-    assert part.describe()["note"].startswith("rare; regenerated gaussian_noise of severity 5, seed 0; 20 of")
-    model = fa.models.create("softmax", shape=dataset.shape, classes=10)
-    fa.train.fit(model, rest, fa.train.Standard(), epochs=2, test_set=part)
-    x, y = (tensor[:30] for tensor in read(dataset, 50))
-    right = [fa.attacks.fgsm(model, x, y, fa.Linf(radius)).robust_accuracy for radius in (0.0, 0.01)]
-    attack = partial(fa.attacks.fgsm, threat=fa.Linf(0.01))
-    table = fa.evaluate(model, dataset, attacks={"fgsm": attack}, limit=30, batch_size=7)
-    assert [table.clean_accuracy, table.rows[0].robust_accuracy] == pytest.approx(right)
-    curve = fa.accuracy_against_radius(
-        model, dataset, lambda r: partial(fa.attacks.fgsm, threat=fa.Linf(r)), [0.0, 0.01], limit=30
-    )
-    assert curve.accuracy.tolist() == pytest.approx(right)
-
-
 NAN = TensorDataset(torch.full((2, 3, 32, 32), torch.nan), torch.arange(2))
 
 

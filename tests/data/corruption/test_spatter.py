@@ -73,16 +73,6 @@ def test_distances_from_a_point_are_sums_of_steps():
     assert away == pytest.approx(lengths, abs=1e-5)
 
 
-@pytest.mark.parametrize("table", ["cifar", "tiny", "imagenet"])
-def test_an_image_does_not_depend_on_its_batch(table):
-    x, ids = torch.from_numpy(pictures(3, 3, 41, 35)), torch.tensor([4, 9, 0])
-    for severity in SEVERITIES:
-        whole = corrupt(x, "spatter", severity, 1, ids, table)
-        alone = [corrupt(x[k : k + 1], "spatter", severity, 1, ids[k : k + 1], table) for k in range(3)]
-        assert torch.equal(torch.cat(alone), whole)
-        assert not torch.equal(corrupt(x, "spatter", severity, 2, ids, table), whole)
-
-
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_a_layer_without_liquid_leaves_the_image(severity):
     noise, _, *others = CORRUPTIONS["spatter"].of("cifar", severity)

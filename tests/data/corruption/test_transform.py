@@ -10,9 +10,8 @@ import fastadv as fa
 from fastadv.data.corruption.sets import corrupt
 from fastadv.errors import InputError
 from fastadv.runs.identity import describe
-from tests.train.nets import assert_same, stopped
 
-from .test_sets import X, held
+from .test_sets import X
 
 NAMES = "gaussian_noise", "impulse_noise"
 NOISY = fa.data.Corrupt(NAMES, (1, 5))
@@ -36,22 +35,6 @@ def test_an_image_is_corrupted_in_one_of_the_ways_each_as_often_whatever_its_bat
         NOISY(x / 230, ids=ids, seed=3)
     with pytest.raises(InputError, match=r"ids: expected int64 of shape \(400,\)"):
         NOISY(x, ids=ids[:1], seed=3)
-
-
-def train(folder, **options):
-    model = fa.models.create("softmax", shape=(3, 32, 32), classes=10)
-    settings = {"epochs": 2, "batch_size": 7, "augment": ["flip", NOISY], "run_dir": folder} | options
-    keeping = fa.train.Execution(checkpoint_every=2)
-    fa.train.fit(model, held(), fa.train.Standard(), execution=keeping, **settings)
-    return model
-
-
-@pytest.mark.slow
-def test_a_run_resumes_to_the_bit_and_knows_its_corruptions(tmp_path):
-    stopped(9, train, tmp_path / "half")
-    with pytest.raises(InputError, match="augment"):
-        train(tmp_path / "half", augment=["flip", fa.data.Corrupt(NAMES, (1, 4))], resume=True)
-    assert_same(train(tmp_path / "half", resume=True), train(tmp_path / "whole"))
 
 
 def test_it_tells_what_it_does_and_travels():

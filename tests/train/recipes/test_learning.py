@@ -12,10 +12,7 @@ from fastadv import train
 THREAT = fa.Linf(0.15)
 ROBUST = {
     "pgd": train.PGDTraining(THREAT, 3),
-    "trades": train.TRADES(THREAT, 3),
-    "n-fgsm": train.FastTraining(THREAT, "n-fgsm"),
     "free": train.FreeTraining(THREAT, 3),
-    "awp": train.AWP(train.PGDTraining(THREAT, 3), 0.005),
 }
 
 

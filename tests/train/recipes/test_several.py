@@ -11,11 +11,10 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.runs.files import load_tensors
 from fastadv.runs.identity import describe
-from fastadv.train import AWP, Execution, PGDTraining, craft, fit
+from fastadv.train import AWP, PGDTraining, craft, fit
 from fastadv.train.recipes.several import CHOICES
-from tests.train.nets import images, net, stopped, timeless
+from tests.train.nets import images, net
 from tests.train.recipes.hand import SEED, batch, evaluated, step_at, warm_net
 
 THREATS = (fa.Linf(0.05), fa.L1(1.0))
@@ -95,19 +94,6 @@ def test_the_harder_threat_is_drawn_more_often_and_an_epoch_begins_anew():
     assert abs(drawn[0] - 0.8 * 160) < 4 * (160 * 0.8 * 0.2) ** 0.5
     recipe.step(dataclasses.replace(at, index=0, epoch=2))
     assert at.state["errors"][1].sum() == len(at.x)
-
-
-@pytest.mark.parametrize("choose", CHOICES)
-def test_a_run_stopped_within_an_epoch_goes_on_to_the_bit(choose, tmp_path):
-    options = {"epochs": 2, "batch_size": 8, "execution": Execution(checkpoint_every=3)}
-    options |= {"recipe": several(choose, step_size=[0.03, 0.5])}
-    model = net()
-    past = fit(net(), images(), run_dir=tmp_path / "whole", **options)
-    stopped(10, fit, model, images(), run_dir=tmp_path / "part", **options)
-    again = fit(model, images(), run_dir=tmp_path / "part", resume=True, **options)
-    kept = [load_tensors(tmp_path / name / "checkpoint.safetensors")[0] for name in ("whole", "part")]
-    torch.testing.assert_close(*kept, rtol=0, atol=0)
-    assert timeless(again) == timeless(past)[-len(again) :]
 
 
 def test_each_threat_has_its_step_size_and_the_criterion():
