@@ -46,8 +46,8 @@ def check_images(x: Tensor, what: str, box: Boxes = UNIT) -> None:
         if not whole and (low < least or high > most or math.isinf(high - low)):
             raise InputError(
                 f"{what}: expected pixels {wanted}, got {low:.4g} to {high:.4g}; rescale them, and let "
-                "fa.models.adapt(net, mean=..., std=...) normalize, since a radius is in the units of x; what "
-                "is no image has a box=(low, high), which threats, sets and certificates take"
+                "fa.models.adapt(net, mean=..., std=...) normalize: a radius is in the units of x; what is "
+                "no image has a box=(low, high), which threats, sets and certificates take"
             )
 
 

@@ -21,6 +21,7 @@ from fastadv.evaluation.named import bound
 from fastadv.evaluation.row import Row, worst_draws
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
+from fastadv.threat.through import Own
 
 PART = "indicators"
 RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings that count whatever their share
@@ -54,6 +55,7 @@ def indicators(
     part = kept.kept(PART, known)
     if part is None:
         task = None
+        threat = _given(threat, [bound(attack, "threat") for attack in job.attacks.values()])
         if threat is not None and not isinstance(threat, Named):
             task = _problem(job, ids, chosen, threat, goal)
         looked = look(frozen, task, chosen, evidence, correct, batch_size=job.batch_size)
@@ -66,6 +68,14 @@ def indicators(
         randomized = f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot})."
         signs = replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized])
     return signs
+
+
+def _given(threat: Threat | None, given: Sequence[Any]) -> Threat | None:
+    """Return a threat as it was bound to an attack, where that is a norm of the caller's own."""
+    if not isinstance(threat, Own):
+        return threat
+    own = (one for one in given if isinstance(one, Threat) and one.metric == threat.metric)
+    return next((one.with_radius(threat.radius) for one in own), threat)
 
 
 def _eot(job: Job) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult
+from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY, card_of
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
@@ -27,6 +27,7 @@ Threats = Threat | Sequence[Threat]
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
 GREY_BOX = "grey box"  # the row of images that were made on another net
+MISREAD = "grey_box: the net inside misreads some samples, which stay as they are"
 GOAL = ("threat", "criterion", "targets", "mask")  # what an attack is asked for
 
 
@@ -126,7 +127,8 @@ def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[s
             out = attack(net, x, y, ids=ids)
         except InputError as error:
             raise InputError(f"{error} (on the net of grey_box=)") from error
-        return SimpleNamespace(x_adv=out.x_adv, parameters=out.parameters)
+        wrong = bool((out.status == Status.ALREADY_WRONG).any())
+        return SimpleNamespace(x_adv=out.x_adv, parameters=out.parameters, flags=(MISREAD,) * wrong)
 
     return {GREY_BOX: partial(grey_box, **goal)}
 

@@ -35,6 +35,7 @@ class Transferability:
         failed: int64 [S]; samples on which the source has no finite logits. They stay as they are.
         samples: of the data.
         attack: its name.
+        misread: int64 [S]; samples that the source gets wrong. They stay as they are, too.
     """
 
     sources: tuple[str, ...]
@@ -44,6 +45,7 @@ class Transferability:
     failed: Tensor
     samples: int
     attack: str
+    misread: Tensor
 
     @property
     def success(self) -> Tensor:
@@ -61,7 +63,7 @@ class Transferability:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON; a share of nothing is None."""
         success = [[None if share != share else share for share in row] for row in self.success.tolist()]
-        lists = {name: getattr(self, name).tolist() for name in ("fooled", "right", "failed")}
+        lists = {name: getattr(self, name).tolist() for name in ("fooled", "right", "failed", "misread")}
         return vars(self) | lists | {"success": success, "interval": [end.tolist() for end in self.interval]}
 
     def __str__(self) -> str:
@@ -70,12 +72,17 @@ class Transferability:
             cells = zip(*row, strict=True)
             lines.append([name, *(with_interval(percent, share, ends) for share, *ends in cells)])
         lines.append(["right before", *(f"{right} of {self.samples}" for right in self.right.tolist())])
-        left = " has no finite logits on {} of {} samples, which stay as they are"
-        failed = zip(self.sources, self.failed.tolist(), strict=True)
+        stay = {"has no finite logits on": self.failed, "misreads": self.misread}
+        left = [
+            f"\n{name} {why} {count} of {self.samples} samples, which attacks leave as they are: not fooled"
+            for why, counts in stay.items()
+            for name, count in zip(self.sources, counts.tolist(), strict=True)
+            if count
+        ]
         return (
             f"{aligned(lines)}\n{self.attack}: share fooled of what each target gets right, with exact 95% "
             "intervals; examples as the attack returned them, not rounded to 8 bits"
-        ) + "".join(f"\n{name}{left.format(count, self.samples)}" for name, count in failed if count)
+        ) + "".join(left)
 
 
 def transferability(
@@ -123,17 +130,18 @@ def transferability(
     made = {name: prepare(net, work=planned(attack) * len(order)) for name, net in sources.items()}
     asked = {name: prepare(net) for name, net in targets.items()}
     right = torch.zeros(len(asked), dtype=torch.int64, device="cpu")
-    failed = right.new_zeros(len(made))
+    failed, misread = right.new_zeros(len(made)), right.new_zeros(len(made))
     fooled = right.repeat(len(made), 1)
     for x, y, ids in batches(dataset, batch_size, order=order, box=box):
-        before = _decided(asked, x, ids) == y.cpu()
+        before, says = _decided(asked, x, ids) == y.cpu(), _decided(made, x, ids)
         right += before.sum(1)
-        usable = _decided(made, x, ids) >= 0
+        usable = says >= 0
         failed += (~usable).sum(1)
+        misread += (usable & (says != y.cpu())).sum(1)
         for row, kept, source in zip(fooled, usable, made.values(), strict=True):
             after = _decided(asked, _attacked(attack, source, kept, x, y, ids), ids)
             row += (before & (after != y.cpu()) & (after >= 0)).sum(1)
-    return Transferability((*made,), (*asked,), fooled, right, failed, len(order), name_of(attack))
+    return Transferability((*made,), (*asked,), fooled, right, failed, len(order), name_of(attack), misread)
 
 
 def _attacked(attack: Attack, source: Prepared, kept: Tensor, *batch: Tensor) -> Tensor:

@@ -268,12 +268,27 @@ def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
     assert (attacked.broken.tolist(), attacked.failed) == (BROKEN, 1)
 
 
-@pytest.mark.parametrize(("name", "values"), [("targets", 1 - DATA.y), ("mask", DATA.x > 0)])
-def test_what_is_of_all_data_is_refused_of_a_librarys_attack_with_what_to_do(name, values):
-    attack = partial(fa.attacks.fgsm, threat=BALL, **{name: values})
-    assert evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False)["fgsm"].broken.tolist() == BROKEN
-    with pytest.raises(InputError, match=rf"^{name}: .*pass a function \(model, x, y, ids\).* {name}\[ids\]"):
-        evaluate(Threshold(), DATA, {"fgsm": attack}, indicators=False, batch_size=4)
+RADII = BALL.with_radius(torch.tensor([0.05, 0.25, 0.3, 0.5, 0.0, 0.25]))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("targets", 1 - DATA.y), ("mask", torch.ones_like(DATA.x, dtype=torch.bool)), ("threat", RADII)]
+)
+def test_what_is_of_all_data_goes_by_the_number_of_a_sample(name, values):
+    attack = partial(fa.attacks.pgd, **{"threat": BALL, "random_start": False, name: values})
+    results = [
+        evaluate(Threshold(), DATA, {"pgd": attack}, indicators=False, batch_size=size, limit=limit)["pgd"]
+        for size, limit in ((len(DATA.y), None), (4, None), (3, None), (3, 5))
+    ]
+    whole = results[0].distance
+    assert 0 < results[0].broken.sum() < len(DATA.y)
+    for row in results[1:3]:
+        assert torch.equal(row.distance, whole)
+    order = evaluate(Threshold(), DATA, limit=5).ids
+    assert torch.equal(results[3].distance, whole[order])
+    few = values.take(torch.arange(4)) if name == "threat" else values[:4]
+    with pytest.raises(InputError, match=rf"^{name.replace('threat', 'radius')}: .*of the \d+ samples"):
+        evaluate(Threshold(), DATA, {"pgd": partial(attack, **{name: few})}, batch_size=4)
 
 
 def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:

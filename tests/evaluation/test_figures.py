@@ -102,7 +102,7 @@ def test_curves_draw_the_points_they_are_given(drawn):
 
 def test_what_transfers_is_a_table_of_colors(drawn):
     counts = torch.tensor([[6, 4, 0], [1, 8, 0]]), torch.tensor([10, 8, 0]), torch.tensor([0, 0])
-    table = fa.evaluation.Transferability(("a", "b"), ("c", "d", "none"), *counts, 10, "mim")
+    table = fa.evaluation.Transferability(("a", "b"), ("c", "d", "none"), *counts, 10, "mim", counts[-1])
     figures.transferability(table, "t.png")
     (axes,) = drawn[0].axes
     names = (axes.get_yticklabels(), axes.get_xticklabels())

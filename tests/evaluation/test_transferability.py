@@ -69,6 +69,8 @@ def test_it_is_what_an_attack_and_a_pass_give() -> None:
             assert table.fooled[row, column] == (right & (target(x_adv).argmax(1) != digits.y)).sum()
     assert torch.equal(table.fooled, again.fooled)
     assert table.fooled.sum() > 0
+    assert table.misread.tolist() == [60 - count for count in table.right.tolist()]
+    assert f"softmax misreads {int(table.misread[0])} of 60 samples" in str(table)
     assert fa.transferability(nets, nets, digits, attack, limit=20).samples == 20
 
 
@@ -80,6 +82,7 @@ def test_a_source_without_finite_logits_makes_nothing_of_these_samples() -> None
     assert table.fooled.tolist() == [[6, 4], [5, 4], [0, 0]]
     assert "nan has no finite logits on 3 of 10 samples" in str(table)
     assert "half has no" not in str(table)
+    assert table.to_dict()["misread"] == table.misread.tolist() == [0, 0, 0]
     assert table.to_dict()["failed"] == [0, 3, 10]
 
 

@@ -26,7 +26,7 @@ from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
 from fastadv.engine.module import replaced
 from fastadv.errors import InputError, NoGradientError
-from fastadv.threat import Threat
+from fastadv.threat import THREATS, Threat
 
 SAMPLES = 200  # at most, that are looked at
 LEAST = 8  # samples; fewer say nothing
@@ -198,6 +198,9 @@ def look(
         return findings.ended(evidence)
     classifier, device = problem.classifier, problem.x.device
     search = all(attack.gradient and not attack.blind.any() for attack in evidence)
+    if search and type(problem.threat) is not THREATS.get(problem.threat.norm):
+        findings.leave(["square"], "no search without gradients serves this norm")
+        search = False
     held = ~broken_by(evidence, len(right))[chosen]
     counts: Counter[str] = Counter()
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
