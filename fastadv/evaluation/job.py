@@ -146,10 +146,10 @@ class Job:
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
     threat: Threats | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
-    grey_box: Model | Prepared | None = None, **options: Any,
+    grey_box: Model | Prepared | None = None, seed: int = 0, **options: Any,
 ) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
-    attacks = named(attacks, threat, criterion=criterion, grey_box=grey_box)
+    attacks = named(attacks, threat, criterion=criterion, grey_box=grey_box, seed=seed)
     judged = criterion_of(attacks, criterion)
     dataset = as_dataset(dataset, labels=labels_of(judged))
     check_evaluation(dataset, batch_size, limit)

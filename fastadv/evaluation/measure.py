@@ -94,9 +94,9 @@ def evaluate(
             That is made for all that are right in any draw. Accuracies are those of one draw, beside those
             of the majority and the worst draw (`Table.draws`, `Row.draws`). These passes are not counted
             among those of an attack.
-        seed: of corruptions; and with several draws, of all that the model takes from the generators of
-            torch, NumPy and Python, also under attack. The generators are restored afterwards. A generator of
-            the model's own is not seeded. That of an attack is bound to it: partial(fa.attacks.pgd, seed=1).
+        seed: of corruptions, and of attacks to which none is bound; with several draws also of all that the
+            model takes from the generators of torch, NumPy and Python, which are restored afterwards. A
+            generator of the model's own is not seeded.
         run_dir: a folder in which each attack's result on each batch is kept as soon as it is there. A
             stopped evaluation loses at most one batch of one attack. None keeps nothing.
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
@@ -169,7 +169,7 @@ def evaluate(
         job = prepared(
             model, dataset, attacks, batch_size, limit, threat, criterion,
             freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
-            grey_box=grey_box,
+            grey_box=grey_box, seed=seed,
         )  # fmt: skip
         of_classes = {"certificates": certificates, "corruptions": corruptions}
         names = ["draws"] * (draws > 1) + [name for name, value in of_classes.items() if value is not None]

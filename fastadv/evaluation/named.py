@@ -33,9 +33,9 @@ GOAL = ("threat", "criterion", "targets", "mask")  # what an attack is asked for
 
 def named(
     attacks: Attacks | None, threat: Threats | None = None, recipe: Any = None,
-    criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
+    criterion: Criterion | None = None, grey_box: Model | Prepared | None = None, seed: int = 0,
 ) -> dict[str, Attack]:  # fmt: skip
-    """Return attacks by name, with the threat, or the recipe's, and the criterion bound where none is.
+    """Return attacks by name, with the threat, or the recipe's, criterion and seed bound where none is.
 
     With several threats an attack that has none is there once for each, named like "apgd Linf". Last comes
     what the first of them makes of the net `grey_box`, where there is one.
@@ -75,6 +75,8 @@ def named(
                 )
             if criterion is not None and bound(one, "criterion") is None and takes(one, "criterion"):
                 one = partial(one, criterion=criterion)
+            if seed and bound(one, "seed") is None and takes(one, "seed"):  # 0 is what each begins with
+                one = partial(one, seed=seed)
             by_name[row] = one
     # a universal perturbation is in one threat
     held = [getattr(one, "threat", None) for one in (recipe, *by_name.values())]
