@@ -185,7 +185,7 @@ class Followed(torch.autograd.Function):
             return logits
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None, None]:
         plain = ctx.plain
         with with_gradient(), plain.in_eval(), no_autocast(by_logits.device.type):

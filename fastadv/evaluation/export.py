@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fastadv._extras import need
+from fastadv.attacks.core.card import REGISTRY
 from fastadv.errors import InputError
 from fastadv.runs.files import write_text
 from fastadv.text import aligned, percent, several
@@ -34,7 +35,7 @@ LATEX = {
 def published(name: str) -> str:
     """Return an attack's name as papers write it; with the version of AutoAttack, if it has one."""
     attack, *rest = name.split(" ")
-    short = attack.upper() if len(attack) <= 5 else attack.replace("_", " ")
+    short = attack.upper() if attack in REGISTRY and len(attack) <= 5 else attack.replace("_", " ")
     return " ".join([SPELLED.get(attack, short), *rest])
 
 

@@ -273,7 +273,7 @@ RADII = BALL.with_radius(torch.tensor([0.05, 0.25, 0.3, 0.5, 0.0, 0.25]))
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("targets", 1 - DATA.y), ("mask", torch.ones_like(DATA.x, dtype=torch.bool)), ("threat", RADII)],
+    [("targets", 1 - DATA.y), ("mask", DATA.x >= 0), ("threat", RADII)],
 )
 def test_what_is_of_all_data_goes_by_the_number_of_a_sample(name, values):
     attack = partial(fa.attacks.pgd, **{"threat": BALL, "random_start": False, name: values})
