@@ -33,7 +33,8 @@ class Threat:
     whatever the norm does differently. Points made here never exceed the radius, in exact arithmetic: the
     last addition rounds towards x.
 
-    In all methods x holds the centers, floating [B, ...] inside the box, and x_adv and grad are like x.
+    In all methods x holds the centers, floating [B, ...] inside the box, and x_adv and grad are like x; but
+    grad may be bfloat16, and `distance` takes x_adv of a wider type.
     Points that are returned are like x, too; other results are [B].
 
     Args:
