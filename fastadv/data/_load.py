@@ -65,7 +65,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 
 def _parse(text: str) -> tuple[str, dict[str, str]]:
     name, _, tail = text.partition(":")
-    check_choice("data set", name, _NAMES)
+    check_choice("data set", name, _NAMES, ', or for class folders "imagefolder" with data_dir=')
     known, options = _OPTIONS.get(name, ("size",)), {}
     for part in tail.split(",") if tail else ():
         key, equals, value = part.partition("=")
