@@ -99,8 +99,10 @@ def test_draws_and_targets_are_those_of_the_samples() -> None:
     row = measured({"noise": noise}, threat=None, batch_size=7)["grey box"]
     assert torch.equal(row.broken, labels(SYSTEM, noise(NET, X, SET.y).x_adv) != SET.y)
     own = partial(lambda model, x, y, threat: x, threat=BALL)  # passed over
-    row = measured({"own": own, "pgd": partial(PGD, targets=targets)})["grey box"]
-    reached = labels(SYSTEM, PGD(NET, X, SET.y, BALL, targets=targets, stop_early=False).x_adv)
+    radii = BALL.with_radius(torch.linspace(0, 0.3, len(X)))
+    goal: dict[str, Any] = {"targets": targets, "threat": radii}
+    row = measured({"own": own, "pgd": partial(PGD, **goal)}, threat=None, batch_size=7)["grey box"]
+    reached = labels(SYSTEM, PGD(NET, X, SET.y, **goal, stop_early=False).x_adv)
     assert torch.equal(row.broken, reached == targets)
 
 

@@ -112,6 +112,23 @@ def test_what_leads_by_hand() -> None:
     assert OutsideTopK(2).rivals(z, y[:2]).shape == (2, 0)
 
 
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_loss_by_name_is_that_of_the_other_classes(place: int, targeted: bool) -> None:
+    z, y = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5], [1, 3, 0, 2]]), torch.tensor([0, 1, 3])
+    left = torch.tensor([label for label in range(5) if label != place])
+    aim = (y + 1) % 4 if targeted else None
+    whole, wide_aim = torch.full((3, 5), 9.0).index_copy(1, left, z), left[aim] if targeted else None
+    for name in ("ce", "dlr", "bce"):
+        loss = Unless(place).of_classes(name)
+        value, slope = fa.losses.loss_and_grad(whole, left[y], loss, wide_aim)
+        wanted = fa.losses.loss_and_grad(z, y, name, aim)
+        torch.testing.assert_close((value, slope[:, left]), wanted)
+        assert not slope[:, place].any()
+    run = partial(fa.attacks.pgd, abstains, X[:20], Y[:20], THREAT, criterion=Unless(10), steps=5)
+    assert torch.equal(run(loss="ce").x_adv, run(loss=Unless(10).of_classes("ce")).x_adv)
+
+
 @pytest.mark.parametrize("criterion", [None, OutsideTopK(2), ConfidentlyWrong(0.9)], ids=str)
 def test_an_attack_on_a_task_is_the_call_that_makes_the_task(criterion: Criterion | None) -> None:
     """What runs others raises what a criterion leads to, too."""
