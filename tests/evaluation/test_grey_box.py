@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate
 from fastadv.evaluation._outcome import ELSEWHERE
+from fastadv.evaluation.named import MISREAD
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Defended, Quantize
 from tests.evaluation.nets import assert_same
@@ -92,6 +93,7 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
     moved = measured({"pgd": PGD}, threat=fa.Moved(1, 10))["grey box"]
     assert moved.within == "Moved 1 px, 10°"
     assert moved.broken.any()
+    assert MISREAD in measured(grey_box=mlp(4, seed=1, dtype=torch.float32))["grey box"].flags
 
 
 def test_draws_and_targets_are_those_of_the_samples() -> None:
