@@ -135,7 +135,6 @@ def test_a_seed_reaches_attacks_to_which_none_is_bound():
     table = evaluate(attacks, seed=5)
     assert all(torch.equal(row.distance, by[int(row.name)]) for row in table.rows)
     assert not torch.equal(by[0], by[5])
-    assert torch.equal(evaluate(noise).rows[0].distance, by[0])
     assert evaluate(lambda model, x, y, threat: x, seed=5).rows[0].broken.sum() == 0
 
 
