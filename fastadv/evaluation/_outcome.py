@@ -104,6 +104,7 @@ def by_ids(attack: Attack, x: Tensor, ids: Tensor, sizes: Sequence[int]) -> Atta
         if (
             not isinstance(each, Tensor)
             or not each.ndim
+            or not takes(attack, name)
             or (name == "mask" and each.shape[: -x.ndim + 1] in ((), (1,)))
         ):
             continue

@@ -126,7 +126,7 @@ def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[s
 
     def grey_box(model: Prepared, x: Tensor, y: Tensor, *, ids: Tensor, **goal: Any) -> Any:
         try:
-            out = attack(net, x, y, ids=ids)
+            out = attack(net, x, y, ids=ids, **goal)  # of this batch alone
         except InputError as error:
             raise InputError(f"{error} (on the net of grey_box=)") from error
         wrong = bool((out.status == Status.ALREADY_WRONG).any())

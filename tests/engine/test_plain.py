@@ -155,6 +155,28 @@ def test_a_jacobian_through_a_reentrant_checkpoint_leaves_weights_without_gradie
     assert all(weight.grad is None for weight in ways[0].parameters())
 
 
+@by_either
+@pytest.mark.parametrize("way", [False, True])
+def test_logits_are_followed_to_x_alone_and_passes_counted(prepared: Any, way: bool) -> None:
+    model, by = around(lambda net, x: checkpoint(net, x, use_reentrant=way)), torch.arange(24.0).view(6, 4)
+    x, wanted = X.double().requires_grad_(), X.double().requires_grad_()
+    (model.net(wanted.float()) * by).sum().backward()
+    model.zero_grad()
+    made = prepared(model.train(), eot=EOT)
+    torch.testing.assert_close(made(x), made.verdict(X))
+    before = made.forwards
+    first, second = made(x), made(x)
+    assert (made.forwards - before, made.backwards) == (2 * EOT * 6, 0)
+    for logits in (first, first, second):
+        x.grad = None
+        with torch.autocast("cpu"):
+            (logits * by).sum().backward(retain_graph=True)
+        torch.testing.assert_close(x.grad, wanted.grad, rtol=1e-4, atol=1e-5)
+    assert (made.backwards, model.net.training) == (3 * EOT * 6, True)
+    assert all(weight.grad is None for weight in model.parameters())
+    assert not made(X).requires_grad
+
+
 def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
     model = convnet().eval()
     y = labels(model, X)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -287,9 +287,15 @@ def test_what_is_of_all_data_goes_by_the_number_of_a_sample(name, values):
         assert torch.equal(row.distance, whole)
     order = evaluate(Threshold(), DATA, limit=5).ids
     assert torch.equal(results[3].distance, whole[order])
-    few = values.take(torch.arange(4)) if name == "threat" else values[:4]
-    with pytest.raises(InputError, match=rf"^{name.replace('threat', 'radius')}: .*of the \d+ samples"):
-        evaluate(Threshold(), DATA, {"pgd": partial(attack, **{name: few})}, batch_size=4)
+    of = {count: (values.take if name == "threat" else values.__getitem__)(torch.arange(count) % 6)
+          for count in (2, 4, 7)}  # fmt: skip
+    for count in (4, 7):
+        with pytest.raises(InputError, match=rf"^{name.replace('threat', 'radius')}: .*of the \d+ samples"):
+            evaluate(Threshold(), DATA, {"pgd": partial(attack, **{name: of[count]})}, batch_size=4)
+    two = evaluate(Threshold(), DATA, {"pgd": partial(attack, **{name: of[2]})}, indicators=False, limit=2)
+    assert torch.equal(two["pgd"].distance, whole[:2])
+    own = wraps(attack)(lambda model, x, y, ids: attack(model, x, y, ids=ids))
+    assert torch.equal(evaluate(Threshold(), DATA, {"own": own}, indicators=False)["own"].distance, whole)
 
 
 def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:

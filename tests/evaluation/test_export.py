@@ -56,7 +56,7 @@ def test_latex_escapes_and_chooses_columns(table) -> None:
 
 
 def test_names_as_papers_write_them() -> None:
-    papers = {"pdpgd": "PDPGD", "cw": "C&W", "AutoAttack quick": "AutoAttack quick", "my_own": "my own"}
+    papers = {"pdpgd": "PDPGD", "cw": "C&W", "AutoAttack q": "AutoAttack q", "o_n": "o n", "own": "own"}
     assert {name: published(name) for name in papers} == papers
 
 

@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate
 from fastadv.evaluation._outcome import ELSEWHERE
+from fastadv.evaluation.named import MISREAD
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Defended, Quantize
 from tests.evaluation.nets import assert_same
@@ -92,6 +93,7 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
     moved = measured({"pgd": PGD}, threat=fa.Moved(1, 10))["grey box"]
     assert moved.within == "Moved 1 px, 10°"
     assert moved.broken.any()
+    assert MISREAD in measured(grey_box=mlp(4, seed=1, dtype=torch.float32))["grey box"].flags
 
 
 def test_draws_and_targets_are_those_of_the_samples() -> None:
@@ -99,8 +101,10 @@ def test_draws_and_targets_are_those_of_the_samples() -> None:
     row = measured({"noise": noise}, threat=None, batch_size=7)["grey box"]
     assert torch.equal(row.broken, labels(SYSTEM, noise(NET, X, SET.y).x_adv) != SET.y)
     own = partial(lambda model, x, y, threat: x, threat=BALL)  # passed over
-    row = measured({"own": own, "pgd": partial(PGD, targets=targets)})["grey box"]
-    reached = labels(SYSTEM, PGD(NET, X, SET.y, BALL, targets=targets, stop_early=False).x_adv)
+    radii = BALL.with_radius(torch.linspace(0, 0.3, len(X)))
+    goal: dict[str, Any] = {"targets": targets, "threat": radii}
+    row = measured({"own": own, "pgd": partial(PGD, **goal)}, threat=None, batch_size=7)["grey box"]
+    reached = labels(SYSTEM, PGD(NET, X, SET.y, **goal, stop_early=False).x_adv)
     assert torch.equal(row.broken, reached == targets)
 
 

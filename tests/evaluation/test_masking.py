@@ -90,6 +90,15 @@ def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
     assert table.verdict.startswith("No sign of masking")
 
 
+def test_a_norm_of_ones_own_has_a_verdict() -> None:
+    Own = type("Own", (fa.Linf,), {})
+    table = evaluate(NET, SET, "pgd", threat=Own(0.08), batch_size=25)
+    other = evaluate(MASKED, SET, [partial(PGD, threat=Own(0.08))], batch_size=25)
+    assert "did not run: square (no search without gradients serves this norm)" in table.verdict
+    assert (signs(table).flagged, signs(table).samples > 0) == ((), True)
+    assert "zero_gradient" in signs(other).flagged
+
+
 @pytest.mark.slow
 def test_two_answers_are_no_clean_verdict() -> None:
     """Also where an attack saw them, and no probe: the answer depends on the place in the batch."""

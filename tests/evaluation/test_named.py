@@ -127,6 +127,17 @@ def test_an_own_attack_serves_a_curve() -> None:
     assert curve.accuracy.tolist() == [table.clean_accuracy, table.rows[0].robust_accuracy]
 
 
+def test_a_seed_reaches_attacks_to_which_none_is_bound():
+    noise, threat = fa.attacks.uniform_noise, fa.Linf(0.3)
+    evaluate = partial(fa.evaluate, MODEL, DATA, threat=threat, indicators=False)
+    by = {seed: evaluate([partial(noise, seed=seed)]).rows[0].distance for seed in (0, 2, 5)}
+    attacks = {"5": "uniform_noise", "05": noise, "2": partial(noise, seed=2), "0": partial(noise, seed=0)}
+    table = evaluate(attacks, seed=5)
+    assert all(torch.equal(row.distance, by[int(row.name)]) for row in table.rows)
+    assert not torch.equal(by[0], by[5])
+    assert evaluate(lambda model, x, y, threat: x, seed=5).rows[0].broken.sum() == 0
+
+
 TABLES, SCALED = torch.linspace(-2, 2, 24).view(8, 3), fa.Scaled(torch.full((3,), 0.1), box=(-9, 9))
 REFUSED = {
     "a map": (nn.Linear(3, 2), (TABLES, TABLES[:, 0].gt(0).long()), "square", SCALED),

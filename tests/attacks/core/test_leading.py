@@ -71,7 +71,8 @@ def test_steps_of_each_attempt_fall_from_two_radii_to_a_fiftieth() -> None:
 def test_a_loss_that_is_named_stays(name: str) -> None:
     model, criterion = CASES[name]
     named = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, loss="margin", steps=4, stop_early=False)
-    wanted = fa.losses.loss_value(model(named.x_adv).detach(), Y, "margin")
+    logits = model(named.x_adv).detach()[:, :10]  # without a class of abstention
+    wanted = fa.losses.loss_value(logits, Y, "margin")
     torch.testing.assert_close(named.loss, wanted)
     default = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, steps=4, stop_early=False)
     held = ~default.success
@@ -110,6 +111,23 @@ def test_what_leads_by_hand() -> None:
     z = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5]])
     assert OutsideTopK(2).leading(z, y[:2], None).tolist() == [-1.5, 2]
     assert OutsideTopK(2).rivals(z, y[:2]).shape == (2, 0)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_loss_by_name_is_that_of_the_other_classes(place: int, targeted: bool) -> None:
+    z, y = torch.tensor([[3.0, 1, 0, 2], [1, 3, 0, 5], [1, 3, 0, 2]]), torch.tensor([0, 1, 3])
+    left = torch.tensor([label for label in range(5) if label != place])
+    aim = (y + 1) % 4 if targeted else None
+    whole, wide_aim = torch.full((3, 5), 9.0).index_copy(1, left, z), left[aim] if targeted else None
+    for name in ("ce", "dlr", "bce"):
+        loss = Unless(place).of_classes(name)
+        value, slope = fa.losses.loss_and_grad(whole, left[y], loss, wide_aim)
+        wanted = fa.losses.loss_and_grad(z, y, name, aim)
+        torch.testing.assert_close((value, slope[:, left]), wanted)
+        assert not slope[:, place].any()
+    run = partial(fa.attacks.pgd, abstains, X[:20], Y[:20], THREAT, criterion=Unless(10), steps=5)
+    assert torch.equal(run(loss="ce").x_adv, run(loss=Unless(10).of_classes("ce")).x_adv)
 
 
 @pytest.mark.parametrize("criterion", [None, OutsideTopK(2), ConfidentlyWrong(0.9)], ids=str)

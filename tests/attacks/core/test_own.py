@@ -126,6 +126,7 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "its card names another knowledge": lambda out, call: {"backwards": 0},
     "it breaks nothing of a net that is easily broken": idle,
     "it changes tensors of the caller": lambda out, call: {"forwards": call["x"].add_(1e-9) is None},
+    "changes tensors of the caller": lambda out, call: {"forwards": call["y"].sub_(1) is None},
     "it draws from the generator of torch": lambda out, call: {"forwards": torch.rand(1) is None},
     "a sample depends on its batch": lambda out, call: {"x_adv": out.x_adv.roll(int(len(out.x_adv) == 9), 0)},
     "a verdict depends on the batch": lambda out, call: {"success": out.success ^ (len(out.success) == 9)},
@@ -137,6 +138,7 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "a target that is reached at x is looked for": lambda out, call: {"status": out.status * 0 + 2},
     "values outside of the mask move": lambda out, call: moved(out.x_adv, "mask" in call),
     "a sample that holds is called something else": lambda out, call: {"status": out.status * 0 + 1},
+    "a sample that holds is changed": lambda out, call: moved(out.x_adv, out.status == 2),
     "a sample that holds has a distance": lambda out, call: {"distance": out.distance.clamp(max=1.0)},
     "no samples give some": lambda out, call: {"forwards": out.forwards + 1},
     "samples that were wrong are attacked": lambda out, call: {"forwards": out.forwards + len(out.x_adv)},
@@ -155,7 +157,8 @@ COUNT = itertools.count()
 @pytest.mark.slow
 @pytest.mark.parametrize("says", [*FAULTS, *OTHER])
 def test_the_contract_finds_what_is_wrong(says: str) -> None:
-    real = ATTACKS["fmn" if says == "an unbroken sample is changed" else "pgd"]
+    minimal = "an unbroken sample is changed", "a sample that holds is changed"
+    real = ATTACKS["fmn" if says in minimal else "pgd"]
 
     @wraps(real.run)
     def faulty(model, x, y, threat, **options):

@@ -109,6 +109,13 @@ def linear(classes: int = 6) -> tuple[nn.Module, Tensor, Tensor]:
     return net, x, net(x).argmax(1)
 
 
+@pytest.mark.parametrize("classes", [4, 5])
+def test_of_few_classes_known_intervals_alone_are_told(classes: int) -> None:
+    net, x, _ = linear(classes)  # as a recurrent net is bounded where it is sure
+    assert falls_off(Plain(behind("sigmoid", net)), x) > 0.6
+    assert (falls_off(Plain(behind("percent", net)), x) > 0.6) == (classes > 4)
+
+
 @pytest.mark.parametrize(("head", "interval"), [("sigmoid", UNIT), ("tanh", SYMMETRIC)])
 @pytest.mark.parametrize("loss", ["ce_sharp", "margin"])
 @pytest.mark.parametrize("targeted", [False, True])
