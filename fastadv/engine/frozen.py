@@ -229,7 +229,7 @@ class Frozen(Prepared):
 
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
+        if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
             with self._asked("__call__") as plain:
                 return plain(x, rows)
         with no_gradient():

@@ -151,7 +151,7 @@ class Plain(Prepared):
         return x
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
+        if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
             logits: Tensor = Followed.apply(x, self, rows)  # type: ignore[no-untyped-call]
             return logits
         return mean_of([self.verdict(x, rows) for _ in range(self.eot)])
