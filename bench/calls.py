@@ -48,6 +48,8 @@ def published(name: str) -> nn.Module:
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
             part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+        if isinstance(part, nn.Linear) and not part.weight.any():  # the head of a ViT: no gradient passes it
+            nn.init.normal_(part.weight, std=0.02)
     return net.eval()
 
 
