@@ -77,7 +77,7 @@ def text(rows: Rows) -> str:
             own = (held.get((net, "memory", images, each)) for each in ("plain", "frozen"))
             memory.append(f"{net} " + " / ".join("-" if mib is None else f"{mib / loop:.2f}" for mib in own))
     auto = [row for key, row in rows.items() if key[1] == "AutoAttack" and key[3] in ("plain", "frozen")]
-    made = " and ".join(sorted({row["date"] for row in rows.values()}))
+    made = " and ".join(sorted({row["date"] for row in rows.values() if row["call"] != "memory"}))
     told = ", ".join(f"{row['net']} {row['way']} {row['times']:.2f}" for row in auto)
     lines = [
         in_markdown([*table(rows)], names=7),

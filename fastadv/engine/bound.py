@@ -178,7 +178,7 @@ class Followed(torch.autograd.Function):
         with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
             ctx.plain, ctx.rows, ctx.dtype = plain, rows, x.dtype
             ctx.leaf = plain.leaf(plain.taken(x, rows))
-            _follow(ctx)
+            ctx.attached, ctx.model = plain.follow(ctx.leaf, rows), plain.model
             logits: Tensor = ctx.attached.detach().clone()
             return logits
 
@@ -188,16 +188,7 @@ class Followed(torch.autograd.Function):
         plain = ctx.plain
         with with_gradient(), plain.in_eval(), no_autocast(by_logits.device.type):
             if plain.model is not ctx.model:  # a copy answers from here on: it has no weight gradient
-                _follow(ctx)
+                ctx.attached, ctx.model = plain.follow(ctx.leaf, ctx.rows), plain.model
             gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True, ctx.rows)
         plain.counts.backwards += plain.eot * len(gradient)
         return gradient.to(ctx.dtype), None, None
-
-
-def _follow(ctx: Any) -> None:
-    """Pass what a `Followed` holds, `eot` times."""
-    plain = ctx.plain
-    passes = [plain.checked(ctx.leaf, plain.model_of(ctx.rows)) for _ in range(plain.eot)]
-    plain.counts.forwards += plain.eot * len(ctx.leaf)
-    ctx.attached = sum(passes[1:], passes[0]) / plain.eot if plain.eot > 1 else passes[0]
-    ctx.model = plain.model

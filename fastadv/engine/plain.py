@@ -205,9 +205,8 @@ class Plain(Prepared):
             leaf = self.leaf(x)
 
             def follow() -> Tensor:
-                self.forwards += self.eot * len(x)
                 with self._refusals(leaf, rows):
-                    return mean_of([self.checked(leaf, self.model_of(rows)) for _ in range(self.eot)])
+                    return self.follow(leaf, rows)
 
             attached, whole = follow(), self._whole
             logits = attached.detach().clone()
@@ -272,6 +271,11 @@ class Plain(Prepared):
         """Return x as the model sees it, sharing its memory where it can, to follow a gradient to it."""
         seen = self.sees(x.dtype)
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
+
+    def follow(self, leaf: Tensor, rows: Tensor | None) -> Tensor:
+        """Return the logits at a leaf with their graph, the mean of `eot` passes."""
+        self.forwards += self.eot * len(leaf)
+        return mean_of([self.checked(leaf, self.model_of(rows)) for _ in range(self.eot)])
 
     @contextmanager
     def _refusals(self, leaf: Tensor, rows: Tensor | None) -> Iterator[None]:

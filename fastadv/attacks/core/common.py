@@ -257,9 +257,7 @@ class _Front:
         if criterion.outputs != "any":
             if type(criterion) is not Criterion and criterion.outputs == "classes" and default:
                 loss = arguments.setdefault("loss", None)  # what the criterion raises
-                arguments["loss"] = (
-                    criterion.of_classes(loss) if isinstance(loss, str) and loss in LOSSES else loss
-                )
+                arguments["loss"] = criterion.of_classes(loss) if loss in LOSSES else loss
             return
         card = REGISTRY.get(self.name)
         if card is not None and card.needs == "classes":
