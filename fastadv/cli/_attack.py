@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks import Attack, AttackResult, Signs
 from fastadv.attacks.core.card import card_of
+from fastadv.attacks.methods.claims import Within, is_own
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import NOTHING_KEPT, print_results, progress, say_where, write_samples
@@ -50,8 +51,13 @@ class NamedAttack:
         return self.card.minimal
 
     @property
+    def bounded(self) -> bool:
+        """Whether it takes a threat, or its points are judged in one."""
+        return self.card.takes("threat") or (is_own(self.card.run) and self.radius < math.inf)
+
+    @property
     def config(self) -> dict[str, Any]:
-        threat = {"norm": self.norm, "radius": self.radius} if self.card.takes("threat") else {}
+        threat = {"norm": self.norm, "radius": self.radius} if self.bounded else {}
         return {"attack": self.name, **threat, **self.arguments, **self.criterion}
 
     @property
@@ -64,7 +70,7 @@ class NamedAttack:
         name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
         parts = self.label.partition(":")[2].split(",")
         others = [part for part in parts if part and part.split("=")[0] not in TITLED]
-        within = [threat_text(THREATS[self.norm](self.radius))] if self.card.takes("threat") else []
+        within = [threat_text(THREATS[self.norm](self.radius))] if self.bounded else []
         return ", ".join([name, *within, *others])
 
     @property
@@ -75,8 +81,10 @@ class NamedAttack:
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
         bound: dict[str, Any] = {key: CRITERIA[name] for key, name in self.criterion.items()}
-        bound |= {"threat": THREATS[self.norm](radius)} if self.card.takes("threat") else {}
-        return partial(self.card.run, **self.arguments, **bound)
+        if self.card.takes("threat"):
+            bound["threat"] = THREATS[self.norm](radius)
+        run = partial(self.card.run, **self.arguments, **bound)
+        return Within(run, THREATS[self.norm](radius)) if self.bounded and "threat" not in bound else run
 
 
 def parse_attacks(
@@ -94,7 +102,7 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     name, tail = o.name_and_arguments(text)
     attack, where = card_of("attack", name, o.registry()), f"attack {text!r}"
     bounded = attack.takes("threat")
-    takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}} if bounded else {}
+    takes: dict[str, set[type]] = {"norm": {str}, "radius": {float}} if bounded or is_own(attack.run) else {}
     takes |= o.nameable(attack.parameters)
     in_text = o.parse_arguments(where, name, tail, takes)
     shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}
@@ -111,7 +119,7 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     arguments |= ({"seed": seed} if "seed" in takes else {}) | values
     bound = "" if radius == math.inf else f" {radius:g}"
     short = name.rpartition(":")[2]
-    label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{bound}" if bounded else short
+    label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{bound}" if bounded or bound else short
     judged = {"criterion": criterion} if criterion else {}
     return NamedAttack(name, label, norm, attack, arguments, frozenset(shared), float(radius), judged)
 

@@ -17,7 +17,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.task import Classified
 from fastadv.attacks.masking.flags import SQUARE_FLAG, Cost, blind, square_stands_out
-from fastadv.attacks.methods.claims import checked, claim_flags, is_own, posed
+from fastadv.attacks.methods.claims import Within, checked, claim_flags, is_own, posed
 from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import Boxes
 from fastadv.errors import InputError, NoGradientError
@@ -98,24 +98,25 @@ class Shelf:
 
 def by_ids(attack: Attack, x: Tensor, ids: Tensor, sizes: Sequence[int]) -> Attack:
     """Return an attack with what is bound to it for each sample of the data set: of these samples alone."""
-    for name in ("threat", "targets", "mask"):
+    for name in ("threat", "within", "targets", "mask"):
         value = bound(attack, name)
         each = value.radius if isinstance(value, Threat) else value
         if (
             not isinstance(each, Tensor)
             or not each.ndim
-            or not takes(attack, name)
+            or not (name == "within" or takes(attack, name))
             or (name == "mask" and each.shape[: -x.ndim + 1] in ((), (1,)))
         ):
             continue
         if len(each) not in sizes or len(each) <= int(ids.max()):
-            what = "radius" if name == "threat" else name
+            what = "radius" if isinstance(value, Threat) else name
             raise InputError(
                 f"{what}: expected one value, or one for each of the {sizes[0]} samples of the data set, got "
                 f"{len(each)}"
             )
         at = ids.to(each.device)
-        attack = partial(attack, **{name: value.take(at) if isinstance(value, Threat) else value[at]})
+        own = value.take(at) if isinstance(value, Threat) else value[at]
+        attack = Within(attack, own) if name == "within" else partial(attack, **{name: own})
     return attack
 
 

@@ -82,7 +82,8 @@ def evaluate(
             dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone. A
             row says why its attack does not serve the threat. A function of your own may return x_adv alone;
             of its successes those count that the model confirms, at points inside its threat and the box.
-        threat: of the attacks that have none bound to them; alone, its box is the data's. Of several, such as
+        threat: of the attacks that have none bound to them, and in which points of functions without one are
+            judged; alone, its box is the data's. Of several, such as
             [fa.Linf(8 / 255), fa.L1(12)], each attack has a row for each, named like "apgd Linf", and
             `worst_case` is their union: the share of samples that are right under all.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.

@@ -12,7 +12,7 @@ from fastadv.attacks.core.card import REGISTRY, card_of
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
-from fastadv.attacks.methods.claims import is_own
+from fastadv.attacks.methods.claims import Within, is_own
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.engine import Model, Prepared
@@ -67,6 +67,8 @@ def named(
                 taken = True
             elif isinstance(value, str) and parameter.default is not None:
                 raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+        elif threat is not None and is_own(attack) and not _has_threat(attack):
+            each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
         for end, one in each:
             row = name + end
             if row in by_name:
@@ -86,6 +88,11 @@ def named(
     if threat is not None and idle and not taken:
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
+
+
+def _has_threat(attack: Attack) -> bool:
+    """Return whether an attack takes a threat, perhaps one that is bound, or has one."""
+    return "threat" in parameters_of(attack) or any(hasattr(layer, "threat") for layer in layers(attack))
 
 
 def _endings(threats: Sequence[Any]) -> list[tuple[str, Threat]]:
@@ -201,8 +208,8 @@ def takes(attack: Attack, name: str) -> bool:
 
 def bound(attack: Any, name: str) -> Any:
     """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
-    partials = (layer for layer in layers(attack) if isinstance(layer, partial) and name in layer.keywords)
-    return next((layer.keywords[name] for layer in partials), None)
+    given = (layer.keywords for layer in layers(attack) if isinstance(layer, partial | Within))
+    return next((keywords[name] for keywords in given if name in keywords), None)
 
 
 def layers(attack: Any) -> Iterator[Any]:

@@ -1,9 +1,10 @@
 """What an attack of the caller's own claims: no success outside of the threat, or that the model denies."""
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import inf, nan
 from typing import Any
@@ -26,7 +27,26 @@ from fastadv.threat.base import box_in, unrounded
 CLAIMED, CLAIMS = "claimed", "claims: "  # how flags begin that say what was made of claims
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 PARTS = ("success", "status", "distance", "loss", "zero_gradient", "unfinished")  # of each sample
-NO_PARAMETERS = CLAIMS + "{0} takes the parameters of images, got images alone: they were checked in the box"
+NO_PARAMETERS = "without parameters, by which points are checked in {}"
+
+
+@dataclass(eq=False)
+class Within:
+    """An attack that takes no threat, whose points are judged in that of the evaluation."""
+
+    func: Callable[..., Any]
+    threat: Threat
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.func(*args, **options)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        return {"within": self.threat}
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.func)
 
 
 def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
@@ -43,7 +63,7 @@ def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
 
 def is_own(attack: Any) -> bool:
     """Return whether it is none of the library's, which prove what they return."""
-    while isinstance(attack, partial):
+    while isinstance(attack, partial | Within):
         attack = attack.func
     kind = attack if hasattr(attack, "__qualname__") else type(attack)
     home = str(kind.__module__)  # also of what wraps one of ours, which is not found there
@@ -58,7 +78,7 @@ def posed(
 ) -> Task:  # fmt: skip
     """Return what was asked of an attack, by what is bound to it under a name, or else by its result."""
     x, ids, goal = batch.x, batch.ids, getattr(out, "goal", None) or ANY_WRONG
-    threats = bound("threat"), getattr(out, "threat", None), Named(inf, box, name="the box")
+    threats = bound("threat"), getattr(out, "threat", None), bound("within"), Named(inf, box, name="the box")
     threat = next(one for one in threats if isinstance(one, Threat))
     criterion = (judged.outputs == "classes" and bound("criterion")) or judged
     targets, mask = (_of_rows(name, bound(name), batch) for name in ("targets", "mask"))
@@ -104,8 +124,9 @@ def checked(
     parts = _parts_of(name, out, problem)
     goal, threat, flags = parts.get("goal", ANY_WRONG), problem.threat, tuple(parts.get("flags", ()))
     claimed = parts.get("success", right).bool() & right
-    if isinstance(threat, Through) and "parameters" not in parts and bool(claimed.any()):
-        flags, threat = (*flags, NO_PARAMETERS.format(threat.name)), Named(inf, threat.box, name="the box")
+    bare = isinstance(threat, Through) and "parameters" not in parts
+    if bare:
+        threat = Named(inf, threat.box, name="the box")
     criterion = goal.criterion  # which may be stricter
     if criterion == WRONG or criterion.outputs != problem.criterion.outputs:
         criterion = problem.criterion
@@ -114,6 +135,9 @@ def checked(
         replace(problem, threat=threat), parts["x_adv"], parts.get("parameters")
     )
     inside = ~torch.stack([*outside.values()]).any(0)
+    if bare:
+        claims[NO_PARAMETERS.format(threat_text(problem.threat))] += int((claimed & inside & finite).sum())
+        inside &= False
     failed = ~finite | (parts.get("status", right) == Status.FAILED)
     success = claimed & inside
     if bool(success.any()):
