@@ -228,6 +228,22 @@ class Prepared:
         # either loss moves at most twice as far as a logit
         return bool(apart > 2 * allowed(verdict, [rounds_as(self.dtype, verdict.device)]))
 
+    # Of a module, for attacks that are loops in plain PyTorch.
+
+    training = False
+
+    def eval(self) -> "Prepared":
+        """Return itself, which answers in eval mode."""
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing: no pass computes a weight gradient."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights of the model as given."""
+        for module in self.parts[:1]:
+            yield from module.parameters()
+
     # Of its own.
 
     def count(self, rows: int) -> None:

@@ -105,6 +105,45 @@ def test_finished_points_are_taken_whatever_they_come_in(points: Points) -> None
     assert (free.flags, free.threat) == ((ELSEWHERE,), None)
 
 
+def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_call() -> None:
+    def own(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        return across(x)
+
+    attacks, each = {"own": own, "pgd": "pgd"}, fa.Linf(torch.tensor([0.05, 0.25, 0.4, 0.25, 0.3, 0.3]))
+    for threat, broken in ((BALL, BROKEN), (each, [False, True, True, *NONE[3:]])):
+        for size in (2, 6):
+            table = evaluate(Threshold(), DATA, attacks, threat=threat, batch_size=size, indicators=False)
+            assert table["own"].broken.tolist() == broken
+            assert any("no success: 2 outside of L∞" in flag for flag in table["own"].flags)
+    several = evaluate(Threshold(), DATA, own, threat=[BALL, fa.Linf(0.15)])
+    counts = {row.name: int(row.broken.sum()) for row in several.rows}
+    assert counts == {"own Linf 0.25": 2, "own Linf 0.15": 1}
+
+
+def test_images_alone_are_no_success_of_a_map() -> None:
+    def up(model: Any, x: Tensor, y: Tensor) -> Any:
+        return SimpleNamespace(x_adv=x + 0.12, parameters=torch.ones_like(x))
+
+    attacks = {"up": up, "alone": lambda model, x, y: up(model, x, y).x_adv}
+    table = evaluate(Threshold(), DATA, attacks, threat=fa.Scaled(torch.full((1, 1, 1), 0.12)))
+    assert [row.broken.tolist() for row in table.rows] == [[True, *NONE[1:]], NONE]
+    assert any("3 without parameters" in flag for flag in table["alone"].flags)
+
+
+def test_a_loop_in_plain_pytorch_treats_the_model_as_a_module() -> None:
+    def loop(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        assert not model.training
+        assert next(model.parameters()).device == x.device
+        model.eval().zero_grad()
+        points = x.clone().requires_grad_()
+        model(points).gather(1, y[:, None]).sum().backward()
+        return (x - 0.25 * points.grad.sign()).clamp(0, 1)
+
+    for freeze in (False, True):
+        table = evaluate(Threshold(), DATA, loop, threat=BALL, freeze=freeze, indicators=False)
+        assert table["loop"].broken.tolist() == BROKEN
+
+
 def test_what_is_no_result_is_refused_in_one_sentence() -> None:
     for points, says in ((lambda x: x[:2], r"\(2, 1, 1, 1\)"), (lambda x: (x, x), "tuple")):
         with pytest.raises(InputError, match=rf"attacks\['own'\]: expected .*, got {says}"):
