@@ -427,6 +427,14 @@ def fitting(
         outputs = logits[:, -max(1, shape.numel()) :].reshape(len(logits), *shape)
     y = criterion.reference(outputs) if y is None else y
     criterion.check(outputs, y, targets)
+    if not type(criterion).__module__.startswith("fastadv."):
+        met, margin = criterion.met(logits, y, targets), criterion.margin(logits, y, targets)
+        opposite = int(torch.where(met, margin < 0, margin > 0).sum())
+        if 2 * opposite > len(logits):
+            raise InputError(
+                "criterion: expected a margin above 0 where met is True and below 0 elsewhere, got the "
+                f"opposite for {opposite} of {len(logits)} samples; is its sign wrong?"
+            )
     return y
 
 

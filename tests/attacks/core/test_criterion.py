@@ -97,6 +97,21 @@ def test_a_loss_of_ones_own_gets_the_outputs_in_their_shape(numbered: bool) -> N
     assert torch.allclose(out.loss, loss(model(out.x_adv), y, None), atol=1e-5)
 
 
+def test_a_margin_whose_sign_is_wrong_is_refused() -> None:
+    class Wrong(Criterion):
+        def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return -super().margin(logits, y, targets)
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    y = model(X).argmax(1)
+    for call in (
+        lambda: fa.attacks.pgd(model, X, y, THREAT, criterion=Wrong()),
+        lambda: fa.evaluate(model, (X, y), "pgd", threat=THREAT, criterion=Wrong()),
+    ):
+        with pytest.raises(InputError, match=r"margin above 0 where met is True .* opposite for \d+ of"):
+            call()
+
+
 def test_what_a_criterion_cannot_take_is_refused() -> None:
     dense = torch.nn.Conv2d(1, 3, 3, padding=1)
     tags = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
