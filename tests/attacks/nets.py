@@ -20,7 +20,7 @@ RADIUS = {"linf": 0.08, "l2": 0.25, "l1": 0.6, "l0": 2}
 # half the steps of a quick run, where attacks keep every promise
 SHORT: dict[str, dict[str, int]] = {
     **{name: {"steps": 5} for name in ("bim", "mim", "pgd")},
-    **{name: {"steps": 10} for name in ("cw", "ead", "fmn")},
+    **{name: {"steps": 10} for name in ("ead", "fmn")},
     **{name: {"levels": 10} for name in ("gaussian_noise", "salt_and_pepper", "uniform_noise")},
     **{name: {"queries": 105} for name in ("nes", "spsa")},
     "ddn": {"steps": 20},

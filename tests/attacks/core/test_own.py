@@ -83,10 +83,11 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     both = [*common, "-a", "mine:midi:steps=2", "-a", "mine:shifted", "--radius", "25.5/255"]
     assert main(both) == main([*both, "--json"]) == 0
     out, brace, card = capsys.readouterr().out.partition("{")
-    assert all(f"│ {title} " in out for title in ("MIDI-2, L∞ 0.1", "shifted"))
+    assert all(f"│ {title} " in out for title in ("MIDI-2, L∞ 0.1", "shifted, L∞ 0.1"))
     named = json.loads(brace + card)["config"]["attacks"]
-    midi = {"attack": "mine:midi", "norm": "linf", "radius": 0.1, "steps": 2}
-    assert named == [{"label": "midi:steps=2"} | midi, {"label": "shifted", "attack": "mine:shifted"}]
+    ball = {"norm": "linf", "radius": 0.1}
+    midi, shifted = ({"attack": f"mine:{name}", **ball} for name in ("midi", "shifted"))
+    assert named == [{"label": "midi:steps=2", "steps": 2} | midi, {"label": "shifted L∞ 0.1"} | shifted]
     assert main([*common, "-a", "mine:midi:stepz=2", "--radius", "0.1"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
     assert main([*common, "-a", "mine:midi"]) == 2
@@ -104,10 +105,15 @@ def test_the_contract_passes(mine) -> None:
         fa.attacks.core.contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
 
 
-def idle(out, call):
-    broken = out.status == Status.BROKEN
+def idle(out, call, kept=None):
+    broken = (out.status == Status.BROKEN) & (torch.ones_like(out.success) if kept is None else ~kept)
     status, distance = out.status.masked_fill(broken, Status.HELD), out.distance.masked_fill(broken, math.inf)
-    return {"x_adv": call["x"], "success": out.success & ~broken, "status": status, "distance": distance}
+    x_adv = torch.where(broken.view(-1, 1, 1, 1), call["x"], out.x_adv)
+    return {"x_adv": x_adv, "success": out.success & ~broken, "status": status, "distance": distance}
+
+
+def one_target(out, call):
+    return idle(out, call, (call["targets"] - call["y"]) % 3 == 1) if "targets" in call else {}
 
 
 def moved(x, where):
@@ -133,6 +139,10 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "one seed gives two results": lambda out, call: moved(out.x_adv, [next(COUNT) % 2]),
     "images of another shape or type return": lambda out, call: {"x_adv": out.x_adv.double()},
     "it asked for last lies outside": lambda out, call: {"flags": ("outside: 3 of 12 points",)},
+    "it breaks nothing in the box": idle,
+    "small logits hold": lambda out, call: idle(out, call) if abs(out.loss).max() < 1e-3 else {},
+    "times the distance of its boundary": lambda out, call: {"distance": 2 * out.distance},
+    "of two targets it reaches one": one_target,
     "a success is not the target": lambda out, call: {"success": out.success & ("targets" not in call)},
     "no target is reached": idle,
     "a target that is reached at x is looked for": lambda out, call: {"status": out.status * 0 + 2},
@@ -157,12 +167,13 @@ COUNT = itertools.count()
 @pytest.mark.slow
 @pytest.mark.parametrize("says", [*FAULTS, *OTHER])
 def test_the_contract_finds_what_is_wrong(says: str) -> None:
-    minimal = "an unbroken sample is changed", "a sample that holds is changed"
+    near = "times the distance of its boundary"
+    minimal = "an unbroken sample is changed", "a sample that holds is changed", near
     real = ATTACKS["fmn" if says in minimal else "pgd"]
 
     @wraps(real.run)
     def faulty(model, x, y, threat, **options):
-        assert options["steps"] == 4
+        assert options["steps"] == 4 or says == near
         call = {"x": x, "y": y, "threat": threat, **options} | OTHER.get(says, {})
         out = real.run(model, **call)
         return replace(out, **FAULTS[says](out, call)) if says in FAULTS else out
