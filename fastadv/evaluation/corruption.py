@@ -1,5 +1,6 @@
 """Accuracy under common corruptions: which are asked for, how they are measured, and the figures."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product, starmap
@@ -19,6 +20,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
+from fastadv.evaluation.export import Exported
 from fastadv.evaluation.job import Job
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.runs import processes
@@ -38,7 +40,7 @@ Cell = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class CorruptionTable:
+class CorruptionTable(Exported):
     """Accuracy under each corruption at each severity."""
 
     names: Sequence[str]  # in the paper's order
@@ -100,6 +102,14 @@ class CorruptionTable:
     def of_dict(cls, figures: Mapping[str, Any]) -> Self:
         tensors = {name: torch.tensor(figures[name], device="cpu") for name in ("right", "failed")}
         return cls(**{field.name: figures[field.name] for field in fields(cls)} | tensors)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the accuracy under each corruption at each severity."""
+        shares = zip(product(self.names, self.severities), self.accuracy.flatten().tolist(), strict=True)
+        return [{"attack": f"{name}, severity {level}", "accuracy": share} for (name, level), share in shares]
+
+    def paper_cells(self) -> list[list[str]]:
+        return self.cells(math.nan)[:-1]
 
     def cells(self, clean: float) -> list[list[str]]:
         """Return the table as text, with the clean accuracy in its last line."""

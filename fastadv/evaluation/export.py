@@ -140,8 +140,8 @@ def over_seeds(tables: Sequence[Any]) -> OverSeeds:
     """Return the mean and the deviation of accuracies over tables, as of models trained with several seeds.
 
     Args:
-        tables: two `Table` or more, of the same attacks and threats on the same samples. Lines without an
-            accuracy, as of a search for the nearest example, are left out.
+        tables: two `Table` or more, of the same attacks and threats on the same samples, which are known by
+            their numbers. Lines without an accuracy, as of a search for the nearest example, are left out.
 
     Returns:
         An `OverSeeds`.

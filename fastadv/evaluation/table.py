@@ -198,21 +198,28 @@ class Table(Exported):
         """Return the lines of the table as dictionaries: shares from 0 to 1, None for what is missing."""
         failed = int(self.failed.sum())
         lines = [{"attack": "none", "accuracy": self.clean_accuracy, "failed": failed} | self.extra]
+        lines[0] |= _drawn(self.draws)
         for row in self.rows:
             norm, radius = row.threat and row.threat.norm, row.threat and finite(float(row.threat.radius))
             figures = dict(zip(FIGURES, map(finite, row.figures().values()), strict=True))
             counts = {name: getattr(row, name) for name in COUNTS}
             line = {"attack": row.published, "norm": norm, "radius": radius}
-            lines.append(line | figures | counts | row.extra)
+            lines.append(line | figures | counts | row.extra | _drawn(row.draws))
         if len(self.rows) > 1:
-            worst = self.worst_cases.items()
-            lines += [{"attack": name, "accuracy": share} for name, share in worst if not math.isnan(share)]
-        return lines
+            shares = {name: share for name, share in self.worst_cases.items() if not math.isnan(share)}
+            lines += [{"attack": name, "accuracy": share} for name, share in shares.items()]
+            lines[-1] |= _drawn(worst_draws(self.rows)) if shares else {}
+        return lines if self.corruption is None else lines + self.corruption.records()
 
     def paper_cells(self) -> list[list[str]]:
         head, none, *lines = self.cells()
         named = zip(self.rows, lines, strict=False)
-        return [head, none, *([row.published, *line[1:]] for row, line in named), *lines[len(self.rows) :]]
+        lines[: len(self.rows)] = [[row.published, *line[1:]] for row, line in named]
+        if self.draws is not None:
+            head = [head[0], "one draw", *head[2:], "majority", f"worst of {self.draws.count}"]
+            for line, record in zip((none, *lines), self.records(), strict=False):
+                line += [percent(record[name]) if name in record else "-" for name in _drawn(self.draws)]
+        return [head, none, *lines]
 
     def beside(self, certificates: Certificates, model: Any) -> Self:
         """Return the table with certificates of the same images, looked at where an attack came to.
@@ -324,6 +331,10 @@ class Table(Exported):
         if len(drawn) > 2 and (worst_of_all := worst_draws(self.rows)) is not None:
             drawn.append(([*self.worst_cases][-1], worst_of_all))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
+
+
+def _drawn(draws: Draws | None) -> dict[str, float]:
+    return {} if draws is None else {"majority": draws.majority, "worst_draw": draws.worst}
 
 
 def _as_dict(part: Indicators | Draws | Components | CorruptionTable | None) -> dict[str, Any] | None:

@@ -55,6 +55,30 @@ def test_latex_escapes_and_chooses_columns(table) -> None:
     refuses("columns: expected some of", table.to_latex, ["accurasy"])
 
 
+def test_draws_and_corruptions_are_exported() -> None:
+    digits = fa.data.load("digits", "test", limit=30)
+    model = fa.models.create("softmax", shape=digits.shape, seed=0)
+    noisy = torch.nn.Sequential(torch.nn.Dropout(0.3).eval(), model)
+    noisy.forward = lambda x: model(x + 0.3 * torch.randn_like(x))  # type: ignore[method-assign]
+    table = fa.evaluate(noisy, digits, ["fgsm", "bim"], threat=THREAT, draws=4, indicators=False)
+    (shown,) = table.details().values()
+    *_, worst = records = table.records()
+    for line, cells in zip(records, shown[1:], strict=True):
+        told = [fa.text.percent(line[name]) for name in ("accuracy", "majority", "worst_draw")]
+        assert told == cells[1:]
+    assert worst["attack"] == "worst of all"
+    head, *lines = table.paper_cells()
+    assert (head[1], head[-2:]) == ("one draw", ["majority", "worst of 4"])
+    assert [[line[1], *line[-2:]] for line in lines] == [cells[1:] for cells in shown[1:]]
+    digits = fa.data.load("digits", "test", limit=30, size=32)
+    model = fa.models.create("softmax", shape=digits.shape, seed=0)
+    table = fa.evaluate(model, digits, corruptions=["gaussian_noise", "fog"], severities=(1, 3))
+    shares = table.corruption.accuracy.flatten().tolist()
+    assert [line["accuracy"] for line in table.records()] == [table.clean_accuracy, *shares]
+    assert table.records()[2]["attack"] == "gaussian_noise, severity 3"
+    assert r"fog & " in table.corruption.to_latex()
+
+
 def test_names_as_papers_write_them() -> None:
     papers = {"pdpgd": "PDPGD", "cw": "C&W", "AutoAttack q": "AutoAttack q", "o_n": "o n", "own": "own"}
     assert {name: published(name) for name in papers} == papers
