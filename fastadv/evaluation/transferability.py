@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.common import planned
+from fastadv.attacks.methods.claims import is_own
 from fastadv.attacks.methods.inner import check_attack
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
@@ -16,9 +17,10 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.job import check_evaluation
-from fastadv.evaluation.named import Attack, boxes_of, name_of, takes
+from fastadv.evaluation.named import Attack, bound, boxes_of, name_of, takes
 from fastadv.intervals import Interval, clopper_pearson
-from fastadv.text import aligned, percent, with_interval
+from fastadv.text import aligned, percent, threat_text, with_interval
+from fastadv.threat import Named, Threat
 
 Models = Mapping[str, Model | Prepared]
 
@@ -156,6 +158,12 @@ def _attacked(attack: Attack, source: Prepared, kept: Tensor, *batch: Tensor) ->
         raise InputError(
             f"attack: expected an AttackResult, or x_adv, a floating tensor {list(x.shape)} like x, got "
             f"{got}; return an image in the box for each that came"
+        )
+    threat = bound(attack, "threat")
+    known = is_own(attack) and isinstance(threat, Threat) and not isinstance(threat, Named)
+    if known and (beyond := int((~threat.holds(x_adv.detach().to(x), x)).sum())):
+        raise InputError(
+            f"attack: expected points in {threat_text(threat)}, got {beyond} of {len(x)} outside"
         )
     return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 

@@ -56,6 +56,12 @@ def test_success_is_among_what_each_target_has_right() -> None:
     assert "not rounded to 8 bits" in text
 
 
+def test_points_outside_of_the_threat_are_refused() -> None:
+    attack = partial(lambda model, x, y, *, ids, threat: pushed(model, x, y, ids=ids), threat=fa.Linf(0.2))
+    with pytest.raises(fa.errors.InputError, match=r"expected points in L∞ 0.2, got 4 of 4 outside"):
+        fa.transferability(NETS, TARGETS, (X, Y), attack, batch_size=4)
+
+
 def test_it_is_what_an_attack_and_a_pass_give() -> None:
     digits = fa.data.load("digits", "test", limit=60)
     nets = {name: fa.models.create(name, shape=digits.shape) for name in ("softmax", "small_cnn")}
