@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import records
-from bench.page import anchor, calls, corruptions, table
+from bench.page import anchor, calls, corruptions, listing, table
 from bench.page.table import ENTRIES, README, Rows
 
 
@@ -18,6 +18,8 @@ def sections(rows: Rows) -> Iterator[tuple[Path, str, str]]:
     newest = calls.newest()
     yield README, calls.summary(newest), "speed"
     yield calls.PAGE, calls.text(newest), "calls"
+    yield listing.ATTACKS, listing.attacks(rows), "attacks"
+    yield listing.TRAINING, listing.training(rows), "training"
     yield anchor.PAGE, anchor.section(anchor.stored()), "anchor"
     for page, inside in zip(corruptions.PAGES, corruptions.sections(rows), strict=True):
         yield page, inside, "corruptions"

@@ -67,7 +67,7 @@ def duration(taken: float) -> str:
 
 
 BOTH = ("fastadv fp32", "fastadv bf16")
-TORCHATTACKS, ADV_LIB, FOOLBOX = "torchattacks 3.5.1", "adv-lib 0.2.8", "foolbox 3.3.4"
+TORCHATTACKS, ADV_LIB = "torchattacks 3.5.1", "adv-lib 0.2.8"
 ABS = "ABS, authors' weights, * test images, batches of 100"
 ALONE = "ABS, authors' weights, 1 images, alone"
 # the problems of PGD, as the figure names them
@@ -103,11 +103,6 @@ def pgd(label: str) -> Entry:
     return Entry(f"{label}, fp32 / bf16 search", TORCHATTACKS, (PGD[label],), BOTH, "times_torchattacks")
 
 
-def quick(label: str, against: str, *cases: str, whole: bool = False) -> Entry:
-    """Short budgets on 25 images."""
-    return Entry(label, against, tuple(f"{case}, cnn, quick" for case in cases), whole=whole)
-
-
 def loop(label: str, name: str) -> Entry:
     return Entry(label, "the loop in eager PyTorch", (name,), BOTH, "times_eager")
 
@@ -126,24 +121,13 @@ ENTRIES: tuple[Entry, ...] = (
     *map(pgd, PGD),
     Entry(f"{RESNET}, frozen once, fp32 / bf16", TORCHATTACKS, (PGD[RESNET],), FROZEN, "times_torchattacks"),
     Entry(f"{CNN}, fp32, stopping at success", TORCHATTACKS, (PGD[CNN],), (EARLY,), "times_torchattacks"),
-    Entry(
-        "FGSM / BIM / MIM, L∞ 0.1, 100 images", TORCHATTACKS,
-        tuple(f"{case}-linf-0.1, cnn, full" for case in ("fgsm", "bim", "mim")),
-    ),
     Entry("APGD, 100 steps, 100 images", "auto-attack", ("apgd-*, cnn, full",), whole=True),
-    Entry("AutoAttack standard, 100 images", "auto-attack", ("autoattack-l*, full",), whole=True),
-    Entry("AutoAttack quick, PGD-trained CNNs", "auto-attack standard", ("autoattack-quick-*",), whole=True),
+    Entry("AutoAttack standard, L2 / L∞, 100 images", "auto-attack",
+          ("autoattack-l2-1, cnn, full", "autoattack-linf-0.1, cnn, full")),
     Entry("DeepFool L2 / L∞, 100 images", ADV_LIB, ("deepfool-l2, cnn, full", "deepfool-linf, cnn, full")),
-    Entry("Boundary L2 / pointwise L0", FOOLBOX, ("boundary-l2, cnn, full", "pointwise-l0, cnn, full")),
-    quick("FMN L∞ / L2 / L1 / L0, 25 images", ADV_LIB, "fmn-linf", "fmn-l2", "fmn-l1", "fmn-l0"),
-    quick("Carlini-Wagner L2 / L∞, 10 and 5 images", ADV_LIB, "cw-l2", "cw-linf"),
-    quick("EAD L1, 10 images (foolbox's default rule; twice the passes, and nearer)", FOOLBOX, "ead-l1"),
-    quick("sigma-zero L0, 25 images", ADV_LIB, "sigma_zero-l0"),
-    quick("PDPGD and PDGD, 25 images", ADV_LIB, "pdpgd-*", "pdgd-*", whole=True),
-    quick("FAB and FAB-T, 25 images", ADV_LIB, "fab-*", whole=True),
-    quick("Square, 25 images", "auto-attack, torchattacks", "square-*", whole=True),
-    quick("Sparse-RS L0, 25 images", "the authors' code", "sparse_rs-*", whole=True),
-    quick("HopSkipJump L2 / salt and pepper L0", FOOLBOX, "hopskipjump-l2", "salt_and_pepper-l0"),
+    Entry("FMN, PDPGD, PDGD, FAB, sigma-zero, 25 images", ADV_LIB,
+          tuple(f"{case}-*, quick" for case in ("fmn", "pd*", "fab", "sigma_zero")), whole=True),
+    Entry("Square, 25 images", "auto-attack", ("square-*, quick",), whole=True),
     loop("PGD-7 training, small CNN, fp32 / bf16", "PGD-7 training, small_cnn, *"),
     loop("PGD-7 training, ResNet-18, fp32 / bf16", "PGD-7 training, resnet18, *"),
     loop("D_rand of Ilyas et al., fp32 / bf16", "D_rand, *"),
@@ -202,8 +186,7 @@ def line(entry: Entry, found: Sequence[Row]) -> list[str]:
     return cells
 
 
-def origin(rows: Rows) -> str:
-    used = [row for entry in ENTRIES for row in chosen(entry, rows)]
+def origin(used: Sequence[Row]) -> str:
     machines, versions, commits = (
         ", ".join(sorted({say.format(**row) for row in used}))
         for say in ("{cpu} ({threads} threads)", "{torch}", "{commit}")
@@ -225,7 +208,8 @@ def memory(rows: Rows) -> str:
 
 def section(rows: Rows) -> str:
     lines = [line(entry, found) for entry in ENTRIES if (found := chosen(entry, rows))]
-    return f"{in_markdown([HEAD, *lines], names=5)}\n\n{origin(rows)} {memory(rows)}\n"
+    used = [row for entry in ENTRIES for row in chosen(entry, rows)]
+    return f"{in_markdown([HEAD, *lines], names=5)}\n\n{origin(used)} {memory(rows)}\n"
 
 
 def replaced(page: str, inside: str, name: str = "speed") -> str:
