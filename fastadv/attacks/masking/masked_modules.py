@@ -132,32 +132,43 @@ def _masked(
 
 
 def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule, ...]:
-    """Return what is masked, by looks at the calls of a pass of x, those around others first."""
+    """Return what is masked, by looks at the calls of a pass of x, those inside others first."""
     masked: dict[str, MaskedModule] = {}
     outer: list[_Call] = []  # calls around the one that is looked at
     prints: list[list[Any]] = []
     # The gradient of a stand-in is not compared.
     compared = not replaced(model) and getattr(model, "input_threshold", None) is None
 
-    def look(call: _Call) -> None:
+    def find(call: _Call) -> None:
         call.find_moving(prints.pop(0) if prints else [])
-        if not call.moving or call.name in masked or budget.left < LOOK * call.share:
+        end(call.name)
+        if call.moving:
+            whole = compared and not call.name
+            call.doubted = outer[-1].doubted if outer else whole and call.misleads(len(x))
+            outer.append(call)
+            if next(call.part.children(), None) is None:
+                look(outer.pop())
+
+    def end(name: str) -> None:
+        while outer and not _holds(outer[-1].name, name):
+            look(outer.pop())
+
+    def look(call: _Call) -> None:
+        known = any(name == call.name or _holds(call.name, name) for name in masked)
+        if known:
             return
-        while outer and not _holds(outer[-1].name, call.name):
-            outer.pop()
-        around = outer[-1] if outer else None
-        kind, share = call.hidden()
-        doubt = around.misleading if around else compared and not call.name
-        if doubt and share < 1 and call.misleads(len(x), every=not call.name):
-            call.misleading = True
-            kind, share = (kind, share) if kind else ("wrong", 1.0)
+        kind, share = call.hidden() if budget.left >= LOOK * call.share else (None, 0.0)
         # Some gradients of its own, as of k-winners, may jump to and fro: that adds up to little.
-        if kind and not (share == 1 and around and around.explains_itself):
+        if kind and share == 1 and outer and outer[-1].explains_itself:
+            return
+        if not kind and call.doubted and (not call.name or call.misleads(len(x))):
+            kind, share = "wrong", 1.0
+        if kind:
             masked[call.name] = MaskedModule(call.name, kind, share, call.advice(kind))
-        outer.append(call)
 
     _watch(model, x.roll(1, 0).flip(-1), budget, lambda call: prints.append([*map(_print, call.values)]))
-    _watch(model, x, budget, look)
+    _watch(model, x, budget, find)
+    end("")
     return tuple(one for name, one in masked.items() if not any(_holds(name, other) for other in masked))
 
 
@@ -197,17 +208,17 @@ class _Call:
     budget: Budget
     share: float  # of a pass of the whole model
     moving: list[Tensor] = field(default_factory=list)
-    misleading: bool = False
+    doubted: bool = False  # whether the gradient of the model misleads
 
     def find_moving(self, others: list[Any]) -> None:
-        """Take as `moving` the tensors that are others in a pass of other images, by their prints there."""
+        """Take as `moving` the tensors that are others in a pass of other images, by their prints there.
+
+        `origin` is all of that, before anything writes into it, as one vector in float64, as are moves,
+        weights and outputs.
+        """
         pairs = zip_longest(self.values, others[: len(self.values)])
         self.moving = [*{id(v): v for v, other in pairs if _print(v) not in (None, other)}.values()]
-
-    @cached_property
-    def origin(self) -> Tensor:
-        """All that moves, as one vector in float64, as are moves, weights and outputs."""
-        return torch.cat([value.flatten().double() for value in self.moving])
+        self.origin = torch.cat([_vector([]), *(value.flatten().double() for value in self.moving)])
 
     @cached_property
     def returned(self) -> list[Tensor]:
@@ -280,22 +291,23 @@ class _Call:
         """Return whether the gradients on the way do not explain the change; few points may miss kinks."""
         part = self.explained(move, change, POINTS)
         if part and part <= EXPLAINED:
-            part = self.explained(move, change, MANY) if self.budget.left >= 2 * MANY * self.share else 1.0
+            points = int(min(MANY, self.budget.left / (2 * self.share)))
+            part = self.explained(move, change, points) if points >= 2 * POINTS else 1.0
         return part <= EXPLAINED
 
-    def misleads(self, samples: int, every: bool) -> bool:
+    def misleads(self, samples: int) -> bool:
         """Return whether its gradients differ from pass to pass, or go elsewhere than the output."""
         if self.budget.left < COMPARISON * self.share:
             return False
         first, second = self.gradient(self.origin), self.gradient(self.origin)
-        if first is None or second is None or not len(self.base):
+        if first is None or second is None or not len(self.base) or not bool(first.any()):
             return False
         if bool((first - second).norm() > SCRAMBLED * first.norm()):
             return True
         alone = len(self.returned) == 1 and all(
             tensor.ndim and len(tensor) % samples == 0 for tensor in (*self.moving, *self.returned)
         )
-        return (all if every else any)(self.strays(size, samples if alone else 1) for size in SIZES[:2])
+        return (any if self.name else all)(self.strays(size, samples if alone else 1) for size in SIZES[:2])
 
     def strays(self, size: float, rows: int) -> bool:
         """Return whether changes by moves of a size hardly correlate with what the gradients say of them."""
@@ -316,7 +328,7 @@ class _Call:
     @cached_property
     def explains_itself(self) -> bool:
         """Return whether the gradients on the way of a move of all that is given explain the change."""
-        if self.misleading or not len(self.base) or self.budget.left < 2 * (1 + AROUND) * self.share:
+        if self.doubted or not len(self.base) or self.budget.left < 2 * (1 + AROUND) * self.share:
             return False
         move = self.drawn(0, SIZES[0])
         change = self.change(move)
@@ -327,7 +339,7 @@ class _Call:
 
     def spread_over(self, measure: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a measure of each tensor that moves, at each of its values."""
-        return torch.cat([measure(value.double()).expand(value.numel()) for value in self.moving])
+        return torch.cat([measure(part).expand(len(part)) for part in self.parted(self.origin)])
 
     def explained(self, move: Tensor, change: Tensor, points: int) -> float:
         """Return the part of a change, from 0 to about 1, that the gradients on the way there add up to."""

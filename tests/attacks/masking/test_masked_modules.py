@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import masked_modules
+from fastadv.attacks.masking.masked_modules import masked_within
+from fastadv.attacks.masking.probes import NAMING
 from tests.attacks.contract.unchanged import unchanged
 from tests.defenses import (
     AT_INPUT,
@@ -124,6 +126,17 @@ def test_a_step_between_modules_is_the_models_own() -> None:
     assert [part.name for part in masked_modules(Between(True), X)] == ["hide"]
     mended = fa.models.bpda(Between(True), {"hide": "identity"})
     assert [part.name for part in masked_modules(fa.freeze(mended), X)] == [""]
+
+
+def test_modules_around_change_no_finding() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3), KWinners(0.05), nn.Conv2d(8, 8, 3), KWinners(0.05)
+    model: nn.Module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 3))
+    around = Defended(nn.Sequential(*model[4:]), before=nn.Sequential(nn.Sequential(nn.Sequential(*layers))))
+    found, inside = (masked_within(fa.freeze(one), X, NAMING) for one in (model, around))
+    assert [(part.name, part.kind) for part in found] == [("1", "zero"), ("3", "zero")]
+    assert [part.name for part in inside] == ["before.0.0.1", "before.0.0.3"]
+    assert [part.share for part in inside] == [part.share for part in found]
 
 
 def signs(h: Tensor) -> Tensor:
