@@ -104,7 +104,7 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
         raise InputError("masked_modules: expected at least one sample [B, ...]; give a few tens")
     try:
         return _masked(module, x, Budget(inf), torch.float64)
-    except RuntimeError:  # code that names a dtype
+    except (RuntimeError, InputError):  # code that names a dtype, such as a module that bpda replaced
         return _masked(module, x, Budget(inf))
 
 
@@ -158,8 +158,10 @@ def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule
         if known:
             return
         kind, share = call.hidden() if budget.left >= LOOK * call.share else (None, 0.0)
-        # Some gradients of its own, as of k-winners, may jump to and fro: that adds up to little.
-        if kind and share == 1 and outer and outer[-1].explains_itself:
+        # Some gradients of its own, as of k-winners, may jump to and fro: that adds up to little. That of a
+        # stand-in may leave out values that the module it replaces mixes into others.
+        all_of_it, mixes = share == 1, kind != "nan" and bool(replaced(call.part))
+        if kind and (bool(outer) and outer[-1].explains_itself if all_of_it else mixes):
             return
         if not kind and call.doubted and (not call.name or call.misleads(len(x))):
             kind, share = "wrong", 1.0
