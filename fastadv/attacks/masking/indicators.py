@@ -12,7 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_seed, check_share, eager
 from fastadv.attacks.core.checks import check_finite_radius
 from fastadv.attacks.core.common import Classifier
-from fastadv.attacks.core.criterion import WRONG, decides_by_class
+from fastadv.attacks.core.criterion import WRONG, Unless, decides_by_class
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
@@ -33,6 +33,10 @@ LEAST = 8  # samples; fewer say nothing
 FEWER = f"fewer than {LEAST} samples that the model gets right"
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 BY_LEFT = ("incomplete", "square")  # what attacks left says them, be it for a weak loss
+ABSTAINS = (
+    "the model abstains by a step, across which no gradient leads: put the threshold into a module, score to "
+    "lead, and give fa.models.bpda(model, {its name: 'identity'}); or attack a twin that abstains smoothly"
+)
 OF_CLASSES = ("probabilities", "bounded_outputs", "unconstrained")
 
 
@@ -137,7 +141,8 @@ def choose(
         return order
     blind = any_of((attack.blind for attack in evidence), len(right))
     cost = torch.where((broken_by(evidence, len(right)) & ~blind)[order], probes.BROKEN, probes.HELD)
-    cost[:LEAST] += probes.CHECKED
+    rejects = any(isinstance(attack.goal.criterion, Unless) for attack in evidence)
+    cost[:LEAST] += probes.CHECKED + probes.ABSTAINS * rejects
     return order[: max(LEAST, int((cost.cumsum(0) <= share * passes).sum()))]
 
 
@@ -210,6 +215,10 @@ def look(
             asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
             raised = symptoms(classifier, few.x, asked, few.rows)
         masked = _look_at_few(few, findings, raised, seed)
+        at = held.nonzero().squeeze(1)[:LEAST].to(device)
+        if _abstains_by_step(problem.take(at), findings, seed):
+            findings.values["incorrect_gradient"] = 1.0
+            masked = {"": ABSTAINS, **masked}
         alone = guided and (stand_in or not findings.values["randomized"])
         alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
@@ -287,6 +296,16 @@ def _look_at_few(few: Task, findings: _Findings, raised: Collection[str], seed: 
         draws = rng.derive(seed, "indicators gradient")
         values["incorrect_gradient"] = probes.missing_gradient(least, draws)
     return masked
+
+
+def _abstains_by_step(held: Task, findings: _Findings, seed: int) -> bool:
+    """Return whether attacks ended where the model abstains by a step, of which bpda knows nothing."""
+    threat, criterion = held.threat, held.criterion
+    if not len(held.x) or findings.values["randomized"] or _stands_in(held.classifier):
+        return False
+    if not isinstance(criterion, Unless) or not threat.finite or type(threat) is not THREATS.get(threat.norm):
+        return False
+    return probes.abstains_by_step(held, criterion.reject, rng.derive(seed, "indicators abstains"))
 
 
 def _stands_in(classifier: Prepared) -> bool:

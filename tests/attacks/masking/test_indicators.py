@@ -1,7 +1,9 @@
 """The indicators: values by hand, what cannot be looked at, what they cost, and wrong input."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
+from fastadv.attacks import Indicators, Status, Unless, autoattack, ddn, indicators, pgd, square
 from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import Evidence, choose, look, probes
@@ -19,8 +21,9 @@ from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
+from tests.attacks.masking.nets import honest
 from tests.attacks.nets import convnet, images, labeled, labels, mlp
-from tests.defenses import Detach, Quantize, RootAtZero
+from tests.defenses import Detach, Pointwise, Quantize, RootAtZero
 from tests.engine.planted import Changed
 from tests.parity.toy import Threshold
 from tests.refusals import refuses
@@ -305,3 +308,35 @@ def test_a_model_in_training_mode_is_looked_at_in_eval_mode() -> None:
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert found == indicators(model.eval(), x, y, THREAT)
+
+
+class Rejecting(nn.Module):
+    """Abstains by an eleventh class where two nets disagree."""
+
+    def __init__(self, lead: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.other, self.lead = honest("standard"), honest("wide"), Pointwise(lead)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        apart = (logits.softmax(1) - self.other(x).softmax(1)).abs().sum(1, keepdim=True)
+        return torch.cat([logits, logits.amax(1, keepdim=True) + self.lead(apart - 0.3)], 1)
+
+
+STEP = Rejecting(lambda score: 10 * score.sign())
+LEADS: dict[str, tuple[nn.Module, bool]] = {
+    "a step": (STEP, True),
+    "steep": (Rejecting(lambda score: 10 * (1e4 * score).tanh()), True),
+    "smooth": (Rejecting(lambda score: 10 * score), False),
+    "replaced": (fa.models.bpda(STEP, {"lead": "identity"}), False),
+}
+
+
+@pytest.mark.parametrize("searched", [pgd, partial(autoattack, version="quick")], ids=["pgd", "quick"])
+@pytest.mark.parametrize(("model", "step"), LEADS.values(), ids=LEADS)
+def test_a_model_that_abstains_by_a_step_is_told(model: nn.Module, step: bool, searched: Any) -> None:
+    digits = fa.data.load("digits", "test", limit=60)
+    table = fa.evaluate(model, digits, searched, threat=fa.Linf(0.15), criterion=Unless(10))
+    assert table.indicators is not None
+    assert ("the model abstains by a step" in table.verdict) is step
+    assert ("incorrect_gradient" in table.indicators.flagged) is step
