@@ -73,11 +73,12 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     where the model computes in that. Values of its input whose gradient is exactly zero, all of them where
     the graph is cut, are moved at random. The module is masked where they are more than 1% of its input, its
     output moves, and the gradients in between, added up, explain at most half of that. A part is not blamed
-    if the gradients of the module around it explain how that moves, but for 2%. Where the gradient of the
-    whole model misleads, and is not known to replace another, as that of `bpda`, modules in which it does so
-    are masked, too. Of a module and its parts, the innermost is returned: once `fastadv.models.bpda` mends
-    it, another call may find more. It takes some twenty passes, as many again where gradients are zero or
-    mislead, and over a hundred where that leaves a doubt. Neither the model nor generators are changed.
+    if the gradients of the module around it explain how that moves, but for 2%, nor a module around one that
+    `bpda` replaced for values that are only in part without a gradient. Where the gradient of the whole model
+    misleads, and is not known to replace another, modules in which it does so are masked, too. Of a module
+    and its parts, the innermost is returned: once `fastadv.models.bpda` mends it, another call may find more.
+    It takes some twenty passes, as many again where gradients are zero or mislead, and over a hundred where
+    that leaves a doubt. Neither the model nor generators are changed.
 
     Args:
         model: a module, or a Frozen of one.
