@@ -215,10 +215,11 @@ def look(
             asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
             raised = symptoms(classifier, few.x, asked, few.rows)
         masked = _look_at_few(few, findings, raised, seed)
-        at = held.nonzero().squeeze(1)[:LEAST].to(device)
-        if _abstains_by_step(problem.take(at), findings, seed):
-            findings.values["incorrect_gradient"] = 1.0
-            masked = {"": ABSTAINS, **masked}
+        abstains = isinstance(problem.criterion, Unless) and problem.threat.finite
+        if abstains and not (masked or stand_in or findings.values["randomized"]):
+            some = problem.take(held.nonzero().squeeze(1)[:LEAST].to(device))
+            if probes.leaves_by_step(some, rng.derive(seed, "indicators abstains")):
+                findings.values["incorrect_gradient"], masked = 1.0, {"": ABSTAINS}
         alone = guided and (stand_in or not findings.values["randomized"])
         alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
@@ -296,16 +297,6 @@ def _look_at_few(few: Task, findings: _Findings, raised: Collection[str], seed: 
         draws = rng.derive(seed, "indicators gradient")
         values["incorrect_gradient"] = probes.missing_gradient(least, draws)
     return masked
-
-
-def _abstains_by_step(held: Task, findings: _Findings, seed: int) -> bool:
-    """Return whether attacks ended where the model abstains by a step, of which bpda knows nothing."""
-    threat, criterion = held.threat, held.criterion
-    if not len(held.x) or findings.values["randomized"] or _stands_in(held.classifier):
-        return False
-    if not isinstance(criterion, Unless) or not threat.finite or type(threat) is not THREATS.get(threat.norm):
-        return False
-    return probes.abstains_by_step(held, criterion.reject, rng.derive(seed, "indicators abstains"))
 
 
 def _stands_in(classifier: Prepared) -> bool:

@@ -155,8 +155,7 @@ def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule
             look(outer.pop())
 
     def look(call: _Call) -> None:
-        known = any(name == call.name or _holds(call.name, name) for name in masked)
-        if known:
+        if any(name == call.name or _holds(call.name, name) for name in masked):
             return
         kind, share = call.hidden() if budget.left >= LOOK * call.share else (None, 0.0)
         # Some gradients of its own, as of k-winners, may jump to and fro: that adds up to little. That of a
@@ -214,13 +213,10 @@ class _Call:
     doubted: bool = False  # whether the gradient of the model misleads
 
     def find_moving(self, others: list[Any]) -> None:
-        """Take as `moving` the tensors that are others in a pass of other images, by their prints there.
-
-        `origin` is all of that, before anything writes into it, as one vector in float64, as are moves,
-        weights and outputs.
-        """
+        """Take as `moving` the tensors that are others in a pass of other images, by their prints there."""
         pairs = zip_longest(self.values, others[: len(self.values)])
         self.moving = [*{id(v): v for v, other in pairs if _print(v) not in (None, other)}.values()]
+        # All that moves, before anything writes into it: a vector in float64, as are moves and outputs.
         self.origin = torch.cat([_vector([]), *(value.flatten().double() for value in self.moving)])
 
     @cached_property

@@ -34,7 +34,7 @@ BETWEEN = 0.1  # of the way to a random image, where a stand-in is looked for
 SHORT, FLOAT32 = 1e-6, 1e-3  # ways from there by these shares of the margin, in float64 and in float32
 APART = 0.2  # part of the change, by which the gradient of a stand-in is off
 WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
-HALVINGS, STEP = 10, 0.05  # of the way to where a model abstains; part of a change that a step makes there
+HALVINGS, STEP = 10, 0.05  # of a way from the label; part of the change of the margin that a step makes there
 NAMING = 100  # passes in which modules that hide their gradient are looked for
 SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of its own, and ends with a proof
 # Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
@@ -184,39 +184,36 @@ def rows_mix(problem: Task) -> bool:
 
 def broken_without_radius(problem: Task, seed: int) -> Tensor:
     """Return bool [B]: PGD on the margin in the whole box finds a wrong class, be it one that is rejected."""
-    (low, high), rejects = problem.threat.box, isinstance(problem.criterion, Unless)
-    goal = problem.criterion if rejects else WRONG
-    whole = replace(problem, threat=Linf(high - low, (low, high)), targets=None, criterion=goal, mask=None)
+    low, high = box = problem.threat.box
+    goal = problem.criterion if isinstance(problem.criterion, Unless) else WRONG
+    whole = replace(problem, threat=Linf(high - low, box), targets=None, criterion=goal, mask=None)
     try:
         out = pgd.on(whole, steps=FREE_STEPS, loss=whole.leading, seed=seed)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
-    broken: Tensor = (out.success | (out.loss > 0) & rejects).cpu()
+    broken: Tensor = (out.success | (out.loss > 0) & (goal is not WRONG)).cpu()
     return broken
 
 
-def abstains_by_step(problem: Task, reject: int, seed: int) -> bool:
-    """Return whether the model begins to abstain by a step, on ways to what an attack prefers."""
+def leaves_by_step(problem: Task, seed: int) -> bool:
+    """Return whether the model leaves the label by a step, be it to abstain, on ways to what PGD prefers."""
 
     def lead(points: Tensor) -> Tensor:
         logits = problem.classifier.verdict(points, problem.rows)
-        place = torch.full((len(logits),), reject % logits.shape[1], device=logits.device)
-        return WRONG.margin(logits, place, place)
+        return losses.loss_value(logits, problem.y, "margin", None)
 
     try:
         far = pgd.on(problem, steps=FREE_STEPS // 2, loss=problem.leading, seed=seed).x_adv
     except NoGradientError:
         return False
     near, low, high = problem.x, lead(problem.x), lead(far)
-    abstains, whole = high > 0, high - low
+    left, whole = high > 0, high - low
     for _ in range(HALVINGS):
-        middle = (near + far) / 2
-        now = lead(middle)
-        over = now > 0
-        images = over.view(-1, *[1] * (far.ndim - 1))
+        now = lead(middle := (near + far) / 2)
+        images = (now > 0).view(-1, *[1] * (far.ndim - 1))
         near, far = near.where(images, middle), middle.where(images, far)
-        low, high = low.where(over, now), now.where(over, high)
-    return bool(((high - low) / whole).where(abstains, torch.nan).nanmedian() > STEP)
+        low, high = low.where(now > 0, now), now.where(now > 0, high)
+    return bool((high - low)[left].sum() > STEP * whole[left].sum())
 
 
 def broken_by_square(problem: Task, seed: int) -> Tensor:

@@ -311,7 +311,7 @@ def test_a_model_in_training_mode_is_looked_at_in_eval_mode() -> None:
 
 
 class Rejecting(nn.Module):
-    """Abstains by an eleventh class where two nets disagree."""
+    """Abstains where two nets disagree."""
 
     def __init__(self, lead: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -332,11 +332,10 @@ LEADS: dict[str, tuple[nn.Module, bool]] = {
 }
 
 
-@pytest.mark.parametrize("searched", [pgd, partial(autoattack, version="quick")], ids=["pgd", "quick"])
 @pytest.mark.parametrize(("model", "step"), LEADS.values(), ids=LEADS)
-def test_a_model_that_abstains_by_a_step_is_told(model: nn.Module, step: bool, searched: Any) -> None:
+def test_a_model_that_abstains_by_a_step_is_told(model: nn.Module, step: bool) -> None:
     digits = fa.data.load("digits", "test", limit=60)
-    table = fa.evaluate(model, digits, searched, threat=fa.Linf(0.15), criterion=Unless(10))
-    assert table.indicators is not None
-    assert ("the model abstains by a step" in table.verdict) is step
-    assert ("incorrect_gradient" in table.indicators.flagged) is step
+    for attack in (pgd, partial(autoattack, version="quick")):
+        table = fa.evaluate(model, digits, attack, threat=fa.Linf(0.15), criterion=Unless(10))
+        assert table.verdict.startswith("Do not trust") is step
+        assert ("the model abstains by a step" in table.verdict) is step

@@ -129,14 +129,11 @@ def test_a_step_between_modules_is_the_models_own() -> None:
 
 
 class Jpeg(nn.Module):
-    """Mixes neighbors, rounds, and returns float32 whatever it is given."""
-
     def forward(self, x: Tensor) -> Tensor:
         return (F.avg_pool2d(x, 3, 1, 1).detach().float() * 8).round() / 8
 
 
 def test_what_a_replaced_module_mixes_is_not_missed_by_the_model_around() -> None:
-    # strided convolutions that never read the last row and column
     model = nn.Sequential(Jpeg(), nn.Conv2d(1, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 3))
     assert [part.name for part in masked_modules(model, X)] == ["0"]
     mended = fa.models.bpda(model, {"0": "identity"})
