@@ -218,7 +218,7 @@ def look(
         abstains = isinstance(problem.criterion, Unless) and problem.threat.finite
         if abstains and not (masked or stand_in or findings.values["randomized"]):
             some = problem.take(held.nonzero().squeeze(1)[:LEAST].to(device))
-            if probes.leaves_by_step(some, rng.derive(seed, "indicators abstains")):
+            if probes.abstains_by_step(some, rng.derive(seed, "indicators abstains")):
                 findings.values["incorrect_gradient"], masked = 1.0, {"": ABSTAINS}
         alone = guided and (stand_in or not findings.values["randomized"])
         alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))

@@ -3,6 +3,7 @@
 Sources: Pintor et al. 2022, Indicators of Attack Failure; Croce & Hein 2020.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,13 +35,13 @@ BETWEEN = 0.1  # of the way to a random image, where a stand-in is looked for
 SHORT, FLOAT32 = 1e-6, 1e-3  # ways from there by these shares of the margin, in float64 and in float32
 APART = 0.2  # part of the change, by which the gradient of a stand-in is off
 WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
-HALVINGS, STEP = 10, 0.05  # of a way from the label; part of the change of the margin that a step makes there
+HALVINGS, STEP = 10, 0.05  # of a way to where a model abstains; part of a change that a step makes there
 NAMING = 100  # passes in which modules that hide their gradient are looked for
 SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of its own, and ends with a proof
 # Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
 BROKEN = SYMPTOMS + 2
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
-ABSTAINS = FREE_STEPS + HALVINGS + ENDS  # at one that holds, where the model may abstain
+ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
 
 
@@ -195,25 +196,29 @@ def broken_without_radius(problem: Task, seed: int) -> Tensor:
     return broken
 
 
-def leaves_by_step(problem: Task, seed: int) -> bool:
-    """Return whether the model leaves the label by a step, be it to abstain, on ways to what PGD prefers."""
+def abstains_by_step(problem: Task, seed: int) -> bool:
+    """Return whether the model leaves the label, or abstains, by a step, on ways to what PGD prefers."""
 
-    def lead(points: Tensor) -> Tensor:
-        logits = problem.classifier.verdict(points, problem.rows)
-        return losses.loss_value(logits, problem.y, "margin", None)
+    def abstains(logits: Tensor) -> Tensor:
+        place = torch.full_like(problem.y, vars(problem.criterion)["reject"] % logits.shape[1])
+        return WRONG.margin(logits, place, place)
+
+    def jumps(lead: Callable[[Tensor], Tensor]) -> bool:
+        near, far = problem.x, out.x_adv
+        low, high = (lead(problem.classifier.verdict(point, problem.rows)) for point in (near, far))
+        left, whole = high > 0, high - low
+        for _ in range(HALVINGS):
+            now = lead(problem.classifier.verdict(middle := (near + far) / 2, problem.rows))
+            images = (now > 0).view(-1, *[1] * (far.ndim - 1))
+            near, far = near.where(images, middle), middle.where(images, far)
+            low, high = low.where(now > 0, now), now.where(now > 0, high)
+        return bool((high - low)[left].sum() > STEP * whole[left].sum())
 
     try:
-        far = pgd.on(problem, steps=FREE_STEPS // 2, loss=problem.leading, seed=seed).x_adv
+        out = pgd.on(problem, steps=FREE_STEPS // 2, loss=problem.leading, seed=seed)
     except NoGradientError:
         return False
-    near, low, high = problem.x, lead(problem.x), lead(far)
-    left, whole = high > 0, high - low
-    for _ in range(HALVINGS):
-        now = lead(middle := (near + far) / 2)
-        images = (now > 0).view(-1, *[1] * (far.ndim - 1))
-        near, far = near.where(images, middle), middle.where(images, far)
-        low, high = low.where(now > 0, now), now.where(now > 0, high)
-    return bool((high - low)[left].sum() > STEP * whole[left].sum())
+    return jumps(abstains) or jumps(lambda logits: WRONG.margin(logits, problem.y, None))
 
 
 def broken_by_square(problem: Task, seed: int) -> Tensor:
