@@ -67,7 +67,11 @@ def named(
                 taken = True
             elif isinstance(value, str) and parameter.default is not None:
                 raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-        elif threat is not None and is_own(attack) and not _has_threat(attack):
+        elif parameter is not None or not is_own(attack) or bound(attack, "within") is not None:
+            pass
+        elif (own := _threat_of(attack)) is not None:
+            each = [("", Within(attack, own))]
+        elif threat is not None:
             each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
         for end, one in each:
             row = name + end
@@ -90,9 +94,10 @@ def named(
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
 
 
-def _has_threat(attack: Attack) -> bool:
-    """Return whether an attack takes a threat, perhaps one that is bound, or has one."""
-    return "threat" in parameters_of(attack) or any(hasattr(layer, "threat") for layer in layers(attack))
+def _threat_of(attack: Attack) -> Threat | None:
+    """Return the threat that an object which attacks has of its own; None without."""
+    held = [getattr(layer, "threat", None) for layer in layers(attack)]
+    return next((one for one in (*held, bound(attack, "threat")) if isinstance(one, Threat)), None)
 
 
 def _endings(threats: Sequence[Any]) -> list[tuple[str, Threat]]:

@@ -120,6 +120,27 @@ def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_call() 
     assert counts == {"own Linf 0.25": 2, "own Linf 0.15": 1}
 
 
+def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_holds() -> None:
+    def inner(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
+        return across(x)
+
+    @wraps(inner)
+    def outer(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        return across(x)
+
+    class Held:
+        def __init__(self, threat: Any) -> None:
+            self.threat = threat
+
+        def __call__(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
+            return across(x)
+
+    attacks = {"outer": outer, "none": Held(None), "own": Held(fa.Linf(0.125))}
+    table = evaluate(Threshold(), DATA, attacks, threat=BALL, seed=1, indicators=False)
+    assert [int(row.broken.sum()) for row in table.rows] == [2, 2, 1]
+    assert float(table["own"].threat.radius) == 0.125
+
+
 def test_images_alone_are_no_success_of_a_map() -> None:
     def up(model: Any, x: Tensor, y: Tensor) -> Any:
         return SimpleNamespace(x_adv=x + 0.12, parameters=torch.ones_like(x))

@@ -46,7 +46,7 @@ class Within:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.func)
+        return inspect.signature(self.func, follow_wrapped=False)  # what it can be called with
 
 
 def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
