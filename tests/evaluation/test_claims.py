@@ -135,9 +135,11 @@ def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_hol
         def __call__(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
             return across(x)
 
-    attacks = {"outer": outer, "none": Held(None), "own": Held(fa.Linf(0.125))}
+    ball = fa.Linf(0.125)
+    attacks = {"outer": outer, "none": Held(None), "own": Held(ball)}
+    attacks["says"] = lambda model, x, y: SimpleNamespace(x_adv=across(x), threat=ball)
     table = evaluate(Threshold(), DATA, attacks, threat=BALL, seed=1, indicators=False)
-    assert [int(row.broken.sum()) for row in table.rows] == [2, 2, 1]
+    assert [int(row.broken.sum()) for row in table.rows] == [2, 2, 1, 1]
     assert float(table["own"].threat.radius) == 0.125
 
 
@@ -154,14 +156,15 @@ def test_images_alone_are_no_success_of_a_map() -> None:
 def test_a_loop_in_plain_pytorch_treats_the_model_as_a_module() -> None:
     def loop(model: Any, x: Tensor, y: Tensor) -> Tensor:
         assert not model.training
-        assert next(model.parameters()).device == x.device
+        assert [one.device for one in model.parameters()] == [x.device]
         model.eval().zero_grad()
         points = x.clone().requires_grad_()
         model(points).gather(1, y[:, None]).sum().backward()
         return (x - 0.25 * points.grad.sign()).clamp(0, 1)
 
     for freeze in (False, True):
-        table = evaluate(Threshold(), DATA, loop, threat=BALL, freeze=freeze, indicators=False)
+        net = torch.nn.Sequential(Threshold())
+        table = evaluate(net, DATA, loop, threat=BALL, freeze=freeze, indicators=False)
         assert table["loop"].broken.tolist() == BROKEN
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import sys
 from dataclasses import replace
 from functools import partial
@@ -70,6 +71,9 @@ def test_draws_and_corruptions_are_exported() -> None:
     head, *lines = table.paper_cells()
     assert (head[1], head[-2:]) == ("one draw", ["majority", "worst of 4"])
     assert [[line[1], *line[-2:]] for line in lines] == [cells[1:] for cells in shown[1:]]
+    near, short = (partial(fa.attacks.fmn, steps=steps) for steps in (20, 1))
+    free = fa.evaluate(noisy, digits, {"a": near, "b": short}, threat=fa.L2(math.inf), draws=4)
+    assert free.records()[-1]["majority"] == free["b"].draws.majority > free["a"].draws.majority
     digits = fa.data.load("digits", "test", limit=30, size=32)
     model = fa.models.create("softmax", shape=digits.shape, seed=0)
     table = fa.evaluate(model, digits, corruptions=["gaussian_noise", "fog"], severities=(1, 3))
@@ -77,6 +81,7 @@ def test_draws_and_corruptions_are_exported() -> None:
     assert [line["accuracy"] for line in table.records()] == [table.clean_accuracy, *shares]
     assert table.records()[2]["attack"] == "gaussian_noise, severity 3"
     assert r"fog & " in table.corruption.to_latex()
+    assert len(table.corruption.paper_cells()) == 4
 
 
 def test_names_as_papers_write_them() -> None:

@@ -1,6 +1,7 @@
 """What is right without an attack is what the criterion says."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.attacks import AttackResult, ConfidentlyWrong, OutsideTopK, Share, Signs, Unless, WrongBy
 from fastadv.attacks.core import Criterion
+from fastadv.attacks.core.criterion import fitting
 from fastadv.errors import InputError
 from tests.attacks.masking.nets import honest
 
@@ -110,6 +112,20 @@ def test_a_margin_whose_sign_is_wrong_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=r"margin above 0 where met is True .* opposite for \d+ of"):
             call()
+
+
+def test_a_margin_is_refused_where_most_of_it_is_opposite() -> None:
+    class Times(Criterion):
+        signs: Tensor
+
+        def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return self.signs * super().margin(logits, y, targets)
+
+    criterion, logits = Times(), torch.eye(4)
+    for signs in ((0, 0, 0, 0), (-1, -1, 1, 1), (-1, -1, -1, 1)):
+        criterion.signs = torch.tensor(signs)
+        with pytest.raises(InputError, match="for 3 of 4") if sum(signs) < 0 else nullcontext():
+            fitting(criterion, logits, None, torch.tensor([0, 2, 2, 3]), None)
 
 
 def test_what_a_criterion_cannot_take_is_refused() -> None:
