@@ -27,7 +27,7 @@ LINES = {
     "fastadv/runs": 1_180,
     "fastadv/threat": 1_170,
     "fastadv/train": 4_910,
-    "tests": 45_520,
+    "tests": 45_550,
     "bench": 5_100,
     "papers": 5_600,
     "papers/tests": 1_900,

@@ -67,12 +67,11 @@ def named(
                 taken = True
             elif isinstance(value, str) and parameter.default is not None:
                 raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-        elif parameter is not None or not is_own(attack) or bound(attack, "within") is not None:
-            pass
-        elif (own := _threat_of(attack)) is not None:
-            each = [("", Within(attack, own))]
-        elif threat is not None:
-            each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
+        elif parameter is None and is_own(attack) and bound(attack, "within") is None:
+            if (own := _threat_of(attack)) is not None:
+                each = [("", Within(attack, own))]
+            elif threat is not None:
+                each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
         for end, one in each:
             row = name + end
             if row in by_name:
