@@ -114,6 +114,14 @@ def test_a_margin_whose_sign_is_wrong_is_refused() -> None:
             call()
 
 
+def test_a_success_may_be_narrowed_without_a_margin() -> None:
+    class Never(Criterion):
+        def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return torch.zeros_like(y, dtype=torch.bool)
+
+    assert not fa.attacks.pgd(torch.nn.Flatten(), X, Y, THREAT, criterion=Never()).success.any()
+
+
 def test_a_margin_is_refused_where_most_of_it_is_opposite() -> None:
     class Times(Criterion):
         signs: Tensor
