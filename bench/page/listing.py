@@ -31,7 +31,7 @@ def attacks(rows: Rows) -> str:
             figures = (factor(here["times_peer"]), found(peer), found(here), number(here["over_ideal"]))
             times = (duration(1000 * row["seconds"]) for row in (peer, here))
             lines.append([f"`{case}`", str(here["images"]), peer["provider"], *times, *figures])
-    return f"{in_markdown(lines, names=3)}\n\n{origin([row for rows in cases.values() for row in rows])}\n"
+    return f"{in_markdown(lines, names=3)}\n\n{origin([row for both in cases.values() for row in both])}\n"
 
 
 def training(rows: Rows) -> str:

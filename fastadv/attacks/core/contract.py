@@ -15,8 +15,8 @@ from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
 
 CLASSES, SHAPE = 3, (1, 4, 4)
-# radii in the unit box within which a few samples of `net()` are broken
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}  # by whose dual norm a linear model is near
+# radii in the unit box within which a few samples of `net()` are broken
 RADIUS = {"linf": 0.24, "l2": 0.75, "l1": 1.8, "l0": 6.0}
 
 
