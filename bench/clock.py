@@ -10,6 +10,7 @@ from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -109,9 +110,7 @@ class Clock:
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     """Return the 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    return {f"p{p}_ms": round(ordered[round(p / 100 * last)], 5) for p in (20, 50, 80)}
+    return {f"p{p}_ms": round(float(np.percentile(values, p)), 5) for p in (20, 50, 80)}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
