@@ -36,7 +36,7 @@ from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
-ENOUGH = 20  # steps of an epoch whose mean loss is not that of the first weights
+ENOUGH = 20  # steps of an epoch, in the second half of which a net has learned something
 
 
 @contextmanager
@@ -188,7 +188,7 @@ class Run:
         logger.info("%s", report)
         if report.alarm is not None:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
-        if report.epoch == 1 and (text := self._above_chance(report.loss)):
+        if report.epoch == 1 and (text := self._above_chance()):
             logger.warning("%s", text)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
@@ -200,18 +200,22 @@ class Run:
         if self.measure.on_event is not None:
             self.measure.on_event(dataclasses.asdict(report))
 
-    def _above_chance(self, loss: float) -> str:
-        """Say that a loss is above that of equal probabilities; "" for few steps and other losses."""
-        steps, recipe = self.steps, innermost(self.steps.recipe)
+    def _above_chance(self) -> str:
+        """Say that the loss stays above that of equal probabilities; "" for few steps and other losses."""
+        steps, recipe, feed = self.steps, innermost(self.steps.recipe), self.steps.feed
         entropy = isinstance(recipe, Standard | FGSMTraining | PGDTraining | FastTraining)
         entropy &= steps.criterion.outputs == "classes" and getattr(recipe, "loss", "ce") != "bce"
+        if not entropy or feed.steps < ENOUGH:
+            return ""
+        # the first steps are those of the first weights, and the last batch may be smaller
+        loss = float(steps.losses[feed.steps // 2 : -1].mean()) * feed.epoch_size / feed.batch_size
         chance = math.log(steps.classes)
-        if not entropy or steps.feed.steps < ENOUGH or loss <= chance:
+        if loss <= chance:
             return ""
         ramp = "" if isinstance(recipe, Standard) else ", or let the radius grow (ramp)"
         return (
-            f"the loss of epoch 1, {loss:.3g}, is above the {chance:.3g} of equal probabilities for "
-            f"{steps.classes} classes; lower the learning rate{ramp}"
+            f"the loss in the second half of epoch 1, {loss:.4g}, is above the {chance:.4g} of equal "
+            f"probabilities for {steps.classes} classes; lower the learning rate{ramp}"
         )
 
     def _save(self) -> None:
