@@ -45,6 +45,7 @@ class Settings:
     batch_size: int = 64
     train_radius: float = 0.8  # of adversarial training
     train_steps: int = 7  # of the attack in adversarial training
+    train_ramp: int | None = None  # first epochs of adversarial training, in which the radius grows
     invert_steps: int = 100  # of the search for D_R and D_NR
     invert_step_size: float = 0.1  # of the search for D_R and D_NR
     push_radius: float = 1.2  # of the search for D_rand and D_det
@@ -77,7 +78,7 @@ SIZES = {
         size=8, width=16, epochs=30, batch_size=128, train_radius=1.0, push_radius=1.5, linf_radius=0.15,
         l2_radius=0.65,
     ),
-    10: Settings(),
+    10: Settings(train_ramp=1),
     16: Settings(size=16, epochs=15, train_radius=0.5, push_radius=0.5, linf_radius=0.03, l2_radius=0.25),
     28: Settings(
         size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15
@@ -139,9 +140,11 @@ def _train(digits: Digits, name: str, learned: ImageSet, recipe: fa.train.Recipe
     model = fa.models.create(
         "small_cnn", shape=learned.shape, classes=learned.num_classes, seed=seed, width=s.width
     )
+    ramp = s.train_ramp if name == "adversarial" else None
     fa.train.fit(
         model, learned, recipe, run_dir=digits.folder / "nets" / name, resume=True, seed=seed,
-        epochs=s.epochs, batch_size=s.batch_size, optimization=fa.train.Optimization(schedule="cosine"),
+        epochs=s.epochs, batch_size=s.batch_size,
+        optimization=fa.train.Optimization(schedule="cosine", ramp=ramp),
         progress=partial(watch, f"training {name}"),
     )  # fmt: skip
     return Net(name, learned, model.eval(), fa.evaluate(model, digits.test, s.attacks(), indicators=False))
