@@ -64,9 +64,10 @@ class NamedAttack:
     def title(self) -> str:
         """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
         defaults = {key: argument.default for key, argument in self.card.parameters.items()}
-        steps = {**defaults, **self.arguments}
-        name = self.card.name.upper() if len(self.card.name) <= 5 else self.card.name  # acronyms
-        name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
+        steps, name = {**defaults, **self.arguments}, self.card.name
+        if not is_own(self.card.run):
+            name = name.upper() if len(name) <= 5 else name  # acronyms
+            name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
         name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
         parts = self.label.partition(":")[2].split(",")
         others = [part for part in parts if part and part.split("=")[0] not in TITLED]
@@ -126,9 +127,11 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
 
 OUT = (
     "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with finite "
-    "logits here, for autoattack also which component broke each, -1 for none (.safetensors, .npz or .pt)."
+    "logits here, for autoattack also which component broke each, -1 for none (.safetensors, .npz or .pt). "
+    "Of an attack of your own as they are judged, without loss and zero_gradient."
 )
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
+JUDGED = ("x", "x_adv", "y", "ids", "success", "status", "distance")  # of an attack of the caller's own
 
 
 def attack(
@@ -151,12 +154,18 @@ def attack(
     run, kept, batch_size = named.run, list[dict[str, Tensor]](), search.batch_size
     with interruptible(NOTHING_KEPT), progress(named.label) as tick:
         dataset = images()
-        net = search.frozen(model.load(dataset, machine))
-        run = run if out is None else _keeping(run, kept)
-        table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, progress=tick)
+        net, own = search.frozen(model.load(dataset, machine)), is_own(named.card.run)
+        run = run if out is None or own else _keeping(run, kept)
+        table = evaluate(
+            net, dataset, {named.label: run}, batch_size=batch_size, progress=tick,
+            keep_samples=out is not None and own,
+        )  # fmt: skip
         rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
         result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:
+            if table.samples is not None:  # as they were judged, not as the attack says
+                judged = ((name, getattr(table.samples, name)) for name in JUDGED)
+                kept = [{name: each[~table.failed] for name, each in judged}]
             tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
             if (components := table.rows[0].components) is not None:
                 tensors["component"] = components.by[~table.failed]

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.methods.claims import CLAIMS, claim_flags
+from fastadv.attacks.methods.claims import CLAIMS, UNTOLD, claim_flags
 from fastadv.data.content import describe_data
 from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
@@ -22,7 +23,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
 from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.named import Attack, bound, minimizes, name_of
+from fastadv.evaluation.named import Attack, bound, minimizes, name_of, named
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
@@ -140,8 +141,9 @@ def _numbers(values: Any) -> NDArray[np.float64]:
 def accuracy_against_radius(
     model: nn.Module | Prepared, dataset: Data,
     attack_for_radius: Callable[[float], Attack] | Attack | None = None, radii: Radii | None = None, *,
-    minimum_norm: Attack | None = None, batch_size: int = 256, limit: int | None = None,
-    progress: Progress = False, freeze: bool | None = None, criterion: Criterion | None = None,
+    minimum_norm: Attack | None = None, threat: Threat | None = None, batch_size: int = 256,
+    limit: int | None = None, progress: Progress = False, freeze: bool | None = None,
+    criterion: Criterion | None = None,
 ) -> Curve:  # fmt: skip
     """Measure robust accuracy at each radius, with one attack for each radius or one minimum-norm run.
 
@@ -160,6 +162,8 @@ def accuracy_against_radius(
             with a step at every distance.
         minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance. It runs once, for
             all radii: `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
+        threat: in which points of functions that take none are judged, such as `fa.L2(math.inf)`; with one
+            attack for each radius, its radius is that of the curve.
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
         progress: as in `evaluate`.
@@ -191,8 +195,8 @@ def accuracy_against_radius(
         )
     if minimum_norm is not None and attack_for_radius is None:
         tried = None if radii is None else check_radii(radii)
-        threat = bound(minimum_norm, "threat")
-        radius = threat.radius if isinstance(threat, Threat) else np.inf
+        ball = bound(minimum_norm, "threat")
+        radius = ball.radius if isinstance(ball, Threat) else np.inf
         reach = float(torch.as_tensor(radius, device="cpu").min())
         if tried is not None and tried[-1] > reach:
             raise InputError(
@@ -200,9 +204,10 @@ def accuracy_against_radius(
                 "give it an infinite radius"
             )
         (row,) = evaluate(
-            model, dataset, {"minimum_norm": minimum_norm}, batch_size=batch_size, limit=limit,
+            model, dataset, {"minimum_norm": minimum_norm}, threat=threat, batch_size=batch_size, limit=limit,
             indicators=False, progress=progress, freeze=freeze, criterion=criterion,
         ).rows  # fmt: skip
+        _check_told(not any(remark.startswith(UNTOLD) for remark in row.remarks))
         _warn_of(row.flags)
         return Curve.from_distances(row.distance, tried)
     if not callable(attack_for_radius) or minimum_norm is not None:
@@ -213,7 +218,10 @@ def accuracy_against_radius(
     with processes.agreement():
         tried = check_radii(radii)
         # names are for errors alone: two radii may print alike
-        attacks = {f"radius {radius!r}": attack_for_radius(radius) for radius in tried[tried > 0].tolist()}
+        attacks = dict[str, Attack]()
+        for radius in tried[tried > 0].tolist():
+            ball = None if threat is None else replace(threat, radius=radius)
+            attacks |= named({f"radius {radius!r}": attack_for_radius(radius)}, ball)
         check_progress(progress)
         job = prepared(
             model, dataset, attacks, batch_size, limit, None, criterion, freeze=freeze, may_compile=False
@@ -233,6 +241,7 @@ def accuracy_against_radius(
         for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
                 result = attempted(name, attack, alive, job.criterion, job.box, claims)
+                _check_told(result.threat is not None)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))
             left.append(len(alive.y))
@@ -246,6 +255,14 @@ def accuracy_against_radius(
     job.check_finite(sum(samples), sum(failed))
     _warn_of(claim_flags(claims))
     return Curve(tried, np.sum(left, axis=0) / sum(samples))
+
+
+def _check_told(told: bool) -> None:
+    if not told:
+        raise InputError(
+            "threat: expected that in which points of your function are judged, as it takes none, got None; "
+            "pass threat=fa.L2(math.inf)"
+        )
 
 
 def _warn_of(flags: Sequence[str]) -> None:

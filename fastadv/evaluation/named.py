@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv._checks import meant
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY, card_of
 from fastadv.attacks.core.checks import check_threat
@@ -37,6 +38,7 @@ def named(
 ) -> dict[str, Attack]:  # fmt: skip
     """Return attacks by name, with the threat, or the recipe's, criterion and seed bound where none is.
 
+    Points of functions that take no threat are judged in it; without it, in that of all other attacks.
     With several threats an attack that has none is there once for each, named like "apgd Linf". Last comes
     what the first of them makes of the net `grey_box`, where there is one.
     """
@@ -47,7 +49,7 @@ def named(
         several = [attacks] if single else attacks or []
         names = (one.rpartition(":")[2] if isinstance(one, str) else name_of(one) for one in several)
         pairs = [*zip(names, several, strict=False)]
-    by_name: dict[str, Attack] = {}
+    by_name, untold = dict[str, Attack](), list[str]()
     threats, taken = tuple(threat) if isinstance(threat, Sequence) else (threat,), False
     for name, value in pairs:
         attack = value
@@ -59,6 +61,7 @@ def named(
                 f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
                 f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
+        _check_arguments(name, attack)
         parameter = parameters_of(attack).get("threat")
         each = [("", attack)]
         if parameter is not None and parameter.default in (parameter.empty, None):
@@ -67,11 +70,15 @@ def named(
                 taken = True
             elif isinstance(value, str) and parameter.default is not None:
                 raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+            elif is_own(attack):
+                untold.append(name)
         elif parameter is None and is_own(attack) and bound(attack, "within") is None:
             if (own := _threat_of(attack)) is not None:
                 each = [("", Within(attack, own))]
             elif threat is not None:
                 each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
+            else:
+                untold.append(name)
         for end, one in each:
             row = name + end
             if row in by_name:
@@ -83,6 +90,9 @@ def named(
             if seed and bound(one, "seed") is None and takes(one, "seed"):  # 0 is what each begins with
                 one = partial(one, seed=seed)
             by_name[row] = one
+    balls = [one for attack in by_name.values() if isinstance(one := bound(attack, "threat"), Threat)]
+    if balls and all(one.describe() == balls[0].describe() for one in balls):
+        by_name |= {name: _told(by_name[name], balls[0]) for name in untold}
     # a universal perturbation is in one threat
     held = [getattr(one, "threat", None) for one in (recipe, *by_name.values())]
     taken = taken or any(one is threat or getattr(one, "threats", None) == threats for one in held)
@@ -91,6 +101,17 @@ def named(
     if threat is not None and idle and not taken:
         raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
+
+
+def _check_arguments(name: str, attack: Attack) -> None:
+    """Say which argument that is bound to an attack it does not have; such a partial has no signature."""
+    if isinstance(attack, partial) and not parameters_of(attack) and (known := parameters_of(attack.func)):
+        for foreign in sorted(attack.keywords.keys() - known.keys()):
+            raise InputError(f"attacks[{name!r}]: no argument {foreign!r}{meant(foreign, known)}")
+
+
+def _told(attack: Attack, threat: Threat) -> Attack:
+    return partial(attack, threat=threat) if "threat" in parameters_of(attack) else Within(attack, threat)
 
 
 def _threat_of(attack: Attack) -> Threat | None:

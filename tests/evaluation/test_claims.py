@@ -1,6 +1,7 @@
 """What an attack of the caller's own says counts where the model and the threat confirm it, on every road."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
@@ -20,6 +21,7 @@ from fastadv.evaluation._outcome import ELSEWHERE
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
 from tests.evaluation.nets import DATA, Threshold, pgd
+from tests.refusals import refuses
 
 Points = Callable[[Tensor], Any]
 NARROWER = "a success is the target; samples that are wrong otherwise count as robust"
@@ -49,6 +51,11 @@ def attack_of(points: Points, **bound: Any) -> Any:
         return points(x)
 
     return partial(attack, **bound)
+
+
+def test_an_argument_that_an_attack_does_not_have_is_named() -> None:
+    says = re.escape("attacks['pgd']: no argument 'step'; did you mean 'steps' or 'step_size'?")
+    refuses(says, evaluate, Threshold(), DATA, partial(pgd(1), step=3), threat=BALL)
 
 
 def row(points: Points, threat: fa.Threat | None = BALL, batch_size: int = 4, **bound: Any) -> Row:
@@ -118,6 +125,14 @@ def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_call() 
     several = evaluate(Threshold(), DATA, own, threat=[BALL, fa.Linf(0.15)])
     counts = {row.name: int(row.broken.sum()) for row in several.rows}
     assert counts == {"own Linf 0.25": 2, "own Linf 0.15": 1}
+    # without one, in that of the attacks beside it, if they have one alone
+    words = "own, takes: its threat is not known, so that any point in the box is a success; pass threat="
+    more = {"own": own, "takes": attack_of(across), "near": pgd(0.25)}
+    beside = evaluate(Threshold(), DATA, more, indicators=False)
+    far = evaluate(Threshold(), DATA, more | {"wide": pgd(0.3)}, indicators=False)
+    for table, wanted in ((beside, BROKEN), (far, [True] * 4 + [False] * 2)):
+        assert table["own"].broken.tolist() == table["takes"].broken.tolist() == wanted
+        assert (words in str(table)) == (table is far)
 
 
 def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_holds() -> None:

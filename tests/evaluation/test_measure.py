@@ -249,19 +249,22 @@ def test_curves_of_no_distances_are_refused():
 
 
 def test_a_curve_from_one_minimum_norm_run():
-    exact = accuracy_against_radius(Threshold(), DATA, minimum_norm=nearest, batch_size=4)
+    curve = partial(accuracy_against_radius, Threshold(), DATA, threat=fa.Linf(math.inf))
+    exact = curve(minimum_norm=nearest, batch_size=4)
     assert exact.radii == pytest.approx([0, 0.11, 0.21, 0.31, 0.41])
     assert exact.accuracy == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
-    some = accuracy_against_radius(Threshold(), DATA, None, [0.35, 0, 0.15, 0.25], minimum_norm=nearest)
+    some = curve(None, [0.35, 0, 0.15, 0.25], minimum_norm=nearest)
     assert some.radii.tolist() == [0, 0.15, 0.25, 0.35]
     assert some.accuracy == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6])
-    limited = accuracy_against_radius(Threshold(), DATA, minimum_norm=nearest, limit=2)
+    limited = curve(minimum_norm=nearest, limit=2)
     assert limited.accuracy == pytest.approx([1, 1 / 2, 0])
 
 
 def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     monkeypatch.setitem(REGISTRY, "nearest", MINIMUM)
-    curve = accuracy_against_radius(Threshold(), DATA, partial(nearest, past=0.02), [0.1, 0.2])
+    curve = partial(accuracy_against_radius, Threshold(), DATA, partial(nearest, past=0.02), [0.1, 0.2])
+    refuses("threat: expected that in which points of your function are judged", curve)
+    curve = curve(threat=fa.Linf(math.inf))
     assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
     for attack in (partial(partial(nearest), past=0.1), fa.attacks.latent_descent, fa.attacks.transfer):
         assert minimizes(attack)

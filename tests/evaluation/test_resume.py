@@ -78,7 +78,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         ({"attacks": {"near": nearest, "pgd": pgd(0.26)}}, "attacks.pgd.step_size .*.threat"),
         ({"attacks": {"pgd": partial(pgd(0.25), steps=6)}}, r"attacks.pgd.steps \(5 there, 6 here\)"),
         ({"attacks": {"pgd": nearest}}, "attacks.pgd "),
-        ({"attacks": {"near": partial(nearest, past=0.02), "pgd": pgd(0.25)}}, "attacks.near "),
+        ({"attacks": {"near": partial(nearest, past=0.02), "pgd": pgd(0.25)}}, "attacks.near"),
         ({"model": model}, "model.weights"),
         ({"model": nn.Sequential(Threshold())}, "model.parts"),
         ({"precision": "bf16"}, r"search.precision \(fp32 there, bf16 here\)"),
@@ -215,18 +215,19 @@ def test_what_is_there_stays_where_another_threat_renames_its_row(tmp_path: Path
 
 def test_more_images_are_added_and_those_there_are_not_attacked_again(tmp_path: Path):
     first, more, last = Counting(), Counting(), Counting()
-    run(tmp_path, attacks={"near": first}, limit=3)
-    table = run(tmp_path, attacks={"pgd": pgd(0.25), "near": more}, limit=5, resume=True)
+    once = partial(run, threat=fa.Linf(0.25))
+    once(tmp_path, attacks={"near": first}, limit=3)
+    table = once(tmp_path, attacks={"pgd": pgd(0.25), "near": more}, limit=5, resume=True)
     assert (first.calls, more.calls) == ([[0, 1], [2]], [[3, 4]])
-    fresh = run(None, attacks={"pgd": pgd(0.25), "near": Counting()}, limit=5)
+    fresh = once(None, attacks={"pgd": pgd(0.25), "near": Counting()}, limit=5)
     torch.testing.assert_close(contents(table)[0], contents(fresh)[0], rtol=0, atol=0)
-    whole = run(tmp_path, attacks={"near": last}, resume=True)
+    whole = once(tmp_path, attacks={"near": last}, resume=True)
     assert last.calls == [[5]]
-    assert_same(whole, run(None, attacks={"near": Counting()}))
+    assert_same(whole, once(None, attacks={"near": Counting()}))
     # back to what was there, but to nothing between
-    run(tmp_path, attacks={"near": last}, limit=3, resume=True)
+    once(tmp_path, attacks={"near": last}, limit=3, resume=True)
     assert len(last.calls) == 1
-    refuses(r"another limit \(6 there, 4 here\)", run, tmp_path, attacks={"near": last}, limit=4, resume=True)
+    refuses(r"another limit \(6 there, 4 here", once, tmp_path, attacks={"near": last}, limit=4, resume=True)
 
 
 def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tmp_path: Path):

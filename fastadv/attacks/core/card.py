@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -78,7 +79,10 @@ class Attack:
 
     @property
     def name(self) -> str:
-        return self.run.__name__
+        inside: Any = self.run
+        while isinstance(inside, partial):
+            inside = inside.func
+        return str(getattr(inside, "__name__", type(inside).__name__))
 
     def takes(self, option: str) -> bool:
         """Return whether the function has an argument of this name."""

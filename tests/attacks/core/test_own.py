@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,7 +85,7 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     both = [*common, "-a", "mine:midi:steps=2", "-a", "mine:shifted", "--radius", "25.5/255"]
     assert main(both) == main([*both, "--json"]) == 0
     out, brace, card = capsys.readouterr().out.partition("{")
-    assert all(f"│ {title} " in out for title in ("MIDI-2, L∞ 0.1", "shifted, L∞ 0.1"))
+    assert all(f"│ {title} " in out for title in ("midi-2, L∞ 0.1", "shifted, L∞ 0.1"))
     named = json.loads(brace + card)["config"]["attacks"]
     ball = {"norm": "linf", "radius": 0.1}
     midi, shifted = ({"attack": f"mine:{name}", **ball} for name in ("midi", "shifted"))
@@ -96,6 +98,22 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no radius" in capsys.readouterr().err
 
 
+def test_a_file_has_what_was_judged_and_a_title_the_name_as_it_is(mine, tmp_path: Path, capsys) -> None:
+    common = ["attack", "-m", "softmax", "-d", "digits", "-n", "30", "--out", str(tmp_path / "out.npz")]
+    mine.strong = partial(mine.shifted)
+    mine.autoattack = lambda model, x, y: mine.shifted(model, x, y)
+    mine.autoattack.__name__ = "autoattack"
+    assert main([*common, "-a", "mine:shifted", "--radius", "0.01"]) == 0
+    kept = np.load(tmp_path / "out.npz")
+    assert (kept["x_adv"] == kept["x"]).all()
+    assert (kept["success"] == (kept["status"] == Status.ALREADY_WRONG)).all()
+    assert len(kept["x"]) == 30
+    assert main([*common, "-a", "mine:autoattack"]) == main([*common, "-a", "mine:strong"]) == 0
+    out = capsys.readouterr().out
+    assert "│ autoattack " in out
+    assert "│ shifted " in out
+
+
 def test_the_contract_passes(mine) -> None:
     fa.attacks.core.contract("mine:midi")
     mine.cards = {"midi": fa.attacks.core.Attack(mine.midi, knowledge="score", norms=("l2",))}
@@ -105,6 +123,22 @@ def test_the_contract_passes(mine) -> None:
     assert len([*checks("pgd")]) == 4 * len(PROMISES)
     with pytest.raises(AssertionError, match="returns a Tensor"):
         fa.attacks.core.contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("points[..., ::2] = search.x[..., ::2]", "a linear model holds in a ball"),
+        ("points = (255 * points).round() / 255", "nothing_is_found_where_nothing_is-linf: a point that"),
+    ],
+)
+def test_the_contract_finds_steps_that_miss_values_or_leave_the_ball(mine, end: str, says: str) -> None:
+    scope: dict[str, Any] = {}
+    step = "search.threat.step(look.x_adv, look.gradient, search.x, size)"
+    exec(MIDI.replace(step, f"{step}\n            {end}"), scope)
+    with pytest.raises(AssertionError, match=re.escape(says)):
+        fa.attacks.core.contract(fa.attacks.core.Attack(scope["midi"], norms=("linf",)))
 
 
 def idle(out, call, kept=None):
