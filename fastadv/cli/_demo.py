@@ -7,20 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv._checks import check_choice
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import print_table, progress, say, say_where
 from fastadv.demo import run as study
-from fastadv.demo.nets import SIZES, SOURCE, TINY, findings
+from fastadv.demo.nets import SOURCE, TINY, Settings, findings
 
 OUT = "Folder for figures, networks, constructed sets and results.json."
-SIZE = "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
 
 
 def demo(
     out: Annotated[o.Folder, OUT] = Path("demo"),
-    size: Annotated[int | None, SIZE] = None,
     seed: Annotated[o.Seed, "Random seed."] = 0,
     tiny: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> Iterator[Any]:
@@ -31,9 +28,7 @@ def demo(
 
     Prints a table of six networks and the findings, and draws five figures. An interrupted run resumes.
     """
-    size = 10 if size is None else size
-    check_choice("size", str(size), map(str, SIZES))
-    settings = replace(TINY if tiny else SIZES[size], seed=seed)
+    settings = replace(TINY if tiny else Settings(), seed=seed)
     kept = f"finished parts are kept in {out}; run the same command to resume"
     with interruptible(kept), progress("digits") as bar:
         result = study.run(settings, out, bar.named)

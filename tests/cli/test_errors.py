@@ -33,7 +33,6 @@ DIGITS = "-m small_cnn --data digits"
         (f"attack {DIGITS} --radius 0.1 -a pgd:alpha=3", "freeze; did you mean 'step_size'? Try"),
         (f"evaluate {DIGITS} --eps 0.1", "no option --eps; did you mean '--radius'? Try"),
         ("train -m resnet19 --data digits", "did you mean 'resnet18' or 'resnet50'? Try"),
-        ("demo --size 9", "8, 10, 16, 28"),
         (f"evalute {DIGITS}", "Did you mean 'evaluate'? Try"),
         (f"construct random_targte {DIGITS} --out made", "did you mean 'random-target'? Try"),
     ],
