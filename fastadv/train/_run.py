@@ -212,10 +212,11 @@ class Run:
         chance = math.log(steps.classes)
         if loss <= chance:
             return ""
-        ramp = "" if isinstance(recipe, Standard) else ", or let the radius grow (ramp)"
+        ramp = "" if isinstance(recipe, Standard) else ", let the radius grow (ramp)"
         return (
             f"the loss in the second half of epoch 1, {loss:.4g}, is above the {chance:.4g} of equal "
-            f"probabilities for {steps.classes} classes; lower the learning rate{ramp}"
+            f"probabilities for {steps.classes} classes; lower the learning rate{ramp}, or leave out a "
+            "softmax at the end"
         )
 
     def _save(self) -> None:

@@ -302,10 +302,14 @@ def test_weights_have_the_callers_layout_again_afterwards(optimizer):
     assert other[2].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+END = ", or leave out a softmax at the end"
+
+
 @pytest.mark.parametrize(
     ("recipe", "rate", "size", "told"),
     [
-        (Standard(), 3.0, 2, [""]), (FGSMTraining(fa.Linf(0.1)), 3.0, 2, [", or let the radius grow (ramp)"]),
+        (Standard(), 3.0, 2, [END]),
+        (FGSMTraining(fa.Linf(0.1)), 3.0, 2, [f", let the radius grow (ramp){END}"]),
         (Standard(), 3.0, 4, []), (Standard(), 0.01, 2, []), (Standard(loss="bce"), 3.0, 2, []),
         (fa.train.TRADES(fa.Linf(0.1), steps=1), 3.0, 2, []),
     ],
