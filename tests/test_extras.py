@@ -65,9 +65,7 @@ def test_the_base_imports_no_extra():
 def test_the_extras_bring_what_the_calls_ask_for():
     assert {re.split(r"\W", text)[0] for text in PROJECT["dependencies"]} == BASE
     for extra in ("cli", "plot", "data", "report"):
-        asked = {
-            _extras.PIP.get(name, name) for name, (brings, _) in _extras.EXTRAS.items() if brings == extra
-        }
+        asked = {_extras.PIP.get(name, name) for name, (by, _) in _extras.EXTRAS.items() if by == extra}
         assert requirements(extra) == asked
     assert {extra for extra, _ in _extras.EXTRAS.values()} == {"cli", "plot", "data", "report"}
     assert PROJECT["optional-dependencies"]["all"] == ["fastadv[cli,plot,data,report]"]

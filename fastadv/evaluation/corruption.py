@@ -159,9 +159,7 @@ def selected(
     levels = check_severities(severities)
     if corruptions is None:
         if published is not None or levels != SEVERITIES:
-            raise InputError(
-                "severities, published: expected none without corruptions; pass corruptions='c15'"
-            )
+            raise InputError("severities, published: expected none without corruptions; pass corruptions=")
         return NONE
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))

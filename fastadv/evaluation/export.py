@@ -42,6 +42,8 @@ def published(name: str) -> str:
 class Exported:
     """A result that other programs can read."""
 
+    headline = property(lambda self: "")  # what must be known before any figure
+
     @abstractmethod
     def records(self) -> list[dict[str, Any]]:
         """Return a dictionary of plain values for each line: shares from 0 to 1, None for what is missing."""
@@ -60,9 +62,8 @@ class Exported:
             A line for the head and one for each record; shares from 0 to 1, nothing for what is missing.
         """
         records, file = self.records(), io.StringIO()
-        writer = csv.DictWriter(
-            file, [*dict.fromkeys(name for one in records for name in one)], lineterminator="\n"
-        )
+        heads = dict.fromkeys(name for one in records for name in one)
+        writer = csv.DictWriter(file, [*heads], lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
         if path is not None:
@@ -76,7 +77,7 @@ class Exported:
             columns: the heads of those to keep after the first; None, the default, keeps all.
 
         Returns:
-            A tabular: names as papers write them, figures to the right.
+            A tabular: names as papers write them, figures to the right; above it the headline, as a comment.
 
         Raises:
             InputError: the table has no such column.
@@ -88,7 +89,7 @@ class Exported:
         texts = [" & ".join(_latex(line[place]) for place in places) + r" \\" for line in (head, *lines)]
         rows = [r"\toprule", texts[0], r"\midrule", *texts[1:], r"\bottomrule"]
         frame = rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}", r"\end{tabular}"
-        return "\n".join([frame[0], *rows, frame[1], ""])
+        return "\n".join([*[f"% {self.headline}"] * bool(self.headline), frame[0], *rows, frame[1], ""])
 
     def to_pandas(self) -> Any:
         """Return the figures as a `pandas.DataFrame`.
@@ -110,16 +111,19 @@ class OverSeeds(Exported):
 
     Attributes:
         accuracy: by the name of a line ("none", each attack, the worst of all), one share for each table.
+        headline: of how many tables the accuracies are not robust ones, and why; "" of none.
     """
 
     accuracy: dict[str, tuple[float, ...]]
+    headline: str = ""
 
     def records(self) -> list[dict[str, Any]]:
         """Return a dictionary for each line: mean, deviation (n - 1), the least and the largest, and n."""
+        lead = {"headline": self.headline} if self.headline else {}
         return [
             {
                 "attack": name, "mean": statistics.fmean(shares), "deviation": statistics.stdev(shares),
-                "least": min(shares), "most": max(shares), "seeds": len(shares),
+                "least": min(shares), "most": max(shares), "seeds": len(shares), **lead,
             }
             for name, shares in self.accuracy.items()
         ]  # fmt: skip
@@ -133,7 +137,8 @@ class OverSeeds(Exported):
 
     def __str__(self) -> str:
         (count,) = {len(shares) for shares in self.accuracy.values()}
-        return f"{aligned(self.paper_cells())}\nmean and standard deviation over {several(count, 'table')}"
+        over = f"mean and standard deviation over {several(count, 'table')}"
+        return f"{self.headline}\n{aligned(self.paper_cells())}\n{over}".lstrip()
 
 
 def over_seeds(tables: Sequence[Any]) -> OverSeeds:
@@ -174,7 +179,9 @@ def over_seeds(tables: Sequence[Any]) -> OverSeeds:
         raise InputError(f"tables: expected lines with names of their own, got {names}")
     columns = zip(*([one["accuracy"] for one in each] for each in lines), strict=True)
     known = zip(names, columns, strict=True)
-    return OverSeeds({name: shares for name, shares in known if None not in shares})
+    leads = [signs.lead for table in tables if (signs := table.indicators) and signs.lead]
+    of = f"{len(leads)} of {several(len(tables), 'table')}: {' '.join(dict.fromkeys(leads))}" * bool(leads)
+    return OverSeeds({name: shares for name, shares in known if None not in shares}, of)
 
 
 def _kind(attack: str, norm: str | None, radius: float | None) -> str:

@@ -18,6 +18,7 @@ from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
+from fastadv.runs.identity import describe
 from fastadv.threat import Threat
 
 Attack = Callable[..., AttackResult]
@@ -27,6 +28,7 @@ Threats = Threat | Sequence[Threat]
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
+LINES = ("none", "worst of all", "union")  # of a table, beside those of its attacks
 GREY_BOX = "grey box"  # the row of images that were made on another net
 MISREAD = "grey_box: the net inside misreads some samples, which stay as they are"
 GOAL = ("threat", "criterion", "targets", "mask")  # what an attack is asked for
@@ -81,9 +83,9 @@ def named(
                 untold.append(name)
         for end, one in each:
             row = name + end
-            if row in by_name:
+            if row in (*by_name, *LINES):
                 raise InputError(
-                    f"attacks: expected one attack of each name, got two of {row!r}; pass a dict"
+                    f"attacks: expected lines with names of their own, got two of {row!r}; rename in a dict"
                 )
             if criterion is not None and bound(one, "criterion") is None and takes(one, "criterion"):
                 one = partial(one, criterion=criterion)
@@ -95,7 +97,7 @@ def named(
         by_name |= {name: _told(by_name[name], balls[0]) for name in untold}
     # a universal perturbation is in one threat
     held = [getattr(one, "threat", None) for one in (recipe, *by_name.values())]
-    taken = taken or any(one is threat or getattr(one, "threats", None) == threats for one in held)
+    taken = taken or any(describe(getattr(one, "threats", (one,))) == describe(threats) for one in held)
     # a threat that nothing takes may still say the box of the data, if no other does
     idle = boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
     if threat is not None and idle and not taken:

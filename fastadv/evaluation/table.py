@@ -209,6 +209,7 @@ class Table(Exported):
             shares = {name: share for name, share in self.worst_cases.items() if not math.isnan(share)}
             lines += [{"attack": name, "accuracy": share} for name, share in shares.items()]
             lines[-1] |= _drawn(worst_draws(self.rows)) if shares else {}
+        lines = [line | ({"headline": self.headline} if self.headline else {}) for line in lines]
         return lines if self.corruption is None else lines + self.corruption.records()
 
     def paper_cells(self) -> list[list[str]]:

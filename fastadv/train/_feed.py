@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Reader
 from fastadv.data.given import ANY, CLASSES
-from fastadv.data.imageset import UNIT, Boxes, Held, to_unit
+from fastadv.data.imageset import UNIT, Boxes, Held, check_images, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
 from fastadv.evaluation.named import labels_of
@@ -29,6 +29,7 @@ from fastadv.train.recipes.base import is_missing
 
 logger = logging.getLogger("fastadv")
 RESIDENT = 4 << 30  # bytes; the batches of larger sets in memory are moved one by one
+CHECK_EVERY = 64  # steps between two checks on a GPU: each check waits for the device
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Feed:
     drop_last: bool = False
     box: Boxes = UNIT
     labels: str = CLASSES  # what they may be
+    within: Boxes = field(default_factory=dict)  # where the recipe wants images, augmented, too
 
     def __post_init__(self) -> None:
         self.rank, self.world = processes.rank(), processes.world()
@@ -59,9 +61,7 @@ class Feed:
                 f"{self._all}, of which nothing would be left; leave it out"
             )
         if self.workers is not None and isinstance(self.dataset, Held):
-            raise InputError(
-                f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
-            )
+            raise InputError(f"workers: expected None for images in memory, got {self.workers}; leave it out")
 
     @property
     def _all(self) -> int:
@@ -104,6 +104,8 @@ class Feed:
                 seed = rng.derive(self.seed, "torch augment", epoch, step, *self.share(step).key)
                 rng.seed_all(seed, self.device)
                 x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch)
+                if self.within and (not waits(self.device) or step % CHECK_EVERY == 0):
+                    check_images(x.float(), "augment", self.within)
             yield x.to(self.dtype or x.dtype), y, ids
 
     @cached_property

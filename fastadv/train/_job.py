@@ -98,10 +98,8 @@ def _checked(job: Job) -> Job:
     check_progress(job.progress)
     for kind in (Optimization, Measuring, Ending, Execution):
         name = kind.__name__.lower()
-        if not isinstance(options := getattr(job, name), kind):
-            raise InputError(
-                f"{name}: expected a fastadv.train.{kind.__name__}, got {type(options).__name__}"
-            )
+        if not isinstance(value := getattr(job, name), kind):
+            raise InputError(f"{name}: expected a fastadv.train.{kind.__name__}, got {type(value).__name__}")
     if isinstance(job.train_set, DataLoader):
         job = _without_loader(job, job.train_set)
     if job.batch_size is not None:
@@ -185,7 +183,7 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     feed = Feed(
         dataset=job.train_set, batch_size=128 if job.batch_size is None else job.batch_size, augment=augment,
         seed=job.seed, device=place, workers=execution.workers, dtype=dtype_of(model),
-        drop_last=optimization.drop_last, box=box, labels=labels,
+        drop_last=optimization.drop_last, box=box, labels=labels, within=boxes_of({}, recipe=inner),
     )  # fmt: skip
     # A recipe with a step of its own reads the rate itself, and takes no fused step
     fused = isinstance(job.optimizer, str) and not owns_step(recipe)

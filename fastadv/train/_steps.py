@@ -19,7 +19,7 @@ from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
 from fastadv.text import first_line
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
-from fastadv.train._feed import Feed, check_classes
+from fastadv.train._feed import CHECK_EVERY, Feed, check_classes
 from fastadv.train._share import Share, WholeBatch, mean
 from fastadv.train.optim import DeviceRates
 from fastadv.train.options import Execution, Optimization
@@ -29,7 +29,6 @@ from fastadv.train.recipes._followers import Followers
 from fastadv.train.recipes.base import is_missing, owns_step
 
 logger = logging.getLogger("fastadv")
-CHECK_EVERY = 64  # steps between two checks on a GPU: each check waits for the device
 
 
 class MovingAverage:

@@ -72,9 +72,7 @@ def queried(name: str, threat: fa.Threat, **options: Any) -> Attack:
 
 PGD, EARLY, MIM = attack("pgd", stop_early=False), attack("pgd", restarts=2), attack("mim", L2)
 LAST, APGD = attack("last_iterate", step_size=0.002), attack("apgd", steps=50)
-SQUARE = {
-    norm: queried("square", threat) for norm, threat in {"linf": LINF, "l2": L2, "l1": fa.L1(3.0)}.items()
-}
+SQUARE = {norm: queried("square", ball) for norm, ball in {"linf": LINF, "l2": L2, "l1": fa.L1(3.0)}.items()}
 SPARSE = queried("sparse_rs", fa.L0(6))
 FAB = [
     attack("fab", threat, targeted=targeted, restarts=2)

@@ -100,13 +100,10 @@ def test_what_is_drawn(hidden: float) -> None:
     both = (grey[..., 1:] & grey[..., :-1]).double().mean()
     assert abs(float(both) - hidden**2) < 5 * math.sqrt(hidden**2 * (1 - hidden**2) / grey.numel()) * 2
     # a draw depends on its sample and number alone
-    alone, _ = noise.copies(
-        levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), table, 3, torch.float32
-    )
+    few = levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), table
+    alone, _ = noise.copies(*few, 3, torch.float32)
     assert torch.equal(alone, copies[rows == 2][200:205])
-    other, _ = noise.copies(
-        levels[2:], torch.tensor([5]), ids[2:], torch.tensor([300]), table, 4, torch.float32
-    )
+    other, _ = noise.copies(*few, 4, torch.float32)
     assert not torch.equal(alone, other)
     assert noise.charge(784) < 1e-8
     off = Fraction(round(hidden * (2 << CHOICE)), 2 << CHOICE) - Fraction(hidden)

@@ -52,9 +52,7 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     torch.testing.assert_close(written["x_adv"][direct.success], direct.x_adv[direct.success])
     for name, cost in direct.costs.items():
         fields = ("samples", "broken", "backwards")
-        assert [row["components"][name][field] for field in fields] == [
-            getattr(cost, field) for field in fields
-        ]
+        assert [row["components"][name][key] for key in fields] == [getattr(cost, key) for key in fields]
     assert row["remarks"] == list(direct.notes)
     assert written.keys() >= {"x_adv", "component", "by", "status", "distances"}
     assert torch.equal(written["status"], direct.status)

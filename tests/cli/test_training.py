@@ -148,7 +148,7 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, runs, test):
         ("--augment crop:padding=big", "expected padding to be a whole number, got 'big'"),
         ("--schedule sometimes", "schedule: expected one of constant, "),
         ("--accumulate 0", "accumulate"),
-        ("--workers 2", "workers: expected None for images that are in memory"),
+        ("--workers 2", "workers: expected None for images in memory"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_wrong_usage(refused, options, word):

@@ -151,7 +151,7 @@ def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_hol
             return across(x)
 
     ball = fa.Linf(0.125)
-    attacks = {"outer": outer, "none": Held(None), "own": Held(ball)}
+    attacks = {"outer": outer, "free": Held(None), "own": Held(ball)}
     attacks["says"] = lambda model, x, y: SimpleNamespace(x_adv=across(x), threat=ball)
     table = evaluate(Threshold(), DATA, attacks, threat=BALL, seed=1, indicators=False)
     assert [int(row.broken.sum()) for row in table.rows] == [2, 2, 1, 1]
@@ -312,9 +312,7 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
     assert torch.equal(exact.success, out.success) == (off < 1e-5)
     assert [flag.partition(" points")[0] for flag in out.flags] == ["outside: 11 of 12"] * (off > 1e-5)
     assert all("L∞ 0.02" in flag and "project()" in flag for flag in out.flags)
-    over = core.run(
-        net, X, y, fa.Linf(1.0), lambda search: search.finish(torch.full_like(search.x, 1 + 1e-7))
-    )
+    over = core.run(net, X, y, fa.Linf(1), lambda search: search.finish(torch.full_like(search.x, 1 + 1e-7)))
     assert float(over.x_adv.max()) == 1
     assert "outside" not in str(over)
 

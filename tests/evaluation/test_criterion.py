@@ -135,9 +135,7 @@ def test_pixels_and_mean_iou_are_those_of_a_count_by_hand() -> None:
     assert table.extra == {"pixel accuracy": 1.0, "mean IoU": 1.0}
 
 
-@pytest.mark.parametrize(
-    "data", [X, (X, None), DataLoader(X, batch_size=4)], ids=["tensor", "pair", "loader"]
-)
+@pytest.mark.parametrize("data", [X, (X, None), DataLoader(X, 4)], ids=["tensor", "pair", "loader"])
 def test_a_criterion_without_labels_takes_images_alone(data: object) -> None:
     options = {"threat": fa.Linf(0.02), "criterion": Beyond(0.14)}
     table = fa.evaluate(TAGS, data, {"pgd": PGD}, **options)

@@ -177,14 +177,14 @@ def test_table_and_verdict_tell_the_draws():
     one, worst = (f"{100 * share:.1f}%" for share in (table.worst_case, table["pgd"].draws.worst))
     assert table.worst_case == table["pgd"].robust_accuracy == table.to_dict()["worst_case"]
     assert f"Randomized: at most {one} of one draw, {worst} worst of 5 draws (eot=4)." in table.verdict
-    table = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01), "none": nothing})
+    table = drawn(Flips(0.3), 5, attacks={"pgd": nets.pgd(0.01), "still": nothing})
     assert table.headline.endswith(f"At most {100 * table.worst_case:.1f}% of one draw.")
     as_json = json.loads(json.dumps(table.to_dict()))
     assert as_json["draws"] == table.draws.to_dict()
     assert [row["draws"] for row in as_json["attacks"]] == [row.draws.to_dict() for row in table.rows]
     cells = table.details()["each sample classified 5 times"]
     assert cells[0] == ["attack", "one draw", "majority", "worst of 5"]
-    assert [line[0] for line in cells[1:]] == ["none", "pgd", "none", "worst of all"]
+    assert [line[0] for line in cells[1:]] == ["none", "pgd", "still", "worst of all"]
     assert cells[1][1] == f"{100 * table.draws.one_draw:.1f}%"
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.attacks.masking import Indicators
 from fastadv.evaluation.export import published
 from tests.refusals import refuses
 
@@ -54,6 +55,15 @@ def test_latex_escapes_and_chooses_columns(table) -> None:
     assert lines[7:] == [r"DDN & -- & 100.0\% \\", lines[8], r"\bottomrule", r"\end{tabular}"]
     assert table.to_latex() == table.to_latex(table.cells()[0][1:])
     refuses("columns: expected some of", table.to_latex, ["accurasy"])
+
+
+def test_a_sign_of_masking_is_exported(table) -> None:
+    masked = replace(table, indicators=Indicators({"zero_gradient": 1.0}))
+    over = fa.evaluation.over_seeds([table, masked, masked])
+    assert str(over).splitlines()[0] == f"2 of 3 tables: {masked.indicators.lead}"
+    for one in (masked, over):
+        assert one.to_latex().startswith(f"% {one.headline}\n\\begin")
+        assert {line["headline"] for line in csv.DictReader(io.StringIO(one.to_csv()))} == {one.headline}
 
 
 def test_draws_and_corruptions_are_exported() -> None:
@@ -101,7 +111,7 @@ def test_mean_and_deviation_over_tables() -> None:
     def of(accuracy: float, n: int = 10, name: str = "PGD", **more: object) -> SimpleNamespace:
         lines = [{"attack": "none", "accuracy": 1.0}, {"attack": name, "accuracy": accuracy, **more}]
         both = [*lines, {"attack": "DDN", "accuracy": None}]
-        return SimpleNamespace(n=n, ids=torch.arange(n), records=lambda: both)
+        return SimpleNamespace(n=n, ids=torch.arange(n), records=lambda: both, indicators=None)
 
     found = fa.evaluation.over_seeds([of(0.4), of(0.6), of(0.2)])
     none, pgd = found.records()

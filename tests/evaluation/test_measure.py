@@ -135,7 +135,7 @@ def test_passes_of_a_frozen_model_are_those_of_the_attack():
 
 
 def test_limit():
-    attacks, model = {"pgd": pgd(0.35), "none": pgd(0.01)}, Threshold().train()
+    attacks, model = {"pgd": pgd(0.35), "weak": pgd(0.01)}, Threshold().train()
     table = evaluate(model, DATA, attacks, limit=5, batch_size=2)
     # the model is left as it was
     assert (model.training, model.weight.grad, model.weight.requires_grad) == (True, None, True)

@@ -1,6 +1,7 @@
 """Attacks of an evaluation: names, functions and dictionaries, with the threat said once."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
+from fastadv.evaluation.named import named
 from tests.evaluation import nets
 from tests.refusals import refuses
 
@@ -85,14 +87,15 @@ def test_several_threats_are_those_of_as_many_calls() -> None:
         ([BALL] * 2, "attacks: "),
         ([BALL, fa.Linf(torch.full((12,), 0.1))], "threat: expected one radius .*pass a dict"),
     ):
-        with pytest.raises(InputError, match=says):
-            fa.evaluate(MODEL, DATA, "pgd", threat=wrong)
+        refuses(says, fa.evaluate, MODEL, DATA, "pgd", threat=wrong)
 
 
 def test_a_threat_that_is_bound_is_kept() -> None:
     wide = partial(fa.attacks.fgsm, threat=fa.Linf(0.9))
     table = fa.evaluate(MODEL, DATA, {"wide": wide, "fgsm": "fgsm"}, threat=fa.Linf(0.0), indicators=False)
     assert table["wide"].robust_accuracy < table["fgsm"].robust_accuracy == 1
+    for one in (BALL, [BALL, fa.L2(1)]):  # known by its value
+        assert named(None, deepcopy(one), fa.train.PGDTraining(one)) == {}
 
 
 @pytest.mark.parametrize(
@@ -102,11 +105,11 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ("fgms", BALL, "did you mean 'fgsm'"),
         ("PGD", BALL, "did you mean 'pgd'"),
         (["fgsm", fa.attacks.fgsm], BALL, "got two of 'fgsm'"),
-        ({"own": OWN}, BALL, r"threat: expected None.* got Linf\(.*leave it out"),
+        ({"own": OWN}, BALL, r"threat: expected None, as nothing here takes it, got Linf\(.*leave it out"),
+        ({"none": "fgsm"}, BALL, "attacks: expected lines with names of their own, got two of 'none'"),
         ({"x": 3}, BALL, r"attacks\['x'\]: expected a name or a function .* got int"),
         (None, BALL, "threat: expected None, as nothing here takes it"),
         ("fgsm", fa.Linf(0.1, box=(2, 3)), r"pixels in \[2, 3\], the box of attacks\['fgsm'\], got 0 to 1"),
-        ([OWN], BALL, "threat: expected None, as nothing here takes it"),
         ({"a": OWN, "b": partial(fa.attacks.pgd, threat=BALL)}, fa.L2(1), r"nothing here takes it, got L2\("),
         (lambda model, x, y, *, ids, threat=BALL: OWN(model, x, y), BALL, "nothing here takes it"),
         (3, BALL, r"attacks\['int'\]: expected a name or a function"),
@@ -137,9 +140,10 @@ def test_a_seed_reaches_attacks_to_which_none_is_bound():
     assert evaluate(lambda model, x, y, threat: x, seed=5).rows[0].broken.sum() == 0
 
 
-TABLES, SCALED = torch.linspace(-2, 2, 24).view(8, 3), fa.Scaled(torch.full((3,), 0.1), box=(-9, 9))
+TABLES = torch.linspace(-2, 2, 24).view(8, 3)
+SHIFT = fa.Through(torch.add, fa.Linf(0.1, (-1, 1)), lambda x: x.new_zeros(len(x), 1), box=(-9, 9))
 REFUSED = {
-    "a map": (nn.Linear(3, 2), (TABLES, TABLES[:, 0].gt(0).long()), "square", SCALED),
+    "a map": (nn.Linear(3, 2), (TABLES, TABLES[:, 0].gt(0).long()), "square", SHIFT),
     "a norm": (nets.Threshold(), nets.DATA, "ddn", fa.Linf(0.25)),
     "a radius": (nets.Threshold(), nets.DATA, "apgd", fa.L2(math.inf)),
 }

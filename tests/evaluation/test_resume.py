@@ -143,9 +143,7 @@ def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     told = []
     table = run(tmp_path, on_event=told.append)
     # two of each batch of two samples; the last two samples are wrong already
-    assert [(one["step"], one["attack"]) for one in told] == [
-        (n, a) for n in (2, 4, 6) for a in ("near", "pgd")
-    ]
+    assert [(at["step"], at["attack"]) for at in told] == [(n, a) for n in (2, 4, 6) for a in ("near", "pgd")]
     assert [one["clean_accuracy"] for one in told] == [1, 1, 1, 1, 4 / 6, 4 / 6]
     # PGD has 0.25: of the distances 0.1 to 0.4 it reaches the first two
     assert [one["robust_accuracy"] for one in told if one["attack"] == "pgd"] == [

@@ -18,9 +18,7 @@ from tests.refusals import refuses
 from tests.zoo.net import module
 
 importlib.import_module("fastadv._torchvision")
-v1, v2, presets = (
-    importlib.import_module(f"torchvision.transforms{name}") for name in ("", ".v2", "._presets")
-)
+v1, v2, presets = (importlib.import_module(f"torchvision.transforms{at}") for at in ("", ".v2", "._presets"))
 
 ENDS = [v1.ToTensor(), v1.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))]
 BICUBIC, NEAREST, LANCZOS = (v1.InterpolationMode(name) for name in ("bicubic", "nearest", "lanczos"))

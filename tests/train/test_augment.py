@@ -67,9 +67,7 @@ def test_the_type_and_layout_of_the_images_do_not_matter(name, dtype, channels):
     assert (moved.dtype, moved.shape) == (dtype, x.shape)
     assert torch.equal(moved, augment(x.to(memory_format=torch.channels_last), ids=ids, **key))
     assert torch.equal(moved.double(), augment(x.double(), ids=ids, **key))
-    assert torch.equal(
-        moved, torch.cat([augment(x[i : i + 1], ids=ids[i : i + 1], **key) for i in range(20)])
-    )
+    assert torch.equal(moved, torch.cat([augment(x[[i]], ids=ids[[i]], **key) for i in range(20)]))
     assert torch.equal(moved.flip(0), augment(x.flip(0), ids=ids.flip(0), **key))
     assert not torch.equal(moved, augment(x, ids=ids + 1000, **key))
     assert not torch.equal(moved, augment(x, ids=ids, seed=1, epoch=3))

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture, load
-from fastadv.errors import InputError
-from fastadv.train import Execution, Optimization, epochs, fit
+from fastadv.train import Execution, Optimization, _feed, epochs, fit
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
+from tests.refusals import refuses
 
 from .nets import grouped, images, net
 
@@ -131,6 +131,14 @@ def test_what_a_function_draws_from_torch_is_fresh_in_each_step_and_the_same_whe
         assert torch.equal(one[0], other[0])
 
 
+def test_on_a_gpu_one_batch_of_many_is_read(monkeypatch):
+    monkeypatch.setattr(_feed, "waits", lambda device: True)
+    augment = make_augment(lambda x, *, ids, seed: x + (5 in ids))
+    small, whole = (Feed(images(10), size, augment, 0, CPU, within=(0, 1)) for size in (1, 10))
+    assert len([*small.batches(1)]) == 10 > small.order(1).tolist().index(5) > 0
+    refuses("augment: expected pixels", next, whole.batches(1))
+
+
 def test_what_does_not_fill_a_step_is_left_out_and_is_another_in_each_epoch():
     left = []
     feed = Feed(images(26), 8, None, 0, CPU, drop_last=True)
@@ -140,8 +148,8 @@ def test_what_does_not_fill_a_step_is_left_out_and_is_another_in_each_epoch():
         assert len(ids) == len(set(ids.tolist())) == 24
         left.append(set(range(26)) - set(ids.tolist()))
     assert left[0] != left[1]
-    with pytest.raises(InputError, match="drop_last: expected at least the 64 images of a step"):
-        fit(net(), images(), loss, epochs=1, batch_size=64, **grouped(drop_last=True))
+    drop = {"epochs": 1, "batch_size": 64, **grouped(drop_last=True)}
+    refuses("drop_last: expected at least the 64 images of a step", fit, net(), images(), loss, **drop)
 
 
 class Placed(Dataset):

@@ -138,6 +138,7 @@ BAD = {
     "augment": [{"augment": value} for value in
                 ("mixer", ["crop", "mixer"], ["crop", 3], [], 5, lambda x, *, ids, seed: x[:, :, 1:],
                  lambda x, *, ids, seed: None)],
+    "augment: .* of the recipe": [{"recipe": AWP(FGSMTraining(fa.Linf(0.1))), "augment": lambda x, **_: -x}],
     "learning_rate": [{"learning_rate": rate} for rate in (0.0, math.nan, "fast")],
     "momentum": [{"momentum": value} for value in (1.0, -0.1)],
     "weight_decay": [{"weight_decay": value} for value in (-1.0, math.inf)],

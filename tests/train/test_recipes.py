@@ -223,9 +223,7 @@ def test_examples_and_the_mixture_with_clean_images_by_hand(recipe, steps, step_
 
 
 @pytest.mark.parametrize("threat", [fa.L0(2), fa.L0(9), fa.L1(0.5), fa.L2(0.4), fa.Linf(0.05)])
-@pytest.mark.parametrize(
-    "make", [lambda threat: PGDTraining(threat, steps=7, random_start=False), FGSMTraining]
-)
+@pytest.mark.parametrize("make", [lambda ball: PGDTraining(ball, steps=7, random_start=False), FGSMTraining])
 def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat):
     x, y, ids = batch()
     model = flat_net()
@@ -251,9 +249,7 @@ def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
     def forward(self, x):
         return FORMS[form](self.inner(x)) if self.training else self.inner(x)
 
-    words = (
-        "model: expected (floating (logits|outputs)|embeddings|at least two classes|a class for each label)"
-    )
+    words = "model: expected (floating (logits|outputs)|embeddings|.*two classes|a class for each label)"
     others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
     for name, recipe in (RECIPES | others).items():
         if name not in ("rs-l2", "pgd-l2"):

@@ -39,7 +39,7 @@ COUNTS = ("steps", "queries", "restarts", "searches")
 OF_VERSION = {"quick": 500, "robustvlm": 1000, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 TO_THE_END = {"quick": 1200, "standard": 7000, "plus": 16000, "strong": 9000}
 UNKNOWN = 100
-# maps of parameters that an attack serves: any, those whose parameters [B, C, H, W] are images, or none
+# maps of parameters that an attack serves: any, those whose parameters are [B, C, H, W] or like x, or none
 Serves = Literal["any", "images", "none"]
 Door = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -141,7 +141,7 @@ def takes_common(
         with no_gradient(), no_autocast(device):
             try:
                 task = Task.of(**called, **asked, passes=work)
-                _check_through(name, through, task)
+                _check_through(name, through, task, x.shape)
                 if model is called["model"]:
                     warn_of_training(name, model, task.classifier, "ids" in asked)
                 with task.classifier.in_eval():
@@ -286,11 +286,12 @@ class _Front:
         return documented(text, known, others)
 
 
-def _check_through(attack: str, served: Serves, task: Task) -> None:
+def _check_through(attack: str, served: Serves, task: Task, shape: torch.Size) -> None:
     """Raise InputError where an attack does not serve the map of parameters of a task."""
-    if task.through is None or served == "any" or (served == "images" and task.x.ndim == 4):
+    images = task.x.ndim == 4 or task.x.shape == shape
+    if task.through is None or served == "any" or (served == "images" and images):
         return
-    wanted = "and no map of parameters" if served == "none" else "or a map of parameters [C, H, W]"
+    wanted = "and no map of parameters" if served == "none" else "or a map of parameters like x or [C, H, W]"
     blind = "grid" if task.x[0].numel() <= 3 else "nes"
     raise InputError(
         f"threat: expected a ball {wanted} for {attack}, got {task.through.name}, whose parameters are "

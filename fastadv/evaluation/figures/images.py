@@ -63,9 +63,7 @@ class Strip:
                 f"images: expected [N, 1 or 3, H, W] with N > 0, got {tuple(images.shape)}; reshape them"
             )
         if self.captions and len(self.captions) != len(images):
-            raise InputError(
-                f"captions: expected {len(images)}, one for each image, got {len(self.captions)}"
-            )
+            raise InputError(f"captions: expected {len(images)}, one per image, got {len(self.captions)}")
         if self.marked is not None and len(self.marked) != len(self.captions):
             raise InputError(
                 f"marked: expected {len(self.captions)}, one for each caption, got {len(self.marked)}"

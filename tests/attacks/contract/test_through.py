@@ -126,6 +126,8 @@ def test_attacks_that_ask_others_of_images_refuse() -> None:
             given: dict[str, Any] = {"source": net(), "attack": fa.attacks.bim} if name == "transfer" else {}
             refuses(f"no map of parameters for {name}", card.run, net(), x, y, fa.Flow(0.5), **given)
     refuses(r"\[C, H, W\] for square, got Moved", fa.attacks.square, net(), x, y, fa.Moved(1, 5))
+    table, threat = x.flatten(1), fa.Scaled(torch.full((x[0].numel(),), 0.1))
+    assert fa.attacks.square(lambda z: net()(z.view(-1, *SHAPE)), table, y, threat, queries=9).success.any()
     for refused in (
         lambda: fa.attacks.last_iterate(net(), x, y, fa.Flow(0.5), steps=1, step_size=0.1),
         lambda: fa.attacks.indicators(net(), x, y, fa.Flow(0.5)),

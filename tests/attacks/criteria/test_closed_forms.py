@@ -36,9 +36,7 @@ def test_regression(search: Callable[..., AttackResult], norm: str) -> None:
     """The error grows by radius times the dual norm."""
     model, weight, x = linear(1)
     y = model(x).detach() + torch.tensor([[3.0], [-3.0], [2.0], [-2.0], [5.0]])
-    out = search(
-        model, x, y, THREATS[norm](0.1, ANYWHERE), steps=40, stop_early=False, criterion=Beyond(100.0)
-    )
+    out = search(model, x, y, THREATS[norm](0.1, ANYWHERE), steps=40, stop_early=False, criterion=Beyond(100))
     longest = (model(x) - y).abs() + 0.1 * weight.norm(DUAL[norm], dim=1)
     reached = (model(out.x_adv) - y).abs()
     assert (reached <= longest + 1e-6).all()
