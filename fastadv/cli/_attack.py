@@ -164,8 +164,7 @@ def attack(
         result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:
             if table.samples is not None:  # as they were judged, not as the attack says
-                judged = ((name, getattr(table.samples, name)) for name in JUDGED)
-                kept = [{name: each[~table.failed] for name, each in judged}]
+                kept = [{name: getattr(table.samples, name)[~table.failed] for name in JUDGED}]
             tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
             if (components := table.rows[0].components) is not None:
                 tensors["component"] = components.by[~table.failed]

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -180,11 +181,8 @@ def _code(code: CodeType) -> list[Any]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names that a function reads, with those of the functions inside."""
-    yield from code.co_names
-    for inside in code.co_consts:
-        if isinstance(inside, CodeType):
-            yield from _names(inside)
+    """Return the names that a function reads, with those of the functions inside."""
+    return chain(code.co_names, *(_names(one) for one in code.co_consts if isinstance(one, CodeType)))
 
 
 def _constant(value: Any) -> str:

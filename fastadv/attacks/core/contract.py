@@ -187,9 +187,8 @@ def distances_are_near(tried: Tried) -> None:
     model: Any = lambda x: (x - 0.5).flatten(1) @ weights.T  # noqa: E731
     exact = model(x).diff(dim=1).abs().squeeze(1) / weights.diff(dim=0).norm(DUAL[norm])
     if not card.minimal:
-        out = tried(model, x, said(model, x), THREATS[norm](1.5 * exact))
-        told = "a linear model holds in a ball 1.5 times as large as the distance of its boundary"
-        assert out.success.all(), f"{told}; ascend in all values"
+        holds = "a linear model holds in a ball 1.5 times as large as the distance of its boundary"
+        assert tried(model, x, said(model, x), THREATS[norm](1.5 * exact)).success.all(), holds
         return
     out = card.run(model, x, said(model, x), tried.threat(), **{**card.quick, **card.oracle})
     far = float((out.distance / exact).max())
