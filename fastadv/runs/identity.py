@@ -150,8 +150,7 @@ class _Description:
 
     def _read(self, function: FunctionType) -> dict[str, Any]:
         """Describe what a function reads of its module: other functions and classes, and constants."""
-        names = dict.fromkeys(_names(function.__code__))
-        read = {name: value for name in names if (value := function.__globals__.get(name)) is not None}
+        read = {name: function.__globals__.get(name) for name in _names(function.__code__)}
         return {
             name: self.of(value)
             for name, value in read.items()
