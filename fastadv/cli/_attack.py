@@ -85,7 +85,8 @@ class NamedAttack:
         if self.card.takes("threat"):
             bound["threat"] = THREATS[self.norm](radius)
         run = partial(self.card.run, **self.arguments, **bound)
-        return Within(run, THREATS[self.norm](radius)) if self.bounded and "threat" not in bound else run
+        judged = is_own(self.card.run) and radius < math.inf and "threat" not in bound
+        return Within(run, THREATS[self.norm](radius)) if judged else run
 
 
 def parse_attacks(

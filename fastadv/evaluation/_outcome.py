@@ -199,9 +199,9 @@ def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
     notes = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if claims:
         notes["claims"] = dict(claims)
-    if result.threat is None:
+    if result.threat is None and not any("without parameters" in why for why in claims):
         notes["remarks"] = [UNTOLD]
-    elif not isinstance(result.threat.radius, Tensor):
+    elif result.threat is not None and not isinstance(result.threat.radius, Tensor):
         notes["threat"] = _as_json(result.threat)
     if result.goal.criterion.outputs == "classes" and result.goal.criterion != WRONG:
         notes["criterion"] = repr(result.goal.criterion)

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
+from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import CLAIMS, UNTOLD, claim_flags
 from fastadv.data.content import describe_data
@@ -193,9 +193,11 @@ def accuracy_against_radius(
             f"minimum_norm: expected an attack that minimizes the distance, got {name_of(minimum_norm)}; "
             "pass attack_for_radius, a function from a radius to an attack"
         )
+    if threat is not None:
+        check_threat(threat, maps=True)
     if minimum_norm is not None and attack_for_radius is None:
         tried = None if radii is None else check_radii(radii)
-        ball = bound(minimum_norm, "threat")
+        ball = bound(minimum_norm, "threat") or threat
         radius = ball.radius if isinstance(ball, Threat) else np.inf
         reach = float(torch.as_tensor(radius, device="cpu").min())
         if tried is not None and tried[-1] > reach:
@@ -220,7 +222,7 @@ def accuracy_against_radius(
         # names are for errors alone: two radii may print alike
         attacks = dict[str, Attack]()
         for radius in tried[tried > 0].tolist():
-            ball = None if threat is None else replace(threat, radius=radius)
+            ball = None if threat is None else threat.resized(radius)
             attacks |= named({f"radius {radius!r}": attack_for_radius(radius)}, ball)
         check_progress(progress)
         job = prepared(

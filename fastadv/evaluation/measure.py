@@ -103,8 +103,8 @@ def evaluate(
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
             there may be more attacks and more samples, which are added to what is there.
         identity: a text that represents your own model and attacks. Without it a model is known by its
-            weights and its logits of 16 samples, an attack by its arguments and code, with the functions and
-            the constants in capitals that this reads of its module.
+            weights and its logits of 16 samples, an attack by its arguments and the code of its function:
+            what that reads or calls in its module may change unnoticed, unless `identity` tells.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks

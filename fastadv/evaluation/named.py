@@ -19,7 +19,7 @@ from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
 from fastadv.runs.identity import describe
-from fastadv.threat import Threat
+from fastadv.threat import Threat, Through
 
 Attack = Callable[..., AttackResult]
 """(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
@@ -64,19 +64,20 @@ def named(
                 f"got {type(attack).__name__}; bind arguments with functools.partial"
             )
         _check_arguments(name, attack)
-        parameter = parameters_of(attack).get("threat")
-        each = [("", attack)]
+        own, each = is_own(attack), [("", attack)]
+        parameter = parameters_of(attack, wrapped=not own).get("threat")
         if parameter is not None and parameter.default in (parameter.empty, None):
             if threat is not None:
                 each = [(end, partial(attack, threat=one)) for end, one in _endings(threats)]
                 taken = True
             elif isinstance(value, str) and parameter.default is not None:
                 raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-            elif is_own(attack):
+            elif own:
                 untold.append(name)
-        elif parameter is None and is_own(attack) and bound(attack, "within") is None:
-            if (own := _threat_of(attack)) is not None:
-                each = [("", Within(attack, own))]
+        elif own and threat_of(attack) is None:
+            mine = _threat_of(attack) if parameter is None else parameter.default
+            if isinstance(mine, Threat):
+                each = [("", Within(attack, mine))]
             elif threat is not None:
                 each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
             else:
@@ -92,9 +93,13 @@ def named(
             if seed and bound(one, "seed") is None and takes(one, "seed"):  # 0 is what each begins with
                 one = partial(one, seed=seed)
             by_name[row] = one
-    balls = [one for attack in by_name.values() if isinstance(one := bound(attack, "threat"), Threat)]
-    if balls and all(one.describe() == balls[0].describe() for one in balls):
-        by_name |= {name: _told(by_name[name], balls[0]) for name in untold}
+    balls = [*filter(None, map(threat_of, by_name.values()))]
+    if not balls and isinstance(of_recipe := getattr(recipe, "threat", None), Threat):
+        balls = [of_recipe]
+    # a map needs parameters, of which a function knows nothing
+    alike = all(not isinstance(one, Through) and describe(one) == describe(balls[0]) for one in balls)
+    if balls and alike:
+        by_name |= {name: Within(by_name[name], balls[0]) for name in untold}
     # a universal perturbation is in one threat
     held = [getattr(one, "threat", None) for one in (recipe, *by_name.values())]
     taken = taken or any(describe(getattr(one, "threats", (one,))) == describe(threats) for one in held)
@@ -107,19 +112,22 @@ def named(
 
 def _check_arguments(name: str, attack: Attack) -> None:
     """Say which argument that is bound to an attack it does not have; such a partial has no signature."""
-    if isinstance(attack, partial) and not parameters_of(attack) and (known := parameters_of(attack.func)):
+    if isinstance(attack, partial) and not (parameters_of(attack) or is_own(attack)):
+        known = parameters_of(attack.func)
         for foreign in sorted(attack.keywords.keys() - known.keys()):
             raise InputError(f"attacks[{name!r}]: no argument {foreign!r}{meant(foreign, known)}")
 
 
-def _told(attack: Attack, threat: Threat) -> Attack:
-    return partial(attack, threat=threat) if "threat" in parameters_of(attack) else Within(attack, threat)
+def threat_of(attack: Attack) -> Threat | None:
+    """Return the threat that is bound to an attack, or in which its points are judged."""
+    given = bound(attack, "threat"), bound(attack, "within")
+    return next((one for one in given if isinstance(one, Threat)), None)
 
 
 def _threat_of(attack: Attack) -> Threat | None:
     """Return the threat that an object which attacks has of its own; None without."""
-    held = [getattr(layer, "threat", None) for layer in layers(attack)]
-    return next((one for one in (*held, bound(attack, "threat")) if isinstance(one, Threat)), None)
+    held = (getattr(layer, "threat", None) for layer in layers(attack))
+    return next((one for one in held if isinstance(one, Threat)), None)
 
 
 def _endings(threats: Sequence[Any]) -> list[tuple[str, Threat]]:
@@ -176,9 +184,9 @@ def boxes_of(
 
     They are those of the attacks and the recipe, or else that of `threat`, or else the data set's.
     """
-    threats = {f"attacks[{name!r}]": bound(attack, "threat") for name, attack in attacks.items()}
+    threats = {f"attacks[{name!r}]": threat_of(attack) for name, attack in attacks.items()}
     threats["the recipe"] = getattr(recipe, "threat", None)
-    boxes = {name: one.box for name, one in threats.items() if hasattr(one, "box")}
+    boxes = {name: one.box for name, one in threats.items() if isinstance(one, Threat)}
     if not boxes and isinstance(threat, Threat):
         return {"threat": threat.box}
     if boxes or dataset is None:

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -22,7 +21,7 @@ from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import seal
 
-FORMAT = {"format": 3}  # of the configurations of runs; another number where older ones cannot be compared
+FORMAT = {"format": 2}  # of the configurations of runs; another number where older ones cannot be compared
 ANSWERS = "model's answer to the first samples"  # a probe in the configuration of a run
 # the largest difference of a probe's values that another machine's rounding may cause, as a share of their
 # spread
@@ -137,7 +136,7 @@ class _Description:
             if _is_ours(value):
                 return f"{_name(value)} {_hash(held)}" if held else _name(value)
             defaults = self.of([value.__defaults__, value.__kwdefaults__])
-            return f"{_name(value)} {_hash([_code(value.__code__), defaults, held, self._read(value)])}"
+            return f"{_name(value)} {_hash([_code(value.__code__), defaults, held])}"
         if _is_ours(value):
             return str(value.__qualname__)
         members = {name: _unwrapped(member) for name, member in vars(value).items()}
@@ -147,16 +146,6 @@ class _Description:
             if isinstance(member, FunctionType) or not name.startswith(("__", "_abc_"))
         }
         return f"{_name(value)} {_hash([coded, [self._coded(base) for base in value.__bases__]])}"
-
-    def _read(self, function: FunctionType) -> dict[str, Any]:
-        """Describe what a function reads of its module: other functions and classes, and constants."""
-        read = {name: function.__globals__.get(name) for name in _names(function.__code__)}
-        return {
-            name: self.of(value)
-            for name, value in read.items()
-            if (name.isupper() and isinstance(value, _PLAIN))
-            or (isinstance(value, FunctionType | type) and value.__module__ == function.__module__)
-        }
 
 
 def _is_ours(value: Any) -> bool:
@@ -177,11 +166,6 @@ def _code(code: CodeType) -> list[Any]:
     """Return what a function does, as its compiled code."""
     constants = [_code(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
     return [code.co_code.hex(), *code.co_names, constants]
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """Return the names that a function reads, with those of the functions inside."""
-    return chain(code.co_names, *(_names(one) for one in code.co_consts if isinstance(one, CodeType)))
 
 
 def _constant(value: Any) -> str:

@@ -125,14 +125,38 @@ def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_call() 
     several = evaluate(Threshold(), DATA, own, threat=[BALL, fa.Linf(0.15)])
     counts = {row.name: int(row.broken.sum()) for row in several.rows}
     assert counts == {"own Linf 0.25": 2, "own Linf 0.15": 1}
-    # without one, in that of the attacks beside it, if they have one alone
+
+
+def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_attacks_beside() -> None:
+    small = fa.Linf(0.125)
+
+    @wraps(fa.attacks.pgd)
+    def own(model: Any, x: Tensor, y: Tensor, **more: Any) -> Tensor:
+        return across(x)
+
+    def says(model: Any, x: Tensor, y: Tensor, threat: fa.Threat = small) -> Tensor:
+        return across(x)
+
+    free, scaled = [True] * 4 + [False] * 2, fa.Scaled(torch.full((1, 1, 1), 0.25))
     words = "own, takes: its threat is not known, so that any point in the box is a success; pass threat="
-    more = {"own": own, "takes": attack_of(across), "near": pgd(0.25)}
-    beside = evaluate(Threshold(), DATA, more, indicators=False)
-    far = evaluate(Threshold(), DATA, more | {"wide": pgd(0.3)}, indicators=False)
-    for table, wanted in ((beside, BROKEN), (far, [True] * 4 + [False] * 2)):
+    more = {"own": partial(own, boost=1), "takes": attack_of(across), "near": pgd(0.25)}
+    for beside, wanted in (
+        ({}, BROKEN), ({"wide": pgd(0.3)}, free), ({"says": says}, free),
+        ({"near": partial(fa.attacks.apgd, threat=scaled)}, free),
+    ):  # fmt: skip
+        table = evaluate(Threshold(), DATA, more | beside, indicators=False)
         assert table["own"].broken.tolist() == table["takes"].broken.tolist() == wanted
-        assert (words in str(table)) == (table is far)
+        assert (words in str(table)) == (wanted is free)
+        assert "says" not in beside or table["says"].broken.tolist() == [True] + [False] * 5
+    curve = partial(fa.accuracy_against_radius, Threshold(), DATA)
+    plain = lambda model, x, y: across(x)  # noqa: E731
+    assert curve(lambda r: plain, [0.15, 0.25], threat=fa.Linf(0.1)).accuracy * 6 == pytest.approx([3, 2])
+    refuses("threat: expected that in which points of your", curve, lambda r: plain, [0.15])
+    refuses("threat: expected fa.Linf, L2, L1 or L0, got 0.3", curve, lambda r: plain, [0.15], threat=0.3)
+    near = partial(fa.attacks.fmn, steps=5)
+    refuses("radii: expected at most 0.4", curve, minimum_norm=near, radii=[0.5], threat=fa.Linf(0.4))
+    bytes_box = fa.Linf(1.0, box=(0.0, 255.0))
+    assert curve(lambda r: plain, [0.15], threat=bytes_box).accuracy[0] == pytest.approx(3 / 6)
 
 
 def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_holds() -> None:

@@ -139,25 +139,6 @@ def test_an_identity_stands_for_code_and_for_nothing_else():
     refuses("identity: expected a text, got 3", describe, scaled, identity=3)
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("SIZE = 1", "SIZE = 2"),
-        ("step = lambda: 1", "step = lambda: 2"),
-        ("class step: size = 1", "class step: size = 2"),
-        ("step = lambda: deep()\ndeep = lambda: 1", "step = lambda: deep()\ndeep = lambda: 2"),
-    ],
-)
-def test_what_a_function_reads_of_its_module_tells_it_from_another(one: str, other: str) -> None:
-    def of(text: str) -> str:
-        scope = {"__name__": "mine"}
-        exec(f"SIZE, seen = 0, 0\n{text}\ndef attack(): return [(SIZE, step, seen) for _ in 'a']", scope)
-        scope["seen"] = text  # what changes in use
-        return json.dumps(describe(scope["attack"]))
-
-    assert of(one) == of(one) != of(other)
-
-
 def test_what_changes_in_use_is_not_part_of_it():
     seen: list[int] = []
 

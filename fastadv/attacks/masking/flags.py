@@ -54,7 +54,7 @@ SIGNS = {
     "edge_kink": Sign(
         "the derivative is 0 on a bound of the box, but not a little inside",
         "attacks of this library look a little inside; for others leave out the ReLU or clamp in front",
-        0.8,  # of ordinary nets up to a half, where filters see nothing but background
+        0.6,  # of ordinary nets up to a half, where filters see nothing but background
     ),
     "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
 }
