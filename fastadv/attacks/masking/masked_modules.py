@@ -377,11 +377,13 @@ class _Call:
     def advice(self, kind: Kind) -> str:
         first, output = self.moving[0], self.returned[0]
         replace = "give fa.models.bpda(model, {{{}: {}}})".format
-        if not self.name or not _leaf(self.part):
+        keeps = output.shape == first.shape
+        inside = _leaf(self.part) or (keeps and kind == "cut" and self.follows())
+        if not (self.name and inside):  # what a module does with its parts is cut with them
             return f"put that step of its forward into a module, and {replace('its name', '...')}"
         if len(self.returned) > 1 or not output.is_floating_point():
             return f"wrap it in a module that returns one floating tensor, and {replace('its name', '...')}"
-        if output.shape == first.shape and (kind in ("zero", "nan") or self.follows()):
+        if keeps and (kind in ("zero", "nan") or self.follows()):
             return replace(repr(self.name), "'identity'")
         shapes = f"from {list(first.shape)} to {list(output.shape)}"
         return f"{replace(repr(self.name), 'net')}, with a differentiable net {shapes} that behaves like it"

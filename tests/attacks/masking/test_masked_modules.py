@@ -81,6 +81,15 @@ def test_a_gradient_that_misleads_is_named(step: Callable[[Tensor], Tensor]) -> 
     assert "wrong" not in [part.kind for part in masked_modules(fa.freeze(mended), X)]
 
 
+class Around(nn.Module):
+    def __init__(self, part: nn.Module, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part, self.combine = part, combine
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.combine(h, self.part(h))
+
+
 # calls numpy() on what may require a gradient, and turns brightness round
 RAISES = Pointwise(lambda x: torch.from_numpy(1 - x.numpy()))
 CLASSES = nn.Sequential(nn.Flatten(), Pointwise(lambda h: h.argmax(1)), nn.Embedding(64, 3))
@@ -88,6 +97,7 @@ ADVICE: dict[str, tuple[nn.Module, str, str]] = {
     "other shape": (net(Buckets(), channels=8), "0", r"from \[8, 1, 8, 8\] to \[8, 8, 8, 8\]"),
     "other way": (net(RAISES), "0", r"{'0': net}\), with"),
     "integers": (CLASSES, "1", "wrap it in a module that returns one floating"),
+    "with its part": (net(Around(nn.AvgPool2d(3, 1, 1), lambda h, part: part.detach())), "0", "'identity'"),
     "nested": (net(nn.Sequential(nn.Identity(), Quantize())), "0.1", r"{'0.1': 'identity'}"),
 }  # fmt: skip
 
@@ -97,15 +107,6 @@ def test_advice_fits_what_the_module_returns(model: nn.Module, name: str, advice
     (module,) = masked_modules(model, X)
     assert module.name == name
     assert re.search(advice, module.advice)
-
-
-class Around(nn.Module):
-    def __init__(self, part: nn.Module, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.part, self.combine = part, combine
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.combine(h, self.part(h))
 
 
 class Between(nn.Module):
