@@ -158,13 +158,15 @@ def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule
     def look(call: _Call) -> None:
         if any(name == call.name or _holds(call.name, name) for name in masked):
             return
-        kind, share = call.hidden() if budget.left >= LOOK * call.share else (None, 0.0)
+        swings = call.swings()  # before what takes more passes
+        looks = not swings and budget.left >= LOOK * call.share
+        kind, share = call.hidden() if looks else (None, 0.0)
         # Some gradients of its own, as of k-winners, may jump to and fro: that adds up to little. That of a
         # stand-in may leave out values that the module it replaces mixes into others.
         all_of_it, mixes = share == 1, kind != "nan" and bool(replaced(call.part))
         if kind and (bool(outer) and outer[-1].explains_itself if all_of_it else mixes):
             return
-        if not kind and (call.swings() or (call.doubted and (not call.name or call.misleads(len(x))))):
+        if not kind and (swings or (call.doubted and (not call.name or call.misleads(len(x))))):
             kind, share = "wrong", 1.0
         if kind:
             masked[call.name] = MaskedModule(call.name, kind, share, call.advice(kind))
@@ -327,9 +329,9 @@ class _Call:
         """Return whether what comes in goes out nearly the same, by gradients that go up and down."""
         if self.budget.left < 9 * self.share or not (_leaf(self.part) and len(self.base)):
             return False
-        shapes = [[value.shape for value in values] for values in (self.moving, self.returned)]
         move = self.drawn(0, SIZES[0], clamped=True)
-        if shapes[0] != shapes[1] or not len(change := self.change(move)):
+        shapes, given = ([value.shape for value in values] for values in (self.returned, self.moving))
+        if shapes != given or not len(change := self.change(move)):
             return False
         same = move * (change @ move) / (move @ move)
         if (rest := (change - same).norm()) > same.norm():
