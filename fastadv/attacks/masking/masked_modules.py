@@ -25,6 +25,7 @@ FEW = 4  # values of the output, whose moves may be chance
 AROUND, LEFT = 8, 0.02  # points on the way, and what may be left over, where the module around is asked
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
 ALONG = 0.4  # the correlation of changes with what the gradients say of them, from which on these are of use
+SWING, NEAR = 1.4, 0.3  # of an output's distance from the input, that of a gradient; its least, of a change
 SCRAMBLED = 0.1  # of a gradient, by which another pass on the same input may differ
 DRAWS, HALVES = 6, 2  # moves of each size that are compared with the gradients on the way, and points there
 LOOK = 5 + len(SIZES) * (1 + 2 * POINTS)  # passes at most of a look at one call of a module without doubt
@@ -70,15 +71,15 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     """Return the modules of `model` that hide their gradient at x; empty where none does.
 
     A few dozen samples are enough. Each call of a module in a pass of x is examined separately, in float64
-    where the model computes in that. Values of its input whose gradient is exactly zero, all of them where
-    the graph is cut, are moved at random. The module is masked where they are more than 1% of its input, its
-    output moves, and the gradients in between, added up, explain at most half of that. A part is not blamed
-    if the gradients of the module around it explain how that moves, but for 2%, nor a module around one that
-    `bpda` replaced for values that are only in part without a gradient. Where the gradient of the whole model
-    misleads, and is not known to replace another, modules in which it does so are masked, too. Of a module
-    and its parts, the innermost is returned: once `fastadv.models.bpda` mends it, another call may find more.
-    It takes some twenty passes, as many again where gradients are zero or mislead, and over a hundred where
-    that leaves a doubt. Neither the model nor generators are changed.
+    where the model computes in that. Values whose gradient is exactly zero, all where the graph is cut, are
+    moved at random: the module is masked where they are more than 1% of its input, its output moves, and the
+    gradients in between explain at most half of that. A part is not blamed if the gradients of the module
+    around it explain how that moves, but for 2%, nor a module around one that `bpda` replaced for values that
+    are only in part without a gradient. So is a module without parts whose output is nearly its input, while
+    its gradient goes up and down, and where the whole model's misleads, and is not known to replace another,
+    any whose own does. Of a module and its parts, the innermost is returned: once `fastadv.models.bpda` mends
+    it, another call may find more. It takes some twenty passes, as many again where gradients are zero or
+    mislead, and over a hundred where that leaves a doubt. Neither the model nor generators are changed.
 
     Args:
         model: a module, or a Frozen of one.
@@ -88,8 +89,8 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
         The masked modules in the order of the forward pass, each with its `name` in `model.named_modules()`,
         empty for a step of the model's own forward; the `share` of its inputs; `advice`; and the `kind`:
         "cut" where no graph leads back; "zero" where the gradient is zero although the output jumps; "nan"
-        where it is not finite although the output is; "wrong" where it differs from pass to pass, or where,
-        on moves of two sizes, changes of the output correlate by less than 0.4 with what it says of them.
+        where it is not finite although the output is; "wrong" where it differs from pass to pass, goes up and
+        down, or where changes of the output correlate by less than 0.4 with what it says of them.
 
     Raises:
         InputError: the model is not a module, or the batch is empty.
@@ -147,7 +148,7 @@ def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule
             whole = compared and not call.name
             call.doubted = outer[-1].doubted if outer else whole and call.misleads(len(x))
             outer.append(call)
-            if next(call.part.children(), None) is None:
+            if _leaf(call.part):
                 look(outer.pop())
 
     def end(name: str) -> None:
@@ -157,13 +158,15 @@ def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule
     def look(call: _Call) -> None:
         if any(name == call.name or _holds(call.name, name) for name in masked):
             return
-        kind, share = call.hidden() if budget.left >= LOOK * call.share else (None, 0.0)
+        swings = call.swings()  # before what takes more passes
+        looks = not swings and budget.left >= LOOK * call.share
+        kind, share = call.hidden() if looks else (None, 0.0)
         # Some gradients of its own, as of k-winners, may jump to and fro: that adds up to little. That of a
         # stand-in may leave out values that the module it replaces mixes into others.
         all_of_it, mixes = share == 1, kind != "nan" and bool(replaced(call.part))
         if kind and (bool(outer) and outer[-1].explains_itself if all_of_it else mixes):
             return
-        if not kind and call.doubted and (not call.name or call.misleads(len(x))):
+        if not kind and (swings or (call.doubted and (not call.name or call.misleads(len(x))))):
             kind, share = "wrong", 1.0
         if kind:
             masked[call.name] = MaskedModule(call.name, kind, share, call.advice(kind))
@@ -311,10 +314,8 @@ class _Call:
     def strays(self, size: float, rows: int) -> bool:
         """Return whether changes by moves of a size hardly correlate with what the gradients say of them."""
         pairs = []
-        low, high = self.spread_over(Tensor.amin), self.spread_over(Tensor.amax)
         for draw in range(DRAWS):
-            # A module may refuse values outside the range.
-            move = (self.origin + self.drawn(len(SIZES) + draw, size)).clamp(low, high) - self.origin
+            move = self.drawn(len(SIZES) + draw, size, clamped=True)
             change = self.change(move)
             if not len(change):
                 return False
@@ -323,6 +324,22 @@ class _Call:
             pairs.append(torch.stack([(weights * change).view(rows, -1).sum(1), integral]))
         change, integral = torch.cat(pairs, 1)
         return float(torch.cosine_similarity(change, integral, dim=0)) < ALONG
+
+    def swings(self) -> bool:
+        """Return whether what comes in goes out nearly the same, by gradients that go up and down."""
+        if self.budget.left < 9 * self.share or not (_leaf(self.part) and len(self.base)):
+            return False
+        move = self.drawn(0, SIZES[0], clamped=True)
+        shapes, given = ([value.shape for value in values] for values in (self.returned, self.moving))
+        if shapes != given or not len(change := self.change(move)):
+            return False
+        same = move * (change @ move) / (move @ move)
+        if (rest := (change - same).norm()) > same.norm():
+            return False
+        gradients = (self.gradient(self.origin + way * move, move) for way in (0.1, 0.4, 0.9))
+        first, between, last = (move * 0 if gradient is None else gradient for gradient in gradients)
+        beyond = between - between.clamp(torch.minimum(first, last), torch.maximum(first, last))
+        return bool(beyond.norm() > SWING * torch.maximum(rest, NEAR * same.norm()))
 
     @cached_property
     def explains_itself(self) -> bool:
@@ -333,8 +350,13 @@ class _Call:
         change = self.change(move)
         return bool(len(change)) and abs(self.explained(move, change, AROUND) - 1) <= LEFT
 
-    def drawn(self, number: int, size: float) -> Tensor:
-        return size * self.spread_over(_spread) * _draw(len(self.origin), number, self.origin.device)
+    def drawn(self, number: int, size: float, clamped: bool = False) -> Tensor:
+        move = size * self.spread_over(_spread) * _draw(len(self.origin), number, self.origin.device)
+        if not clamped:
+            return move
+        # A module may refuse values outside the range.
+        low, high = self.spread_over(Tensor.amin), self.spread_over(Tensor.amax)
+        return (self.origin + move).clamp(low, high) - self.origin
 
     def spread_over(self, measure: Callable[[Tensor], Tensor]) -> Tensor:
         """Return a measure of each tensor that moves, at each of its values."""
@@ -357,11 +379,13 @@ class _Call:
     def advice(self, kind: Kind) -> str:
         first, output = self.moving[0], self.returned[0]
         replace = "give fa.models.bpda(model, {{{}: {}}})".format
-        if not self.name or next(self.part.children(), None) is not None:
+        keeps = output.shape == first.shape
+        inside = _leaf(self.part) or (keeps and kind == "cut" and self.follows())
+        if not (self.name and inside):  # what a module does with its parts is cut with them
             return f"put that step of its forward into a module, and {replace('its name', '...')}"
         if len(self.returned) > 1 or not output.is_floating_point():
             return f"wrap it in a module that returns one floating tensor, and {replace('its name', '...')}"
-        if output.shape == first.shape and (kind in ("zero", "nan") or self.follows()):
+        if keeps and (kind in ("zero", "nan") or self.follows()):
             return replace(repr(self.name), "'identity'")
         shapes = f"from {list(first.shape)} to {list(output.shape)}"
         return f"{replace(repr(self.name), 'net')}, with a differentiable net {shapes} that behaves like it"
@@ -377,9 +401,13 @@ def _holds(name: str, other: str) -> bool:
     return other != name and (not name or other.startswith(f"{name}."))
 
 
+def _leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
 def _leaves(module: nn.Module) -> int:
     """Return how many modules in it hold no other."""
-    return sum(next(part.children(), None) is None for part in module.modules())
+    return sum(map(_leaf, module.modules()))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

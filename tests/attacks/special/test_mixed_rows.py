@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks.special.mixed_rows import FLAG, mixes_rows
+from fastadv.attacks.special.mixed_rows import ADVICE, FLAG, mixes_rows
 from fastadv.engine import Plain
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import honest
@@ -86,13 +86,23 @@ def test_rows_of_their_own_and_random_ones_are_no_such_kind() -> None:
         assert not any(flag.startswith("mixed_rows") for flag in attack(model, TEST.x, TEST.y).flags)
 
 
+def placed(x: Tensor) -> Tensor:
+    """Logits behind noise that is fixed by the place in the batch."""
+    return honest("standard")(x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+
+
 @pytest.mark.slow
-def test_the_verdict_names_it() -> None:
-    model = without_statistics()
-    table = fa.evaluate(model, (TEST.x, model(TEST.x).argmax(1)), "fmn", threat=fa.Linf(0.1), batch_size=40)
-    assert "mixed_rows" in table.verdict
-    assert "give BatchNorm its statistics, or attack with batch_size=1" in table.verdict
-    assert "randomized" not in table.verdict
+@pytest.mark.parametrize("model", [without_statistics(), placed])
+def test_the_verdict_names_it_and_what_helps(model: Any) -> None:
+    measured = partial(fa.evaluate, model, (TEST.x, model(TEST.x).argmax(1)), "fmn", threat=fa.Linf(0.1))
+    verdict = measured(batch_size=40).verdict
+    assert verdict.endswith(f"Next: {ADVICE}")
+    assert "randomized" not in verdict
+    for size in (1, 40)[: 2 - (model is not placed)]:
+        assert "mixed_rows" not in measured(batch_size=size, whole_batches=True).verdict
+    if model is placed:
+        told = fa.evaluate(model, TEST, partial(ATTACKS["pgd"], whole_batches=True))
+        assert "mixed_rows" not in told.verdict
 
 
 def test_a_random_model_does_not_mix_rows() -> None:
