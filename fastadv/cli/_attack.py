@@ -64,10 +64,9 @@ class NamedAttack:
     def title(self) -> str:
         """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
         defaults = {key: argument.default for key, argument in self.card.parameters.items()}
-        steps, name = {**defaults, **self.arguments}, self.card.name
-        if not is_own(self.card.run):
-            name = name.upper() if len(name) <= 5 else name  # acronyms
-            name = f"AutoAttack {steps['version']}" if name == "autoattack" else name
+        steps, name, own = {**defaults, **self.arguments}, self.card.name, is_own(self.card.run)
+        name = name.upper() if len(name) <= 5 and not own else name  # acronyms
+        name = f"AutoAttack {steps['version']}" if name == "autoattack" and not own else name
         name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
         parts = self.label.partition(":")[2].split(",")
         others = [part for part in parts if part and part.split("=")[0] not in TITLED]
@@ -85,8 +84,8 @@ class NamedAttack:
         if self.card.takes("threat"):
             bound["threat"] = THREATS[self.norm](radius)
         run = partial(self.card.run, **self.arguments, **bound)
-        judged = is_own(self.card.run) and radius < math.inf and "threat" not in bound
-        return Within(run, THREATS[self.norm](radius)) if judged else run
+        known = not is_own(self.card.run) or "threat" in bound or radius == math.inf
+        return run if known else Within(run, THREATS[self.norm](radius))
 
 
 def parse_attacks(
@@ -157,10 +156,8 @@ def attack(
         dataset = images()
         net, own = search.frozen(model.load(dataset, machine)), is_own(named.card.run)
         run = run if out is None or own else _keeping(run, kept)
-        table = evaluate(
-            net, dataset, {named.label: run}, batch_size=batch_size, progress=tick,
-            keep_samples=out is not None and own,
-        )  # fmt: skip
+        shown: dict[str, Any] = {"progress": tick, "keep_samples": own and out is not None}
+        table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, **shown)
         rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
         result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
         if out is not None:
