@@ -75,7 +75,7 @@ def named(
             elif own:
                 untold.append(name)
         elif own and threat_of(attack) is None:
-            mine = _threat_of(attack) if parameter is None else parameter.default
+            mine = _held_by(attack) if parameter is None else parameter.default
             if isinstance(mine, Threat):
                 each = [("", Within(attack, mine))]
             elif threat is not None:
@@ -124,7 +124,7 @@ def threat_of(attack: Attack) -> Threat | None:
     return next((one for one in given if isinstance(one, Threat)), None)
 
 
-def _threat_of(attack: Attack) -> Threat | None:
+def _held_by(attack: Attack) -> Threat | None:
     """Return the threat that an object which attacks has of its own; None without."""
     held = (getattr(layer, "threat", None) for layer in layers(attack))
     return next((one for one in held if isinstance(one, Threat)), None)

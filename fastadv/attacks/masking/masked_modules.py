@@ -26,6 +26,7 @@ AROUND, LEFT = 8, 0.02  # points on the way, and what may be left over, where th
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
 ALONG = 0.4  # the correlation of changes with what the gradients say of them, from which on these are of use
 SWING, NEAR = 1.4, 0.3  # of an output's distance from the input, that of a gradient; its least, of a change
+BACK = 0.1  # of the values, where the gradient leads back though the output follows its input
 SCRAMBLED = 0.1  # of a gradient, by which another pass on the same input may differ
 DRAWS, HALVES = 6, 2  # moves of each size that are compared with the gradients on the way, and points there
 LOOK = 5 + len(SIZES) * (1 + 2 * POINTS)  # passes at most of a look at one call of a module without doubt
@@ -338,6 +339,8 @@ class _Call:
             return False
         gradients = (self.gradient(self.origin + way * move, move) for way in (0.1, 0.4, 0.9))
         first, between, last = (move * 0 if gradient is None else gradient for gradient in gradients)
+        if (between * move < 0).double().mean() < BACK:  # a squashing head has gradients of one sign
+            return False
         beyond = between - between.clamp(torch.minimum(first, last), torch.maximum(first, last))
         return bool(beyond.norm() > SWING * torch.maximum(rest, NEAR * same.norm()))
 

@@ -94,7 +94,8 @@ def placed(x: Tensor) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [without_statistics(), placed])
 def test_the_verdict_names_it_and_what_helps(model: Any) -> None:
-    measured = partial(fa.evaluate, model, (TEST.x, model(TEST.x).argmax(1)), "fmn", threat=fa.Linf(0.1))
+    few = partial(fa.attacks.fmn, threat=fa.Linf(0.1), steps=10)
+    measured = partial(fa.evaluate, model, (TEST.x, model(TEST.x).argmax(1)), few)
     verdict = measured(batch_size=40).verdict
     assert verdict.endswith(f"Next: {ADVICE}")
     assert "randomized" not in verdict
