@@ -96,6 +96,7 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
     assert MISREAD in measured(grey_box=mlp(4, seed=1, dtype=torch.float32))["grey box"].flags
 
 
+@pytest.mark.slow
 def test_draws_and_targets_are_those_of_the_samples() -> None:
     noise, targets = partial(fa.attacks.uniform_noise, threat=fa.Linf(0.5)), (SET.y + 1) % 4
     row = measured({"noise": noise}, threat=None, batch_size=7)["grey box"]

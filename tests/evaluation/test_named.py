@@ -129,6 +129,7 @@ def test_an_own_attack_serves_a_curve() -> None:
     assert curve.accuracy.tolist() == [table.clean_accuracy, table.rows[0].robust_accuracy]
 
 
+@pytest.mark.slow
 def test_a_seed_reaches_attacks_to_which_none_is_bound():
     noise, threat = fa.attacks.uniform_noise, fa.Linf(0.3)
     evaluate = partial(fa.evaluate, MODEL, DATA, threat=threat, indicators=False)

@@ -332,6 +332,7 @@ LEADS: dict[str, tuple[nn.Module, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "step"), LEADS.values(), ids=LEADS)
 def test_a_model_that_abstains_by_a_step_is_told(model: nn.Module, step: bool) -> None:
     digits = fa.data.load("digits", "test", limit=60)

@@ -60,6 +60,7 @@ def both(patch: pytest.MonkeyPatch, run: Callable[[], AttackResult]) -> tuple[At
     return short, long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("norm", BALLS)
 @pytest.mark.parametrize("net", NETS)
@@ -82,6 +83,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("search_copy")
 @pytest.mark.parametrize("freeze", [lambda model: model, fa.freeze], ids=["plain", "frozen"])
 @pytest.mark.parametrize("name", OPTIONS)

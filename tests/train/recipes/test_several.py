@@ -83,6 +83,7 @@ def test_two_drawn_steps_by_hand(choose):
     assert torch.equal(kept["errors"], counts.long())
 
 
+@pytest.mark.slow
 def test_the_harder_threat_is_drawn_more_often_and_an_epoch_begins_anew():
     at = step_at(warm_net(), index=1, state={"errors": torch.tensor([[79, 19], [99, 99]])}, rate=0.0)
     recipe, before = several("harder"), at.state["errors"].clone()
