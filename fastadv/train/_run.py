@@ -214,7 +214,7 @@ class Run:
             return ""
         ramp = "" if isinstance(recipe, Standard) else ", let the radius grow (ramp)"
         return (
-            f"the loss in the second half of epoch 1, {loss:.4g}, is above the {chance:.4g} of equal "
+            f"the loss in the second half of epoch 1, {loss:.5g}, is above the {chance:.5g} of equal "
             f"probabilities for {steps.classes} classes; lower the learning rate{ramp}, or leave out a "
             "softmax at the end"
         )

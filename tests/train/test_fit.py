@@ -318,5 +318,5 @@ END = ", or leave out a softmax at the end"
 def test_a_first_loss_above_that_of_equal_probabilities_is_told_once(recipe, rate, size, told, logged):
     """Unless the epoch has few steps, or the loss is another."""
     fit(net(), images(), recipe, epochs=2, batch_size=size, learning_rate=rate)
-    says = "is above the 1.099 of equal probabilities for 3 classes; lower the learning rate"
+    says = "is above the 1.0986 of equal probabilities for 3 classes; lower the learning rate"
     assert [line.partition(says)[2] for line in logged.text.splitlines() if says in line] == told
