@@ -157,9 +157,9 @@ def selected(
 ) -> Corruptions:  # fmt: skip
     """Return what to measure; InputError before any work for what cannot be."""
     levels = check_severities(severities)
+    if corruptions is None and (published is not None or levels != SEVERITIES):
+        raise InputError("severities, published: expected none without corruptions; pass corruptions='c15'")
     if corruptions is None:
-        if published is not None or levels != SEVERITIES:
-            raise InputError("severities, published: expected none without corruptions; pass corruptions=")
         return NONE
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))

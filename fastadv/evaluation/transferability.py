@@ -161,8 +161,8 @@ def _attacked(attack: Attack, source: Prepared, kept: Tensor, *batch: Tensor) ->
         )
     threat = bound(attack, "threat")
     known = is_own(attack) and isinstance(threat, Threat) and not isinstance(threat, Named)
-    if known and (beyond := int((~threat.holds(x_adv.detach().to(x), x)).sum())):
-        raise InputError(f"attack: expected points in {threat_text(threat)}, got {beyond} of {len(x)} beyond")
+    if known and (far := int((~threat.holds(x_adv.detach().to(x), x)).sum())):
+        raise InputError(f"attack: expected points in {threat_text(threat)}, got {far} of {len(x)} outside")
     return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 
 

@@ -155,8 +155,7 @@ def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_attacks
     refuses("threat: expected fa.Linf, L2, L1 or L0, got 0.3", curve, lambda r: plain, [0.15], threat=0.3)
     near = partial(fa.attacks.fmn, steps=5)
     refuses("radii: expected at most 0.4", curve, minimum_norm=near, radii=[0.5], threat=fa.Linf(0.4))
-    bytes_box = fa.Linf(1.0, box=(0.0, 255.0))
-    assert curve(lambda r: plain, [0.15], threat=bytes_box).accuracy[0] == pytest.approx(3 / 6)
+    assert curve(lambda r: plain, [0.15], threat=fa.Linf(1, box=(0, 255))).accuracy[0] == pytest.approx(3 / 6)
 
 
 def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_holds() -> None:

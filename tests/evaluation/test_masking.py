@@ -204,7 +204,8 @@ def test_labels_that_do_not_fit_are_told() -> None:
         assert out.flags[0] in str(out)
     assert PGD(NET, X, WRONG, targets=Y).flags == ()  # whose labels lead away
     table = evaluate(NET, (X, WRONG), {"pgd": PGD}, batch_size=7)
-    assert table.verdict.startswith(f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: 9")
+    told = f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: 9 checks"
+    assert table.verdict.startswith(told)
     assert f"All 60 were {NOTHING}" in evaluate(NET, (X, WRONG), {"pgd": PGD}, indicators=False).notes()
     few = torch.where(torch.arange(60) < 4, Y, WRONG)
     assert "4 of 60 were right" in PGD(NET, X, few).flags[0]

@@ -111,6 +111,7 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         (None, BALL, "threat: expected None, as nothing here takes it"),
         ("fgsm", fa.Linf(0.1, box=(2, 3)), r"pixels in \[2, 3\], the box of attacks\['fgsm'\], got 0 to 1"),
         ({"a": OWN, "b": partial(fa.attacks.pgd, threat=BALL)}, fa.L2(1), r"nothing here takes it, got L2\("),
+        ([OWN], BALL, "threat: expected None, as nothing here takes it"),
         (lambda model, x, y, *, ids, threat=BALL: OWN(model, x, y), fa.L2(1), "nothing here takes it"),
         (3, BALL, r"attacks\['int'\]: expected a name or a function"),
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),

@@ -78,7 +78,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         ({"attacks": {"near": nearest, "pgd": pgd(0.26)}}, "attacks.pgd.step_size .*.threat"),
         ({"attacks": {"pgd": partial(pgd(0.25), steps=6)}}, r"attacks.pgd.steps \(5 there, 6 here\)"),
         ({"attacks": {"pgd": nearest}}, "attacks.pgd "),
-        ({"attacks": {"near": partial(nearest, past=0.02), "pgd": pgd(0.25)}}, "attacks.near"),
+        ({"attacks": {"near": partial(nearest, past=0.02), "pgd": pgd(0.25)}}, "attacks.near.func "),
         ({"model": model}, "model.weights"),
         ({"model": nn.Sequential(Threshold())}, "model.parts"),
         ({"precision": "bf16"}, r"search.precision \(fp32 there, bf16 here\)"),
@@ -225,7 +225,8 @@ def test_more_images_are_added_and_those_there_are_not_attacked_again(tmp_path: 
     # back to what was there, but to nothing between
     once(tmp_path, attacks={"near": last}, limit=3, resume=True)
     assert len(last.calls) == 1
-    refuses(r"another limit \(6 there, 4 here", once, tmp_path, attacks={"near": last}, limit=4, resume=True)
+    fewer = {"attacks": {"near": last}, "limit": 4, "resume": True}
+    refuses(r"another limit \(6 there, 4 here\)", once, tmp_path, **fewer)
 
 
 def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tmp_path: Path):

@@ -58,7 +58,7 @@ def test_success_is_among_what_each_target_has_right() -> None:
 
 def test_points_outside_of_the_threat_are_refused() -> None:
     attack = partial(lambda model, x, y, *, ids, threat: pushed(model, x, y, ids=ids), threat=fa.Linf(0.2))
-    with pytest.raises(fa.errors.InputError, match=r"expected points in L∞ 0.2, got 4 of 4 beyond"):
+    with pytest.raises(fa.errors.InputError, match=r"expected points in L∞ 0.2, got 4 of 4 outside"):
         fa.transferability(NETS, TARGETS, (X, Y), attack, batch_size=4)
     shape = fa.Scaled(torch.full(X.shape[1:], 0.2))  # of a map images alone do not say where they lie
     fa.transferability(NETS, TARGETS, (X, Y), partial(attack, threat=shape), batch_size=4)
