@@ -84,8 +84,8 @@ class NamedAttack:
         if self.card.takes("threat"):
             bound["threat"] = THREATS[self.norm](radius)
         run = partial(self.card.run, **self.arguments, **bound)
-        known = not is_own(self.card.run) or "threat" in bound or radius == math.inf
-        return run if known else Within(run, THREATS[self.norm](radius))
+        judged = is_own(self.card.run) and "threat" not in bound and radius < math.inf
+        return Within(run, THREATS[self.norm](radius)) if judged else run
 
 
 def parse_attacks(

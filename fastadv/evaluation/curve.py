@@ -23,7 +23,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
 from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.named import Attack, bound, minimizes, name_of, named
+from fastadv.evaluation.named import Attack, minimizes, name_of, named, threat_of
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
@@ -162,8 +162,7 @@ def accuracy_against_radius(
             with a step at every distance.
         minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance. It runs once, for
             all radii: `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
-        threat: in which points of functions that take none are judged, such as `fa.L2(math.inf)`; with one
-            attack for each radius, its radius is that of the curve.
+        threat: in which points of functions that take none are judged, such as `fa.L2(inf)`; at each radius.
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
         progress: as in `evaluate`.
@@ -197,9 +196,8 @@ def accuracy_against_radius(
         check_threat(threat, maps=True)
     if minimum_norm is not None and attack_for_radius is None:
         tried = None if radii is None else check_radii(radii)
-        ball = bound(minimum_norm, "threat") or threat
-        radius = ball.radius if isinstance(ball, Threat) else np.inf
-        reach = float(torch.as_tensor(radius, device="cpu").min())
+        ball = threat_of(minimum_norm) or threat
+        reach = math.inf if ball is None else float(torch.as_tensor(ball.radius, device="cpu").min())
         if tried is not None and tried[-1] > reach:
             raise InputError(
                 f"radii: expected at most {reach:g}, up to which the attack searches, got {tried[-1]:g}; "

@@ -93,20 +93,14 @@ def named(
             if seed and bound(one, "seed") is None and takes(one, "seed"):  # 0 is what each begins with
                 one = partial(one, seed=seed)
             by_name[row] = one
-    balls = [*filter(None, map(threat_of, by_name.values()))]
-    if not balls and isinstance(of_recipe := getattr(recipe, "threat", None), Threat):
-        balls = [of_recipe]
-    # a map needs parameters, of which a function knows nothing
-    alike = all(not isinstance(one, Through) and describe(one) == describe(balls[0]) for one in balls)
-    if balls and alike:
-        by_name |= {name: Within(by_name[name], balls[0]) for name in untold}
-    # a universal perturbation is in one threat
-    held = [getattr(one, "threat", None) for one in (recipe, *by_name.values())]
-    taken = taken or any(describe(getattr(one, "threats", (one,))) == describe(threats) for one in held)
-    # a threat that nothing takes may still say the box of the data, if no other does
-    idle = boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT
-    if threat is not None and idle and not taken:
-        raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
+    if untold and (ball := _in_common(by_name.values(), recipe)) is not None:
+        by_name |= {name: Within(by_name[name], ball) for name in untold}
+    if threat is not None and not taken:
+        # universal perturbations hold one; what nothing takes may still say the data's box, if no other does
+        held, same = (getattr(one, "threat", None) for one in (recipe, *by_name.values())), describe(threats)
+        taken = any(describe(getattr(one, "threats", (one,))) == same for one in held)
+        if not taken and (boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT):
+            raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
 
 
@@ -122,6 +116,14 @@ def threat_of(attack: Attack) -> Threat | None:
     """Return the threat that is bound to an attack, or in which its points are judged."""
     given = bound(attack, "threat"), bound(attack, "within")
     return next((one for one in given if isinstance(one, Threat)), None)
+
+
+def _in_common(attacks: Iterable[Attack], recipe: Any) -> Threat | None:
+    """Return the threat of all attacks that have one, or the recipe's; None where it is a map."""
+    known: list[Any] = [*filter(None, map(threat_of, attacks))]  # a map asks for parameters, too
+    first, *others = known or [getattr(recipe, "threat", None)]
+    alike = all(describe(one) == describe(first) for one in others)
+    return first if alike and isinstance(first, Threat) and not isinstance(first, Through) else None
 
 
 def _held_by(attack: Attack) -> Threat | None:

@@ -209,8 +209,8 @@ class Table(Exported):
             shares = {name: share for name, share in self.worst_cases.items() if not math.isnan(share)}
             lines += [{"attack": name, "accuracy": share} for name, share in shares.items()]
             lines[-1] |= _drawn(worst_draws(self.rows)) if shares else {}
-        lines = [line | ({"headline": self.headline} if self.headline else {}) for line in lines]
-        return lines if self.corruption is None else lines + self.corruption.records()
+        lead = {"headline": text} if (text := self.headline) else {}
+        return [line | lead for line in lines] + (self.corruption.records() if self.corruption else [])
 
     def paper_cells(self) -> list[list[str]]:
         head, none, *lines = self.cells()

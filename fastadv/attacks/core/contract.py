@@ -178,7 +178,7 @@ def small_logits_are_attacked(tried: Tried) -> None:
 
 @promised
 def distances_are_near(tried: Tried) -> None:
-    """The boundary of a linear model is not missed by more than the card's tolerance, or half a budget."""
+    """A linear model is broken within the card's tolerance, with a budget at 1.5 times its distance."""
     card, norm = tried.card, tried.norm
     ascends = card.knowledge == "gradient" and norm != "l1"  # whose few steps take few values
     if norm not in DUAL or not (card.minimal or ascends):

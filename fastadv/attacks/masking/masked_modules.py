@@ -26,6 +26,7 @@ AROUND, LEFT = 8, 0.02  # points on the way, and what may be left over, where th
 EXPLAINED = 0.5  # of a move, from which the gradients on the way are taken to explain it
 ALONG = 0.4  # the correlation of changes with what the gradients say of them, from which on these are of use
 SWING, NEAR = 1.4, 0.3  # of an output's distance from the input, that of a gradient; its least, of a change
+SWINGING = 9  # passes: two of the output, one of a move, three of the gradient, forward and backward
 BACK = 0.1  # of the values, where the gradient leads back though the output follows its input
 SCRAMBLED = 0.1  # of a gradient, by which another pass on the same input may differ
 DRAWS, HALVES = 6, 2  # moves of each size that are compared with the gradients on the way, and points there
@@ -76,11 +77,12 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     moved at random: the module is masked where they are more than 1% of its input, its output moves, and the
     gradients in between explain at most half of that. A part is not blamed if the gradients of the module
     around it explain how that moves, but for 2%, nor a module around one that `bpda` replaced for values that
-    are only in part without a gradient. So is a module without parts whose output is nearly its input, while
-    its gradient goes up and down, and where the whole model's misleads, and is not known to replace another,
-    any whose own does. Of a module and its parts, the innermost is returned: once `fastadv.models.bpda` mends
-    it, another call may find more. It takes some twenty passes, as many again where gradients are zero or
-    mislead, and over a hundred where that leaves a doubt. Neither the model nor generators are changed.
+    are only in part without a gradient. A module without parts is masked, too, where its output is nearly its
+    input but its gradient goes up and down; and so is any whose gradient misleads where that of the whole
+    model does, and is not known to replace another. Of a module and its parts, the innermost is returned:
+    once `fastadv.models.bpda` mends it, another call may find more. It takes some twenty passes, as many
+    again where gradients are zero or mislead, and over a hundred where that leaves a doubt. Neither the model
+    nor generators are changed.
 
     Args:
         model: a module, or a Frozen of one.
@@ -328,7 +330,7 @@ class _Call:
 
     def swings(self) -> bool:
         """Return whether what comes in goes out nearly the same, by gradients that go up and down."""
-        if self.budget.left < 9 * self.share or not (_leaf(self.part) and len(self.base)):
+        if self.budget.left < SWINGING * self.share or not (_leaf(self.part) and len(self.base)):
             return False
         move = self.drawn(0, SIZES[0], clamped=True)
         shapes, given = ([value.shape for value in values] for values in (self.returned, self.moving))

@@ -28,7 +28,8 @@ CLAIMED, CLAIMS = "claimed", "claims: "  # how flags begin that say what was mad
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 PARTS = ("success", "status", "distance", "loss", "zero_gradient", "unfinished")  # of each sample
 UNTOLD = "its threat is not known, so that any point in the box is a success; pass threat="
-NO_PARAMETERS = "without parameters, by which points are checked in {}"
+BARE = "without parameters"
+NO_PARAMETERS = f"{BARE}, by which points are checked in {{}}"
 
 
 @dataclass(eq=False)
