@@ -3,11 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial
 from typing import Annotated, Any, Literal
-
-import torch
-from torch import Tensor
 
 from fastadv.attacks import Attack, AttackResult, Signs
 from fastadv.attacks.core.card import card_of
@@ -51,9 +48,14 @@ class NamedAttack:
         return self.card.minimal
 
     @property
+    def own(self) -> bool:
+        """Whether it is the caller's own function."""
+        return is_own(self.card.run)
+
+    @property
     def bounded(self) -> bool:
         """Whether it takes a threat, or its points are judged in one."""
-        return self.card.takes("threat") or (is_own(self.card.run) and self.radius < math.inf)
+        return self.card.takes("threat") or (self.own and self.radius < math.inf)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -64,9 +66,9 @@ class NamedAttack:
     def title(self) -> str:
         """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
         defaults = {key: argument.default for key, argument in self.card.parameters.items()}
-        steps, name, own = {**defaults, **self.arguments}, self.card.name, is_own(self.card.run)
-        name = name.upper() if len(name) <= 5 and not own else name  # acronyms
-        name = f"AutoAttack {steps['version']}" if name == "autoattack" and not own else name
+        steps, name = {**defaults, **self.arguments}, self.card.name
+        name = name.upper() if len(name) <= 5 and not self.own else name  # acronyms
+        name = f"AutoAttack {steps['version']}" if name == "autoattack" and not self.own else name
         name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
         parts = self.label.partition(":")[2].split(",")
         others = [part for part in parts if part and part.split("=")[0] not in TITLED]
@@ -84,7 +86,7 @@ class NamedAttack:
         if self.card.takes("threat"):
             bound["threat"] = THREATS[self.norm](radius)
         run = partial(self.card.run, **self.arguments, **bound)
-        judged = is_own(self.card.run) and "threat" not in bound and radius < math.inf
+        judged = self.own and "threat" not in bound and radius < math.inf
         return Within(run, THREATS[self.norm](radius)) if judged else run
 
 
@@ -125,15 +127,6 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     return NamedAttack(name, label, norm, attack, arguments, frozenset(shared), float(radius), judged)
 
 
-OUT = (
-    "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples with finite "
-    "logits here, for autoattack also which component broke each, -1 for none (.safetensors, .npz or .pt). "
-    "Of an attack of your own as they are judged, without loss and zero_gradient."
-)
-KEPT = ("success", "status", "distance", "loss", "zero_gradient")
-JUDGED = ("x", "x_adv", "y", "ids", "success", "status", "distance")  # of an attack of the caller's own
-
-
 def attack(
     model: Processed,
     images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 1000})],
@@ -142,7 +135,7 @@ def attack(
     machine: Machine,
     attack: Annotated[str, ATTACK] = "pgd",
     criterion: Annotated[Criterion | None, CRITERION] = None,
-    out: Annotated[o.Samples | None, OUT] = None,
+    out: o.Samples | None = None,
 ) -> Iterator[Any]:
     """Attack a model, and report which samples were broken and at which distance.
 
@@ -151,36 +144,18 @@ def attack(
     {naming}
     """
     (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
-    run, kept, batch_size = named.run, list[dict[str, Tensor]](), search.batch_size
     with interruptible(NOTHING_KEPT), progress(named.label) as tick:
         dataset = images()
-        net, own = search.frozen(model.load(dataset, machine)), is_own(named.card.run)
-        run = run if out is None or own else _keeping(run, kept)
-        shown: dict[str, Any] = {"progress": tick, "keep_samples": own and out is not None}
-        table = evaluate(net, dataset, {named.label: run}, batch_size=batch_size, **shown)
-        rest = {"data": dataset.describe(), "batch_size": batch_size, "precision": search.precision or "fp32"}
-        result = card("attack", {**model.config, **named.config, **rest}, **table.to_dict())
-        if out is not None:
-            if table.samples is not None:  # as they were judged, not as the attack says
-                kept = [{name: getattr(table.samples, name)[~table.failed] for name in JUDGED}]
-            tensors = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
-            if (components := table.rows[0].components) is not None:
-                tensors["component"] = components.by[~table.failed]
-            write_samples(out, tensors, result)
+        net = search.frozen(model.load(dataset, machine))
+        table = evaluate(
+            net, dataset, {named.label: named.run}, batch_size=search.batch_size, progress=tick,
+            keep_samples=out is not None,
+        )  # fmt: skip
+    rest = {"batch_size": search.batch_size, "precision": search.precision or "fp32"}
+    config = {**model.config, **named.config, "data": dataset.describe(), **rest}
+    result = card("attack", config, **table.to_dict())
+    if out is not None:
+        write_samples(out, vars(table.samples), result)
     yield result
     print_results(table, model.model, dataset)
     say_where({"adversarial examples": out})
-
-
-def _keeping(run: Callable[..., Any], kept: list[dict[str, Tensor]]) -> Callable[..., Any]:
-    """Return the attack, which adds the samples and results of each batch to `kept`."""
-
-    @wraps(run)
-    def attack(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, **options: Any) -> Any:
-        result = run(model, x, y, ids=ids, **options)
-        parts = {"x": x, "x_adv": result.x_adv, "y": y, "ids": ids}
-        parts |= {name: getattr(result, name) for name in KEPT}
-        kept.append({name: part.cpu() for name, part in parts.items()})
-        return result
-
-    return attack

@@ -74,12 +74,7 @@ def parse_threats(text: str) -> list[str]:
 @dataclass(frozen=True)
 class Results:
     radii: Annotated[Sequence[float] | None, "Also the accuracy at each of these radii: 0,0.1,0.2."] = None
-    out: Annotated[
-        o.Samples | None,
-        "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack, -1 "
-        "for none), component (which part of it, as for autoattack) and the distances of each attack here "
-        "(.safetensors, .npz or .pt); with --resume also of an evaluation that is in --run-dir.",
-    ] = None
+    out: o.Samples | None = None
     report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
     shard: o.Shard | None = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False

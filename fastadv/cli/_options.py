@@ -115,7 +115,12 @@ def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) ->
 
 Folder = Annotated[Path, text(partial(parse_place, what="folder"), "FOLDER")]
 Written = Annotated[Path, text(partial(parse_place, what="file"), "FILE")]
-Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE")]
+SAMPLES = (
+    "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack, -1 for "
+    "none), component (which part of it, as for autoattack) and the distances of each attack here "
+    "(.safetensors, .npz or .pt)."
+)
+Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE", SAMPLES)]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
 Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]

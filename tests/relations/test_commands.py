@@ -52,17 +52,16 @@ def test_attack_writes_what_the_attack_returns(fastadv, net, trained, digits, na
     out = attack(trained, digits.x, digits.y)
     written, metadata = load_tensors("adv.safetensors")
     assert json.loads(metadata["card"]) == said
-    for field in ("success", "status", "zero_gradient"):
+    for field in ("success", "status"):
         assert torch.equal(written[field], getattr(out, field)), field
-    for field in ("x_adv", "loss", "distance"):
-        torch.testing.assert_close(written[field], getattr(out, field), rtol=1e-4, atol=1e-5)
+    points = torch.where((out.status == fa.attacks.Status.BROKEN)[:, None, None, None], out.x_adv, digits.x)
+    for field, value in (("x_adv", points), ("distance", out.distance.double())):
+        torch.testing.assert_close(written[field], value, rtol=1e-4, atol=1e-5)
     assert torch.equal(written["x"], digits.x)
     assert written["ids"].tolist() == list(range(COUNT))
     assert out.success.any()
-    said, wanted = said["measured"], fa.evaluate(trained, digits, {text: attack}, batch_size=25).to_dict()
-    # what keeps the samples is an attack of one's own around this one, so x is classified once more
-    assert [said["attacks"][0].pop("forwards") - wanted["attacks"][0].pop("forwards")] == [COUNT]
-    assert timeless(said) == timeless(wanted)
+    wanted = fa.evaluate(trained, digits, {text: attack}, batch_size=25)
+    assert timeless(said["measured"]) == timeless(wanted.to_dict())
 
 
 def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None:
