@@ -37,7 +37,7 @@ def recipes() -> str:
     cells = [["`--recipe`", "class", "what it does", "arguments beside the threat"]]
     for name, kind in RECIPES.items():
         arguments = [key for key in inspect.signature(kind).parameters if key != "threat"]
-        does = _first_line(kind) + (" (moves the weights itself)" if hasattr(kind, "step") else "")
+        does = _first_line(kind) + " (moves the weights itself)" * callable(getattr(kind, "step", None))
         cells.append([f"`{name}`", f"{{py:class}}`~fastadv.train.{kind.__name__}`", does, _names(arguments)])
     return in_markdown(cells, names=4)
 

@@ -43,8 +43,8 @@ def autoattack(
       each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes.
     - "plus": APGD on both losses and FAB, to the boundaries of all classes, with five restarts each, Square,
       and the targeted attacks.
-    - "rand": APGD on both losses, each gradient the mean of 20 passes. One more pass of the whole batch
-      decides which samples are broken, so robust accuracy comes out higher than by the authors' count.
+    - "rand": APGD on "ce_sharp" and on DLR, each gradient the mean of 20 passes. One more pass of the whole
+      batch decides which samples are broken, so robust accuracy comes out higher than by the authors' count.
     - "quick": APGD on the margin; then in Linf APGD that begins in balls of 1.5 to 3 times the radius: for
       the three classes nearest by the gradient (40 steps each), on the margin (50 steps) in five attempts,
       and on "ce_sharp" (100 steps), and 60 queries of Square; in L2 PDPGD (300 steps), the three classes on

@@ -44,8 +44,8 @@ def latent_descent(
             K, ...].
         x: floating [B, ...] inside the box. Its precision is kept, low or not: points are rounded to it
             before the model judges them.
-        threat: the norm of `distance`, the box, and the radius within which a success must lie; None is L2 of
-            any radius. The search itself does not use the radius.
+        threat: the norm of `distance`, the box, and the radius within which a success must lie; by default L2
+            of any radius. The search itself does not use the radius.
         steps: the largest number of steps, an integer >= 2; the paper has no limit.
         step_size: a number > 0, for "descent": the share of the line to the reconstruction that a step
             covers; 0.01 as in the paper.

@@ -42,7 +42,7 @@ def mim(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start. 10 as in the paper.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
-        decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim`.
+        decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim` of these steps.
 
     Example:
         >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), steps=10)

@@ -175,7 +175,7 @@ def evaluate(
     --fail-under it is 4 if an accuracy is too low, doubt or not; robust is the worst of all attacks. Under
     torchrun both codes become 1: read "verdict" in the output of --json.
 
-    --corruptions c15 measures common corruptions, without -a and a budget alone:
+    --corruptions c15 measures common corruptions; without -a and a budget, only these:
     fastadv evaluate -m small_cnn -w w.safetensors -d digits:size=32 --corruptions c15 --severities 1,3,5
 
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.

@@ -159,9 +159,7 @@ class Search:
         return freeze(net, self.precision, compile=self.compile) if asked or self.freeze else net
 
 
-STEPS = (
-    "Steps of a search; by default 7 in a recipe, the paper's to construct, else 40 if an attack has none."
-)
+STEPS = "Steps of a search; by default the recipe's, the paper's to construct, else 40 if an attack has none."
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ def evaluate(
             for another class contradicts the certificate; the verdict says so. It keeps the samples, of which
             the nearest examples are those by the norm of the certificates.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
-            the share of samples that are right by it. It may add figures of its own to the table. Indicators
-            are of classes or one logit, several draws of classes alone.
+            the share of samples that are right by it. It may add figures of its own to the table. Three
+            indicators are of classes or one logit, several draws of classes alone.
         grey_box: the net inside, without its defense: x [B, ...] to logits [B, K]. One more row, "grey box",
             judges on the model what the first attack of `fastadv.attacks` makes of this net, to its last
             step. Where it leaves more than the attacks on the model do, the defense was not what resisted.

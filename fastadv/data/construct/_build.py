@@ -36,7 +36,7 @@ DTYPES = ("uint8", "float32")
 
 
 class BuildOptions(TypedDict, total=False):
-    """The options that every construction takes by name; only `dtype` changes what the set holds.
+    """The options that every construction takes by name; only `dtype` and `precision` change the set.
 
     Where a process group is initialized, as under torchrun, its processes take the shards in turn, each reads
     and writes its own in `out_dir`, which all must see, and all return the set of one process. Without
