@@ -12,7 +12,7 @@ import typer
 from torch import nn
 
 from fastadv import data as sets
-from fastadv import models
+from fastadv import models, rng
 from fastadv._checks import check_device
 from fastadv.cli import _options as o
 from fastadv.cli._models import ZOO, check_name, load_entry
@@ -102,7 +102,8 @@ class Network:
             takes = signature(factory(name)).parameters
             every = any(argument.kind is Parameter.VAR_KEYWORD for argument in takes.values())
             offered = {key: value for key, value in offered.items() if every or key in takes}
-        model = models.create(name, **offered | chosen)
+        with rng.generators_kept(rng.CPU, seed=machine.seed):  # from which your own module draws its weights
+            model = models.create(name, **offered | chosen)
         if self.weights is not None:
             models.load_weights(model, self.weights)
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:

@@ -4,6 +4,7 @@ import math
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,15 @@ def test_a_seed_reaches_attacks_to_which_none_is_bound():
     assert all(torch.equal(row.distance, by[int(row.name)]) for row in table.rows)
     assert not torch.equal(by[0], by[5])
     assert evaluate(lambda model, x, y, threat: x, seed=5).rows[0].broken.sum() == 0
+
+
+def test_a_function_that_takes_no_threat_is_judged_in_the_recipes_unless_that_is_a_map() -> None:
+    def own(model: Any, x: Any, y: Any) -> Any:
+        return x
+
+    recipe = fa.train.TRADES(fa.Linf(0.1))
+    assert named([own], recipe=recipe)["own"].threat is recipe.threat
+    assert named([own], recipe=SimpleNamespace(threat=SHIFT)) == {"own": own}
 
 
 TABLES = torch.linspace(-2, 2, 24).view(8, 3)

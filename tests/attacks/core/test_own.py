@@ -111,6 +111,7 @@ def test_a_file_has_what_was_judged_and_a_title_the_name_as_it_is(mine, tmp_path
     assert main([*common, "-a", "mine:autoattack"]) == main([*common, "-a", "mine:strong"]) == 0
     out = capsys.readouterr().out
     assert all(f"│ {title} " in out for title in ("autoattack", "shifted"))
+    assert " ".join(out.split()).count("its threat is not known") == 2
     assert main(["evaluate", *common[1:7], "-a", "mine:shifted", "--json", "--radii", "0.01,0.06"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"]["curves"][0]["radii"] == [0.01, 0.06]
 
