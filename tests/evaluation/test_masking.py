@@ -112,6 +112,33 @@ def test_two_answers_are_no_clean_verdict() -> None:
         assert "randomized" in signs(evaluate(Together(), SET, {"pgd": LONG}, draws=draws)).flagged
 
 
+class Noisy(nn.Module):
+    """A linear model whose logits are off by chance, with its gradient or that the other way round."""
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.way, self.weights = (
+            way,
+            nn.Parameter(torch.randn(2, 16, generator=torch.Generator().manual_seed(0))),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach() + self.way * (x - x.detach())
+        logits = (x - 0.5).flatten(1) @ self.weights.T
+        return logits + 0.5 * torch.randn_like(logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [1, -1])
+def test_chance_lets_square_break_no_more_of_a_randomized_model(way: int) -> None:
+    """Samples that held in one draw may be broken in another, as those that were broken may hold."""
+    x, eot = images(160, dtype=torch.float32), partial(fa.attacks.pgd, steps=40, eot=8)
+    y = ((x - 0.5).flatten(1) @ Noisy(way).weights.T).argmax(1)
+    seen = signs(evaluate(Noisy(way), (x, y), [eot], threat=fa.Linf(0.06), draws=8, batch_size=200))
+    assert "square" in seen.flagged if way < 0 else seen.flagged == ()
+    assert seen.values["square"] > 0
+
+
 def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
     table = evaluate(nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(LONG, steps=3)}, limit=7)
     assert (signs(table).samples, table["pgd"].failed) == (0, 7)

@@ -66,7 +66,8 @@ class Record:
             return first.clone()
         steps = (count / TAIL).ceil_().clamp_(1, TAIL).long()
         before = self.ranks.gather(1, (self.ranks.shape[1] - steps)[:, None]).squeeze(1)
-        return ((self.rank - before) / (self.rank - first)).masked_fill_(self.rank == first, 0.0)
+        share = (self.rank - before) / (self.rank - first)
+        return share.masked_fill_(self.rank == first, 0.0).clamp_(0, 1)  # of random losses some sink
 
     @property
     def findings(self) -> dict[str, Any]:

@@ -224,10 +224,12 @@ def look(
         alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
             part = problem.take(index.to(device))
-            left = part.take(held[index].nonzero().squeeze(1).to(device))
-            counts.update(_counts(part, left, seed, search))
+            counts.update(_counts(part, held[index], seed, search, bool(findings.values["randomized"])))
+    lost = counts.pop("lost", 0)
     for name, count in counts.items():
-        findings.count(name, count, len(chosen))
+        beside = name == "square" and findings.values["randomized"]
+        least = at_least_alone(count, lost, len(chosen)) if beside else None
+        findings.count(name, count, len(chosen), least)
     if alone and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
         findings.leave(["square"], STAND_IN)  # a short look does not stand for it
     findings.unseen = {name: why for name, why in findings.unseen.items() if name not in findings.values}
@@ -303,15 +305,19 @@ def _stands_in(classifier: Prepared) -> bool:
     return bool(replaced(classifier.model)) or classifier.input_threshold is not None
 
 
-def _counts(part: Task, left: Task, seed: int, search: bool) -> dict[str, int]:
+def _counts(part: Task, held: Tensor, seed: int, search: bool, randomized: bool) -> dict[str, int]:
     """Return at how many samples the gradient is zero, and what short attacks on those that held break."""
     flat = probes.without_gradient(part, "ce" if part.criterion is WRONG else part.margin)
-    counts = {"zero_gradient": int(flat.sum())}
+    left, counts = held.nonzero().squeeze(1).to(part.x.device), {"zero_gradient": int(flat.sum())}
     if _of_classes(part) and probes.bounded(part):
-        still = left if decides_by_class(part.criterion) else part
-        broken = probes.broken_without_radius(still, rng.derive(seed, "indicators unconstrained"))
+        still = part.take(left) if decides_by_class(part.criterion) else part
+        draws, key = probes.DRAWS * randomized, rng.derive(seed, "indicators unconstrained")
+        broken = probes.broken_without_radius(still, key, draws)
         counts["unconstrained"] = int((~broken).sum())
     if search and part.threat.finite:
-        broken = probes.broken_by_square(left, rng.derive(seed, "indicators square"))
-        counts["square"] = int(broken.sum())
+        # of a randomized model some hold by chance alone, as others do that were broken
+        tried = part if randomized else part.take(left)
+        broken = probes.broken_by_square(tried, rng.derive(seed, "indicators square"))
+        counts["square"] = int((broken & held if randomized else broken).sum())
+        counts["lost"] = int((~broken & ~held).sum()) if randomized else 0
     return counts

@@ -30,6 +30,7 @@ from fastadv.threat import Linf
 LONG_STEPS = 40  # of PGD at the radius
 FREE_STEPS = 20  # of PGD without a radius
 QUERIES = 30  # of Square
+DRAWS = 4  # of a randomized model, in any of which what PGD found may be broken
 WAY, OFF = 0.01, 0.1  # a way by this share of the margin; the gradient may be off by this share of the change
 BETWEEN = 0.1  # of the way to a random image, where a stand-in is looked for
 SHORT, FLOAT32 = 1e-6, 1e-3  # ways from there by these shares of the margin, in float64 and in float32
@@ -183,8 +184,11 @@ def rows_mix(problem: Task) -> bool:
     return mixed_rows.mixes_rows(problem.classifier, problem.x, problem.rows, logits, rounding)
 
 
-def broken_without_radius(problem: Task, seed: int) -> Tensor:
-    """Return bool [B]: PGD on the margin in the whole box finds a wrong class, be it one that is rejected."""
+def broken_without_radius(problem: Task, seed: int, draws: int = 0) -> Tensor:
+    """Return bool [B]: PGD on the margin in the whole box finds a wrong class, be it one that is rejected.
+
+    So many more draws of a randomized model count, too.
+    """
     low, high = box = problem.threat.box
     goal = problem.criterion if isinstance(problem.criterion, Unless) else WRONG
     whole = replace(problem, threat=Linf(high - low, box), targets=None, criterion=goal, mask=None)
@@ -192,8 +196,10 @@ def broken_without_radius(problem: Task, seed: int) -> Tensor:
         out = pgd.on(whole, steps=FREE_STEPS, loss=whole.leading, seed=seed)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
-    broken: Tensor = (out.success | (out.loss > 0) & (goal is not WRONG)).cpu()
-    return broken
+    broken: Tensor = out.success | (out.loss > 0) & (goal is not WRONG)
+    for _ in range(draws):
+        broken |= whole.met(whole.classifier.verdict(out.x_adv, whole.rows))
+    return broken.cpu()
 
 
 def abstains_by_step(problem: Task, seed: int) -> bool:
