@@ -1,6 +1,7 @@
 """Packages that some calls need and the base does not: each is asked for here, by the call that needs it."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from fastadv.errors import InputError, MissingExtraError
@@ -41,6 +42,9 @@ def need(package: str) -> None:
 def own(what: str, name: str) -> Any:
     """Return what `package.module:function` names; InputError where there is no such function."""
     module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py"):
+        module = f"{Path(module_name).stem}:{attribute}"
+        raise InputError(f"{what}: expected package.module:function, got {name!r}; write {module}")
     try:
         found = getattr(importlib.import_module(module_name), attribute, None)
     except MissingExtraError:

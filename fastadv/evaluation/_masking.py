@@ -96,7 +96,8 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
     return Evidence.gathered(
         row.broken & (not elsewhere),
         unmoved=joined(parts, "unmoved") | joined(parts, "failed.attack"),
-        held=bool((row.correct & ~row.broken).any()),
+        held=int((row.correct & ~row.broken).sum()),
+        forwards=row.forwards,
         backwards=row.backwards + elsewhere,
         parts=None if components is None else (components.costs, components.by_any_of),
         unfinished=joined(parts, "unfinished"),

@@ -46,13 +46,15 @@ def named(
     """
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
+    elif isinstance(attacks, Tensor):
+        raise InputError("attacks: expected names or functions, got a tensor; pass data as a pair, (x, y)")
     else:
         single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
         several = [attacks] if single else attacks or []
         names = (one.rpartition(":")[2] if isinstance(one, str) else name_of(one) for one in several)
         pairs = [*zip(names, several, strict=False)]
     by_name, untold = dict[str, Attack](), list[str]()
-    threats, taken = tuple(threat) if isinstance(threat, Sequence) else (threat,), False
+    threats, taken = tuple(threat) if isinstance(threat, list | tuple) else (threat,), False
     for name, value in pairs:
         attack = value
         if isinstance(value, str):

@@ -14,6 +14,7 @@ from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.threat import Threat
 
 FEW = 8  # parameters of a map, that a grid or noise can search
+ENOUGH = 500  # passes at each sample that held, for a search without gradients to stand beside stand-ins
 SLACK = 1e-6  # what rounding adds to a distance
 
 
@@ -38,7 +39,7 @@ class Evidence:
     threat: Threat | None
     soft: bool = False  # whether it has the flag `soft_logits`
     parameters: int = 0  # of a sample, where a map makes images of them
-    unguided: bool = False  # whether it searched without gradients, if only in a part
+    unguided: bool = False  # whether it searched long enough without gradients, if only in a part
     goal: Goal = ANY_WRONG
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
@@ -64,8 +65,9 @@ class Evidence:
         return cls.gathered(
             broken,
             unmoved=held & out.zero_gradient.cpu() | failed,
-            held=bool(out.held.any()),
+            held=int(out.held.sum()),
             backwards=out.backwards,
+            forwards=out.forwards,
             parts=None if costs is None else (costs, by_any_of),
             unfinished=broken * torch.nan if rises is None else rises.float().cpu(),
             passes=out.forwards + out.backwards,
@@ -77,16 +79,20 @@ class Evidence:
 
     @classmethod
     def gathered(
-        cls, broken: Tensor, unmoved: Tensor, held: bool, backwards: int, parts: Parts | None, **details: Any
-    ) -> "Evidence":
+        cls, broken: Tensor, unmoved: Tensor, held: int, forwards: int, backwards: int, parts: Parts | None,
+        **details: Any,
+    ) -> "Evidence":  # fmt: skip
         """Return what an attack says, or AutoAttack, some of whose parts may take no gradients."""
         if parts is None:
-            gradient, unguided = backwards > 0, backwards == 0
-            without = torch.tensor(unguided, device="cpu")
+            gradient = backwards > 0
+            unguided = not gradient and forwards >= ENOUGH * held
+            without = torch.tensor(not gradient, device="cpu")
         else:  # looks for symptoms do not count
             costs, by_any_of = parts
             gradient, late = any(cost.backwards for cost in costs.values()), blind(costs)
-            unguided = not gradient or bool(late) or not held
+            searches = [costs[name] for name in (late if gradient else costs)]
+            enough = any(one.forwards >= ENOUGH * (one.samples - one.broken) for one in searches)
+            unguided = enough or not held
             without = by_any_of(late) if gradient else torch.tensor(True, device="cpu")
         return cls(
             broken, broken & without, unmoved & gradient, gradient=gradient, unguided=unguided, **details

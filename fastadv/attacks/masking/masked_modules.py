@@ -351,7 +351,8 @@ class _Call:
         """Return whether the gradients on the way of a move of all that is given explain the change."""
         if self.doubted or not len(self.base) or self.budget.left < 2 * (1 + AROUND) * self.share:
             return False
-        move = self.drawn(0, SIZES[0])
+        points = self.origin + self.drawn(0, SIZES[0])
+        move = points.clamp(*self.origin.aminmax()) - self.origin  # beyond, bytes begin anew
         change = self.change(move)
         return bool(len(change)) and abs(self.explained(move, change, AROUND) - 1) <= LEFT
 
@@ -391,13 +392,15 @@ class _Call:
         if len(self.returned) > 1 or not output.is_floating_point():
             return f"wrap it in a module that returns one floating tensor, and {replace('its name', '...')}"
         if keeps and (kind in ("zero", "nan") or self.follows()):
-            return replace(repr(self.name), "'identity'")
+            better = "; if no_grad or detach cuts it, leave that out instead, which leads further"
+            return replace(repr(self.name), "'identity'") + better * (kind == "cut")
         shapes = f"from {list(first.shape)} to {list(output.shape)}"
         return f"{replace(repr(self.name), 'net')}, with a differentiable net {shapes} that behaves like it"
 
     def follows(self) -> bool:
         """Return whether the output goes where the input does."""
-        move = self.drawn(0, SIZES[0])
+        points = self.origin + self.drawn(0, SIZES[0])
+        move = points.clamp(*self.origin.aminmax()) - self.origin  # beyond, bytes begin anew
         change = self.change(move)
         return bool(len(change)) and float(torch.cosine_similarity(move[: len(change)], change, dim=0)) > 0.1
 

@@ -68,6 +68,7 @@ def test_an_attack_is_named_by_its_module(mine) -> None:
     assert named["midi"].robust_accuracy == evaluate(mine.midi).worst_case
     for name in ("midi", ":midi", "./mine.py:midi"):
         refuses(f"attacks: expected one of .*package.module:function, got '{name}'", evaluate, name)
+    refuses("got 'mine.py:midi'; write mine:midi", evaluate, "mine.py:midi")
     for name in ("mini", "core"):
         refuses(f"'mine:{name}': module mine has no function '{name}'", evaluate, f"mine:{name}")
     refuses("No module named 'yours'", evaluate, "yours:midi")

@@ -43,7 +43,9 @@ def net(*layers: nn.Module, channels: int = 1) -> nn.Sequential:
 def test_a_layer_that_hides_its_gradient_is_named(name: str) -> None:
     (module,) = masked_modules(Defended(net(), before=AT_INPUT[name]()), X)
     assert (module.name, module.kind, module.share) == ("before", KINDS.get(name, "cut"), 1.0)
-    assert module.advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    advice, _, better = module.advice.partition("; if no_grad or detach cuts it, leave that out instead")
+    assert advice == "give fa.models.bpda(model, {'before': 'identity'})"
+    assert bool(better) == (module.kind == "cut")
     assert str(module).startswith("'before' ")
     assert str(module).endswith(f"at 100% of its inputs: {module.advice}")
 

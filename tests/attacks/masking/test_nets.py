@@ -13,6 +13,7 @@ import fastadv as fa
 from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
+from fastadv.attacks.masking.evidence import ENOUGH
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
 from fastadv.attacks.special.bounded_outputs import bounded, falls_off
 from fastadv.engine import prepare
@@ -115,13 +116,15 @@ def test_a_straight_through_rule_is_seen(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bpda", "straight through"])
 def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatch: Any) -> None:
-    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": 20}}.items():
-        monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
     mended = fa.models.bpda(in_front(Quantize(8)), {"before": "identity"})
     model, threat = mended if name == "bpda" else in_front(rounded()), fa.Linf(0.03)
-    data, square = (TEST.x, model(TEST.x).argmax(1)), partial(fa.attacks.square, queries=20)
+    data = TEST.x, model(TEST.x).argmax(1)
+    assert STAND_IN in fa.attacks.autoattack(model, *data, threat, version="quick").verdict
+    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": ENOUGH}}.items():
+        monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
+    square, short = (partial(fa.attacks.square, queries=count) for count in (ENOUGH, ENOUGH // 5))
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
-    for attacks in ("pgd", {"auto": auto}, {"pgd": "pgd", "square": square}):
+    for attacks in ("pgd", {"auto": auto}, ["pgd", short], {"pgd": "pgd", "square": square}):
         table = fa.evaluate(model, data, attacks, threat=threat)
         assert table.verdict.startswith(f"Inconclusive: {STAND_IN} (") == ("square" not in attacks)
         assert "square" not in attacks or table.verdict.startswith("No sign of masking")
