@@ -20,12 +20,12 @@ class Sign:
 # The order is by strength: signs that hide a gradient, then those that follow from it.
 SIGNS = {
     "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
+    "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
     "incorrect_gradient": Sign(
         "gradients are masked: a module hides its own, or a part is missing",
         "put the step that cuts the gradient into a module, and replace its gradient with bpda",
         0.01,
     ),
-    "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
     "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE, bounded_outputs.LIMIT),
     "randomized": Sign(
         "two passes of the same samples differ, or their gradients do",
