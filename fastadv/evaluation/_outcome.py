@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Status
+from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import FAILED, failed_flags
@@ -22,7 +23,7 @@ from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import Boxes
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import Draws
-from fastadv.evaluation.named import Attack, bound, minimizes, name_of, takes
+from fastadv.evaluation.named import Attack, bound, minimizes, takes
 from fastadv.evaluation.row import Components, Row
 from fastadv.threat import THREATS, Named, Threat
 from fastadv.threat.through import Own

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
+from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import CLAIMS, UNTOLD, claim_flags
@@ -23,7 +24,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
 from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.named import Attack, minimizes, name_of, named, threat_of
+from fastadv.evaluation.named import Attack, minimizes, named, threat_of
 from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes

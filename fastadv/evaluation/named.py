@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv._checks import meant
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult, Status
-from fastadv.attacks.core.card import REGISTRY, card_of
+from fastadv.attacks.core.card import REGISTRY, card_of, name_of
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
@@ -231,12 +231,6 @@ def minimizes(attack: Any) -> bool:
         if isinstance(says := getattr(layer, "minimum", None), bool):
             return says
     return False
-
-
-def name_of(attack: Any) -> str:
-    """Return the name of the function inside, or of its type."""
-    *_, inside = layers(attack)
-    return str(getattr(inside, "__name__", type(inside).__name__))
 
 
 def takes(attack: Attack, name: str) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.methods.claims import is_own
 from fastadv.attacks.methods.inner import check_attack
@@ -17,7 +18,7 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.evaluation.job import check_evaluation
-from fastadv.evaluation.named import Attack, bound, boxes_of, name_of, takes
+from fastadv.evaluation.named import Attack, bound, boxes_of, takes
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.text import aligned, percent, threat_text, with_interval
 from fastadv.threat import Named, Threat

@@ -4,7 +4,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -79,14 +78,18 @@ class Attack:
 
     @property
     def name(self) -> str:
-        inside: Any = self.run
-        while isinstance(inside, partial):
-            inside = inside.func
-        return str(getattr(inside, "__name__", type(inside).__name__))
+        return name_of(self.run)
 
     def takes(self, option: str) -> bool:
         """Return whether the function has an argument of this name."""
         return option in self.parameters
+
+
+def name_of(run: Any) -> str:
+    """Return the name of the function inside, or of its type."""
+    while hasattr(run, "func"):  # a partial, or what judges it in a threat
+        run = run.func
+    return str(getattr(run, "__name__", type(run).__name__))
 
 
 REGISTRY: dict[str, Attack] = {}  # every attack with a card, by name

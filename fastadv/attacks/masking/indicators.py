@@ -318,6 +318,6 @@ def _counts(part: Task, held: Tensor, seed: int, search: bool, randomized: bool)
         # of a randomized model some hold by chance alone, as others do that were broken
         tried = part if randomized else part.take(left)
         broken = probes.broken_by_square(tried, rng.derive(seed, "indicators square"))
-        counts["square"] = int((broken & held if randomized else broken).sum())
-        counts["lost"] = int((~broken & ~held).sum()) if randomized else 0
+        held = held if randomized else torch.ones_like(broken)
+        counts |= {"square": int((broken & held).sum()), "lost": int((~broken & ~held).sum())}
     return counts

@@ -185,10 +185,7 @@ def rows_mix(problem: Task) -> bool:
 
 
 def broken_without_radius(problem: Task, seed: int, draws: int = 0) -> Tensor:
-    """Return bool [B]: PGD on the margin in the whole box finds a wrong class, be it one that is rejected.
-
-    So many more draws of a randomized model count, too.
-    """
+    """Return bool [B]: PGD in the whole box finds a wrong class, rejected or not, in this or more draws."""
     low, high = box = problem.threat.box
     goal = problem.criterion if isinstance(problem.criterion, Unless) else WRONG
     whole = replace(problem, threat=Linf(high - low, box), targets=None, criterion=goal, mask=None)

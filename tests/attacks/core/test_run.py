@@ -302,11 +302,12 @@ class TestLeaving:
         assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
         assert out.forwards == 8 + sum(sizes) + 8
 
-    @pytest.mark.parametrize("loss", ["ce", lambda logits, y, targets: -logits[:, 0] + logits[:, 1]])
-    def test_the_first_success_stays_where_samples_leave_late(self, loss, monkeypatch):
-        """By the judge of the kernel, and by the general one."""
+    @pytest.mark.parametrize("way", ["score", "decide"])
+    @pytest.mark.parametrize("loss", ["ce", "margin", lambda z, y, targets: z[:, 1] - z[:, 0]])
+    def test_a_success_stays_until_its_sample_leaves(self, loss, way, monkeypatch):
+        """By the judge of the kernel, and by the general one, so that nothing depends on when it leaves."""
         monkeypatch.setattr(staying, "may_leave", lambda step, device: False)
-        out = on_line(playing([("score", (0.6,)), ("score", (0.7,))]), loss=loss, stop_early=True)
+        out = on_line(playing([(way, (0.6,)), (way, (0.9,))]), loss=loss, stop_early=True)
         assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
     def test_all_leave(self) -> None:
@@ -356,13 +357,6 @@ class TestLeaving:
 
         run(Line(), x, torch.zeros(3, dtype=torch.long), Linf(0.1), rule)
         assert seen[0].tolist() == [1, 2, 1, 2]
-
-    @pytest.mark.parametrize("loss", ["margin", lambda logits, y, targets: logits.amax(1)])
-    def test_a_success_stays_until_its_sample_leaves(self, loss, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By either judge, so that nothing depends on when it leaves."""
-        monkeypatch.setattr(staying, "may_leave", lambda step, device: False)
-        out = on_line(playing([("decide", (0.6,)), ("decide", (0.9,))]), loss=loss, stop_early=True)
-        torch.testing.assert_close(out.x_adv[:, 0], torch.full((3,), 0.6))
 
     def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A false success of a search in bfloat16 is no second answer of the model."""
