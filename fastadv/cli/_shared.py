@@ -91,6 +91,7 @@ class Network:
     def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
         """Load the model for `dataset`, in eval mode on its device. fresh: untrained is wanted."""
         name, chosen, device = self.model, o.pairs(self.option or [], "--option"), machine.place()
+        rng.seed_all(machine.seed, device)  # from which your own module draws its weights, and its noise
         offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):
             return load_entry(name, chosen, self.weights, dataset).to(device)
@@ -102,8 +103,7 @@ class Network:
             takes = signature(factory(name)).parameters
             every = any(argument.kind is Parameter.VAR_KEYWORD for argument in takes.values())
             offered = {key: value for key, value in offered.items() if every or key in takes}
-        with rng.generators_kept(rng.CPU, seed=machine.seed):  # from which your own module draws its weights
-            model = models.create(name, **offered | chosen)
+        model = models.create(name, **offered | chosen)
         if self.weights is not None:
             models.load_weights(model, self.weights)
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:

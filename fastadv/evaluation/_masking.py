@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.autoattack import EOT
+from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
+from fastadv.attacks.masking.probes import AGAIN
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.evaluation._outcome import Part, joined, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
@@ -32,12 +34,13 @@ def indicators(
 ) -> Indicators:
     """Return the indicators of an evaluation, by the `parts` of each row."""
     frozen, criterion = job.frozen, job.criterion
-    ran = [(row, of_row) for row, of_row in zip(rows, parts, strict=True) if not row.refused]
-    rows = [row for row, _ in ran]
+    every = zip(rows, parts, job.attacks.values(), strict=True)
+    ran = [(row, of_row, attack) for row, of_row, attack in every if not row.refused]
+    rows = [row for row, *_ in ran]
     # `criterion` says which samples are right, and those that are bound to attacks what a success is
     asked = [bound(attack, "criterion") for attack in job.attacks.values()]
     goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked if one is not None)}
-    evidence = [_evidence(row, of_row, criterion, goals) for row, of_row in ran]
+    evidence = [_evidence(*one, criterion, goals, frozen.eot) for one in ran]
     metrics = {attack.threat.metric for attack in evidence if attack.threat is not None}
     alike = [[one for one in evidence if one.threat and one.threat.metric == metric] for metric in metrics]
     raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
@@ -48,8 +51,8 @@ def indicators(
         within = [attack.within(threat, row.distance) for row, attack in zip(rows, evidence, strict=True)]
         evidence = [attack for attack in within if attack is not None and attack.goal.like(goal)]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
-    chosen = choose(evidence, correct, passes)
     raised += [name for name in RAISED if _says(rows, name)]
+    chosen = choose(evidence, correct, passes / (AGAIN if "randomized" in raised else 1))
     known = {"looked_at": ids[chosen], "correct": correct}
 
     part = kept.kept(PART, known)
@@ -85,7 +88,16 @@ def _eot(job: Job) -> int:
     return most
 
 
-def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping[str, Criterion]) -> Evidence:
+def _queries(attack: Any) -> int:
+    """Return how many queries an attack may ask of each sample; 0 where it does not say."""
+    default = getattr(parameters_of(attack).get("queries"), "default", 0)
+    queries = default if (given := bound(attack, "queries")) is None else given
+    return queries if isinstance(queries, int) else 0
+
+
+def _evidence(
+    row: Row, parts: Sequence[Part], attack: Any, judged: Criterion, goals: Mapping[str, Criterion], eot: int
+) -> Evidence:
     """Return what all batches of one attack say."""
     # The criterion that an attack keeps to itself is not known here.
     wanted, usual = wanted_of(parts), WRONG if judged.outputs == "classes" else judged
@@ -96,8 +108,8 @@ def _evidence(row: Row, parts: Sequence[Part], judged: Criterion, goals: Mapping
     return Evidence.gathered(
         row.broken & (not elsewhere),
         unmoved=joined(parts, "unmoved") | joined(parts, "failed.attack"),
-        held=int((row.correct & ~row.broken).sum()),
-        forwards=row.forwards,
+        held=bool((row.correct & ~row.broken).any()),
+        queries=_queries(attack) or row.forwards / max(1, int(row.correct.sum())) / eot,
         backwards=row.backwards + elsewhere,
         parts=None if components is None else (components.costs, components.by_any_of),
         unfinished=joined(parts, "unfinished"),

@@ -46,8 +46,8 @@ def named(
     """
     if isinstance(attacks, Mapping):
         pairs = list(attacks.items())
-    elif isinstance(attacks, Tensor):
-        raise InputError("attacks: expected names or functions, got a tensor; pass data as a pair, (x, y)")
+    elif hasattr(attacks, "__array__"):  # a tensor, too
+        raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
     else:
         single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
         several = [attacks] if single else attacks or []

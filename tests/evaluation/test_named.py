@@ -116,7 +116,7 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         (lambda model, x, y, *, ids, threat=BALL: OWN(model, x, y), fa.L2(1), "nothing here takes it"),
         ("fgsm", "linf", "threat: expected fa.Linf, L2, L1 or L0, got 'linf'"),
         ("pgd:steps=2", BALL, r"got 'pgd:steps=2'; .* functools.partial\(fa.attacks.pgd, steps=\.\.\.\)"),
-        (torch.zeros(6), BALL, r"attacks: expected names .*, got a tensor; pass data as a pair, \(x, y\)"),
+        (torch.zeros(6), BALL, r"attacks: expected names .*, got an array; pass data as a pair, \(x, y\)"),
         (3, BALL, r"attacks\['int'\]: expected a name or a function"),
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),
     ],

@@ -14,7 +14,7 @@ from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.threat import Threat
 
 FEW = 8  # parameters of a map, that a grid or noise can search
-ENOUGH = 500  # passes at each sample that held, for a search without gradients to stand beside stand-ins
+ENOUGH = 500  # queries of a search without gradients that may stand beside stand-ins
 SLACK = 1e-6  # what rounding adds to a distance
 
 
@@ -65,9 +65,9 @@ class Evidence:
         return cls.gathered(
             broken,
             unmoved=held & out.zero_gradient.cpu() | failed,
-            held=int(out.held.sum()),
+            held=bool(out.held.any()),
             backwards=out.backwards,
-            forwards=out.forwards,
+            queries=out.forwards / max(1, int((broken | held).sum())),
             parts=None if costs is None else (costs, by_any_of),
             unfinished=broken * torch.nan if rises is None else rises.float().cpu(),
             passes=out.forwards + out.backwards,
@@ -79,19 +79,19 @@ class Evidence:
 
     @classmethod
     def gathered(
-        cls, broken: Tensor, unmoved: Tensor, held: int, forwards: int, backwards: int, parts: Parts | None,
+        cls, broken: Tensor, unmoved: Tensor, held: bool, backwards: int, queries: float, parts: Parts | None,
         **details: Any,
     ) -> "Evidence":  # fmt: skip
         """Return what an attack says, or AutoAttack, some of whose parts may take no gradients."""
         if parts is None:
             gradient = backwards > 0
-            unguided = not gradient and forwards >= ENOUGH * held
+            unguided = not gradient and queries >= ENOUGH
             without = torch.tensor(not gradient, device="cpu")
         else:  # looks for symptoms do not count
             costs, by_any_of = parts
             gradient, late = any(cost.backwards for cost in costs.values()), blind(costs)
             searches = [costs[name] for name in (late if gradient else costs)]
-            enough = any(one.forwards >= ENOUGH * (one.samples - one.broken) for one in searches)
+            enough = any(one.forwards >= ENOUGH * max(1, one.samples) for one in searches)
             unguided = enough or not held
             without = by_any_of(late) if gradient else torch.tensor(True, device="cpu")
         return cls(

@@ -224,7 +224,8 @@ def look(
         alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
             part = problem.take(index.to(device))
-            counts.update(_counts(part, held[index], seed, search, bool(findings.values["randomized"])))
+            left = part.take(held[index].nonzero().squeeze(1).to(device))
+            counts.update(_counts(part, left, seed, search, bool(findings.values["randomized"])))
     lost = counts.pop("lost", 0)
     for name, count in counts.items():
         beside = name == "square" and findings.values["randomized"]
@@ -305,19 +306,18 @@ def _stands_in(classifier: Prepared) -> bool:
     return bool(replaced(classifier.model)) or classifier.input_threshold is not None
 
 
-def _counts(part: Task, held: Tensor, seed: int, search: bool, randomized: bool) -> dict[str, int]:
+def _counts(part: Task, left: Task, seed: int, search: bool, randomized: bool) -> dict[str, int]:
     """Return at how many samples the gradient is zero, and what short attacks on those that held break."""
     flat = probes.without_gradient(part, "ce" if part.criterion is WRONG else part.margin)
-    left, counts = held.nonzero().squeeze(1).to(part.x.device), {"zero_gradient": int(flat.sum())}
+    counts = {"zero_gradient": int(flat.sum())}
     if _of_classes(part) and probes.bounded(part):
-        still = part.take(left) if decides_by_class(part.criterion) else part
+        still = left if decides_by_class(part.criterion) else part
         draws, key = probes.DRAWS * randomized, rng.derive(seed, "indicators unconstrained")
         broken = probes.broken_without_radius(still, key, draws)
         counts["unconstrained"] = int((~broken).sum())
     if search and part.threat.finite:
-        # of a randomized model some hold by chance alone, as others do that were broken
-        tried = part if randomized else part.take(left)
-        broken = probes.broken_by_square(tried, rng.derive(seed, "indicators square"))
-        held = held if randomized else torch.ones_like(broken)
-        counts |= {"square": int((broken & held).sum()), "lost": int((~broken & ~held).sum())}
+        broken = probes.broken_by_square(left, rng.derive(seed, "indicators square"))
+        # some samples of a randomized model held by chance alone: what steps break again, too
+        again = probes.broken_by_steps(left, seed) if randomized else torch.zeros_like(broken)
+        counts |= {"square": int((broken & ~again).sum()), "lost": int((again & ~broken).sum())}
     return counts

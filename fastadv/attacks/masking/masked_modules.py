@@ -351,8 +351,7 @@ class _Call:
         """Return whether the gradients on the way of a move of all that is given explain the change."""
         if self.doubted or not len(self.base) or self.budget.left < 2 * (1 + AROUND) * self.share:
             return False
-        points = self.origin + self.drawn(0, SIZES[0])
-        move = points.clamp(*self.origin.aminmax()) - self.origin  # beyond, bytes begin anew
+        move = self.drawn(0, SIZES[0])
         change = self.change(move)
         return bool(len(change)) and abs(self.explained(move, change, AROUND) - 1) <= LEFT
 
@@ -399,8 +398,7 @@ class _Call:
 
     def follows(self) -> bool:
         """Return whether the output goes where the input does."""
-        points = self.origin + self.drawn(0, SIZES[0])
-        move = points.clamp(*self.origin.aminmax()) - self.origin  # beyond, bytes begin anew
+        move = self.drawn(0, SIZES[0], clamped=True)  # beyond, bytes begin anew
         change = self.change(move)
         return bool(len(change)) and float(torch.cosine_similarity(move[: len(change)], change, dim=0)) > 0.1
 

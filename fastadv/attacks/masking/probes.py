@@ -42,6 +42,7 @@ SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of i
 # Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
 BROKEN = SYMPTOMS + 2
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
+AGAIN = 1 + (QUERIES + DRAWS) / HELD  # times as many, where the model is randomized
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
 
@@ -229,6 +230,15 @@ def broken_by_square(problem: Task, seed: int) -> Tensor:
     # Squares that shrink as AutoAttack's do, with which the limit of the sign was chosen.
     search = sparse_rs.on if problem.threat.norm == "l0" else partial(square.on, rescale=False)
     success: Tensor = search(problem, queries=QUERIES, seed=seed).success.cpu()
+    return success
+
+
+def broken_by_steps(problem: Task, seed: int) -> Tensor:
+    """Return bool [B]: PGD of as many passes succeeds."""
+    try:
+        success: Tensor = pgd.on(problem, steps=QUERIES // 2, seed=seed).success.cpu()
+    except NoGradientError:
+        return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
     return success
 
 

@@ -13,7 +13,6 @@ import fastadv as fa
 from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
-from fastadv.attacks.masking.evidence import ENOUGH
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
 from fastadv.attacks.special.bounded_outputs import bounded, falls_off
 from fastadv.engine import prepare
@@ -120,11 +119,12 @@ def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatc
     model, threat = mended if name == "bpda" else in_front(rounded()), fa.Linf(0.03)
     data = TEST.x, model(TEST.x).argmax(1)
     assert STAND_IN in fa.attacks.autoattack(model, *data, threat, version="quick").verdict
-    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": ENOUGH}}.items():
+    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": 500}}.items():
         monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
-    square, short = (partial(fa.attacks.square, queries=count) for count in (ENOUGH, ENOUGH // 5))
+    square, short = (partial(fa.attacks.square, queries=count) for count in (500, 300))
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
-    for attacks in ("pgd", {"auto": auto}, ["pgd", short], {"pgd": "pgd", "square": square}):
+    far = partial(short, threat=fa.Linf(1.0))
+    for attacks in ("pgd", {"auto": auto}, ["pgd", short], ["pgd", far], {"pgd": "pgd", "square": square}):
         table = fa.evaluate(model, data, attacks, threat=threat)
         assert table.verdict.startswith(f"Inconclusive: {STAND_IN} (") == ("square" not in attacks)
         assert "square" not in attacks or table.verdict.startswith("No sign of masking")
