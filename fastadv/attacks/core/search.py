@@ -86,7 +86,6 @@ class Search(Samples[R_co]):
         logits, gradients = self.edge.around(
             seen,
             lambda at: self.classifier.jacobian(self._cast(at), directions, rows=self.problem.rows),
-            lambda at: (self._logits(at),),
             partial(self._ask_rows, "margin"),
         )
         look = JacobianLook(points, seen, logits, self._shaped(gradients))
@@ -215,9 +214,8 @@ class Search(Samples[R_co]):
         pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
         if clean is not None and 2 * len(self.x) >= len(clean.logits) and self._interval(loss) is None:
             pull = partial(self._pull_at_x, clean, pull, loss, direction)
-        alone, single = partial(self.loss_at, loss=loss), partial(self._ask_rows, loss)
         around: Any = self.edge.around
-        return partial(around, pull=pull, alone=alone, ask=single)
+        return partial(around, pull=pull, ask=partial(self._ask_rows, loss))
 
     def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what gives loss, logits and gradient in a pass of its own."""

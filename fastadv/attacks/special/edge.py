@@ -1,7 +1,7 @@
 """A kink at the edge of the data: the derivative is 0 on a bound of the box, but not a little inside.
 
 A ReLU or a clamp in front of a net has the derivative 0 at exactly 0, where most pixels of an image may lie.
-A step inside would find another one, so the gradient is taken a little inside.
+A step inside would find another one, so the gradient of such coordinates is taken a little inside.
 """
 
 import math
@@ -24,29 +24,28 @@ AskAll = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Edge:
-    """Where a search takes gradients: at its points or, once they show a kink there, a little inside."""
+    """Where a search takes gradients: at its points and, of flat coordinates near a bound, inside."""
 
     def __init__(self, box: Box) -> None:
         self.depth: Tensor | None = None
         self.met = False  # whether the search has had a gradient
         self._box = box
 
-    def around(self, points: Tensor, pull: AskAll, alone: AskAll, ask: AskRows) -> tuple[Tensor, ...]:
-        """Return what `pull` says of points [n, ...], with the gradient last, which may be one inside."""
-        # `alone` says the same without a gradient; `ask` gives gradients of single rows, to find a kink
-        at = self._inside(points)
-        *said, gradient = pull(at)
-        if self._meets(points, said[-1], gradient, ask):
-            gradient = pull(self._inside(points))[-1]
-        elif at is not points:
-            said = list(alone(points))
-        return *said, gradient
+    def around(self, points: Tensor, pull: AskAll, ask: AskRows) -> tuple[Tensor, ...]:
+        """Return what `pull` says of points [n, ...]; where its gradient, the last, is flat, one inside."""
+        # `ask` gives gradients of single rows, to find a kink
+        *said, gradient = pull(points)
+        self._meets(points, said[-1], gradient, ask)
+        if self.depth is None:
+            return *said, gradient
+        within = inside(points, self.depth, self._box)
+        several = gradient.ndim > points.ndim  # functions
+        flat = ((gradient == 0).all(1) if several else gradient == 0) & (within != points)
+        more = pull(torch.where(flat, within, points))[-1]  # all else stays where it is
+        return *said, torch.where(flat[:, None] if several else flat, more, gradient)
 
-    def _inside(self, points: Tensor) -> Tensor:
-        return points if self.depth is None else inside(points, self.depth, self._box)
-
-    def _meets(self, points: Tensor, logits: Tensor, gradient: Tensor, ask: AskRows) -> bool:
-        """Return whether the first gradient of a search lacks what it has inside; that sets the depth."""
+    def _meets(self, points: Tensor, logits: Tensor, gradient: Tensor, ask: AskRows) -> None:
+        """Set the depth if the first gradient of a search lacks what it has inside."""
         first, self.met = not self.met, True
         if first and gradient.ndim > points.ndim:  # of several functions
             gradient = gradient.abs().amax(1)
@@ -55,7 +54,6 @@ class Edge:
             gradient = gradient.where(like(logits.isfinite().all(1), gradient), torch.nan)
             depth, _ = kinks(points, gradient, self._box, ask)
             self.depth = depth if bool(depth.any()) else None
-        return first and self.depth is not None
 
 
 def inside(points: Tensor, depth: float | Tensor, box: Box) -> Tensor:

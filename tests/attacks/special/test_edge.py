@@ -140,3 +140,20 @@ def test_only_a_derivative_that_comes_back_inside_counts() -> None:
         edge.kinks(points, gradient, box, ask)
         assert not edge.may_be(points, gradient, box)
     assert not asked
+
+
+def test_values_with_a_derivative_stay_where_they_are() -> None:
+    """Background that a net does not see in an ordinary image is no reason to look at another image."""
+    x, asked = torch.zeros(1, 40), list[Tensor]()
+
+    def pull(points: Tensor) -> tuple[Tensor, ...]:
+        asked.append(points)
+        gradient = (points > 1e-3).float()
+        gradient[:, 20:] = 2 + points[:, 20:]
+        return points.sum(1), points[:, :2], gradient
+
+    at = edge.Edge((0.0, 1.0))
+    for _ in range(2):
+        *_, gradient = at.around(x, pull, lambda points, rows: pull(points)[-1])
+        assert torch.equal(asked[-1], torch.cat([torch.full((1, 20), 0.01), x[:, 20:]], 1))
+        assert torch.equal(gradient, torch.cat([torch.ones(1, 20), torch.full((1, 20), 2.0)], 1))
