@@ -14,6 +14,7 @@ from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, comp
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import Evidence, choose, look
+from fastadv.attacks.masking.evidence import counted
 from fastadv.engine.precision import Precision
 from fastadv.threat import Threat
 
@@ -115,7 +116,8 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     right = torch.zeros_like(out.success, device="cpu").index_fill_(0, trial.todo.cpu(), True)
     evidence = Evidence.of(out)
     if trial.problem.through:
-        evidence = replace(evidence, parameters=trial.problem.x.shape[1:].numel())
+        mapped: Any = trial.problem.classifier
+        evidence = replace(evidence, parameters=counted(trial.problem.x, mapped.x))
     chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
     signs = look(trial.classifier, problem, chosen, [evidence], right, seed=seed, raised=warnings)

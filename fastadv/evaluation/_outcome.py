@@ -17,6 +17,7 @@ from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.task import Classified
+from fastadv.attacks.masking.evidence import counted
 from fastadv.attacks.masking.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.methods.claims import BARE, UNTOLD, Within, checked, claim_flags, is_own, posed
 from fastadv.attacks.special.labels import LABELS, label_flags
@@ -207,7 +208,7 @@ def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
     if result.goal.criterion.outputs == "classes" and result.goal.criterion != WRONG:
         notes["criterion"] = repr(result.goal.criterion)
     if result.parameters is not None:
-        notes["parameters"] = result.parameters.shape[1:].numel()
+        notes["parameters"] = counted(result.parameters, result.x_adv)
     if isinstance(result, AutoAttackResult):
         notes["method"] = f"AutoAttack {result.version}"
         notes |= {"remarks": list(result.notes), "costs": {k: asdict(v) for k, v in result.costs.items()}}

@@ -138,6 +138,10 @@ class Criterion:
         """Return [B], what an ascent raises by default: the margin, or what leads to a success better."""
         return self.margin(logits, y, targets)
 
+    def further(self) -> tuple[Loss, ...]:
+        """Return losses by which another ascent tries what held against `leading`."""
+        return ()
+
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return int64 [B, C], the classes to which an ascent may lead, the largest logit first."""
         others = logits.scatter(1, y[:, None], -torch.inf)
@@ -348,8 +352,14 @@ class Unless(_OfClass):
         beyond = torch.where(margin > 0, 1 + margin, 1 / (1 - margin.clamp_max(0)))
         return torch.where(lead > 0, beyond, lead)
 
+    def further(self) -> tuple[Loss, ...]:
+        """Return the margin: `leading` passes a detector between the classes, but opposes none on the way."""
+        return (self.margin,)
+
     def of_classes(self, name: str) -> Loss:
         """Return the loss without the logit of `reject`, to which an ascent of all would lead."""
+        if name == "margin":
+            return self.margin
 
         def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
             place = self._place(logits)

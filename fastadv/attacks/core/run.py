@@ -161,14 +161,17 @@ def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
 def _attempts(
     task: Task, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None = None
 ) -> Iterator[Search[Any]]:
-    """Yield the search of each restart on `todo` int64 [n]."""
+    """Yield the search of each restart on `todo` int64 [n]; on what holds, one by each further loss."""
+    further = task.criterion.further() if plan.loss == task.criterion.leading else ()
     for restart in range(plan.restarts):
-        index = todo[~record.success[todo]] if plan.stop_early and restart else todo
-        if not len(index):
-            return
-        search: Search[Any] = Search(task, index, record, plan, restart)
-        search.clean_pass, clean = clean, None
-        yield search
+        for turn, loss in enumerate((plan.loss, *further)):
+            held = turn or (plan.stop_early and restart)
+            index = todo[~record.success[todo]] if held else todo
+            if not len(index):
+                break
+            search: Search[Any] = Search(task, index, record, replace(plan, loss=loss), restart)
+            search.clean_pass, clean = clean, None
+            yield search
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Evidence:
             passes=out.forwards + out.backwards,
             threat=out.threat,
             soft=SOFT_LOGITS in out.flags,
-            parameters=0 if out.parameters is None else out.parameters.shape[1:].numel(),
+            parameters=0 if out.parameters is None else counted(out.parameters, out.x_adv),
             goal=out.goal,
         )
 
@@ -97,6 +97,12 @@ class Evidence:
         return cls(
             broken, broken & without, unmoved & gradient, gradient=gradient, unguided=unguided, **details
         )
+
+
+def counted(parameters: Tensor, x: Tensor) -> int:
+    """Return how many parameters a sample has, more than `FEW` where they are as many as its values."""
+    count, values = parameters.shape[1:].numel(), x.shape[1:].numel()
+    return count if count < values else max(count, FEW + 1)
 
 
 def by_gradients_alone(evidence: Sequence[Evidence]) -> bool:

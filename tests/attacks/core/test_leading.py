@@ -16,6 +16,7 @@ from tests.attacks.watched import watched
 
 TEST = fa.data.load("digits", "test", limit=80)
 X, Y, THREAT = TEST.x, TEST.y, fa.Linf(0.15)
+TRAIN, BINARY = fa.data.load("digits", "train"), fa.train.Standard(criterion=fa.attacks.Signs())
 
 
 @cache
@@ -71,13 +72,41 @@ def test_steps_of_each_attempt_fall_from_two_radii_to_a_fiftieth() -> None:
 def test_a_loss_that_is_named_stays(name: str) -> None:
     model, criterion = CASES[name]
     named = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, loss="margin", steps=4, stop_early=False)
-    logits = model(named.x_adv).detach()[:, :10]  # without a class of abstention
-    wanted = fa.losses.loss_value(logits, Y, "margin")
+    logits = model(named.x_adv).detach()
+    plain = partial(fa.losses.loss_value, loss="margin")
+    wanted = criterion.margin(logits, Y, None) if isinstance(criterion, Unless) else plain(logits, Y)
     torch.testing.assert_close(named.loss, wanted)
     default = fa.attacks.pgd(model, X, Y, THREAT, criterion=criterion, steps=4, stop_early=False)
     held = ~default.success
     wanted = criterion.margin(model(default.x_adv).detach(), Y, None)
     torch.testing.assert_close(default.loss[held], wanted[held])
+
+
+def test_a_detector_is_opposed_on_the_way() -> None:
+    """Carlini and Wagner 2017: the class of abstention has the largest logit and what a detector adds."""
+    torch.manual_seed(0)
+    seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+    made = fa.attacks.pgd(net(), TRAIN.x, TRAIN.y, THREAT, steps=5).x_adv
+    labels = torch.arange(2 * len(made)) // len(made)
+    fa.train.fit(
+        seen, (torch.cat([TRAIN.x, made]), labels), BINARY, epochs=12, optimizer="adam", learning_rate=3e-3
+    )
+
+    def model(x: Tensor) -> Tensor:
+        z = net()(x)
+        return torch.cat([z, z.amax(1, keepdim=True) + seen.eval()(x)], 1)
+
+    def margin(z: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        others = z[:, :10].scatter(1, y[:, None], -torch.inf).amax(1)
+        return others - torch.maximum(z.gather(1, y[:, None])[:, 0], z[:, 10])
+
+    pgd = partial(fa.attacks.pgd, model, X, Y, THREAT, criterion=Unless(10))
+    least = pgd(loss=margin).robust_accuracy
+    assert least < 0.5
+    for out in (pgd(), pgd(loss="margin")):
+        assert out.robust_accuracy <= least + 0.04
+    quick = fa.attacks.autoattack(model, X, Y, THREAT, criterion=Unless(10), version="quick")
+    assert quick.robust_accuracy <= least
 
 
 @pytest.mark.parametrize("run", [fa.attacks.fgsm, fa.attacks.mim, fa.attacks.pgd, fa.attacks.apgd])
