@@ -203,6 +203,7 @@ class Defended(nn.Module):
 AT_INPUT: dict[str, Callable[[], nn.Module]] = {
     "quantize": Quantize,
     "jpeg": JPEG,
+    "bytes": lambda: Pointwise(lambda x: (255 * x.detach()).round().to(torch.uint8).to(x) / 255),
     "detach": Detach,
     "no_grad": NoGrad,
     "fixed_point": FixedPoint,

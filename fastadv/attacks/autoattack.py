@@ -15,6 +15,7 @@ from fastadv.attacks.core.task import handed
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import Evidence, choose, look
 from fastadv.attacks.masking.evidence import counted
+from fastadv.engine.module import replaced
 from fastadv.engine.precision import Precision
 from fastadv.threat import Threat
 
@@ -50,8 +51,8 @@ def autoattack(
       the three classes nearest by the gradient (40 steps each), on the margin (50 steps) in five attempts,
       and on "ce_sharp" (100 steps), and 60 queries of Square; in L2 PDPGD (300 steps), the three classes on
       DLR (50 steps each), and 100 queries; in L1 nine classes (50 steps each), 200 queries, and PDPGD.
-      Samples whose gradients were all zero or not finite get the 5,000 queries of "standard". It takes about
-      an eighth of the passes of "standard", in L1 a fifth.
+      Samples whose gradients were all zero or not finite, and all under `bpda`, get the 5,000 queries of
+      "standard". It takes about an eighth of the passes of "standard", in L1 a fifth.
     - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the
       margin, from a ball of twice the radius, and on "ce_sharp"; targeted APGD on DLR for all classes, or for
       the 30 nearest of more than 20, with two restarts; and Square again. It takes about twice the passes of
@@ -101,8 +102,9 @@ def autoattack(
     listed += stages(run) if strong else []
     for component in listed:
         run.component(component)
-    if version == "quick":  # its queries are few where no other attack can see
-        run.component(replace(search(5000, rescale=False), name="standard square"), run.unseen())
+    if version == "quick":  # its queries are few where no other attack can see, or sees by a stand-in
+        unseen = run.left if replaced(run.trial.classifier.model) else run.unseen()
+        run.component(replace(search(5000, rescale=False), name="standard square"), unseen)
     if version == "standard" and threat.norm != "linf" and len(run.left):
         run.note(f'version="strong" also minimizes the {threat.symbol} norm, which may break more')
     named = version if isinstance(version, str) else ", ".join(part.name for part in listed)
