@@ -117,10 +117,8 @@ class Noisy(nn.Module):
 
     def __init__(self, way: int) -> None:
         super().__init__()
-        self.way, self.weights = (
-            way,
-            nn.Parameter(torch.randn(2, 16, generator=torch.Generator().manual_seed(0))),
-        )
+        self.way = way
+        self.weights = nn.Parameter(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.detach() + self.way * (x - x.detach())

@@ -210,7 +210,7 @@ class Search(Samples[R_co]):
         return self._at_edge(loss, direction)(points)
 
     def _at_edge(self, loss: losses.Loss, direction: bool = True) -> Ask:
-        """Return what asks at points or, where these show a kink, a little inside of the box."""
+        """Return what asks at points and, for values that are flat at a kink, a little inside of the box."""
         pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
         if clean is not None and 2 * len(self.x) >= len(clean.logits) and self._interval(loss) is None:
             pull = partial(self._pull_at_x, clean, pull, loss, direction)

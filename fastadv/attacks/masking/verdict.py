@@ -10,7 +10,7 @@ from fastadv.text import percent, several
 
 CLEAN = "No sign of masking"
 SHOWN = 3  # modules in a verdict
-STAND_IN = "the gradient is a stand-in; run square, 500 queries or more"  # which misses beside gradients
+STAND_IN = "the gradient is a stand-in; run square, 500 queries or more"  # beside gradients
 
 
 @dataclass(frozen=True)
