@@ -90,8 +90,7 @@ def _eot(job: Job) -> int:
 
 def _queries(attack: Any) -> int:
     """Return how many queries an attack may ask of each sample; 0 where it does not say."""
-    default = getattr(parameters_of(attack).get("queries"), "default", 0)
-    queries = default if (given := bound(attack, "queries")) is None else given
+    queries = getattr(parameters_of(attack).get("queries"), "default", 0)  # or what a partial has bound
     return queries if isinstance(queries, int) else 0
 
 
