@@ -50,7 +50,7 @@ class Noisy(fa.models.SmallCNN):
 @pytest.mark.slow
 def test_masked_and_randomized_models(fastadv, folder, net):
     (folder / "own.py").write_text(OWN)
-    masked, noisy = (f"evaluate {net.replace('small_cnn', own)} -n 30" for own in ("own:Rounds", "own:Noisy"))
+    masked, noisy = (f"evaluate {net.replace('small_cnn', own)} -n 20" for own in ("own:Rounds", "own:Noisy"))
     lead = "Not a robust accuracy: gradients are masked. At most "
     done = fastadv(f"{masked} -a pgd:steps=9,loss=ce --radius 8/255 --summary a.md")
     assert done.out.startswith(lead)
