@@ -74,9 +74,8 @@ def refused(fastadv):
 def few_digits(monkeypatch):
     """The first of the digits alone, for what is only to run as it is written."""
     whole = _load.digits
-    monkeypatch.setattr(
-        _load, "digits", lambda split: whole(split).subset(range(200 if split == "train" else 40))
-    )
+    most = {"train": 200, "test": 40}
+    monkeypatch.setattr(_load, "digits", lambda split: whole(split).subset(range(most[split])))
 
 
 @pytest.fixture(scope="session")

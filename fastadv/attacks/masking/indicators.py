@@ -208,20 +208,22 @@ def look(
         search = False
     held = ~broken_by(evidence, len(right))[chosen]
     counts: Counter[str] = Counter()
+    every = torch.arange(len(chosen), device=device)
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
     with rng.generators_kept(device, rng.derive(seed, "indicators model")):
-        few = problem.take(torch.arange(min(len(chosen), SEEN), device=device))
+        few, least = (problem.take(every[:count]) for count in (SEEN, LEAST))
         if raised is None:
             asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
             raised = symptoms(classifier, few.x, asked, few.rows)
-        masked = _look_at_few(few, findings, raised, seed)
+        masked = _look_at_few(few, least, findings, raised, seed)
         abstains = isinstance(problem.criterion, Unless) and problem.threat.finite
         if abstains and not (masked or stand_in or findings.values["randomized"]):
             some = problem.take(held.nonzero().squeeze(1)[:LEAST].to(device))
             if probes.abstains_by_step(some, rng.derive(seed, "indicators abstains")):
                 findings.values["incorrect_gradient"], masked = 1.0, {"": ABSTAINS}
-        alone = guided and (stand_in or not findings.values["randomized"])
-        alone = alone and (stand_in or probes.stands_in(few.take(_least(few)), seed))
+        fixed, share = not findings.values["randomized"], findings.values.get("square", 0.0)
+        excused = fixed and findings.lower.get("square") == 0 < share  # as chance; not behind a stand-in
+        behind = stand_in or (fixed and (guided or excused) and probes.stands_in(least, seed))
         for index in torch.split(torch.arange(len(chosen), device="cpu"), batch_size):
             part = problem.take(index.to(device))
             left = part.take(held[index].nonzero().squeeze(1).to(device))
@@ -229,9 +231,11 @@ def look(
     lost = counts.pop("lost", 0)
     for name, count in counts.items():
         beside = name == "square" and findings.values["randomized"]
-        least = at_least_alone(count, lost, len(chosen)) if beside else None
-        findings.count(name, count, len(chosen), least)
-    if alone and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
+        end = at_least_alone(count, lost, len(chosen)) if beside else None
+        findings.count(name, count, len(chosen), end)
+    if behind and excused:
+        findings.count("square", round(share * int(right.sum())), int(right.sum()))
+    if behind and guided and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
         findings.leave(["square"], STAND_IN)  # a short look does not stand for it
     findings.unseen = {name: why for name, why in findings.unseen.items() if name not in findings.values}
     if not _of_classes(problem):
@@ -242,10 +246,6 @@ def look(
     return findings.ended(
         evidence, samples=len(chosen), forwards=forwards, backwards=backwards, masked=masked
     )
-
-
-def _least(problem: Task) -> Tensor:
-    return torch.arange(LEAST, device=problem.x.device)
 
 
 def _of_classes(problem: Task) -> bool:
@@ -283,9 +283,11 @@ def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
     return findings
 
 
-def _look_at_few(few: Task, findings: _Findings, raised: Collection[str], seed: int) -> dict[str, str]:
+def _look_at_few(
+    few: Task, least: Task, findings: _Findings, raised: Collection[str], seed: int
+) -> dict[str, str]:
     """Enter what a few samples say about the model; return the modules that hide their gradient."""
-    values, least, classifier = findings.values, few.take(_least(few)), few.classifier
+    values, classifier = findings.values, few.classifier
     values |= {name: float(name in raised) for name in ("randomized", "probabilities", "optimizes")}
     if "optimizes" in raised:
         values["optimizes"] = float(probes.wrong_gradients(few).float().mean())

@@ -21,7 +21,7 @@ from fastadv.attacks.masking.verdict import CLEAN
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from tests.attacks.contract.conftest import shortened
-from tests.attacks.masking.nets import honest
+from tests.attacks.masking.nets import StraightThrough, honest, in_front
 from tests.attacks.nets import convnet, images, labeled, labels, mlp
 from tests.defenses import Detach, Pointwise, Quantize, RootAtZero
 from tests.engine.planted import Changed
@@ -40,7 +40,8 @@ def evidence(broken: list[int], count: int = 10, **changed: Any) -> Evidence:
     none = torch.zeros(count, dtype=torch.bool)
     hit = none.clone()
     hit[broken] = True
-    return replace(Evidence(hit, none, none, torch.zeros(count), True, 1000, THREAT), **changed)
+    blind = none if changed.get("gradient", True) else hit
+    return replace(Evidence(hit, blind, none, torch.zeros(count), True, 1000, THREAT), **changed)
 
 
 def says(*attacks: Evidence, count: int = 10) -> Indicators:
@@ -59,7 +60,7 @@ def test_of_several_attacks_the_one_that_came_to_its_end_counts() -> None:
 
 
 def test_what_gradients_left_and_others_broke() -> None:
-    blind = evidence([1, 2, 3], gradient=False, blind=marked(1, 2, 3))
+    blind = evidence([1, 2, 3], gradient=False)
     by_both = evidence([0, 1, 2], blind=marked(2))  # AutoAttack is both in one
     weak, strong = evidence([0, 1]), evidence([1, 2, 3])
     for attacks, share in (((weak, blind), 0.2), ((strong, blind), 0), ((by_both,), 0.1)):
@@ -72,11 +73,20 @@ def test_what_gradients_left_and_others_broke() -> None:
 )
 def test_square_must_win_by_more_than_chance(alone: int, lost: int, expected: bool) -> None:
     """Of 98 samples: one is chance, and so are six against four that gradients alone break."""
-    common = list(range(40 - lost))
-    by_square = evidence(common, 98, gradient=False, blind=evidence(common, 98).broken)
+    by_square = evidence(list(range(40 - lost)), 98, gradient=False)
     square = says(evidence(list(range(alone, 40)), 98), by_square, count=98)
     assert square.values["square"] == pytest.approx(alone / 98)
     assert ("square" in square.flagged) == expected
+
+
+def test_steps_excuse_square_where_they_follow_the_model_alone() -> None:
+    attacks = evidence(list(range(4, 30)), 40), evidence(list(range(24)), 40, gradient=False, unguided=True)
+    test = fa.data.load("digits", "test", limit=40)
+    mended = fa.models.bpda(in_front(Quantize(8)), {"before": "identity"})
+    for place, model in enumerate((honest("standard"), in_front(StraightThrough()), mended)):
+        task = Task.of(freeze(model), test.x, test.y, THREAT)
+        looked = look(task.classifier, task, torch.arange(40), attacks, test.y >= 0)
+        assert ("square" in looked.flagged) == bool(place)
 
 
 def test_what_square_of_autoattack_would_have_lost_is_not_known() -> None:
