@@ -76,12 +76,10 @@ def autoattack(
         compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.
         on_progress: called as (component, samples left) before each component.
-        eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless another number is
-            given.
+        eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless you give another.
 
     Returns:
-        An `AutoAttackResult` with the adversarial examples, the component that broke each sample, and
-        warnings.
+        An `AutoAttackResult`: adversarial examples, the component that broke each sample, and warnings.
 
     Example:
         >>> out = fa.attacks.autoattack(model, x, y, fa.Linf(0.3), version="quick")

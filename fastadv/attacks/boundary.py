@@ -62,8 +62,7 @@ def boundary(
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
             Without either it is 25,000, the steps of the authors' foolbox 3; the paper gives no number.
-        candidates: points of a sample that pass the model at once, an integer >= 2; None is 10. The published
-            variant has one.
+        candidates: points of a sample that pass the model at once, an integer >= 2; None is 10, published 1.
         spherical_step: the first size as a share of the distance to x, above 0 and at most 1. None is 0.5,
             published 0.01.
         source_step: the same, between 0 and 1. None is 0.1, published 0.01.

@@ -42,8 +42,7 @@ def ddn(
         step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
         gamma: the share by which the norm shrinks and grows, in (0, 1).
         first_norm: the first norm of d, > 0, in input units; None is the width of the box.
-        loss: as in `pgd`, with "ce" in the paper. None is "ce_sharp", or the margin of the criterion if one
-            is given.
+        loss: as in `pgd`, with "ce" in the paper. None is "ce_sharp", or the margin of a given criterion.
         seed: of the noise where the gradient is zero.
 
     Example:

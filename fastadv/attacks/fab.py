@@ -69,8 +69,7 @@ def fab(
         steps: projections in each restart, >= 1; 100 as in the paper.
         restarts: attempts. The first starts at x, the others at random points nearer than the best success.
         targeted: attack each of the nearest classes separately, `steps` projections each, with one backward
-            pass a step; otherwise each step goes to the nearest boundary of all, with one pass for each
-            class.
+            pass a step; otherwise each step goes to the nearest boundary of all, with a pass for each class.
         classes: how many other classes, those with the largest logits, are attacked, >= 1; None is all.
         bias: the largest weight of the projection of x, in [0, 1].
         overshoot: the factor of the displacements, >= 1.

@@ -42,8 +42,7 @@ def nes(
             in the authors' code.
         directions: for each step, an integer >= 1; each is probed on both sides, so that 25 are the 50
             samples of the authors' code.
-        probe: the standard deviation of a probe's coordinates, a number > 0. None is 0.001 of the width of
-            the box.
+        probe: standard deviation of a probe's coordinates, a number > 0; None is 0.001 of the box's width.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
 

@@ -140,6 +140,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     state = model.state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
     do = "create the model that they were saved from, with its shape, classes and width"
+    if any(name.startswith("model/") for name in tensors):
+        do = "it is a checkpoint of training: give best.safetensors beside it, or resume the run"
     check_fit(tensors, wanted, path, type(model).__name__, do)
     model.load_state_dict(tensors, strict=False)
     return card

@@ -1,4 +1,4 @@
-"""The tutorials of the site and the blocks of its other pages run as they stand, on few digits."""
+"""The blocks of the pages of the site run as they stand; `make docs` runs the cells of the others."""
 
 import re
 from copy import deepcopy
@@ -37,20 +37,6 @@ def test_the_tests_that_pin_a_pitfall_exist():
     assert [name for name, file in named if f"def {name}(" not in (DOCS.parent / file).read_text()] == []
 
 
-@pytest.fixture
-def few_digits(monkeypatch, tmp_path):
-    """The first of the digits alone: the blocks are only to run as they are written."""
-    whole = fa.data.load
-    most = {"train": 200, "test": 10}
-
-    def load(name: str, split: str = "train", **options: Any) -> Any:
-        limit = min(most[split], options.get("limit") or most[split])
-        return whole(name, split, **options | {"limit": limit})
-
-    monkeypatch.setattr(fa.data, "load", load)
-    monkeypatch.chdir(tmp_path)
-
-
 def run(path: Path, pattern: re.Pattern[str], **names: Any) -> dict[str, Any]:
     blocks = pattern.findall(path.read_text())
     assert blocks
@@ -84,14 +70,6 @@ class Session:
     def run(self, names: None, feed: dict[str, Any]) -> list[Any]:
         with torch.no_grad():
             return [self.model(torch.from_numpy(feed["input"])).numpy()]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("page", ["index.md", "start/quickstart.md"])
-def test_home_and_the_quickstart_run(page, capsys):
-    run(DOCS / page, CELL)
-    assert "worst of all" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ def refused(path, error, match):
         (lambda s: s.update({"head.bias": torch.zeros(2)}), r"missing none; unexpected head\.bias"),
         (lambda s: s.update({f"extra.{i}": torch.zeros(1) for i in range(5)}), "and 2 more"),
         (lambda s: [s.pop(name) for name in list(s)[1:]], r"missing .* and \d+ more"),
+        (lambda s: s.update({"model/linear.bias": torch.zeros(10)}), r"give best\.safetensors beside it"),
         (lambda s: s.update({"linear.bias": torch.zeros(3)}), r"shapes linear\.bias \[3\] instead of \[10\]"),
     ],
 )

@@ -62,14 +62,12 @@ class AutoAttackResult(core.AttackResult):
 
     Attributes:
         version: the version, or the components of a list.
-        by: for each sample, the name of the first component that broke it; "" where none did, or where x was
-            already wrong.
+        by: for each sample, the first component that broke it; "" where none did, or x was already wrong.
         costs: by name, what each component that had samples left did: `samples`, of which so many `broken`,
             `forwards`, `backwards` and `seconds`.
         notes: what the version did and left out, in words.
         indicators: signs of masked gradients, looked for on 8 samples, or on as many as 5% of the passes
-            allow; None where they were not asked for. Their passes count as forwards and backwards of the
-            result.
+            allow; None where they were not asked for. `forwards` and `backwards` hold their passes, too.
         others: as in `AttackResult`.
     """
 

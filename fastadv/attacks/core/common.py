@@ -103,8 +103,7 @@ def takes_common(
 ) -> Any:  # fmt: skip
     """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 
-    They appear in its signature and, with all other arguments, in its help. The arguments are checked before
-    the attack is called.
+    They appear in its signature and, with all other arguments, in its help. Arguments are checked first.
 
     Args:
         function: the attack; None, the default, returns a decorator with the options below.

@@ -126,8 +126,7 @@ class Criterion:
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], positive where the logits are a success, and differentiable.
 
-        Here it is the largest other logit minus the label's or, with targets, the target's minus the largest
-        other.
+        Here it is the largest other logit minus the label's; with targets, theirs minus the largest other.
         """
         index = (y if targets is None else targets)[:, None]
         at_label = logits.gather(1, index).squeeze(1)
@@ -138,8 +137,8 @@ class Criterion:
         """Return [B], what an ascent raises by default: the margin, or what leads to a success better."""
         return self.margin(logits, y, targets)
 
-    def further(self) -> tuple[Loss, ...]:
-        """Return losses by which another ascent tries what held against `leading`."""
+    def further(self, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
+        """Return losses by which other ascents try what held against `leading`."""
         return ()
 
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -352,7 +351,7 @@ class Unless(_OfClass):
         beyond = torch.where(margin > 0, 1 + margin, 1 / (1 - margin.clamp_max(0)))
         return torch.where(lead > 0, beyond, lead)
 
-    def further(self) -> tuple[Loss, ...]:
+    def further(self, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
         """Return the margin: `leading` passes a detector between the classes, but opposes none on the way."""
         return (self.margin,)
 

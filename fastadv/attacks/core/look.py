@@ -22,8 +22,7 @@ class Look:
 
     Attributes:
         x_adv: [n, ...], the points, or [n, C, ...] for C candidates a sample.
-        seen: what passed the model: x_adv, or what x_adv is in the caller's half precision, in the dtype of
-            x_adv.
+        seen: what passed the model: x_adv, or what x_adv is in the caller's half precision, in its dtype.
         logits: [n, K] or [n, C, K].
         adversarial: bool [n] or [n, C]; whether the logits are finite and meet the criterion.
         count: [n] or [n, C], how many of several decisions are as wanted; None where there is one.

@@ -76,8 +76,7 @@ def run(
         stop_early: whether a sample leaves at its first success.
         seed: of all random numbers, an integer >= 0.
         gradient: rules that make the gradients of `search.gradient`.
-        from_x: whether the rule takes its first gradient at x. The model as given then gives it and the clean
-            verdict in one pass.
+        from_x: whether the rule takes its first gradient at x: one pass then gives it and the clean verdict.
         common: the arguments of `Common`.
 
     Returns:
@@ -162,7 +161,8 @@ def _attempts(
     task: Task, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None = None
 ) -> Iterator[Search[Any]]:
     """Yield the search of each restart on `todo` int64 [n]; on what holds, one by each further loss."""
-    further = task.criterion.further() if plan.loss == task.criterion.leading else ()
+    led = plan.loss == task.criterion.leading
+    further = task.criterion.further(task.y, task.targets) if led else ()
     for restart in range(plan.restarts):
         for turn, loss in enumerate((plan.loss, *further)):
             held = turn or (plan.stop_early and restart)

@@ -37,8 +37,7 @@ class Search(Samples[R_co]):
     A rule evaluates points with `gradient`, `score`, `decide` or `jacobian`, which take one point for each
     sample that is still here, keep the best and return a `Look`. Unless `judge` is False, the points are
     candidates for the best. A `loss` of None is that of the plan. Samples may leave at each such call. So
-    tensors that a rule needs afterwards belong in `rows`; `x`, `y`, `threat`, `ids`, `aims` and `best` follow
-    automatically.
+    tensors that a rule needs later belong in `rows`; `x`, `y`, `threat`, `ids`, `aims` and `best` follow.
     """
 
     def start(self, random_start: bool = False, draw: int | None = None) -> Tensor:
@@ -251,7 +250,7 @@ class Search(Samples[R_co]):
     def _of_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Gradient:
         """Return loss, logits and gradient at points of the rows int64 [m] alone."""
         if self.problem.criterion.outputs == "any":
-            loss = self.problem.margin
+            loss = loss if loss == self.plan.loss else self.problem.margin
         elif callable(loss):
             loss = "margin"  # it may hold a value for each sample
         y, aims = self.y[rows], taken(self.aims, rows)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -142,6 +143,17 @@ class Beyond(Criterion):
         mix = torch.arange(1, away.shape[1] + 1, device=away.device).to(away).cos()
         ahead = (away * mix).sum(1)
         return torch.where(alike, ahead, apart)
+
+    def further(self, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
+        """Return ways up and down of one number: `leading` keeps the side of the first error."""
+        if targets is not None or y.shape[1:].numel() != 1:
+            return ()
+
+        def towards(outputs: Tensor, y: Tensor, targets: Tensor | None, side: int) -> Tensor:
+            number = side * _rows(outputs, y).sum(1)
+            return self._apart(outputs, y).detach() + number - number.detach()
+
+        return partial(towards, side=1), partial(towards, side=-1)
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         """Return the errors of all numbers; cosines have none."""

@@ -46,8 +46,7 @@ class Signs(Criterion):
         True
 
     Source:
-        Song et al. 2018, "Multi-Label Adversarial Perturbations" (arXiv 1901.00546), for the multi-label
-        case.
+        Song et al. 2018, "Multi-Label Adversarial Perturbations" (arXiv 1901.00546), for several labels.
     """
 
     least: int | Literal["all"] = 1

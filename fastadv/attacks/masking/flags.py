@@ -43,8 +43,8 @@ SIGNS = {
     ),
     "square": Sign(
         "Square broke samples that gradient attacks did not",
-        "a stronger gradient attack (autoattack, apgd, loss='ce_sharp' or 'margin'); if Square still "
-        "breaks more, the model masks its gradients",
+        "a stronger gradient attack (more steps or restarts; of classes autoattack, loss='ce_sharp'); "
+        "if Square still breaks more, the model masks its gradients",
         0.01,
     ),
     "few_parameters": Sign(

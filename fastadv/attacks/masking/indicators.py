@@ -50,8 +50,7 @@ def indicators(
 
     The signs are the warnings of AutoAttack (`symptoms`, and Square that finds more than gradients), a
     gradient that is not that of the logits (`masked_modules`), an attack without a radius that leaves
-    samples, and a loss that still rises at the end. A share of samples counts by the lower end of its 95%
-    interval.
+    samples, and a loss that still rises at the end. A share counts by the lower end of its 95% interval.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.

@@ -43,6 +43,24 @@ def test_regression(search: Callable[..., AttackResult], norm: str) -> None:
     assert (reached >= longest * (1 - (1e-6 if norm == "linf" else 5e-3))).all()
 
 
+@pytest.mark.parametrize("search", [fa.attacks.pgd, fa.attacks.apgd, fa.attacks.bim])
+def test_a_number_is_led_to_both_sides_of_y(search: Callable[..., AttackResult]) -> None:
+    """The first error, of a hundredth, leads to one of 0.26, or 0.01 at the edge; across y lies 2 - 0.01."""
+    weight = torch.randn(D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        share = (x - 0.5).flatten(1) @ (weight / weight.norm(1)) / 0.1
+        return (share + share.square())[:, None]
+
+    for side in (1, -1):
+        ask = partial(search, lambda x, side=side: side * model(x), torch.full((3, 1, 4, 4), 0.5).double())
+        out = ask(torch.full((3, 1), 0.01 * side), fa.Linf(0.1), steps=40, criterion=Beyond(1.9))
+        assert out.success.all()
+        far = ask(torch.full((3, 1), 0.01 * side), fa.Linf(0.1), steps=40, criterion=Beyond(inf))
+        assert far.loss.tolist() == pytest.approx([1.99] * 3)
+        assert ask(None, fa.Linf(0.1), steps=40, criterion=Beyond(1.9)).success.all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["signs", "an ignored sign", "positions of one weight"])
 @pytest.mark.parametrize(
