@@ -32,10 +32,10 @@ SIGNS = {
         'average gradients over passes (eot=20, or autoattack with version="rand"), and classify each sample '
         "several times (draws=20)",
     ),
-    "optimizes": Sign("a forward pass optimizes something", "an adaptive attack may find more", 0.05),
+    "optimizes": Sign("a forward pass optimizes something", "an adaptive attack, through its steps", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",
-        "another loss, or square, which needs no gradient",
+        "logits divided by a constant, another loss, or square, which needs no gradient",
         ZERO_SHARE,
     ),
     "unconstrained": Sign(
@@ -53,7 +53,7 @@ SIGNS = {
     ),
     "edge_kink": Sign(
         "the derivative is 0 on a bound of the box, but not a little inside",
-        "attacks of this library look a little inside; for others leave out the ReLU or clamp in front",
+        "attacks of this library look inside; for others leave out what is flat there, as a ReLU or clamp is",
         0.6,  # of ordinary nets up to a half, where filters see nothing but background
     ),
     "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),

@@ -284,7 +284,7 @@ class _Call:
         share = float(free.mean())
         if share < SHARE or not len(self.base):
             return None, 0.0
-        least = 64 * torch.finfo(self.moving[0].dtype).eps * float(self.base.abs().amax())
+        least = 64 * torch.finfo(self.moving[0].dtype).eps * float(self.base.detach().abs().amax())
         for number, size in enumerate(SIZES):
             move = free * self.drawn(number, size)
             change = self.change(move)
