@@ -87,7 +87,7 @@ def cw(
     whole batch. The margin is that of the criterion; `WrongBy(kappa)` asks for the paper's confidence kappa.
 
     Args:
-        steps: of each search, an integer >= 1. None is the paper's 10,000; in Linf 1,000, of the authors.
+        steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf the authors' 1,000.
         searches: the largest number of searches, an integer >= 1. None is 9 as in the authors' code, in Linf
             75, which is as many as there can be. So L2 takes up to 90,000 steps an image by default;
             for a first look, give steps=100, searches=3.
