@@ -137,8 +137,8 @@ class Criterion:
         """Return [B], what an ascent raises by default: the margin, or what leads to a success better."""
         return self.margin(logits, y, targets)
 
-    def further(self, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
-        """Return losses by which other ascents try what held against `leading`."""
+    def further(self, loss: Loss, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
+        """Return losses by which other searches try what held against one."""
         return ()
 
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -351,9 +351,9 @@ class Unless(_OfClass):
         beyond = torch.where(margin > 0, 1 + margin, 1 / (1 - margin.clamp_max(0)))
         return torch.where(lead > 0, beyond, lead)
 
-    def further(self, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
+    def further(self, loss: Loss, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
         """Return the margin: `leading` passes a detector between the classes, but opposes none on the way."""
-        return (self.margin,)
+        return (self.margin,) if loss == self.leading else ()
 
     def of_classes(self, name: str) -> Loss:
         """Return the loss without the logit of `reject`, to which an ascent of all would lead."""

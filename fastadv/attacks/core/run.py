@@ -161,11 +161,10 @@ def _attempts(
     task: Task, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None = None
 ) -> Iterator[Search[Any]]:
     """Yield the search of each restart on `todo` int64 [n]; on what holds, one by each further loss."""
-    led = plan.loss == task.criterion.leading
-    further = task.criterion.further(task.y, task.targets) if led else ()
+    further = task.criterion.further(plan.loss, task.y, task.targets)
     for restart in range(plan.restarts):
         for turn, loss in enumerate((plan.loss, *further)):
-            held = turn or (plan.stop_early and restart)
+            held = not plan.minimum and (turn or (plan.stop_early and restart))
             index = todo[~record.success[todo]] if held else todo
             if not len(index):
                 break

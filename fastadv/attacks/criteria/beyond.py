@@ -144,14 +144,14 @@ class Beyond(Criterion):
         ahead = (away * mix).sum(1)
         return torch.where(alike, ahead, apart)
 
-    def further(self, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
-        """Return ways up and down of one number: `leading` keeps the side of the first error."""
-        if targets is not None or y.shape[1:].numel() != 1:
+    def further(self, loss: Loss, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
+        """Return ways up and down of one number: a distance keeps the side of the first error."""
+        if targets is not None or y.shape[1:].numel() != 1 or loss not in (self.leading, self.margin):
             return ()
 
         def towards(outputs: Tensor, y: Tensor, targets: Tensor | None, side: int) -> Tensor:
-            number = side * _rows(outputs, y).sum(1)
-            return self._apart(outputs, y).detach() + number - number.detach()
+            number, value = side * _rows(outputs, y).sum(1), loss(outputs, y, targets)
+            return value.detach() + number - number.detach()
 
         return partial(towards, side=1), partial(towards, side=-1)
 

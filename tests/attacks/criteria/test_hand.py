@@ -25,7 +25,8 @@ def test_the_boundary_of_a_distance_is_within_it() -> None:
     outputs, y = tensor([[3.0, 4.0], [3.0, 4.1]]), torch.zeros(2, 2)
     assert Beyond(5.0).met(outputs, y, None).tolist() == [False, True]
     assert Beyond(5.0).met(outputs, outputs, y).tolist() == [True, False]
-    assert Beyond(5.0).further(outputs, None) == () == Beyond(5.0).further(y[:, :1], y[:, :1])
+    far = Beyond(5.0)
+    assert far.further(far.margin, outputs, None) == () == far.further(far.margin, y[:, :1], y[:, :1])
     assert Beyond(1.0, by="l1").margin(outputs, y, None).tolist() == pytest.approx([6.0, 6.1])
     assert Beyond(1.0, by="linf").margin(outputs, y, None).tolist() == pytest.approx([3.0, 3.1])
     cosine = Beyond(0.5, by="cosine").margin(outputs[:1], tensor([[4.0, -3.0]]), None)
