@@ -11,7 +11,7 @@ from fastadv import rng
 from fastadv.data import FolderSet, construct, load_constructed
 from fastadv.data.construct.constructed import measured
 from fastadv.threat import L2, Linf
-from tests.docs.test_pages import BLOCK, DOCS, run
+from tests.docs.test_pages import DOCS, run
 from tests.refusals import refuses
 
 from .sets import CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
@@ -161,7 +161,7 @@ def test_what_is_not_given_is_as_in_the_paper(name):
 @pytest.mark.slow
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run(DOCS / "data.md", BLOCK)
+    names = run(DOCS / "data.md")
     (report,) = names["reports"]
     assert report.loss > 0
     assert torch.equal(names["again"].x, names["made"].x)

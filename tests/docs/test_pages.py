@@ -27,7 +27,6 @@ PAGES = [
     DOCS / "certify.md",
 ]
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-CELL = re.compile(r"```\{code-cell\}\n(?::[^\n]*\n)*(.*?)```", re.DOTALL)
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -37,8 +36,8 @@ def test_the_tests_that_pin_a_pitfall_exist():
     assert [name for name, file in named if f"def {name}(" not in (DOCS.parent / file).read_text()] == []
 
 
-def run(path: Path, pattern: re.Pattern[str], **names: Any) -> dict[str, Any]:
-    blocks = pattern.findall(path.read_text())
+def run(path: Path, **names: Any) -> dict[str, Any]:
+    blocks = BLOCK.findall(path.read_text())
     assert blocks
     for code in blocks:
         exec(compile(code, str(path), "exec"), names)
@@ -86,7 +85,7 @@ def test_the_blocks_of_a_page_run(path, reader, monkeypatch, tmp_path):
         (tmp_path / "frost").mkdir()
         for name in PHOTOGRAPHS:
             Image.new("RGB", (40, 40), "gray").save(tmp_path / "frost" / name)
-    run(path, BLOCK, **reader | {"model": deepcopy(reader["model"])})
+    run(path, **reader | {"model": deepcopy(reader["model"])})
 
 
 def test_a_page_says_what_its_blocks_follow():
@@ -102,7 +101,7 @@ def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
     out = fa.attacks.pgd(model, x, y, fa.Linf(8 / 255), steps=5)
     save_file({"x": x, "y": y, "x_adv": out.x_adv}, "adv.safetensors")
     monkeypatch.setattr(fa.models, "robustbench", lambda name, weights: model)
-    run(DOCS / "robustbench.md", BLOCK)
+    run(DOCS / "robustbench.md")
     sentence = f"clean {out.clean_accuracy:.1%}, robust {out.robust_accuracy:.1%}, 0 outside"
     assert sentence in capsys.readouterr().out
 
@@ -111,7 +110,7 @@ def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_on_masked_gradients(capsys):
     """It prints about what it shows: training rounds otherwise on another machine."""
-    run(DOCS / "masked.md", BLOCK)
+    run(DOCS / "masked.md")
     shown, printed = (
         [float(share) for row in re.findall(r"\n *(?:none|pgd) " + r" +([\d.]+)%" * 3, text) for share in row]
         for text in ((DOCS / "masked.md").read_text(), capsys.readouterr().out)
@@ -124,7 +123,7 @@ def test_the_page_on_masked_gradients(capsys):
 def test_the_page_on_transfer(capsys, tmp_path, monkeypatch):
     """The ensemble fools the linear network more often than the CNN alone, and a rule does no harm."""
     monkeypatch.chdir(tmp_path)
-    run(DOCS / "transfer.md", BLOCK)
+    run(DOCS / "transfer.md")
     shares = [float(share) for share in re.findall(r"([\d.]+)% \[", capsys.readouterr().out)]
     (_, first, back, _, _, both), (_, tuned, tuned_back, *_) = shares[:6], shares[6:]
     assert both > first + 5

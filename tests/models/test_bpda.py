@@ -16,7 +16,7 @@ from fastadv.engine.module import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.identity import describe
 from tests.defenses import Binarize, Defended, KWinners, NoGrad, Quantize
-from tests.docs.test_pages import BLOCK, run
+from tests.docs.test_pages import run
 from tests.refusals import refuses
 from tests.zoo.net import module
 
@@ -244,7 +244,7 @@ def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path):
 
 @pytest.mark.slow
 def test_the_page_runs():
-    names = run(PAGE, BLOCK)
+    names = run(PAGE)
     (masked,) = names["masked"]
     assert str(masked) in PAGE.read_text()
     assert names["table"].replaced == {"rounding": "identity"}

@@ -164,7 +164,7 @@ def _attempts(
     further = task.criterion.further(plan.loss, task.y, task.targets)
     for restart in range(plan.restarts):
         for turn, loss in enumerate((plan.loss, *further)):
-            held = not plan.minimum and (turn or (plan.stop_early and restart))
+            held = (turn and not plan.minimum) or (plan.stop_early and restart)
             index = todo[~record.success[todo]] if held else todo
             if not len(index):
                 break
