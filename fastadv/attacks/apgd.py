@@ -86,15 +86,14 @@ def apgd(
 
     def rule(search: core.Search[_Rows]) -> None:
         if not rounds:
-            for draw, moves in legs(search, steps):
+            for draw, moves in legs(search):
                 ascend(search, [draw], moves, fresh=draw > 0)
             return
 
         def runs(here: core.Search[_Rows], numbers: list[int]) -> None:
             here.aims = torch.cat([search.rows.others[:, number] for number in numbers])
-            ascend(
-                here, [number * restarts + search.restart for number in numbers], steps, search.restart > 0
-            )
+            draws = [number * restarts + search.restart for number in numbers]
+            ascend(here, draws, search.steps, search.restart > 0)
 
         search.rows.others = nearest_classes(search) if nearest else _others(search)
         side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
@@ -117,8 +116,8 @@ def apgd(
 
     # the margin of the criterion is the loss by default
     return core.run(
-        model, x, y, threat, rule, rows=_Rows, loss=None if base == "margin" else base, restarts=restarts,
-        stop_early=stop_early, seed=seed, **common,
+        model, x, y, threat, rule, rows=_Rows, steps=steps, loss=None if base == "margin" else base,
+        restarts=restarts, stop_early=stop_early, seed=seed, **common,
     )  # fmt: skip
 
 

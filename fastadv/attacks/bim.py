@@ -47,6 +47,6 @@ def bim(
     size = step_size_for(threat, x, steps, WAY, step_size)
     rule = ascent(steps, size, random_start, shorten=step_size is None)
     return core.run(
-        model, x, y, threat, rule, rows=Steps, loss=loss, restarts=restarts, stop_early=stop_early,
-        seed=seed, from_x=not random_start, **common,
+        model, x, y, threat, rule, rows=Steps, steps=steps, loss=loss, restarts=restarts,
+        stop_early=stop_early, seed=seed, from_x=not random_start, **common,
     )  # fmt: skip

@@ -113,21 +113,21 @@ def cw(
     if variant == "published":
         first = positive("constant", constant, FIRST[norm] * (edge**2 if norm == "l2" else edge))
         size, descent = positive("step_size", step_size, STEP[norm]), _l2 if norm == "l2" else _linf
-        rule: core.Rule = descent(steps, searches, first, size)
+        rule: core.Rule = descent(searches, first, size)
     else:
-        rule = _ours(norm, steps, searches, constant, step_size)
+        rule = _ours(norm, searches, constant, step_size)
     rows = _Rows if variant == "published" else _OurRows
-    return core.run(model, x, y, threat, rule, rows=rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=rows, steps=steps, minimum=True, **common)
 
 
-def _l2(steps: int, searches: int, constant: float, step_size: float) -> core.Rule[_Rows]:
+def _l2(searches: int, constant: float, step_size: float) -> core.Rule[_Rows]:
     """Return the L2 attack of section VI.A."""
 
     def rule(search: core.Search[_Rows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, inside=INSIDE)
         for _ in bisection.plain_runs(search, searches, constant):
             rows.w = space.inverse(search.x)
-            for step in range(steps):
+            for step in range(search.steps):
                 bent = space.bend(rows.w)
                 look = search.gradient(space.points(bent), search.problem.margin)
                 rows.hit |= look.adversarial
@@ -137,7 +137,7 @@ def _l2(steps: int, searches: int, constant: float, step_size: float) -> core.Ru
     return rule
 
 
-def _linf(steps: int, searches: int, constant: float, step_size: float) -> core.Rule[_Rows]:
+def _linf(searches: int, constant: float, step_size: float) -> core.Rule[_Rows]:
     """Return the Linf attack of section VI.C; each sample has its own tau and constant at each gradient."""
 
     def rule(search: core.Search[_Rows]) -> None:
@@ -146,7 +146,7 @@ def _linf(steps: int, searches: int, constant: float, step_size: float) -> core.
         rows.mean, rows.square = torch.zeros_like(rows.w), torch.zeros_like(rows.w)
         rows.tau, rows.constant = search.full(edge), search.full(constant)
         rows.age, rows.tried, rows.pairs = (search.full(0.0) for _ in range(3))
-        for _ in range(steps * searches):
+        for _ in range(search.steps * searches):
             rows.bent = space.bend(rows.w)
             look = search.gradient(space.points(rows.bent), search.problem.margin)
             away = look.x_adv - search.x
@@ -162,7 +162,7 @@ def _linf(steps: int, searches: int, constant: float, step_size: float) -> core.
             rows.mean = rows.mean.masked_fill(like(solved, away), 0.0)
             rows.square = rows.square.masked_fill(like(solved, away), 0.0)
             rows.age, rows.tried = torch.where(solved, 0.0, rows.age + 1), rows.tried + 1
-            failed = ~solved & (rows.tried == steps)
+            failed = ~solved & (rows.tried == search.steps)
             rows.tau = torch.where(solved, SHRINK * rows.tau.minimum(look.distance), rows.tau)
             rows.constant = torch.where(failed, RAISE * rows.constant, rows.constant)
             rows.tried = torch.where(solved | failed, 0.0, rows.tried)
@@ -198,9 +198,7 @@ class _OurRows(Moments, Constants):
     step_size: Tensor
 
 
-def _ours(
-    norm: str, steps: int, searches: int, constant: float | None, step_size: float | None
-) -> core.Rule[_OurRows]:
+def _ours(norm: str, searches: int, constant: float | None, step_size: float | None) -> core.Rule[_OurRows]:
 
     def rule(search: core.Search[_OurRows]) -> None:
         rows, space = search.rows, TanhSpace(search.threat, WIDER)
@@ -210,14 +208,14 @@ def _ours(
             if norm == "linf" and number:
                 start = torch.where(like(search.best.success, start), search.best.x_adv, start)
             rows.w = space.inverse(start)
-            for step in range(steps):
+            for step in range(search.steps):
                 rows.bent = space.bend(rows.w)
                 look = search.gradient(space.points(rows.bent), search.problem.margin)
                 if not (number or step):
                     _fit(search, look, constant, step_size)
                 rows.hit |= look.adversarial
                 gradient = _gradient(search, look).mul_(space.steepness(rows.bent))
-                size = like(rows.step_size * cosine(step, steps, LAST_STEP), rows.w).to(rows.w.dtype)
+                size = like(rows.step_size * cosine(step, search.steps, LAST_STEP), rows.w).to(rows.w.dtype)
                 rows.w.addcmul_(adam(rows, gradient, step), size, value=-1)
                 space.keep_(rows.w)
             rows.hit |= search.decide(space.points(space.bend(rows.w))).adversarial

@@ -64,19 +64,22 @@ def ddn(
         points = search.x.clone()
         rows.most = farthest(search)
         rows.norm = rows.most.clamp_max(first_norm)
-        for step in range(steps):
+        for step in range(search.steps):
             look = search.gradient(points, ascended)
             rows.norm = torch.where(look.adversarial, rows.norm * (1 - gamma), rows.norm * (1 + gamma))
             rows.norm = torch.minimum(rows.norm, rows.most)
             points, way = _led(search, look.x_adv, look.gradient, step)
-            advance(points, way, search.x, step_size * cosine(step, steps, LAST_STEP))
+            advance(points, way, search.x, step_size * cosine(step, search.steps, LAST_STEP))
             away = points.sub_(search.x)
             length = norm(away, 2)
             share = torch.where(length > 0, rows.norm / length, 0.0)
             points = away.mul_(like(share, away)).add_(search.x).clamp_(*search.threat.box)
         search.finish(points)
 
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
+    return core.run(
+        model, x, y, threat, rule, rows=_Rows, steps=steps, one_way=loss is not None, minimum=True, seed=seed,
+        **common,
+    )  # fmt: skip
 
 
 def _led(search: core.Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:

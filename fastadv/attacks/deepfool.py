@@ -55,7 +55,7 @@ def deepfool(
             points = beyond(near, threat, overshoot).clamp_(*threat.box)
         search.finish(points)
 
-    return core.run(model, x, y, threat, rule, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, steps=steps, minimum=True, **common)
 
 
 # a sample stops where a success is not nearer than the last by this factor
@@ -126,7 +126,7 @@ def superdeepfool(
             rows.projected = met
         search.finish(points)
 
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, steps=steps, minimum=True, **common)
 
 
 def _draw_near(search: core.Search[_Rows], searches: int) -> None:

@@ -64,26 +64,26 @@ def ead(
     edge = width(threat)
     if variant == "published":
         weight, first = positive("beta", beta, BETA * edge), positive("constant", constant, FIRST * edge**2)
-        rule: core.Rule = _rule(steps, searches, weight, first, positive("step_size", step_size, STEP))
+        rule: core.Rule = _rule(searches, weight, first, positive("step_size", step_size, STEP))
     else:
         size = positive("step_size", step_size, OUR_STEP)
-        rule = _ours(steps, searches, positive("beta", beta, OUR_BETA * edge), constant, size, edge)
+        rule = _ours(searches, positive("beta", beta, OUR_BETA * edge), constant, size, edge)
     rows = _Rows if variant == "published" else _OurRows
-    return core.run(model, x, y, threat, rule, rows=rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=rows, steps=steps, minimum=True, **common)
 
 
-def _rule(steps: int, searches: int, beta: float, constant: float, step_size: float) -> core.Rule[_Rows]:
+def _rule(searches: int, beta: float, constant: float, step_size: float) -> core.Rule[_Rows]:
     """Return algorithm 1 of the paper, for each constant."""
 
     def rule(search: core.Search[_Rows]) -> None:
         rows = search.rows
         for _ in bisection.plain_runs(search, searches, constant):
             rows.points = rows.ahead = search.x
-            for step in range(steps):
+            for step in range(search.steps):
                 look = search.gradient(rows.ahead, search.problem.margin, judge=False)
                 away = look.x_adv - search.x
                 descent = 2 * away - bisection.force(search, look) * look.gradient
-                rate = step_size * sqrt(1 - step / steps)
+                rate = step_size * sqrt(1 - step / search.steps)
                 before, rows.points = rows.points, _shrunk(search, away - rate * descent)
                 rows.ahead = rows.points + step / (step + 3) * (rows.points - before)
                 rows.hit |= search.decide(rows.points).adversarial
@@ -118,7 +118,7 @@ class _OurRows(Constants):
 
 
 def _ours(
-    steps: int, searches: int, weight: float, constant: float | None, step_size: float, edge: float
+    searches: int, weight: float, constant: float | None, step_size: float, edge: float
 ) -> core.Rule[_OurRows]:
     """Return the rule; `step_size`: how far the steepest pixel moves, as a share of the expected distance."""
 
@@ -129,7 +129,7 @@ def _ours(
             # a sample without a success is stuck where small steps led it
             far = max(step_size, 1.0) if number else step_size
             rows.share = torch.where(search.best.success, step_size, far)
-            for step in range(steps):
+            for step in range(search.steps):
                 look = search.gradient(rows.points, margin)
                 steepest = ops.largest(look.gradient)
                 if not (number or step):
@@ -138,7 +138,7 @@ def _ours(
                 rows.hit |= look.adversarial
                 torch.maximum(rows.steepest, steepest, out=rows.steepest)
                 first = rows.share * rows.length.nan_to_num(edge).clamp_max(edge)
-                rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
+                rate = first * (1 - step / search.steps) / (rows.constant * rows.steepest)
                 rate = like(rate.nan_to_num(0.0, 0.0), search.x).to(search.x.dtype)
                 _advance(search, look.gradient * bisection.force(search, look), rate, step)
             rows.hit |= search.decide(rows.before_step).adversarial

@@ -203,8 +203,9 @@ def fab(
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 
     return core.run(
-        model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common
-    )
+        model, x, y, threat, rule, rows=_Rows, steps=steps, minimum=True, restarts=restarts, seed=seed,
+        **common,
+    )  # fmt: skip
 
 
 def _shorten(search: core.Search[_Rows]) -> None:

@@ -10,6 +10,7 @@ from fastadv import losses, ops
 from fastadv._checks import check_share
 from fastadv._waiting import may_leave
 from fastadv.attacks import core
+from fastadv.attacks.core.checks import check_signed_loss
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.start import begin, check_points_of_box
@@ -77,19 +78,21 @@ def fmn(
         Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints" (arXiv
         2102.12827), algorithm 1.
     """
+    check_signed_loss(loss)
     check_share("gamma", gamma)
     check_points_of_box("starts", starts, x, threat)
     if variant == "published":
-        rule = _rule(steps, positive("step_size", step_size, width(threat)), gamma, loss, starts)
+        rule = _rule(positive("step_size", step_size, width(threat)), gamma, loss, starts)
     else:
-        rule = _ours(threat, steps, step_size, gamma, loss, starts)
+        rule = _ours(threat, step_size, gamma, loss, starts)
     return core.run(
-        model, x, y, threat, rule, rows=_Ball, minimum=True, restarts=restarts, seed=seed, **common
-    )
+        model, x, y, threat, rule, rows=_Ball, steps=steps, one_way=loss is not None, minimum=True,
+        restarts=restarts, seed=seed, **common,
+    )  # fmt: skip
 
 
 def _rule(
-    steps: int, step_size: float, gamma: float, loss: losses.Loss | None, starts: Tensor | None
+    step_size: float, gamma: float, loss: losses.Loss | None, starts: Tensor | None
 ) -> core.Rule[_Ball]:
     """Return algorithm 1 of the paper."""
 
@@ -100,10 +103,10 @@ def _rule(
         rows.radius = torch.full_like(rows.most, torch.inf)
         if sparse:
             rows.radius = torch.where(started, search.best.distance, 1.0).to(rows.most)
-        for step in range(steps):
+        for step in range(search.steps):
             look = search.gradient(points, loss)
-            length = step_size * cosine(step, steps, LAST_STEP)
-            radius = _next_radius(search, look, gamma * cosine(step, steps, LAST_GAMMA / gamma))
+            length = step_size * cosine(step, search.steps, LAST_STEP)
+            radius = _next_radius(search, look, gamma * cosine(step, search.steps, LAST_GAMMA / gamma))
             if not sparse:
                 succeeded = search.best.success | look.adversarial
                 radius = torch.where(succeeded, radius, _to_boundary(search, look))
@@ -133,23 +136,24 @@ PATIENCE = 0.05
 
 
 def _ours(
-    threat: Threat, steps: int, step_size: float | None, gamma: float, loss: losses.Loss | None,
+    threat: Threat, step_size: float | None, gamma: float, loss: losses.Loss | None,
     starts: Tensor | None,
 ) -> core.Rule[_Ball]:  # fmt: skip
     """Return the rule: the paper's once a sample is broken, until then the way to a linear boundary."""
     if step_size is not None or threat.norm != "linf":
         step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
-    patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
 
     def rule(search: core.Search[_Ball]) -> None:
         rows = search.rows
         points, started = begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.where(started, search.best.distance.to(rows.most), rows.most)
+        patience = int(PATIENCE * search.steps) if threat.norm in ("l2", "l1") else 0
         all_found = False
-        for step in range(steps):
+        for step in range(search.steps):
             look = search.gradient(points, loss)
-            share, decay = gamma * cosine(step, steps, OUR_LAST_GAMMA), cosine(step, steps, LAST_STEP)
+            share = gamma * cosine(step, search.steps, OUR_LAST_GAMMA)
+            decay = cosine(step, search.steps, LAST_STEP)
             radius = _next_radius(search, look, share)
             if not all_found:
                 succeeded = search.best.success | look.adversarial

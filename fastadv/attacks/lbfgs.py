@@ -68,7 +68,7 @@ def lbfgs(
         rows, margin = search.rows, search.problem.margin
         for number in bisection.runs(search, searches):
             _begin(search)
-            for step in range(steps):
+            for step in range(search.steps):
                 # rounding to half precision would bend the curvature: there candidates pass on their own
                 half = search.dtype != search.x.dtype
                 look = search.gradient(rows.trial.view_as(search.x), margin, judge=not half)
@@ -82,7 +82,7 @@ def lbfgs(
             bisection.bisect(search)
             search.leave(rows.high < NARROW * rows.low)
 
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, steps=steps, minimum=True, **common)
 
 
 def _fit(search: core.Search[_Rows], look: core.GradientLook, constant: float | None) -> None:

@@ -61,8 +61,8 @@ def mim(
         step_size is None,
     )
     return core.run(
-        model, x, y, threat, rule, rows=_Rows, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
-        from_x=not random_start, **common,
+        model, x, y, threat, rule, rows=_Rows, steps=steps, loss=loss, restarts=restarts,
+        stop_early=stop_early, seed=seed, from_x=not random_start, **common,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Steps along gradients estimated from scores: NES (Ilyas et al. 2018) and SPSA (Uesato et al. 2018)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -11,7 +12,7 @@ from fastadv._checks import check_share
 from fastadv.attacks import core
 from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.methods.adam import Moments, adam
-from fastadv.attacks.methods.ascent import step_size_for
+from fastadv.attacks.methods.ascent import length_of_share, step_size_for
 from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -54,16 +55,18 @@ def nes(
     away = positive("probe", probe, 1e-3 * width(threat))
     check_share("decay", decay, zero=True)
     size = step_size_for(threat, x, steps, 2.5, step_size)
+    length = partial(length_of_share, steps=steps, step_size=size, default=step_size is None)
 
     def move(search: core.Search[_Rows], gradient: Tensor, points: Tensor, step: int) -> Tensor:
         rows = search.rows
         rows.momentum = gradient if not step else rows.momentum.mul_(decay).add_(gradient, alpha=1 - decay)
-        return search.threat.step(points, rows.momentum, search.x, search.per_sample(size))
+        return search.threat.step(points, rows.momentum, search.x, length(search))
 
-    rule = estimated_ascent("nes", rng.normal, steps, directions, away, loss, move)
+    rule = estimated_ascent("nes", rng.normal, directions, away, move)
     return core.run(
-        model, x, y, threat, rule, rows=_Rows, loss=loss, stop_early=stop_early, seed=seed, **common
-    )
+        model, x, y, threat, rule, rows=_Rows, steps=steps, loss=loss, stop_early=stop_early, seed=seed,
+        **common,
+    )  # fmt: skip
 
 
 @core.registered(knowledge="score", random=True, paper="Uesato et al. 2018", tolerance=1.5)
@@ -93,18 +96,20 @@ def spsa(
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-2 * width(threat))
     size = step_size_for(threat, x, steps, 2.5, step_size)
+    length = partial(length_of_share, steps=steps, step_size=size, default=step_size is None)
 
     def move(search: core.Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
         unit = adam(search.rows, gradient, step)
-        length = search.per_sample(size)
-        if isinstance(length, Tensor) and length.ndim:
-            length = like(length, unit).to(unit.dtype)
-        return search.threat.project(points + length * unit, search.x)
+        far = length(search)
+        if isinstance(far, Tensor) and far.ndim:
+            far = like(far, unit).to(unit.dtype)
+        return search.threat.project(points + far * unit, search.x)
 
-    rule = estimated_ascent("spsa", rng.signs, steps, directions, away, loss, move)
+    rule = estimated_ascent("spsa", rng.signs, directions, away, move)
     return core.run(
-        model, x, y, threat, rule, rows=Moments, loss=loss, stop_early=stop_early, seed=seed, **common
-    )
+        model, x, y, threat, rule, rows=Moments, steps=steps, loss=loss, stop_early=stop_early, seed=seed,
+        **common,
+    )  # fmt: skip
 
 
 def steps_for(queries: int, directions: int) -> int:
@@ -119,16 +124,15 @@ def steps_for(queries: int, directions: int) -> int:
 
 
 def estimated_ascent(
-    name: str, draw: Callable[..., Tensor], steps: int, directions: int, probe: float,
-    loss: losses.Loss | None, move: Move,
-) -> core.Rule:  # fmt: skip
-    """Return `steps` moves from x along estimates of the gradient of the loss; None is the margin."""
+    name: str, draw: Callable[..., Tensor], directions: int, probe: float, move: Move
+) -> core.Rule:
+    """Return moves from x along estimates of the gradient of the loss."""
     # probes may lie outside ball and box, and are no candidates; the points that they lead to are
 
     def rule(search: core.Search) -> None:
-        measure = search.problem.leading if loss is None else loss
+        measure = search.plan.loss
         points = search.start()
-        for step in range(steps):
+        for step in range(search.steps):
             shape = (len(points), directions, *points.shape[1:])
             away = draw(directions * points[0].numel(), rng.derive(search.seed, name), search.ids, step)
             away = away.to(points.dtype).mul_(probe).view(shape)

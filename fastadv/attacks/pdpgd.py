@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from math import log
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv.attacks import core
+from fastadv.attacks.core.checks import check_signed_loss
 from fastadv.attacks.methods import primal_dual
 from fastadv.attacks.methods.adam import SECOND_DECAY, Moments, adam
 from fastadv.attacks.methods.geometry import like, norm, positive, shorten_, unit, width
@@ -56,18 +57,18 @@ def pdgd(
         Matyasko and Chau 2021, "PDPGD: Primal-Dual Proximal Gradient Descent Adversarial Attack" (arXiv
         2106.01538).
     """
+    check_signed_loss(loss)
     published = variant == "published"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP["l2"])
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT["l2"])
 
     def rule(search: core.Search) -> None:
-        _published(search, _descend_both, steps=steps, step_size=step_size, ratio=weight, loss=loss)
+        _published(search, _descend_both, step_size=step_size, ratio=weight, loss=loss)
 
     def ours(search: core.Search) -> None:
         primal_dual.primal_dual(
             search,
             primal_dual.descend_with_momentum,
-            steps=steps,
             step_size=step_size,
             last_step=OUR_LAST_STEP["l2"],
             weight=weight,
@@ -75,7 +76,8 @@ def pdgd(
         )
 
     rows = Lagrangian if published else primal_dual.Displacements
-    return core.run(model, x, y, threat, rule if published else ours, rows=rows, minimum=True, **common)
+    how: dict[str, Any] = {"steps": steps, "one_way": loss is not None, "minimum": True}
+    return core.run(model, x, y, threat, rule if published else ours, rows=rows, **how, **common)
 
 
 @core.registered(kind="minimum", paper="Matyasko and Chau 2021")
@@ -106,30 +108,32 @@ def pdpgd(
     Source:
         Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.
     """
+    check_signed_loss(loss)
     published = variant == "published"
     usual = step_size is None and threat.norm == "linf"
     step_size = positive("step_size", step_size, STEP if published else FIRST_STEP[threat.norm])
     weight = positive("weight", weight, RATIO if published else FIRST_WEIGHT[threat.norm])
 
     def rule(search: core.Search) -> None:
-        _published(search, _descend, steps=steps, step_size=step_size, ratio=weight, loss=loss)
+        _published(search, _descend, step_size=step_size, ratio=weight, loss=loss)
 
+    how: dict[str, Any] = {"steps": steps, "one_way": loss is not None, "minimum": True}
     if published:
-        return core.run(model, x, y, threat, rule, rows=Lagrangian, minimum=True, **common)
-    ours = _ours(threat.norm, steps, step_size, SEVERAL if usual else step_size, weight, loss)
-    return core.run(model, x, y, threat, ours, rows=primal_dual.Displacements, minimum=True, **common)
+        return core.run(model, x, y, threat, rule, rows=Lagrangian, **how, **common)
+    ours = _ours(threat.norm, step_size, SEVERAL if usual else step_size, weight, loss)
+    return core.run(model, x, y, threat, ours, rows=primal_dual.Displacements, **how, **common)
 
 
 Primal = Callable[[core.Search[Lagrangian], Tensor, float, int], Tensor]
 
 
 def _published(
-    search: core.Search[Lagrangian], primal: Primal, *, steps: int, step_size: float, ratio: float,
+    search: core.Search[Lagrangian], primal: Primal, *, step_size: float, ratio: float,
     loss: losses.Loss | None,
 ) -> None:  # fmt: skip
     """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only."""
     # `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number
-    rows, unit = search.rows, width(search.threat)
+    rows, unit, steps = search.rows, width(search.threat), search.steps
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
     rows.dual = search.full(-log(ratio))
     rows.share = torch.sigmoid(-rows.dual)
@@ -217,16 +221,13 @@ ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
 REFINING, FEWEST = {"l2": 40, "l0": 100}, {"l2": 12}
 
 
-def _ours(
-    norm: str, steps: int, step_size: float, several: float, weight: float, loss: losses.Loss | None
-) -> core.Rule:
-    most = int(ADAPTIVE.get(norm, 0.0) * steps)
-    exploring = min(most, max(steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
-
+def _ours(norm: str, step_size: float, several: float, weight: float, loss: losses.Loss | None) -> core.Rule:
     def rule(search: core.Search) -> None:
+        most = int(ADAPTIVE.get(norm, 0.0) * search.steps)
+        exploring = min(most, max(search.steps - REFINING.get(norm, 0), FEWEST.get(norm, 0)))
         first = several if search.problem.several else step_size
         primal_dual.primal_dual(
-            search, _descend_ours, steps=steps, step_size=first, last_step=OUR_LAST_STEP[norm], weight=weight,
+            search, _descend_ours, step_size=first, last_step=OUR_LAST_STEP[norm], weight=weight,
             loss=loss, exploring=exploring,
         )  # fmt: skip
 

@@ -62,7 +62,7 @@ def sigma_zero(
         rows.threshold = search.full(threshold)
         points = search.start()
         size = step_size
-        for step in range(steps):
+        for step in range(search.steps):
             look = search.gradient(points, search.problem.margin)
             if not step:
                 rows.scale = unit / look.loss.abs().where(look.loss != 0, 1.0)  # 0 is a tie
@@ -75,15 +75,15 @@ def sigma_zero(
             away += size * adam(rows, descent, step, EPSILON)
             points = away.mul_(unit).add_(search.x).clamp_(*search.threat.box)
             # the next step, by which the threshold moves already, as in the authors' code
-            size = step_size * cosine(step + 1, steps, LAST_STEP)
+            size = step_size * cosine(step + 1, search.steps, LAST_STEP)
             change = torch.where(look.adversarial, RATE * size, -RATE * size)
             rows.threshold = (rows.threshold + change).clamp_(0, 1)
             small = (points - search.x).abs_() < like(rows.threshold * unit, points)
             points = torch.where(small, search.x, points)
         search.finish(points)
-        _put_back(search, steps // PUT_BACK)
+        _put_back(search, search.steps // PUT_BACK)
 
-    return core.run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
+    return core.run(model, x, y, threat, rule, rows=_Rows, steps=steps, minimum=True, **common)
 
 
 def _put_back(search: core.Search[_Rows], count: int) -> None:

@@ -9,10 +9,12 @@ from torch import Tensor
 from fastadv._checks import check_number, kind_of
 from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
+from fastadv.losses import Loss
 from fastadv.threat import THREATS, Threat, Through
 from fastadv.threat.base import box_in
 
 StepSize = float | Tensor
+SIGNED = ("margin", "cw", "dlr")  # losses that are positive where the class is wrong
 
 
 def from_bytes(x: Any, box: tuple[float, float]) -> Any:
@@ -42,6 +44,15 @@ def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Te
     if values and x.numel():
         _check_values(x, box)
     return x
+
+
+def check_signed_loss(loss: Loss | None) -> None:
+    """Raise InputError of a loss by name whose size says nothing of the way to the boundary."""
+    if isinstance(loss, str) and loss not in SIGNED:
+        raise InputError(
+            f"loss: expected None, one of {', '.join(SIGNED)}, or a function, each 0 at the boundary, got "
+            f"{loss!r}, whose size does not say how far that is; leave it out"
+        )
 
 
 def check_threat(threat: Threat, maps: bool = False) -> None:

@@ -252,13 +252,16 @@ class _Front:
 
     def take_loss(self, criterion: Criterion, arguments: dict[str, Any]) -> None:
         """Put the loss of a criterion in place of a name or of none."""
-        default = self.defaults.get("loss")
+        default, card = self.defaults.get("loss"), REGISTRY.get(self.name)
+        if type(criterion) is Criterion or criterion.outputs == "logit":
+            return
+        if card is not None and card.minimal and arguments.get("loss") == "margin":
+            del arguments["loss"]  # the margin of the criterion is their default
         if criterion.outputs != "any":
-            if type(criterion) is not Criterion and criterion.outputs == "classes" and default:
+            if "loss" in self.defaults:
                 loss = arguments.setdefault("loss", None)  # what the criterion raises
                 arguments["loss"] = criterion.of_classes(loss) if loss in LOSSES else loss
             return
-        card = REGISTRY.get(self.name)
         if card is not None and card.needs == "classes":
             serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
             raise InputError(
@@ -267,8 +270,7 @@ class _Front:
             )
         loss = arguments.get("loss", None if default is None else criterion.losses[0])
         if isinstance(loss, str):
-            least = loss == "margin" and card is not None and card.minimal
-            arguments["loss"] = criterion.margin if least else criterion.loss(loss)
+            arguments["loss"] = criterion.loss(loss)
         elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
             arguments["loss"] = _of_outputs(loss, criterion)
 

@@ -124,22 +124,19 @@ class Criterion:
         return ~self.met(logits, y, None)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """Return [B], positive where the logits are a success, and differentiable.
+        """Return [B], positive exactly where the logits are a success, and differentiable.
 
         Here it is the largest other logit minus the label's; with targets, theirs minus the largest other.
         """
-        index = (y if targets is None else targets)[:, None]
-        at_label = logits.gather(1, index).squeeze(1)
-        other = logits.scatter(1, index, -torch.inf).amax(1)
-        return other - at_label if targets is None else at_label - other
+        return signed(_lead(logits, y, targets), self.met(logits, y, targets))
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], what an ascent raises by default: the margin, or what leads to a success better."""
         return self.margin(logits, y, targets)
 
-    def further(self, loss: Loss, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
-        """Return losses by which other searches try what held against one."""
-        return ()
+    def ways(self, y: Tensor, targets: Tensor | None, minimum: bool) -> "tuple[Criterion, ...]":
+        """Return criteria that lead to its successes in different ways, which share the steps of a search."""
+        return (self,)
 
     def rivals(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return int64 [B, C], the classes to which an ascent may lead, the largest logit first."""
@@ -191,9 +188,14 @@ class ConfidentlyWrong(_OfClass):
         return logits.log_softmax(1)
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
+        return super().met(logits, y, targets) & (self._sure(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], what the wrong class or the target lacks of its confidence, or of being decided."""
+        lacking = torch.minimum(self._sure(logits, y, targets), _lead(logits, y, targets))
+        return signed(lacking, self.met(logits, y, targets))
+
+    def _sure(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the log probability of the wrong class or the target minus that of the confidence."""
         log_probabilities = self.as_probabilities(logits)
         if targets is None:
@@ -235,10 +237,10 @@ class WrongBy(_OfClass):
         check_number("lead", self.lead, 0)
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
+        return super().met(logits, y, targets) & (_lead(logits, y, targets) >= self.lead)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return super().margin(logits, y, targets) - self.lead
+        return signed(_lead(logits, y, targets) - self.lead, self.met(logits, y, targets))
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ class OutsideTopK(_OfClass):
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the k-th largest of the other logits minus that of the label."""
-        return self._leads(logits, y)[:, -1]
+        return signed(self._leads(logits, y)[:, -1], self.met(logits, y, targets))
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the mean of what the k largest other logits lack, or the margin where it is > 0."""
@@ -335,25 +337,28 @@ class Unless(_OfClass):
             return super().margin(logits, y, targets)
         right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
         wrong = logits.scatter(1, right, -torch.inf).amax(1)
-        return wrong - logits.gather(1, right).amax(1)
+        return signed(wrong - logits.gather(1, right).amax(1), self.met(logits, y, targets))
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], by how much a wrong class leads over the label; above 0, what it has of the margin."""
         # The margin alone would stop between the classes, where the model abstains. From there on the loss is
         # positive and rises with the margin, which is still negative.
-        margin, place = self.margin(logits, y, targets), self._place(logits)
-        if targets is None:
-            right = torch.stack([y, torch.full_like(y, place)], 1)
-            wrong = logits.scatter(1, right, -torch.inf).amax(1)
-        else:
-            wrong = logits.gather(1, targets[:, None]).squeeze(1)
-        lead = wrong - logits.gather(1, y[:, None]).squeeze(1)
+        margin, lead = self.margin(logits, y, targets), self._over_label(logits, y, targets)
         beyond = torch.where(margin > 0, 1 + margin, 1 / (1 - margin.clamp_max(0)))
         return torch.where(lead > 0, beyond, lead)
 
-    def further(self, loss: Loss, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
-        """Return the margin: `leading` passes a detector between the classes, but opposes none on the way."""
-        return (self.margin,) if loss == self.leading else ()
+    def _over_label(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], by how much the target, or the largest wrong class, leads over the label."""
+        if targets is None:
+            right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
+            wrong = logits.scatter(1, right, -torch.inf).amax(1)
+        else:
+            wrong = logits.gather(1, targets[:, None]).squeeze(1)
+        return wrong - logits.gather(1, y[:, None]).squeeze(1)
+
+    def ways(self, y: Tensor, targets: Tensor | None, minimum: bool) -> tuple[Criterion, ...]:
+        """Return one that passes abstention between the classes, and one that opposes it at once."""
+        return (_Passing(self.reject), self) if minimum else (self, _Opposed(self.reject))
 
     def of_classes(self, name: str) -> Loss:
         """Return the loss without the logit of `reject`, to which an ascent of all would lead."""
@@ -376,6 +381,37 @@ class Unless(_OfClass):
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         abstained = (outputs.argmax(1) == self._place(outputs)).double()[:, None]
         return {"abstained": (abstained, torch.ones_like(abstained))}
+
+
+@dataclass(frozen=True)
+class _Opposed(Unless):
+    """The same, whose searches for the strongest point raise the margin."""
+
+    def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self.margin(logits, y, targets)
+
+
+@dataclass(frozen=True)
+class _Passing(Unless):
+    """The same, whose searches for the nearest success pass between the classes, where the margin is flat."""
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        lead = self._over_label(logits, y, targets)
+        return torch.where(lead > 0, super().margin(logits, y, targets), lead)
+
+
+def signed(margin: Tensor, met: Tensor) -> Tensor:
+    """Return a margin [B], positive exactly where bool [B] `met`: ties and rounding would say otherwise."""
+    least = torch.full_like(margin, torch.finfo(margin.dtype).tiny).where(met, 0.0)
+    return torch.where((margin > 0) == met, margin, least + (margin - margin.detach()))
+
+
+def _lead(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    """Return [B], the largest other logit minus the label's; with targets, theirs minus the largest other."""
+    index = (y if targets is None else targets)[:, None]
+    at_label = logits.gather(1, index).squeeze(1)
+    other = logits.scatter(1, index, -torch.inf).amax(1)
+    return other - at_label if targets is None else at_label - other
 
 
 WRONG = Criterion()

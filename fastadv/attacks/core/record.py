@@ -155,7 +155,9 @@ class Plan:
     stop_early: bool
     rule: Callable[[Any], None]
     rows: Callable[[], Rows]
-    restarts: int
+    attempts: int  # the searches that compete for the best point
     seed: int
+    steps: int  # of a rule that shares them among ways to a success; else 0
+    one_way: bool
     # stands in for `Search.input_gradient`, where gradient rules make it
     gradient: Callable[[Any, Tensor, losses.Loss], tuple[Tensor, Tensor, Tensor]] | None = None

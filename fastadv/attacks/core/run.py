@@ -41,6 +41,8 @@ def run(
     rule: Rule[R],
     *,
     rows: Callable[[], R] = Rows,  # type: ignore[assignment]
+    steps: int = 0,
+    one_way: bool = False,
     minimum: bool = False,
     loss: losses.Loss | None = None,
     restarts: int = 1,
@@ -68,6 +70,9 @@ def run(
         threat: ball and box in which points must lie.
         rule: a function of a `Search` that looks for points.
         rows: makes what the rule remembers of the samples, `search.rows`: a subclass of `Rows`.
+        steps: of a rule that follows gradients and takes as many steps as `search.steps` says, which is its
+            share where the criterion may be met in several ways. 0: it has one search for all of them.
+        one_way: whether it has one because it follows a loss of its own.
         minimum: whether the success nearest to x is kept. Otherwise successes come before failures, and the
             larger loss before the smaller.
         loss: as in `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized. None
@@ -97,8 +102,8 @@ def run(
         ((8, 1, 8, 8), 24)
     """
     again: Any = partial(
-        run, rule=rule, rows=rows, minimum=minimum, loss=loss, restarts=restarts, stop_early=stop_early,
-        seed=seed, gradient=gradient,
+        run, rule=rule, rows=rows, steps=steps, one_way=one_way, minimum=minimum, loss=loss,
+        restarts=restarts, stop_early=stop_early, seed=seed, gradient=gradient,
     )  # fmt: skip
     if not isinstance(model, Task):
         task = Task.of(model, x, y, threat, **common)
@@ -114,7 +119,7 @@ def run(
     posed = task.within(task.threat.with_radius(inf)) if minimum else task
     rules = _rules_for(posed, gradient)
     followed = partial(follow, rules=rules) if rules else None
-    plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, followed)
+    plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, steps, one_way, followed)
     trial = Trial(posed, from_x)
     ending = Minimum(trial, task.threat) if minimum else Budget(trial)
     clean, trial.clean_pass = trial.clean_pass, None
@@ -160,17 +165,30 @@ def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
 def _attempts(
     task: Task, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None = None
 ) -> Iterator[Search[Any]]:
-    """Yield the search of each restart on `todo` int64 [n]; on what holds, one by each further loss."""
-    further = task.criterion.further(plan.loss, task.y, task.targets)
-    for restart in range(plan.restarts):
-        for turn, loss in enumerate((plan.loss, *further)):
-            held = (turn and not plan.minimum) or (plan.stop_early and restart)
-            index = todo[~record.success[todo]] if held else todo
-            if not len(index):
-                break
-            search: Search[Any] = Search(task, index, record, replace(plan, loss=loss), restart)
-            search.clean_pass, clean = clean, None
-            yield search
+    """Yield the search of each restart on `todo` int64 [n], by each way to a success."""
+    ways = _ways(task, plan)
+    for number in range(ways[0][1].attempts):
+        index = todo[~record.success[todo]] if number and plan.stop_early else todo
+        if not len(index):
+            return
+        restart, way = divmod(number, len(ways))
+        search: Search[Any] = Search(ways[way][0], index, record, ways[way][1], restart)
+        search.clean_pass, clean = clean, None
+        yield search
+
+
+def _ways(task: Task, plan: Plan) -> list[tuple[Task, Plan]]:
+    """Return the task towards a success in each way, and the plan that has this way's share of the steps."""
+    default, ways = task.margin if plan.minimum else task.leading, list[tuple[Task, Plan]]()
+    parts = task.criterion.ways(task.y, task.targets, plan.minimum)
+    if plan.one_way or parts == (task.criterion,) or plan.loss != default or plan.steps < len(parts):
+        return [(task, plan)]
+    for turn, criterion in enumerate(parts):
+        one = replace(task, criterion=criterion)
+        steps = (plan.steps + len(parts) - 1 - turn) // len(parts)
+        attempts, loss = plan.attempts * len(parts), one.margin if plan.minimum else one.leading
+        ways.append((one, replace(plan, attempts=attempts, loss=loss, steps=steps)))
+    return ways
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ class Samples(Generic[R_co]):
         self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
 
     @property
+    def steps(self) -> int:
+        """How many steps this run has, of those that `core.run` was given."""
+        return self.plan.steps
+
+    @property
     def judge_now(self) -> Judge:
         """What judges points of the samples that are here."""
         if self._judge is None:

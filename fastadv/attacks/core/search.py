@@ -125,7 +125,7 @@ class Search(Samples[R_co]):
 
     def finish(self, points: Tensor) -> None:
         """Take the last points of the rule; where nothing competes with them, only the verdict sees them."""
-        if self._competed or self.plan.restarts > 1:
+        if self._competed or self.plan.attempts > 1:
             self.decide(points)
         else:
             points = self.rounded(self.drop_leaving(points))

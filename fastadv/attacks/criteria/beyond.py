@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fastadv._checks import check_choice, check_number, kind_of
-from fastadv.attacks.core.criterion import ERRORS, Criterion, Figures
+from fastadv.attacks.core.criterion import ERRORS, Criterion, Figures, signed
 from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
@@ -127,7 +126,8 @@ class Beyond(Criterion):
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], by how much the outputs are further from y, or nearer to the targets."""
         away = self.leading(outputs, y, targets)
-        return away - self.distance if targets is None else self.distance + away
+        away = away - self.distance if targets is None else self.distance + away
+        return signed(away, self.met(outputs, y, targets))
 
     def leading(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], how far outputs are from y, or minus how far from the targets, to full precision."""
@@ -144,16 +144,11 @@ class Beyond(Criterion):
         ahead = (away * mix).sum(1)
         return torch.where(alike, ahead, apart)
 
-    def further(self, loss: Loss, y: Tensor, targets: Tensor | None) -> tuple[Loss, ...]:
-        """Return ways up and down of one number: a distance keeps the side of the first error."""
-        if targets is not None or y.shape[1:].numel() != 1 or loss not in (self.leading, self.margin):
-            return ()
-
-        def towards(outputs: Tensor, y: Tensor, targets: Tensor | None, side: int) -> Tensor:
-            number, value = side * _rows(outputs, y).sum(1), loss(outputs, y, targets)
-            return value.detach() + number - number.detach()
-
-        return partial(towards, side=1), partial(towards, side=-1)
+    def ways(self, y: Tensor, targets: Tensor | None, minimum: bool) -> tuple[Criterion, ...]:
+        """Return the ways up and down of one number: a distance keeps the side of the first error."""
+        if targets is not None or y.shape[1:].numel() != 1:
+            return (self,)
+        return _Side(self.distance, self.by, 1), _Side(self.distance, self.by, -1)
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
         """Return the errors of all numbers; cosines have none."""
@@ -172,6 +167,25 @@ class Beyond(Criterion):
                 f"by: expected a function (outputs, y) -> [B], got a result of shape {tuple(apart.shape)}"
             )
         return apart
+
+
+@dataclass(frozen=True)
+class _Side(Beyond):
+    """A success needs one number that lies beyond the distance above y (side 1), or below it (-1)."""
+
+    side: int = 1
+
+    def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return super().met(outputs, y, targets) & (self._ahead(outputs, y) > 0)
+
+    def leading(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """Return [B], the distance from y, negative on the other side."""
+        ahead, apart = self._ahead(outputs, y), self._apart(outputs, y)
+        value = torch.where(ahead > 0, apart, -apart).detach()
+        return value + (ahead - ahead.detach())
+
+    def _ahead(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return self.side * (_rows(outputs, y) - _rows(y, y).to(outputs)).sum(1)
 
 
 def _rows(outputs: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from fastadv._checks import check_share, kind_of
 from fastadv._waiting import waits
-from fastadv.attacks.core.criterion import WRONG, Criterion, Figures
+from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, signed
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.criteria.lead import lead, straightened
 from fastadv.attacks.special.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
@@ -251,8 +251,10 @@ class Share(Criterion):
 
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], the margin of as many positions as must be wrong."""
-        at = self.positions(outputs, self._labels(y, targets))
-        return lead(self._margins(at, targets is not None), at.counts, self._needed(at))
+        at, aimed = self.positions(outputs, self._labels(y, targets)), targets is not None
+        needed = self._needed(at)
+        met = self.met_at(at, aimed).sum(1) >= needed
+        return signed(lead(self._margins(at, aimed), at.counts, needed), met)
 
     def _margins(self, at: Positions, targeted: bool) -> Tensor:
         """Return [B, P], of the criterion at each position."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from fastadv._checks import check_count, kind_of
-from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.criterion import Criterion, signed
 from fastadv.attacks.criteria.lead import lead
 from fastadv.attacks.special.labels import on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
@@ -111,7 +111,8 @@ class Signs(Criterion):
         """Return [B], by how far the outputs of as many labels as must be wrong are on the wrong side."""
         labels = y if targets is None else targets
         away, counts = _away(outputs, labels), labels.flatten(1) != IGNORED
-        return lead(away, counts, self._needed(y)) if targets is None else lead(-away, counts, counts.sum(1))
+        away, needed = (away, self._needed(y)) if targets is None else (-away, counts.sum(1))
+        return signed(lead(away, counts, needed), self.met(outputs, y, targets))
 
     def _needed(self, y: Tensor) -> Tensor:
         """Return int64 [B], how many labels must be wrong: all that count where they are fewer."""

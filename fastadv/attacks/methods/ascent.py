@@ -44,13 +44,13 @@ def ascent(
         rows.points = search.threat.step_(look.x_adv, along, search.x, rows.step_size)
 
     def rule(search: Search[Steps]) -> None:
-        for draw, moves in legs(search, steps):
+        for draw, moves in legs(search):
 
             def length(number: int, search: Search[Steps], moves: int = moves) -> None:
                 factor = LONGEST * (SHORTEST / LONGEST) ** (number / moves)
                 search.rows.step_size = search.threat.default_step_size(1, factor)
 
-            search.rows.step_size = search.per_sample(step_size)
+            search.rows.step_size = length_of_share(search, steps, step_size, shorten)
             search.rows.points = search.start(random_start, draw)
             take, name = Search.ascend if direction is None else step, ("ascent", direction)
             before: Callable[[int, Search[Steps]], None] | None = None
@@ -98,11 +98,18 @@ class Returns:
             search.leave_cycle(same, rows.points, left)
 
 
-def legs(search: Search, steps: int) -> Iterator[tuple[int, int]]:
+def length_of_share(search: Search, steps: int, step_size: StepSize, default: bool) -> StepSize:
+    """Return the step size of these samples; a `default` one of all `steps` grows where a run has fewer."""
+    size = search.per_sample(step_size)
+    return size * (steps / search.steps) if default and search.steps < steps else size
+
+
+def legs(search: Search) -> Iterator[tuple[int, int]]:
     """Yield (number of its start, steps) of each attempt of a run: one, or two where a criterion leads.
 
     Of the two the first leads to the likeliest class that would meet it, the second to the next one.
     """
+    steps = search.steps
     if not search.led or steps < LEGS:
         yield search.restart, steps
         return

@@ -106,14 +106,14 @@ class Displacements(Exploration):
 
 
 def primal_dual(
-    search: Search[Displacements], descend: Callable[[Search, Tensor, Tensor], Tensor], *, steps: int,
+    search: Search[Displacements], descend: Callable[[Search, Tensor, Tensor], Tensor], *,
     step_size: float, last_step: float, weight: float, loss: losses.Loss | None, exploring: int = 0,
 ) -> None:  # fmt: skip
     """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere."""
     # steps are in units of the least distance of a success so far, or of the box's width, as always in L0;
     # there alone a success exerts a force
     rows, sparse = search.rows, search.threat.norm == "l0"
-    points = search.start()
+    points, steps = search.start(), search.steps
     rows.unit = torch.full_like(search.best.rank, width(search.threat))
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
     if exploring:

@@ -61,7 +61,7 @@ def test_steps_of_each_attempt_fall_from_two_radii_to_a_fiftieth() -> None:
         points.append(x.detach().clone())
         return near(x)
 
-    fa.attacks.pgd(watched, X[:6], Y[:6], THREAT, criterion=Unless(-1), steps=20, stop_early=False)
+    fa.attacks.pgd(watched, X[:6], Y[:6], THREAT, criterion=WrongBy(9.0), steps=20, stop_early=False)
     moves = torch.stack([batch for batch in points if len(batch) == 6]).diff(dim=0).abs().flatten(1).amax(1)
     expected = 2 * THREAT.radius * 0.01 ** (torch.arange(1, 10) / 10)
     for begin in (2, 13):  # after x, the random start and a first step, which the box may shorten

@@ -25,8 +25,9 @@ def test_the_boundary_of_a_distance_is_within_it() -> None:
     outputs, y = tensor([[3.0, 4.0], [3.0, 4.1]]), torch.zeros(2, 2)
     assert Beyond(5.0).met(outputs, y, None).tolist() == [False, True]
     assert Beyond(5.0).met(outputs, outputs, y).tolist() == [True, False]
-    far = Beyond(5.0)
-    assert far.further(far.margin, outputs, None) == () == far.further(far.margin, y[:, :1], y[:, :1])
+    far, one = Beyond(5.0), y[:, :1]
+    assert far.ways(outputs, None, False) == (far,) == far.ways(one, one, False)
+    assert len(far.ways(one, None, False)) == len(far.ways(one, None, True)) == 2
     assert Beyond(1.0, by="l1").margin(outputs, y, None).tolist() == pytest.approx([6.0, 6.1])
     assert Beyond(1.0, by="linf").margin(outputs, y, None).tolist() == pytest.approx([3.0, 3.1])
     cosine = Beyond(0.5, by="cosine").margin(outputs[:1], tensor([[4.0, -3.0]]), None)
