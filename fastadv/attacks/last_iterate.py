@@ -71,7 +71,8 @@ def last_iterate(
     with torch.inference_mode(False), torch.no_grad(), classifier.in_eval():
         if not isinstance(step_size, Tensor) or not waits(step_size.device):
             step_size = check_step_size(step_size, x)
-        x = classifier.layout(x.clone() if x.is_inference() else x.detach())
+        given = x.clone() if x.is_inference() else x.detach()
+        x = classifier.layout(given)
         x_adv = x.clone() if start is None else classifier.layout(start.detach()).clone()
 
         def look(model: Prepared, rows: Rows) -> Callable[[Tensor], Tensor]:
@@ -99,7 +100,9 @@ def last_iterate(
 
         # a loss that is a function may hold one value for each sample
         walk = Walk(threat, look, step_size, ("last_iterate", loss) if isinstance(loss, str) else None)
-        return walk(classifier, walk.rows(x_adv, x, y=y, targets=targets), steps)
+        x_adv = walk(classifier, walk.rows(x_adv, x, y=y, targets=targets), steps)
+        # a Frozen may prefer an order of memory that the model refuses
+        return x_adv.contiguous() if given.is_contiguous() else torch.empty_like(given).copy_(x_adv)
 
 
 def _unbent(

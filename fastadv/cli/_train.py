@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastadv.cli import _options as o
-from fastadv.cli._attack import NamedAttack, parse_attack
+from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import after_the_step, interruptible, together
 from fastadv.cli._output import kept_in, note, print_table, progress, say
 from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
@@ -153,7 +153,7 @@ def train(
             attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)
         run = each_epoch(
             net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
-            test_attacks=attack and {attack.label: attack.run}, seed=seed, device=machine.place(),
+            test_attacks=attack and {attack.title: attack.run}, seed=seed, device=machine.place(),
             progress=bar, optimization=optimization,
             measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
         )  # fmt: skip
@@ -174,7 +174,7 @@ def train(
         "run_dir": run_dir and str(run_dir),
     }
     yield card("training", config, epochs=[asdict(report) for report in past])
-    _show(past, f"{model.model} on {dataset.name}", dataset.note, attack)
+    _show(past, f"{model.model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
         # A file may also lie there from another run in this folder
@@ -188,21 +188,21 @@ def train(
 
 
 def _row(report: EpochReport) -> dict[str, str]:
-    shares = {"accuracy": report.clean_accuracy, **report.robust_accuracy}
+    shares = {"accuracy": report.clean_accuracy, "worst class": report.worst_recall, **report.robust_accuracy}
     if report.ema_clean_accuracy is not None:
         shares |= {"EMA accuracy": report.ema_clean_accuracy}
         shares |= {f"EMA {name}": share for name, share in report.ema_robust_accuracy.items()}
-    if report.validation_clean_accuracy is not None:
-        shares["validation"] = report.judged
+    averaged = {f"EMA {name}": share for name, share in report.validation_ema_robust_accuracy.items()}
+    held_out = averaged or report.validation_robust_accuracy
+    shares |= {f"{name} on validation": share for name, share in held_out.items()}
     row = {"epoch": str(report.epoch), "loss": f"{report.loss:.4f}"}
     row |= {name: percent(share) for name, share in shares.items()}
     return row | {"learning rate": f"{report.learning_rate:.2g}", "seconds": f"{report.seconds:.1f}"}
 
 
-def _show(past: list[EpochReport], title: str, caption: str, attack: NamedAttack | None) -> None:
+def _show(past: list[EpochReport], title: str, caption: str) -> None:
     rows = [_row(report) for report in past]
     head = list(rows[-1])  # the last epoch is always tested
-    titled = [name.replace(attack.label, attack.title) if attack else name for name in head]
-    cells = [titled, *([row.get(name, percent(None)) for name in head] for row in rows)]
+    cells = [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
     print_table(title, cells, [caption, *alarms])

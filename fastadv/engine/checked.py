@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._torch import BatchNorm, nodes_of, version
-from fastadv.engine.arguments import OUTPUTS, Outputs
+from fastadv.engine.arguments import OUTPUTS, TWO_INPUTS, Outputs
 from fastadv.engine.first_pass import first_pass
 from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
 from fastadv.errors import InputError
@@ -19,7 +19,10 @@ WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
 )
-NEEDS = "model: expected one that takes images alone, got {}; bind the rest, as in lambda x: model(x, text)"
+NEEDS = (
+    "model: expected one that takes images alone, got {}; bind the rest, as in lambda x: model(x, text), or "
+    f"where only a module serves, {TWO_INPUTS}"
+)
 Model = Callable[[Tensor], Tensor]
 
 

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_tensors, save_tensors, write_text
-from fastadv.runs.identity import check_same
+from fastadv.runs.identity import check_same, unsaved
 from fastadv.runs.work import Keeper
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
@@ -60,12 +60,24 @@ def _parts(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"optimizer": plain, "groups": groups}
 
 
+def put(model: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    """Put a state dict into the model, and the buffers that are not in it: in place where they fit."""
+    model.load_state_dict(weights)
+    here = dict(model.named_buffers())
+    for name, tensor in buffers.items():
+        if name in here and (here[name].shape, here[name].dtype) == (tensor.shape, tensor.dtype):
+            with torch.no_grad():
+                here[name].copy_(tensor)
+        else:  # a forward may assign one of another size
+            part, _, own = name.rpartition(".")
+            tensor = tensor.to(next(model.parameters()).device, copy=True)
+            model.get_submodule(part).register_buffer(own, tensor, persistent=False)
+
+
 def restore(state: State, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Put a checkpoint into the model, in place, and into a fresh optimizer and scheduler."""
     tensors, plain, _ = state
-    model.load_state_dict(
-        {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
-    )
+    put(model, *(kept(state, part, torch.device("cpu")) for part in ("model", "buffer")))
     per_parameter = {int(index): dict(values) for index, values in plain["optimizer"].items()}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
@@ -137,8 +149,9 @@ class RunRecord(Keeper):
             tensors, values = _parts(optimizer)
             about = {"config": self.config, "reports": self.reports, **progress}
             text = json.dumps({"progress": about, **values, "scheduler": scheduler.state_dict()})
-            for name, value in model.state_dict().items():
-                tensors[f"model/{name}"] = value.detach().to("cpu", copy=True)  # tied weights share memory
+            for part, held in (("model", model.state_dict()), ("buffer", unsaved(model))):
+                for name, value in held.items():  # tied weights share memory
+                    tensors[f"{part}/{name}"] = value.detach().to("cpu", copy=True)
             save_tensors(path, tensors | dict(kept), {"format": FORMAT, "state": text})
 
         self.result(CHECKPOINT, write)

@@ -54,6 +54,12 @@ def describe_model(model: nn.Module, identity: str | None = None) -> str:
     return f"{type(inner).__qualname__} {_hash([about, state])}"
 
 
+def unsaved(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers of a model that its state dict leaves out, by name."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
 class _Description:
     """Describes values that may refer to each other. An object that was met before is named by its number."""
 
@@ -61,7 +67,7 @@ class _Description:
         # The names, by id; the objects are held, so that no id returns
         models = [] if trained is None else [trained, getattr(trained, COMPILED_MODULE, trained)]
         self._seen: dict[int, tuple[str, Any]] = {id(model): ("the model", model) for model in models}
-        self._by_name = by_name
+        self._by_name, self._trained = by_name, models[-1] if models else None
 
     def of(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | str):
@@ -120,8 +126,8 @@ class _Description:
         ]
         held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], _PLAIN)]
         classes = {self._coded(type(part)): None for part in parts}
-        kept = model.state_dict().keys()
-        buffers = [data_hash(buffer) for name, buffer in model.named_buffers() if name not in kept]
+        trained = self._trained is model  # whose buffers a checkpoint holds
+        buffers = [] if trained else [data_hash(buffer) for buffer in unsaved(model).values()]
         printed = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # the parts and their options
         return [printed, [*classes], self.of(held), buffers]
 
@@ -232,8 +238,12 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
     names: dict[str, str] = {}
     for where, there, here in _different((), dict(stored), plain(config)):
         keys = [key for key in where if key != "keywords"]  # of a partial: they are named by themselves
+        if keys[-1:] == ["seed"]:  # one for all that hold it
+            keys, there, here = ["seed"], *("none" if seed is None else seed for seed in (there, here))
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-        names.setdefault(name, f"{name} ({there!s:.60} there, {here!s:.60} here)")
+        lacks = name == "seed" and "none" in (there, here)
+        both = f": {here} here, {there} there" if lacks else f" ({there!s:.60} there, {here!s:.60} here)"
+        names.setdefault(name, name + both)
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         named = ", another ".join([*names.values()][:NAMED]) + more

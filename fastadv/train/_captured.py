@@ -25,7 +25,8 @@ LEAST = 16  # full steps of an epoch, for fewer of which a capture takes longer 
 def is_fixed(recipe: Recipe | OwnStep) -> bool:
     """Return whether a recipe does the same in every step, as those of this library do without a function."""
     inner = getattr(recipe, "recipe", None)
-    ours = type(recipe).__module__.startswith("fastadv.") and not callable(getattr(recipe, "loss", None))
+    losses = (getattr(recipe, name, None) for name in ("loss", "attack_loss"))
+    ours = type(recipe).__module__.startswith("fastadv.") and not any(map(callable, losses))
     return ours and (inner is None or is_fixed(inner))
 
 

@@ -142,14 +142,14 @@ def first_rows(dataset: Dataset[Any], count: int, box: Boxes, labels: str = CLAS
 
 def check_sets(
     model: nn.Module, sets: Mapping[str, Dataset[Any] | None], augment: Augmentation | None,
-    device: torch.device, box: Boxes, tested: Criterion = WRONG, trained: Criterion = WRONG,
+    device: torch.device, box: Boxes, tested: Criterion = WRONG, trained: Criterion = WRONG, size: int = 1,
 ) -> int:  # fmt: skip
-    """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
+    """Check `size` images to train on, the first of other sets, and labels; return the number of classes."""
     classes, labels = 0, dict[str, Tensor | None]()
     for name, dataset in ((name, dataset) for name, dataset in sets.items() if dataset is not None):
-        criterion = trained if name == "train_set" else tested
+        criterion, count = (trained, size) if name == "train_set" else (tested, 1)
         kind = labels_of(criterion)
-        x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, box, kind))
+        x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, count, box, kind))
         if augment is not None and name == "train_set":
             moved: object = augment(x, ids=ids, seed=0, epoch=1)
             got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
@@ -165,7 +165,7 @@ def check_sets(
                 f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
             ) from error
         if kind == ANY:
-            known = criterion.labels(name, None if is_missing(y) else y, 1, device)
+            known = criterion.labels(name, None if is_missing(y) else y, len(x), device)
             fitting(criterion, logits, prepared.output_shape, known, None)
             continue
         labels[name] = known_labels(dataset)

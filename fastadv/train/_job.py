@@ -26,7 +26,7 @@ from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.checkpoint import RunRecord
-from fastadv.runs.identity import FORMAT, describe, describe_model
+from fastadv.runs.identity import FORMAT, describe, describe_model, unsaved
 from fastadv.train import optim
 from fastadv.train._feed import Feed, check_sets, first_rows
 from fastadv.train._results import Results
@@ -172,8 +172,16 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     check_execution(job.execution, place, job.run_dir)
     sets = {"train_set": job.train_set, "test_set": job.test_set}
     sets["validation_set"] = job.measuring.validation_set
+    batch_size = 128 if job.batch_size is None else job.batch_size
     with rng.generators_kept(place):
-        classes = check_sets(model, sets, augment, place, box, tested, criterion)
+        asked = (model, sets, augment, place, box, tested, criterion)
+        try:
+            classes = check_sets(*asked)
+        except InputError as error:
+            try:
+                classes = check_sets(*asked, batch_size)  # a model may take batches of one size alone
+            except InputError:
+                raise error from None
     # A run with a constant schedule may be made longer
     planned = 1 if optimization.schedule == "constant" else job.epochs
     execution = decided(
@@ -181,8 +189,8 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
         lambda: first_rows(job.train_set, 1, box, labels)[0].to(place),
     )  # fmt: skip
     feed = Feed(
-        dataset=job.train_set, batch_size=128 if job.batch_size is None else job.batch_size, augment=augment,
-        seed=job.seed, device=place, workers=execution.workers, dtype=dtype_of(model),
+        dataset=job.train_set, batch_size=batch_size, augment=augment, seed=job.seed, device=place,
+        workers=execution.workers, dtype=dtype_of(model),
         drop_last=optimization.drop_last, box=box, labels=labels, within=boxes_of({}, recipe=inner),
     )  # fmt: skip
     # A recipe with a step of its own reads the rate itself, and takes no fused step
@@ -266,5 +274,5 @@ def _around(job: Job, model: nn.Module, measure: Measures) -> dict[str, Any]:
         **vars(job.ending),
         "checkpoint_every": job.execution.checkpoint_every,
         "torch": torch.__version__,
-        "initial weights": data_hash(*model.state_dict().values()),
+        "initial weights": data_hash(*(model.state_dict() | unsaved(model)).values()),
     }

@@ -13,8 +13,8 @@ from fastadv.models import save_weights
 from fastadv.models.weights import read_weights
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.checkpoint import RunRecord
-from fastadv.runs.identity import plain
+from fastadv.runs.checkpoint import RunRecord, put
+from fastadv.runs.identity import plain, unsaved
 from fastadv.train._steps import Steps
 from fastadv.train.report import EpochReport, best
 
@@ -28,6 +28,13 @@ class Results:
     rewinds: bool
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     held: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    # of the best epoch, which its file, a state dict, leaves out: the checkpoint has them
+    buffers: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def hold_buffers(self, past: Sequence[EpochReport]) -> None:
+        """Hold the buffers that no file of weights has, if this epoch is the best so far."""
+        if best(past) is past[-1]:
+            self.buffers = {name: value.detach().clone() for name, value in unsaved(self.steps.model).items()}
 
     def keep_best(self, past: Sequence[EpochReport]) -> None:
         """Keep the weights, if this epoch is the best so far: averaged ones where there are such."""
@@ -47,7 +54,7 @@ class Results:
                 self._write("ema", shown, again)
         if rewind:
             shown = best(past) or shown
-            self.steps.model.load_state_dict(processes.from_first(lambda: self._best(shown)))
+            put(self.steps.model, *processes.from_first(lambda: (self._best(shown), self.buffers)))
         self._write("model", shown, again)
 
     def _best(self, shown: EpochReport) -> dict[str, Tensor]:

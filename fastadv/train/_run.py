@@ -24,7 +24,7 @@ from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
 from fastadv.runs.card import instruction
-from fastadv.runs.identity import ANSWERS, check_same
+from fastadv.runs.identity import ANSWERS, check_same, unsaved
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
@@ -94,6 +94,7 @@ class Run:
                 f"got {self.epochs}; ask for more or choose another folder"
             )
         self.steps.restore(state)
+        self.results.buffers = checkpoint.kept(state, "best", self.steps.feed.device)
         if self.record.checkpoint is not None:
             check_same(self.record.checkpoint, state.progress["answers"], self._answers())
         logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
@@ -194,6 +195,7 @@ class Run:
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
         self.steps.losses.zero_()
+        self.results.hold_buffers(self.done)
         self._save()
         self.results.keep_best(self.done)
         self.record.report()
@@ -204,7 +206,7 @@ class Run:
         """Say that the loss stays above that of equal probabilities; "" for few steps and other losses."""
         steps, recipe, feed = self.steps, innermost(self.steps.recipe), self.steps.feed
         entropy = isinstance(recipe, Standard | FGSMTraining | PGDTraining | FastTraining)
-        entropy &= steps.criterion.outputs == "classes" and getattr(recipe, "loss", "ce") != "bce"
+        entropy &= steps.criterion.outputs == "classes" and getattr(recipe, "loss", "ce") == "ce"
         if not entropy or feed.steps < ENOUGH:
             return ""
         # the first steps are those of the first weights, and the last batch may be smaller
@@ -222,7 +224,8 @@ class Run:
     def _save(self) -> None:
         steps = self.steps
         progress = {"step": self.step, "seconds": self.seconds, "answers": self._answers()}
-        self.record.save(steps.model, steps.optimizer, steps.scheduler, steps.kept(), **progress)
+        kept = steps.kept() | {f"best/{name}": buffer for name, buffer in self.results.buffers.items()}
+        self.record.save(steps.model, steps.optimizer, steps.scheduler, kept, **progress)
 
     def _answers(self) -> dict[str, Any]:
         """Return what tells the model, as it is now, from one of other code with the same weights."""
@@ -278,7 +281,7 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
     last, same = torch.channels_last, torch.preserve_format
     state = {
         name: tensor.detach().clone(memory_format=last if tensor.ndim == 4 else same)
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (model.state_dict() | unsaved(model)).items()
     }
     try:
         with rng.generators_kept(x.device), torch.no_grad():

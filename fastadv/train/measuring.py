@@ -38,6 +38,15 @@ def _draw_alike(steps: Steps) -> None:
     rng.seed_all(rng.derive(steps.feed.seed, "measured"), steps.feed.device)
 
 
+class _Labeled(Evaluation):
+    """An evaluation whose table has the labels."""
+
+    def measure(self, batch: Any) -> list[Any]:
+        clean, *attacked = super().measure(batch)
+        clean.tensors["sums.labels"] = batch.y.cpu()
+        return [clean, *attacked]
+
+
 @dataclass(frozen=True)
 class Measure:
     """`limit` images of a data set, as `evaluate` takes them, clean and under attacks; checked."""
@@ -63,24 +72,27 @@ class Measure:
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
         """Measure the model, and its moving average."""
-        clean, robust = self._accuracies(steps)
-        measured = {"clean_accuracy": clean, "robust_accuracy": robust}
+        names = ("clean_accuracy", "robust_accuracy", "worst_recall")
+        measured = dict(zip(names, self._accuracies(steps), strict=False))
         if steps.average is not None:
             with steps.average.in_model():
-                clean, robust = self._accuracies(steps)
-            measured |= {"ema_clean_accuracy": clean, "ema_robust_accuracy": robust}
+                averaged = zip(names, self._accuracies(steps), strict=False)
+            measured |= {f"ema_{name}": value for name, value in averaged}
         return measured
 
-    def _accuracies(self, steps: Steps) -> tuple[float | None, dict[str, float]]:
+    def _accuracies(self, steps: Steps) -> tuple[float | None, dict[str, float], float | None]:
         if self.data is None:
-            return None, {}
+            return None, {}, None
         _draw_alike(steps)
         # the processes have the same model and data, by the check at the start of the run
         frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
         asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
-        table = Evaluation(Job(*asked)).table()
-        return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
+        table, worst = _Labeled(Job(*asked)).table(), None
+        if self.criterion.outputs == "classes":
+            counts = (labels := table.sums["labels"]).bincount()
+            worst = float((labels.bincount(table.correct) / counts)[counts > 0].min())
+        return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}, worst
 
     def own_accuracy(self, steps: Steps) -> float | None:
         """Measure the accuracy on the recipe's own examples, of several threats on all of a sample.

@@ -30,6 +30,11 @@ class EpochReport:
         validation_ema_clean_accuracy: of the averaged weights.
         validation_ema_robust_accuracy: of the averaged weights.
         tested: whether accuracies were measured in this epoch; see `Measuring`.
+        worst_recall: the share that is right of the class with the lowest one, of clean images of the test
+            set; None without one, and of other outputs than classes.
+        ema_worst_recall: that of the averaged weights.
+        validation_worst_recall: on the validation set.
+        validation_ema_worst_recall: of the averaged weights.
     """
 
     epoch: int
@@ -47,6 +52,10 @@ class EpochReport:
     validation_ema_clean_accuracy: float | None = None
     validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
     tested: bool = True
+    worst_recall: float | None = None
+    ema_worst_recall: float | None = None
+    validation_worst_recall: float | None = None
+    validation_ema_worst_recall: float | None = None
 
     def __repr__(self) -> str:
         known = {k: v for k, v in vars(self).items() if v not in (None, {}) and v is not True}

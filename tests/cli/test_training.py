@@ -115,9 +115,14 @@ def test_images_of_all_classes_are_held_out(fastadv, folder, runs, test):
         fastadv(f"construct random-target {net} --steps 1 --radius 0.5 --step-size 0.1 --out made")
         line = ROBUST.replace("--data digits", "--data made").replace("--test-samples 20", "")
     line = f"{line} --epochs 2 --ema 0.9 --patience 1 --validation 13 --seed 4 --run-dir run"
-    assert fastadv(line).out.count("validation") == 2  # the column, and what chose the best
+    out = " ".join(fastadv(line).out.split())
+    assert out.count("validation") == 2  # the column, and what chose the best
+    assert "EMA PGD-10, L∞ 0.1 on validation" in out
+    assert "worst class" in out
     card = fastadv(f"{line} --resume --json").json
     assert [report["epoch"] for report in card["measured"]["epochs"]] == [1, 2]
+    names = {name for report in card["measured"]["epochs"] for name in report["validation_robust_accuracy"]}
+    assert names == {"PGD-10, L∞ 0.1"}  # as in the table
     whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
     drawn = fa.data.hold_out(whole, 13, seed=4)
     chosen = card["config"]["validation"], card["config"]["chosen_on"]

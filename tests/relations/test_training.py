@@ -14,7 +14,7 @@ from fastadv import rng
 from fastadv.data import construct
 from fastadv.train.recipes.base import owns_step
 from tests.data.sets import ALL, toy_base, toy_model
-from tests.train.nets import assert_same, grouped, images, net, stopped, timeless
+from tests.train.nets import assert_same, grouped, images, net, stopped, timeless, viewed
 from tests.train.recipes import hand
 from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net
 
@@ -57,6 +57,53 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, tmp_path):
     assert_same(model, whole)
     assert timeless(fa.train.reports(tmp_path)) == timeless(past)
     assert timeless(rest) == timeless(past)[1:]
+
+
+RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
+SEVERAL = [fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")]
+HAT = fa.train.HAT(THREAT, helper=viewed(), steps=2)
+HELD = OF_CLASSES | {"random": SEVERAL[0], "mean": SEVERAL[1], "hat": HAT}
+
+
+@pytest.mark.parametrize("name", [name for name in HELD if name not in HIDDEN])
+def test_a_buffer_that_no_state_dict_has_is_resumed_and_view_works(name, tmp_path):
+    keyed = {"recipe": HELD[name], "data": (RGB, images(20).y), "ema": 0.9}
+    whole, past = trained(model=viewed(), **keyed)
+    of_epoch = trained(call=one_epoch, model=viewed(), **keyed, run_dir=tmp_path / "epoch")[0]
+    stopped(5, trained, model=viewed(), **keyed, run_dir=tmp_path / "step")
+    for kind, model in (("epoch", of_epoch), ("step", viewed())):  # the model that was stopped, and a new one
+        trained(model=model, resume=True, **keyed, run_dir=tmp_path / kind)
+        assert torch.equal(model.mean, whole.mean)
+        assert_same(model, whole)
+        assert timeless(fa.train.reports(tmp_path / kind)) == timeless(past)
+    viewed().load_state_dict(fa.models.read_weights(tmp_path / "step" / "model.safetensors")[0])
+
+
+def one_epoch(*given, **options):
+    return [next(fa.train.epochs(*given, **options))]
+
+
+def last_of_two(model, x, y):
+    return fa.attacks.last_iterate(model, x, y, THREAT, steps=2, step_size=0.1)
+
+
+POINTS = {
+    "last_iterate": last_of_two,
+    "universal": lambda *given: fa.attacks.universal(given[0], given[1:], THREAT, epochs=2).apply(given[1]),
+    **{
+        make.__name__: lambda model, x, y, make=make: make(model, [*zip(x, y, strict=True)], steps=2).x
+        for make in ALL
+    },
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_points_of_a_frozen_lie_in_memory_as_x_does(name):
+    model, y = viewed().eval(), images(20).y
+    for order in (torch.contiguous_format, torch.channels_last):
+        x = RGB.contiguous(memory_format=order)
+        points = POINTS[name](fa.freeze(model, precision="bf16"), x, y)
+        assert points.stride() == (x if name in ("last_iterate", "universal") else RGB).stride()
 
 
 @every_recipe

@@ -22,6 +22,27 @@ def net(seed: int = 0) -> nn.Module:
         )  # fmt: skip
 
 
+class Viewed(nn.Module):
+    """An RGB net that needs contiguous points, and subtracts a running mean that no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(512, 3)
+        self.register_buffer("mean", torch.zeros(8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.embed(x)
+        if self.training:
+            self.mean = self.mean.lerp(z.detach().mean((0, 2, 3)), 0.3)
+        return self.head((z - self.mean[:, None, None]).relu().view(len(x), -1))
+
+
+def viewed() -> Viewed:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Viewed()
+
+
 def images(n: int = 50, seed: int = 0) -> ImageSet:
     """Three classes, in noise: a bright band at the top, in the middle or at the bottom."""
     generator = torch.Generator().manual_seed(seed)

@@ -67,6 +67,20 @@ def test_every_second_epoch_is_tested_and_the_last(scripted):
     assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
 
 
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_best_weights_come_with_the_buffers_that_no_file_has(tmp_path, scripted, folder):
+    data, model, means = (nets.images(12).x.repeat(1, 3, 1, 1), nets.images(12).y), nets.viewed(), []
+    options = {"epochs": 6, "batch_size": 6, "test_set": data, "test_attacks": ATTACKS}
+    options |= {"run_dir": tmp_path if folder else None, "ending": fa.train.Ending(patience=2)}
+    scripted([0.2, 0.6, 0.5, 0.4])
+    for _ in fa.train.epochs(model, data, RECIPE, **options):
+        means.append(model.mean)
+    again = [nets.viewed()] * folder
+    for other in again:
+        fa.train.fit(other, data, RECIPE, resume=True, **options)
+    assert all(torch.equal(one.mean, means[1]) for one in (model, *again))
+
+
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])

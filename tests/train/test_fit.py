@@ -102,7 +102,7 @@ def test_each_step_draws_of_its_own_and_each_epoch_attacks_anew():
 @pytest.mark.slow
 def test_the_finished_model_has_a_card(tmp_path):
     model = net()
-    recipe = PGDTraining(fa.L2(0.5), steps=2, loss="margin")
+    recipe = PGDTraining(fa.L2(0.5), steps=2, attack_loss="margin")
     (report,) = train(model, epochs=1, run_dir=tmp_path, recipe=recipe)
     tensors, metadata = files.load_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
@@ -110,8 +110,8 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert (about["kind"], about["measured"]["loss"]) == ("model", report.loss)
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
-        "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
-        "statistics": "adversarial", "criterion": None,
+        "step_size": None, "random_start": True, "loss": "ce", "weight": 0.0, "label_smoothing": 0.0,
+        "statistics": "adversarial", "criterion": None, "attack_loss": "margin",
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 

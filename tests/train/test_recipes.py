@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import re
 import weakref
+from functools import partial
 from math import inf, nan
 
 import pytest
@@ -192,13 +193,92 @@ def test_a_yes_or_no_for_each_class(recipe):
     assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != mean
 
 
+def loss_of(recipe, model, x, y):
+    if owns_step(recipe):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        at = {"model": model, "optimizer": optimizer, "ids": torch.arange(len(x)), "seed": 0}
+        return recipe.step(train.Step(x=x, y=y, epoch=1, **at))
+    return recipe(model, x, y, seed=0)
+
+
+def entropy(logits, y, targets):
+    assert targets is None
+    return cross_entropy(logits, y, reduction="none")
+
+
+OTHERS = {"hat": train.HAT(THREAT, helper=flat_net(1), steps=2)}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES | OTHERS if name != "awp"])
+def test_a_loss_of_ones_own_is_trained_or_refused(name):
+    (x, y, _), recipe = batch(), (RECIPES | OTHERS)[name]
+    own = partial(dataclasses.replace, recipe)
+    if name in ("mart", "score", "aligned"):
+        return refuses("loss: expected none for .*leave it out", own, loss=entropy)
+    loss, *_, tenfold = (
+        loss_of(own(loss=one), flat_net(), x, y) for one in (entropy, lambda *given: 10 * entropy(*given))
+    )
+    torch.testing.assert_close(loss, loss_of(recipe, flat_net(), x, y))
+    assert tenfold > 2 * loss
+    refuses("'margin'", own, loss="margin")
+    refuses("do not average", loss_of, own(loss=lambda *given: entropy(*given).mean()), flat_net(), x, y)
+    detached = own(loss=lambda *given: entropy(*given).detach())
+    refuses("loss: expected a differentiable function", loss_of, detached, flat_net(), x, y)
+    if hasattr(recipe, "label_smoothing"):
+        refuses("label_smoothing: expected 0", own, loss=entropy, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("name", RECIPES | OTHERS)
+def test_integers_of_any_width_are_labels(name):
+    (x, y, _), recipe = batch(), (RECIPES | OTHERS)[name]
+    wanted = loss_of(recipe, flat_net(), x, y)
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.uint16):
+        assert torch.equal(loss_of(recipe, flat_net(), x, y.to(dtype)), wanted)
+        if isinstance(innermost(recipe), Crafted):
+            train.craft(recipe, flat_net(), x, y.to(dtype))
+    if name != "aligned":
+        refuses("y: expected one integer", loss_of, recipe, flat_net(), x, y.float())
+
+
+class Second(nn.Module):
+    """It holds its second input, for batches of one size."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.net, self.second = nn.Linear(67, 3), torch.rand(size, 3)
+
+    def forward(self, x):
+        return self.net(torch.cat([x.flatten(1), self.second], 1))
+
+
+JOINING = {"pgd": PGDTraining(THREAT, 2, weight=0.5), "fgsm": FGSMTraining(THREAT)}
+JOINING |= {name: LOSSES[name] for name in ("smoothadv", "consistency")}
+
+
+@pytest.mark.parametrize("name", JOINING)
+def test_a_joined_batch_is_told_to_a_model_of_two_inputs(name):
+    x, y, _ = batch()
+    advice = "hold the second input in the module, for batches of one size, or join it to the image"
+    copies = 27 if name in ("smoothadv", "consistency") else 18
+    said = f"takes the joined batch of this recipe, {copies} images of 9 samples, .*; {advice}"
+    refuses(said, JOINING[name], Second(9), x, y)
+    refuses(said, train.fit, Second(9), (x, y), JOINING[name], epochs=1, batch_size=9)
+    with pytest.raises(RuntimeError, match="Sizes of tensors"):  # it is not that they are joined
+        JOINING[name](Second(8), x, y)
+    for recipe in (Standard(), LOSSES["pgd"], LOSSES["trades"]):  # the advice works
+        assert len(train.fit(Second(9), (x, y), recipe, epochs=2, batch_size=9)) == 2
+    both = nn.Bilinear(64, 3, 3)
+    for call in (partial(train.fit, both, (x, y), Standard(), epochs=1), partial(LOSSES["pgd"], both, x, y)):
+        refuses(advice, call)
+
+
 @pytest.mark.parametrize(
     ("recipe", "steps", "step_size"),
     [
         *((FGSMTraining(THREAT, weight), 1, 0.1) for weight in (0.0, 0.3, 1.0)),
         (PGDTraining(THREAT, 4), 4, 2.5 * 0.1 / 4),
         (PGDTraining(THREAT, 4, random_start=False, weight=0.3), 4, 2.5 * 0.1 / 4),
-        (PGDTraining(THREAT, 4, 0.03, loss="margin", label_smoothing=0.2), 4, 0.03),
+        (PGDTraining(THREAT, 4, 0.03, attack_loss="margin", label_smoothing=0.2), 4, 0.03),
     ],
 )
 def test_examples_and_the_mixture_with_clean_images_by_hand(recipe, steps, step_size):
@@ -206,7 +286,7 @@ def test_examples_and_the_mixture_with_clean_images_by_hand(recipe, steps, step_
     model, by_hand, weight = hand.warm_net(), hand.warm_net(), recipe.weight
 
     def loss(logits):
-        if recipe.loss == "margin":
+        if getattr(recipe, "attack_loss", None) == "margin":
             return logits.masked_fill(one_hot(y, 3).bool(), -inf).amax(1) - hand.at_label(logits, y)
         return cross_entropy(logits, y, reduction="none")
 

@@ -75,8 +75,8 @@ REFUSED = {
     "recipe": pgd(threat=fa.Linf(0.2)),
 }  # fmt: skip
 RECIPES = [
-    pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))), pgd(loss="margin"),
-    fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()),
+    pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))),
+    pgd(attack_loss="margin"), fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()),
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What recipes share: checks of their arguments, starts, and losses."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import unwrap
 
 import torch
@@ -10,21 +10,26 @@ from torch.nn.functional import cross_entropy
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
+from fastadv._torch import parts_of
 from fastadv._waiting import waits
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
-from fastadv.engine.arguments import check_logits
+from fastadv.engine.arguments import TWO_INPUTS, check_logits
+from fastadv.engine.mode import InEval
+from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
-from fastadv.losses import Loss, binary_cross_entropy
+from fastadv.losses import Loss, _value, binary_cross_entropy
+from fastadv.text import first_line
 from fastadv.threat import Threat
 from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
 _last_iterate: Callable[..., Tensor] = unwrap(last_iterate)  # `Crafted` sees to torch.compile
 OBJECTIVES = ("ce", "bce")  # the cross-entropy of a softmax, or of a sigmoid for each class
+TRAINED = " or a function (logits, y, targets) -> [B], which is trained; an attack ascends `attack_loss`"
 
 
 def check_finite(threat: Threat, why: str) -> None:
@@ -60,12 +65,17 @@ def step_length(
 
 
 def check_objective(
-    label_smoothing: float, loss: str = "ce", weight: float = 0.0, criterion: object = None
+    label_smoothing: float, loss: Loss = "ce", weight: float = 0.0, criterion: object = None
 ) -> None:
     """Raise InputError unless a recipe can minimize this: of classes, or of the outputs of a criterion."""
     check_number("weight", weight, 0, 1)
     check_share("label_smoothing", label_smoothing, zero=True)
-    check_choice("loss", loss, OBJECTIVES)
+    if not callable(loss):
+        check_choice("loss", loss, OBJECTIVES, TRAINED)
+    elif label_smoothing:
+        raise InputError(
+            f"label_smoothing: expected 0 with your own loss, got {label_smoothing}; smooth in it"
+        )
     if criterion is None:
         return
     if not isinstance(criterion, Criterion) or criterion.outputs == "classes":
@@ -80,10 +90,11 @@ def check_objective(
 
 def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return the checked logits [B, K] at x, in the model's own mode; K is more than the labels y."""
-    logits = check_logits(model(x), len(x))
+    with joined(model, x, y if isinstance(y, Tensor) else x):
+        logits = check_logits(model(x), len(x))
     if not isinstance(y, Tensor):
         check_index("y", y, len(x), x.device)
-    elif y.ndim != 1 and not (y.is_floating_point() and y.shape == logits.shape):  # of soft labels
+    elif not (y.is_floating_point() and y.shape == logits.shape):  # of soft labels
         check_index("y", y, len(y), y.device)
     # reading labels would wait for a GPU
     if not waits(y.device) and len(y) and int(y.max()) >= logits.shape[1]:
@@ -94,11 +105,43 @@ def logits_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return logits
 
 
-def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: str = "ce") -> Tensor:
+@contextmanager
+def joined(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Say of a model that fails inside at x, several batches of as many as y in one, that it takes each."""
+    try:
+        yield
+    except Exception as error:  # models raise anything
+        alone = False
+        if not (isinstance(error, InputError) or ran_out(error) or len(x) == len(y)):
+            with suppress(Exception), torch.no_grad(), InEval(parts_of(model)):
+                model(x[: len(y)])
+                alone = True
+        if not alone:
+            raise
+        raise InputError(
+            f"model: expected one that takes the joined batch of this recipe, {len(x)} images of {len(y)} "
+            f"samples, got one that takes {len(y)} ({first_line(error)}); {TWO_INPUTS}"
+        ) from error
+
+
+def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: Loss = "ce") -> Tensor:
     """Return the mean over the batch of the loss that training minimizes."""
-    if loss == "bce":
-        return binary_cross_entropy(logits, y, smoothing).mean()
-    return cross_entropy(logits, y, label_smoothing=smoothing)
+    if loss == "ce":
+        return cross_entropy(logits, y, label_smoothing=smoothing)
+    return each_loss(loss, logits, y, smoothing).mean()
+
+
+def each_loss(loss: Loss, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return [B], the loss that training minimizes, of a function or "bce"."""
+    if not callable(loss):
+        return binary_cross_entropy(logits, y, smoothing)
+    value = _value(loss, logits, y, None)
+    if logits.requires_grad and not value.requires_grad:
+        raise InputError(
+            "loss: expected a differentiable function of the logits, got a value without a graph; compute it "
+            "without detach() or no_grad()"
+        )
+    return value
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,9 +13,10 @@ from fastadv._checks import check_choice, check_flag, check_number
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.engine.arguments import OUTPUTS
 from fastadv.errors import InputError
+from fastadv.losses import LOSSES, Loss
 from fastadv.threat import L0, L1, L2, Threat
 from fastadv.train.recipes import _common
-from fastadv.train.recipes.base import Crafted, Step, check_images, labels_or_outputs
+from fastadv.train.recipes.base import Crafted, Step, checked, labels_or_outputs
 from fastadv.train.recipes.several import DRAWN, Several, drawn, errors, judged, together
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # sizes of noise and step, in radii
@@ -22,8 +24,8 @@ STATISTICS = ("adversarial", "both")
 
 
 def mixture(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float, loss: str = "ce",
-    criterion: Criterion | None = None,
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, smoothing: float,
+    loss: Loss = "ce", criterion: Criterion | None = None,
 ) -> Tensor:  # fmt: skip
     """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y), in one pass, so that BatchNorm sees all."""
     images, parts = (torch.cat([x, x_adv]), 2) if weight else (x_adv, 1)
@@ -32,7 +34,8 @@ def mixture(
         losses = [_common.mean_loss(part, y, smoothing, loss) for part in logits]
     else:
         criterion = criterion.for_labels(y)
-        outputs = OUTPUTS[criterion.outputs](model(images), len(images)).tensor_split(parts)
+        with _common.joined(model, images, x):
+            outputs = OUTPUTS[criterion.outputs](model(images), len(images)).tensor_split(parts)
         labels = _common.labels_for(criterion, y)
         losses = [criterion.objective(part, labels).mean() for part in outputs]
     return weight * losses[0] + (1 - weight) * losses[1] if weight else losses[0]
@@ -44,14 +47,15 @@ class Standard:
 
     Args:
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
-        loss: "ce", the cross-entropy of the softmax, or "bce", the sum over classes of those of a sigmoid
-            each, for models that give each class a probability of its own (RBF networks).
+        loss: "ce", the cross-entropy of the softmax; or "bce", the sum over classes of those of a sigmoid
+            each, for models that give each class a probability of its own (RBF networks); or a function
+            (logits, y, targets) -> [B], such as one with class weights, whose targets are None.
         criterion: of a model of other outputs than classes: `fa.attacks.Signs()`, `Share(least)` or
             `Beyond(distance)`, whose `objective` takes the place of the cross-entropy; None is classes.
     """
 
     label_smoothing: float = 0.0
-    loss: str = "ce"
+    loss: Loss = "ce"
     criterion: Criterion | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +64,7 @@ class Standard:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        x = check_images(self, model, x)
+        x, y = checked(self, model, x, y)
         if self.criterion is not None:
             y = labels_or_outputs(self.criterion, model, x, y)
         return mixture(model, x, x, y, 0.0, self.label_smoothing, self.loss, self.criterion)
@@ -78,7 +82,7 @@ class FGSMTraining(Crafted):
         threat: Linf, L2, L1 or L0 with one finite radius, in input units.
         weight: of the clean images, in [0, 1]; 0.5 as in the paper, 0 trains on x_adv alone.
         label_smoothing: that of J, not of the attack, in [0, 1).
-        loss: J, "ce" or "bce", as in `Standard`.
+        loss: J, as in `Standard`, which the attack ascends, too.
         criterion: as in `Standard`.
 
     Source:
@@ -88,7 +92,7 @@ class FGSMTraining(Crafted):
     threat: Threat
     weight: float = 0.5
     label_smoothing: float = 0.0
-    loss: str = "ce"
+    loss: Loss = "ce"
     criterion: Criterion | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +126,7 @@ class FastTraining(Crafted):
             outside the box too, and clamps x_adv alone, as in Wong's code for MNIST. Clamped noise on a black
             pixel is 0 half of the time, and a step of 1.25 radii then drives every such pixel to 0 or to the
             radius, never between.
+        loss: as in `Standard`, which the attack ascends, too.
 
     Example:
         >>> import fastadv as fa
@@ -142,11 +147,12 @@ class FastTraining(Crafted):
     noise: float | None = None
     label_smoothing: float = 0.0
     clamp_start: bool = True
+    loss: Loss = "ce"
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
         _common.check_finite(self.threat, "noise in the ball")
-        _common.check_objective(self.label_smoothing)
+        _common.check_objective(self.label_smoothing, self.loss)
         if not check_flag("clamp_start", self.clamp_start) and isinstance(self.threat, L0):
             raise InputError("clamp_start: expected True for L0, which draws from the box, got False")
         _common.step_length(self.threat, self.step_size)
@@ -164,15 +170,15 @@ class FastTraining(Crafted):
         # points uniform in an L2 or L1 ball lie almost on the sphere, too alike for a single step
         length = "uniform" if isinstance(self.threat, L1 | L2) else "ball"
         start = around.random_start(x, seed=seed, ids=ids, length=length)
-        return _common.ascent(model, x, y, room, 1, step_size, start=start)
+        return _common.ascent(model, x, y, room, 1, step_size, loss=self.loss, start=start)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        return mixture(model, x, x_adv, y, 0.0, self.label_smoothing)
+        return mixture(model, x, x_adv, y, 0.0, self.label_smoothing, self.loss)
 
 
 @dataclass(frozen=True)
 class PGDTraining(Crafted):
-    """Madry's objective: the mean cross-entropy after `steps` projected steps of ascent on `loss`.
+    """Madry's objective: the mean cross-entropy after `steps` projected steps of ascent on it.
 
     A random start is drawn from the ball, keyed by (seed, id). A network with BatchNorm needs clean images
     where the radius is large (MNIST at 0.3): adversarial ones then have other statistics, and it would
@@ -184,19 +190,20 @@ class PGDTraining(Crafted):
         step_size: in input units; None is 2.5 · radius / steps (rounded up to whole coordinates for L0). Of a
             list of threats one for each.
         random_start: whether to start at a random point of the ball, rather than at x.
-        loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y, targets)
-            -> [B].
+        loss: what is trained, as in `Standard`.
         weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
         statistics: which images the running statistics of BatchNorm see: "adversarial", or "both": after the
             pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
             latter without saying so.
         criterion: as in `Standard`.
+        attack_loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y,
+            targets) -> [B]; None is `loss`.
         choose: what several threats do. "worst", which None is, takes for each sample the example of the
             largest loss in eval mode (MAX), "mean" the mean of the objectives of all (AVG). "random" draws
-            one threat for each batch (RAND). "harder" draws it with weights: the share of samples that the
-            model in eval mode had wrong under each in this epoch, with one wrong sample more (E-AT, whose
-            authors count over the whole run). Those two need `fit`, or an `fa.train.Step`.
+            one threat for each batch (RAND). "harder" draws it with weights, once all were drawn: the share
+            of samples that the model in eval mode had wrong under each in this epoch, with one wrong sample
+            more (E-AT, whose authors count over the whole run). Those two need `fit`, or an `fa.train.Step`.
 
     Example:
         >>> import fastadv as fa
@@ -216,11 +223,12 @@ class PGDTraining(Crafted):
     steps: int = 7
     step_size: float | Sequence[float] | None = None
     random_start: bool = True
-    loss: str | Callable[..., Tensor] = "ce"
+    loss: Loss = "ce"
     weight: float = 0.0
     label_smoothing: float = 0.0
     statistics: str = "adversarial"
     criterion: Criterion | None = None
+    attack_loss: Loss | None = None
     choose: InitVar[str | None] = None
 
     def __post_init__(self, choose: str | None) -> None:
@@ -234,7 +242,9 @@ class PGDTraining(Crafted):
         if given is not threat and isinstance(sizes, Sequence) and len(sizes) == 1:  # of a list of one
             object.__setattr__(self, "step_size", sizes[0])
         _common.check_steps(threat, self.steps, cast(float | None, self.step_size))
-        _common.check_objective(self.label_smoothing, weight=self.weight, criterion=self.criterion)
+        _common.check_objective(self.label_smoothing, self.loss, self.weight, self.criterion)
+        if not (self.criterion or self.attack_loss is None or callable(self.attack_loss)):
+            check_choice("attack_loss", self.attack_loss, LOSSES, " or a function")
         check_choice("statistics", self.statistics, STATISTICS)
         if self.statistics == "both" and self.weight > 0:
             raise InputError(
@@ -260,13 +270,15 @@ class PGDTraining(Crafted):
         """Return x_adv; of several threats each sample's of the largest loss, whatever they `choose`."""
         if isinstance(self.threat, Several):
             examples = [one.craft(model, x, y, ids=ids, seed=seed) for one in self.each()]
-            losses = [judged("objective", model, x, y, x_adv, self.criterion) for x_adv in examples]
+            by = "objective" if self.loss == "ce" else partial(_common.each_loss, self.loss)
+            losses = [judged(by, model, x, y, x_adv, self.criterion) for x_adv in examples]
             largest = torch.stack(losses).argmax(0)  # the first among equals
             return torch.stack(examples)[largest, torch.arange(len(x), device=x.device)]
         threat, step_size = cast(Threat, self.threat), cast(float | None, self.step_size)
         start = threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
+        loss = self.loss if self.attack_loss is None else self.attack_loss
         return _common.ascent(
-            model, x, y, threat, self.steps, step_size, loss=self.loss, start=start, criterion=self.criterion
+            model, x, y, threat, self.steps, step_size, loss=loss, start=start, criterion=self.criterion
         )
 
     def _maker(self) -> Callable[..., Callable[[], Tensor]]:
@@ -288,7 +300,7 @@ class PGDTraining(Crafted):
         return lambda: torch.stack([loss() for loss in losses]).mean()
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, criterion=self.criterion)
+        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, self.loss, self.criterion)
         if self.statistics == "both":  # BatchNorm sees clean images, too
             with torch.no_grad():
                 model(x)
@@ -301,16 +313,16 @@ class PGDTraining(Crafted):
         return self._drawn_step if draws else None
 
     def _drawn_step(self, at: Step) -> Tensor:
-        x, each = check_images(self, at.model, at.x), self.each()
+        (x, y), each = checked(self, at.model, at.x, at.y), self.each()
         counts = errors(at, len(each))
         place = drawn(at, counts)
         with at.autocast():
-            x_adv = each[place].craft(at.model, x, at.y, ids=at.ids, seed=at.seed)
+            x_adv = each[place].craft(at.model, x, y, ids=at.ids, seed=at.seed)
             if cast(Several, self.threat).choose == "harder":
-                right = judged("right", at.model, x, at.y, x_adv, self.criterion)
+                right = judged("right", at.model, x, y, x_adv, self.criterion)
                 wrong = at.share.whole((~right).long())  # of all processes
                 counts[:, place] += torch.stack([wrong.sum(), wrong.new_tensor(len(wrong))])
-            y = labels_or_outputs(self.criterion, at.model, x, at.y)
+            y = labels_or_outputs(self.criterion, at.model, x, y)
             loss = self.objective(at.model, x, y, x_adv)
         at.backward(loss)
         at.descend()

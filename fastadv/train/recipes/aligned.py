@@ -14,11 +14,12 @@ from fastadv.attacks.core.criterion import Criterion
 from fastadv.engine.arguments import Outputs, checked_outputs
 from fastadv.engine.mode import InEval
 from fastadv.errors import InputError
+from fastadv.losses import Loss
 from fastadv.threat import Threat
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.adversarial import PGDTraining
-from fastadv.train.recipes.base import OwnStep, Step, check_images
+from fastadv.train.recipes.base import OwnStep, Step, checked
 
 
 class Embedding(nn.Module):
@@ -38,7 +39,8 @@ _embeddings: WeakValueDictionary[int, Embedding] = WeakValueDictionary()
 
 def encoder_of(model: nn.Module) -> nn.Module:
     """Return what makes embeddings: the `embed` of a model that has one, or the model."""
-    if not callable(getattr(model, "embed", None)):
+    embed = getattr(model, "embed", None)
+    if not callable(embed) or isinstance(embed, nn.Module):  # a part of that name is no method
         return model
     return _embeddings.setdefault(id(model), Embedding(model))
 
@@ -89,6 +91,7 @@ class Aligned(OwnStep):
         to: "frozen" or "texts".
         steps: projected steps, >= 1; 10 as in both papers' settings for CLIP.
         step_size: in input units; None is 2.5 · radius / steps, 1/255 at a radius of 4/255.
+        loss: of "texts", as in `Standard`, which the attack ascends, too.
 
     Raises:
         InputError: a value cannot work. At the first use: outputs are not [B, D], or "texts" has no texts.
@@ -110,11 +113,15 @@ class Aligned(OwnStep):
     to: str = "frozen"
     steps: int = 10
     step_size: float | None = None
+    loss: Loss = "ce"
 
     def __post_init__(self) -> None:
         check_choice("to", self.to, ("frozen", "texts"))
         _common.check_steps(self.threat, self.steps, self.step_size)
         _common.check_finite(self.threat, "a start drawn from the ball")
+        _common.check_objective(0.0, self.loss)
+        if self.to == "frozen" and self.loss != "ce":
+            raise InputError(f"loss: expected none for to='frozen', got {self.loss!r}; leave it out")
 
     @property
     def train_criterion(self) -> Criterion | None:
@@ -137,12 +144,12 @@ class Aligned(OwnStep):
 
     def step(self, at: Step) -> Tensor:
         self.check_model(at.model)
-        check_images(self, at.model, at.x)
+        checked(self, at.model, at.x, at.y)
         with at.autocast():
             if self.to == "frozen":
                 loss = self._from_frozen(at)
             else:
-                recipe = PGDTraining(self.threat, self.steps, self.step_size)
+                recipe = PGDTraining(self.threat, self.steps, self.step_size, loss=self.loss)
                 loss = recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
         at.backward(loss)
         at.descend()

@@ -15,6 +15,7 @@ from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.attacks.core import checks
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
+from fastadv.attacks.special.labels import INTEGERS
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.train._share import Share, mean
@@ -162,18 +163,19 @@ def seed_of(seed: int | None, ids: Tensor | None) -> int:
 _met: "WeakSet[nn.Module]" = WeakSet()  # models whose first images were checked
 
 
-def check_images(recipe: object, model: nn.Module, x: Tensor) -> Tensor:
-    """Return images; InputError outside the box of the recipe's threat. A run has checked its own."""
-    if in_run():
-        return x
+def checked(recipe: object, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images, and labels of integers in int64; InputError outside the box of the recipe's threat."""
+    if in_run():  # which has checked its own
+        return x, y
+    y = y.long() if isinstance(y, Tensor) and y.dtype in INTEGERS else y
     threat = getattr(recipe, "threat", None)
     images: Tensor = checks.from_bytes(x, (0, 1) if threat is None else threat.box)
     if threat is None:
-        return images
+        return images, y
     # reading values waits for a GPU: there the first batch of a model stands for the others
     checks.check_images(images, threat.box, values=not waits(x.device) or model not in _met)
     _met.add(model)
-    return images
+    return images, y
 
 
 def is_missing(y: Tensor | None) -> bool:
@@ -241,7 +243,7 @@ def craft(
             f"recipe: expected one that crafts examples, got {type(inner).__name__}; for example "
             "fa.train.PGDTraining"
         )
-    x = check_images(inner, model, x)
+    x, y = checked(inner, model, x, y)
     return inner.craft(model, x, y, ids=ids, seed=seed_of(seed, ids))
 
 
@@ -278,10 +280,8 @@ class Crafted:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int
     ) -> Callable[[], Tensor]:
         """Craft examples now, and return the loss on them as a function of the weights."""
-        x = check_images(self, model, x)
+        x, y = checked(self, model, x, y)
         x_adv = self.craft(model, x, y, ids=ids, seed=seed)
-        if x.is_contiguous() and not x.is_cuda:  # a search copy may have the layout that the model must not
-            x_adv = x_adv.contiguous()
         y = labels_or_outputs(getattr(self, "criterion", None), model, x, y)
         return partial(self._loss, model, x, y, x_adv, ids, seed)
 

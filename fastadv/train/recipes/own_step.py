@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError, NoGradientError
+from fastadv.losses import Loss
 from fastadv.threat import Threat
 from fastadv.train.recipes import _common, base
 from fastadv.train.recipes.base import OwnStep, Recipe, Step
@@ -103,6 +104,7 @@ class FreeTraining(OwnStep):
         replays: steps on each batch, >= 1.
         step_size: of d, in input units; None is the radius.
         label_smoothing: that of J, in [0, 1).
+        loss: J, as in `Standard`.
 
     Source:
         Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
@@ -112,17 +114,18 @@ class FreeTraining(OwnStep):
     replays: int = 4
     step_size: float | None = None
     label_smoothing: float = 0.0
+    loss: Loss = "ce"
 
     places = ("perturbation",)
 
     def __post_init__(self) -> None:
         _common.check_finite(self.threat, "a perturbation that is carried on")
         check_count("replays", self.replays, 1)
-        _common.check_objective(self.label_smoothing)
+        _common.check_objective(self.label_smoothing, self.loss)
         _common.step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> Tensor:
-        base.check_images(self, at.model, at.x)
+        _, y = base.checked(self, at.model, at.x, at.y)
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))
@@ -132,7 +135,8 @@ class FreeTraining(OwnStep):
         for _ in range(self.replays):
             x_adv = (at.x + moved).clamp(low, high).requires_grad_()
             with at.autocast():
-                loss = _common.mean_loss(_common.logits_at(at.model, x_adv, at.y), at.y, self.label_smoothing)
+                logits = _common.logits_at(at.model, x_adv, y)
+                loss = _common.mean_loss(logits, y, self.label_smoothing, self.loss)
             at.backward(loss)
             at.descend()
             if x_adv.grad is None:

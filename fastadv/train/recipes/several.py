@@ -1,7 +1,7 @@
 """Several threats of one recipe: which of them a sample, or a batch, meets."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import cast
@@ -56,14 +56,16 @@ def together(threat: Threat | Several | Sequence[Threat], choose: str | None) ->
 
 
 def judged(
-    by: str, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, criterion: Criterion | None
-) -> Tensor:
-    """Return [B], what a method of the criterion, "objective" or "right", says of x_adv in eval mode."""
+    by: str | Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor,
+    criterion: Criterion | None,
+) -> Tensor:  # fmt: skip
+    """Return [B], what a function, or a method of the criterion by name, says of x_adv in eval mode."""
     y = labels_or_outputs(criterion, model, x, y)
     criterion = (WRONG if criterion is None else criterion).for_labels(y)
     labels = y if criterion.outputs == "classes" else labels_for(criterion, y)
     with torch.no_grad():
-        values: Tensor = getattr(criterion, by)(follower(model, criterion.outputs)(x_adv), labels)
+        judge = by if callable(by) else getattr(criterion, by)
+        values: Tensor = judge(follower(model, criterion.outputs)(x_adv), labels)
     return values
 
 
@@ -76,6 +78,7 @@ def errors(at: Step, count: int) -> Tensor:
 
 def drawn(at: Step, counts: Tensor) -> int:
     """Draw the threat of a batch by its errors, each as if one more sample were wrong: none is left out."""
+    counts = counts if counts[1].all() else torch.zeros_like(counts)  # alike until each was seen
     wrong, seen = counts.double().cpu() + 1
     first = torch.zeros(1, dtype=torch.int64, device="cpu")
     share = float(rng.uniform(1, rng.derive(at.seed, "threat", at.index), first))

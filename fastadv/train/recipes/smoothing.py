@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number
@@ -14,12 +13,12 @@ from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
-from fastadv.losses import log_mean
+from fastadv.losses import Loss, log_mean
 from fastadv.threat import L2
-from fastadv.train.recipes._common import check_positive, check_steps, drawn, logits_at, step_length
+from fastadv.train.recipes import _common
+from fastadv.train.recipes._common import check_objective, check_positive, drawn, logits_at, mean_loss
 from fastadv.train.recipes._followers import follower
-from fastadv.train.recipes.adversarial import Standard
-from fastadv.train.recipes.base import Crafted, check_images, seed_of
+from fastadv.train.recipes.base import Crafted, checked, seed_of
 
 
 def gaussian(x: Tensor, sigma: float, noises: int, ids: Tensor | None, seed: int) -> Tensor:
@@ -37,22 +36,25 @@ class GaussianTraining:
 
     Args:
         sigma: the standard deviation of the noise in each coordinate, in input units, > 0.
+        loss: as in `Standard`.
 
     Source:
         Cohen, Rosenfeld, Kolter 2019 (arXiv 1902.02918), section 3.3.
     """
 
     sigma: float
+    loss: Loss = "ce"
 
     def __post_init__(self) -> None:
         check_positive("sigma", self.sigma)
+        check_objective(0.0, self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        x = check_images(self, model, x)
+        x, y = checked(self, model, x, y)
         (noise,) = gaussian(x, self.sigma, 1, ids, seed_of(seed, ids))
-        return cross_entropy(logits_at(model, x + noise, y), y)
+        return mean_loss(logits_at(model, x + noise, y), y, 0.0, self.loss)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class SmoothAdv(Crafted):
         noises: noisy copies of each image, >= 1. A batch of 64 images and 4 noises costs as much as 256.
         steps: projected steps, >= 1.
         step_size: in input units; None is 2 · radius / steps.
+        loss: what is trained, as in `Standard`.
 
     Source:
         Salman et al. 2019 (arXiv 1906.04584), section 2.2, and their code.
@@ -83,9 +86,10 @@ class SmoothAdv(Crafted):
     noises: int = 4
     steps: int = 10
     step_size: float | None = None
+    loss: Loss = "ce"
 
     def __post_init__(self) -> None:
-        check_steps(self.threat, self.steps, self.step_size)
+        _common.check_steps(self.threat, self.steps, self.step_size)
         if not isinstance(self.threat, L2):
             raise InputError(
                 "threat: expected fa.L2, the norm in which Gaussian noise certifies, got "
@@ -93,14 +97,15 @@ class SmoothAdv(Crafted):
             )
         check_positive("sigma", self.sigma)
         check_count("noises", self.noises, 1)
+        check_objective(0.0, self.loss)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         y = check_index("y", y, len(x), x.device)
         noise = gaussian(x, self.sigma, self.noises, ids, seed).transpose(0, 1)
-        step_size = step_length(self.threat, self.step_size, self.steps, 2.0)
+        step_size = _common.step_length(self.threat, self.step_size, self.steps, 2.0)
         look = partial(partial, self._gradient)  # binds the model and its rows
         walk = Walk(self.threat, look, step_size, "smoothadv", self.noises)
-        with torch.no_grad():
+        with _common.joined(model, noise.flatten(0, 1), y), torch.no_grad():
             rows = walk.rows(x.detach().clone(), x.detach(), y=y, noise=noise)
             return walk(follower(model), rows, self.steps)
 
@@ -120,7 +125,8 @@ class SmoothAdv(Crafted):
         self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, ids: Tensor | None, seed: int
     ) -> Tensor:
         noise = gaussian(x, self.sigma, self.noises, ids, seed)
-        return Standard()(model, (x_adv + noise).flatten(0, 1), y.repeat(self.noises))
+        logits = logits_at(model, (x_adv + noise).flatten(0, 1), y)
+        return mean_loss(logits, y.repeat(self.noises), 0.0, self.loss)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class Consistency:
         weight: of the divergence, >= 0. The paper has 10 at sigma 0.25, and 5 at 0.5 and 1, on MNIST.
         entropy: weight of the entropy of p, >= 0.
         noises: copies of each image, >= 2. A batch of 128 images then costs as much as 256.
+        loss: J, as in `Standard`.
 
     Source:
         Jeong and Shin 2020 (arXiv 2006.04062), section 3, and their code.
@@ -145,21 +152,24 @@ class Consistency:
     weight: float = 10.0
     entropy: float = 0.5
     noises: int = 2
+    loss: Loss = "ce"
 
     def __post_init__(self) -> None:
         check_positive("sigma", self.sigma)
         check_number("weight", self.weight, 0)
         check_number("entropy", self.entropy, 0)
         check_count("noises", self.noises, 2)
+        check_objective(0.0, self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        x = check_images(self, model, x)
+        x, y = checked(self, model, x, y)
         noise = gaussian(x, self.sigma, self.noises, ids, seed_of(seed, ids))
         logits = logits_at(model, (x + noise).flatten(0, 1), y)
         chances = logits.log_softmax(1).view(*noise.shape[:2], -1)
         mean = log_mean(chances)
         apart = (mean.exp() * (mean - chances)).sum(2).mean()
         unsure = -(mean.exp() * mean).sum(1).mean()
-        return cross_entropy(logits, y.repeat(self.noises)) + self.weight * apart + self.entropy * unsure
+        natural = mean_loss(logits, y.repeat(self.noises), 0.0, self.loss)
+        return natural + self.weight * apart + self.entropy * unsure

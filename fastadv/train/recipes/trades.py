@@ -14,6 +14,7 @@ from fastadv.attacks.special.bounded_outputs import inverse, met_bounded
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
+from fastadv.losses import Loss
 from fastadv.threat import Threat
 from fastadv.train.recipes import _common
 from fastadv.train.recipes._followers import follower
@@ -52,11 +53,17 @@ class NearPredictions(Crafted):
     beta: float = 6.0
     label_smoothing: float = 0.0
     start: str = "near"
+    loss: Loss = "ce"
 
     def __post_init__(self) -> None:
         _common.check_steps(self.threat, self.steps, self.step_size)
         check_number("beta", self.beta, 0)
-        _common.check_objective(self.label_smoothing)
+        _common.check_objective(self.label_smoothing, self.loss)
+        if self.loss != "ce" and not isinstance(self, TRADES):
+            raise InputError(
+                f"loss: expected none for {type(self).__name__}, which has its own, got {self.loss!r}; leave "
+                "it out, or take TRADES or PGDTraining"
+            )
         check_choice("start", self.start, STARTS)
         if self.start == "uniform":
             _common.check_finite(self.threat, "a start drawn from the ball")
@@ -107,6 +114,7 @@ class TRADES(NearPredictions):
         label_smoothing: that of J, in [0, 1).
         start: "near" starts at x + 0.001 · N(0, 1); "uniform" anywhere in the ball, as recipes with generated
             images do.
+        loss: J, as in `Standard`.
 
     Example:
         >>> import fastadv as fa
@@ -125,7 +133,7 @@ class TRADES(NearPredictions):
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         clean = _common.logits_at(model, x, y)
-        natural = cross_entropy(clean, y, label_smoothing=self.label_smoothing)
+        natural = _common.mean_loss(clean, y, self.label_smoothing, self.loss)
         return natural + self.beta * divergence(clean, _common.logits_at(model, x_adv, y)).mean()
 
 
@@ -175,7 +183,7 @@ class HAT(TRADES):
             called = follower(self.helper)(x_adv).argmax(1)
         loss = super().objective(model, x, y, x_adv)
         beyond = _common.logits_at(model, x + self.far * (x_adv - x), y)
-        return loss + self.gamma * cross_entropy(beyond, called)
+        return loss + self.gamma * _common.mean_loss(beyond, called, 0.0, self.loss)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.runs.identity import describe
 from fastadv.train import AWP, PGDTraining, craft, fit
-from fastadv.train.recipes.several import CHOICES
+from fastadv.train.recipes.several import CHOICES, drawn
 from tests.train.nets import images, net
 from tests.train.recipes.hand import SEED, batch, evaluated, step_at, warm_net
 
@@ -69,7 +69,7 @@ def test_two_drawn_steps_by_hand(choose):
     hand = copy.deepcopy(model)
     for index in range(2):
         at, other = step_at(model, index=index, state=kept), step_at(hand, index=index)
-        weights = (counts[0] + 1) / (counts[1] + 1)
+        weights = (counts[0] + 1) / (counts[1] + 1) if counts[1].all() else torch.ones(2)
         share = rng.uniform(1, rng.derive(SEED, "threat", index), torch.zeros(1, dtype=torch.int64))
         place = int(share * weights.sum() >= weights[0])
         x_adv = examples(hand, other)[place]
@@ -97,6 +97,12 @@ def test_the_harder_threat_is_drawn_more_often_and_an_epoch_begins_anew():
     assert at.state["errors"][1].sum() == len(at.x)
 
 
+def test_threats_are_drawn_alike_until_each_was_seen():
+    at, counts = step_at(warm_net()), torch.tensor([[0, 0], [99, 0]])
+    places = [drawn(dataclasses.replace(at, index=index), counts) for index in range(200)]
+    assert abs(sum(places) - 100) < 4 * 50**0.5
+
+
 def test_each_threat_has_its_step_size_and_the_criterion():
     each = several("mean", step_size=[0.03, 0.5]).each()
     assert [(one.threat, one.step_size) for one in each] == [*zip(THREATS, [0.03, 0.5], strict=True)]
@@ -112,7 +118,9 @@ def test_one_threat_is_as_before():
     assert PGDTraining([THREATS[0]], steps=2, choose="mean") == one
     assert PGDTraining([THREATS[0]], 2, step_size=[0.1]) == PGDTraining(THREATS[0], 2, step_size=0.1)
     assert not callable(one.step)
-    fields = "threat steps step_size random_start loss weight label_smoothing statistics criterion"
+    fields = (
+        "threat steps step_size random_start loss weight label_smoothing statistics criterion attack_loss"
+    )
     assert [*describe(one)] == ["name", *fields.split()], "a folder of an earlier version goes on"
     assert "choose" not in repr(one)
     assert describe(several("mean")) != describe(several("worst"))
