@@ -117,6 +117,7 @@ def _evidence(
         soft=SOFT_LOGITS in row.flags,
         parameters=max((part.notes.get("parameters", 0) for part in parts), default=0),
         goal=Goal(criterion or usual, of_all(parts, "targets"), of_all(parts, "mask")),
+        name=row.attack,
     )
 
 

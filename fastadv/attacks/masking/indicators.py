@@ -15,7 +15,7 @@ from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, Unless, decides_by_class
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.masking import probes
+from fastadv.attacks.masking import clamped_input, probes
 from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.masking.masked_modules import masked_within
@@ -29,7 +29,7 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import THREATS, Threat
 
 SAMPLES = 200  # at most, that are looked at
-LEAST = 8  # samples; fewer say nothing
+LEAST = clamped_input.SAMPLES  # fewer say nothing
 FEWER = f"fewer than {LEAST} samples that the model gets right"
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 BY_LEFT = ("incomplete", "square")  # what attacks left says them, be it for a weak loss
@@ -37,6 +37,7 @@ ABSTAINS = (
     "the model abstains by a step, across which no gradient leads: put the threshold into a module, score to "
     "lead, and give fa.models.bpda(model, {its name: 'identity'}); or attack a twin that abstains smoothly"
 )
+ASCENTS = ("pgd", "apgd", "autoattack")  # of many steps, which break no fewer than FGSM
 OF_CLASSES = ("probabilities", "bounded_outputs", "unconstrained")
 
 
@@ -268,6 +269,13 @@ def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
         beside = not any(attack.gradient for attack in searches)
         least = at_least_alone(alone, lost, count) if beside else at_least(alone, count)
         findings.count("square", alone, count, least)
+    from_x, steps = (
+        any_of((attack.broken & ~attack.blind for attack in by_gradient if attack.name in names), len(right))
+        for names in (("fgsm",), ASCENTS)
+    )
+    alone, lost = int((from_x & ~steps & right).sum()), int((steps & ~from_x & right).sum())
+    if at_least_alone(alone, lost, count) and any(attack.name in ASCENTS for attack in by_gradient):
+        findings.values["clamped_input"] = (alone - lost) / count
     held = right & ~broken_by(evidence, len(right))
     rises = torch.stack([attack.unfinished for attack in by_gradient])[:, held]
     # An attack that came to its end counts before others.
@@ -293,6 +301,9 @@ def _look_at_few(
     skipped = not _of_classes(few) or values["probabilities"]
     values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x, least.rows)
     values["edge_kink"] = probes.edge_kink(least)
+    if least.threat.finite:
+        flat = clamped_input.share(least, rng.derive(seed, "indicators clamp"))
+        values["clamped_input"] = max(flat, values.get("clamped_input", 0.0))
     values["mixed_rows"] = float(probes.rows_mix(least))
     masked = {module.name: str(module) for module in masked_within(classifier, least.x, probes.NAMING)}
     if masked or _stands_in(classifier):  # the gradient of a stand-in is not compared with the logits

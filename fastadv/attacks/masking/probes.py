@@ -15,6 +15,7 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv.attacks.core.criterion import WRONG, Unless
 from fastadv.attacks.core.task import Task
+from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
@@ -45,6 +46,7 @@ HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 AGAIN = 1 + (QUERIES + DRAWS) / HELD  # times as many, where the model is randomized
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
 CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
+CHECKED += clamped_input.PASSES
 
 
 def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
