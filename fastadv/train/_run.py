@@ -27,7 +27,6 @@ from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
 from fastadv.runs.card import instruction
 from fastadv.runs.identity import ANSWERS, check_same
-from fastadv.threat import Threat
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
@@ -36,7 +35,6 @@ from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
 from fastadv.train.recipes import FastTraining, FGSMTraining, PGDTraining, Standard
 from fastadv.train.recipes.base import innermost
-from fastadv.train.recipes.several import Several
 from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
@@ -227,8 +225,7 @@ class Run:
     def _clamped(self) -> str:
         """Say that the model clamps its input where the recipe searches; "" where it does not."""
         feed, given = self.steps.feed, getattr(innermost(self.steps.recipe), "threat", None)
-        threats = given.threats if isinstance(given, Several) else [given]
-        threats = [threat for threat in threats if isinstance(threat, Threat) and threat.finite]
+        threats = [one for one in getattr(given, "threats", [given]) if one is not None and one.finite]
         if not threats or self.steps.criterion.outputs != "classes":
             return ""
         x, _, ids = first_rows(feed.dataset, clamped_input.SAMPLES, feed.box, feed.labels)

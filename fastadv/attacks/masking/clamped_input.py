@@ -20,14 +20,16 @@ ALONE = 0.85  # of those that come back when they move, whose gradient stays 0 w
 PASSES = 10  # at most, forward and backward; 2 where hardly any value is flat
 WORDS = "the model clamps its input: the gradient of values is 0 where a search stands, or FGSM beats PGD"
 ADVICE = (
-    "narrow the threat's box to where the model follows its input, or apply the clamp to the data and give the "
-    "model without it; or make the clamp a module, and give fa.models.bpda(model, {its name: 'identity'})"
+    "narrow the threat's box to the range of the clamp, or clamp the data and give the model without it; or "
+    "make the clamp a module, and give fa.models.bpda(model, {its name: 'identity'})"
 )
 
 
 def share(problem: Task, seed: int) -> float:
     """Return the share of values that are flat at a random start, but not elsewhere in their reach."""
     x, threat, mask = problem.x, problem.threat, problem.mask
+    if not threat.finite:  # all searches start at x
+        return 0.0
     low, high = threat.box
 
     def flat(points: Tensor) -> Tensor:
