@@ -120,7 +120,9 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
         evidence = replace(evidence, parameters=counted(trial.problem.x, mapped.x))
     chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
     problem = trial.problem.take(chosen.to(trial.problem.x.device))
-    signs = look(trial.classifier, problem, chosen, [evidence], right, seed=seed, raised=warnings)
+    signs = look(
+        trial.classifier, problem, chosen, [evidence], right, seed=seed, raised=warnings, sought=run.refused
+    )
     signs = signs.with_flags([name for name in ("zero_gradient", "square") if name in warnings])
     forwards, backwards = out.forwards + signs.forwards, out.backwards + signs.backwards
     return replace(out, indicators=signs, forwards=forwards, backwards=backwards)

@@ -159,8 +159,9 @@ def checks(table: Evaluation, limits: Mapping[str, float], strict: bool) -> list
         text = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
         passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
-        name = "no sign of masking" if signs.clean or strict else "verdict on masking, not required"
-        passed.append((name, o.spoken(table.verdict), DOUBTFUL if strict and not signs.clean else 0))
+        clear = signs.clean or signs.black_box  # which has no gradient to mask
+        name = "no sign of masking" if clear or strict else "verdict on masking, not required"
+        passed.append((name, o.spoken(table.verdict), DOUBTFUL if strict and not clear else 0))
     return passed
 
 

@@ -15,8 +15,10 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
 from fastadv.attacks.masking.probes import AGAIN
+from fastadv.attacks.masking.verdict import BLACK_BOX
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
-from fastadv.evaluation._outcome import Part, joined, of_all, wanted_of
+from fastadv.engine.module import as_module
+from fastadv.evaluation._outcome import NOT_RUN, Part, joined, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.job import Job
 from fastadv.evaluation.named import bound
@@ -52,6 +54,9 @@ def indicators(
         evidence = [attack for attack in within if attack is not None and attack.goal.like(goal)]
     passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
     raised += [name for name in RAISED if _says(rows, name)]
+    sought = "zero_gradient" in raised
+    if as_module(frozen.source) is None and any(one.startswith(NOT_RUN) for row in rows for one in row.flags):
+        raised.remove("zero_gradient")  # which is no sign of a function
     chosen = choose(evidence, correct, passes / (AGAIN if "randomized" in raised else 1))
     known = {"looked_at": ids[chosen], "correct": correct}
 
@@ -61,12 +66,13 @@ def indicators(
         threat = _given(threat, [bound(attack, "threat") for attack in job.attacks.values()])
         if threat is not None and not isinstance(threat, Named):
             task = _problem(job, ids, chosen, threat, goal)
-        looked = look(frozen, task, chosen, evidence, correct, batch_size=job.batch_size)
+        looked = look(frozen, task, chosen, evidence, correct, batch_size=job.batch_size, sought=sought)
         part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
         kept.add(PART, known, part)
     signs = Indicators(**part.notes)
     drawn, eot = worst_draws(rows), _eot(job)
-    if drawn is not None and eot > 1 and "randomized" in signs.flagged:
+    averaged = eot > 1 or BLACK_BOX in signs.unseen.values()
+    if drawn is not None and averaged and "randomized" in signs.flagged:
         one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
         randomized = f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot})."
         signs = replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized])
@@ -117,6 +123,7 @@ def _evidence(
         soft=SOFT_LOGITS in row.flags,
         parameters=max((part.notes.get("parameters", 0) for part in parts), default=0),
         goal=Goal(criterion or usual, of_all(parts, "targets"), of_all(parts, "mask")),
+        name=row.attack,
     )
 
 

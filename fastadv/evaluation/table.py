@@ -15,6 +15,7 @@ from fastadv.attacks.masking import Indicators
 from fastadv.certify import Certificates, contradictions
 from fastadv.engine.module import in_words
 from fastadv.errors import InputError
+from fastadv.evaluation._outcome import NOT_RUN
 from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
@@ -308,7 +309,7 @@ class Table(Exported):
                 said.setdefault(remark, []).append(row.title)
         notes += [f"{', '.join(titles)}: {remark}" for remark, titles in said.items()]
         for row in self.rows:
-            if row.unmoved:
+            if row.unmoved and not any(flag.startswith(NOT_RUN) for flag in row.flags):
                 notes.append(
                     f"unmoved: {row.title} met only zero gradients on {several(row.unmoved, 'sample')}; "
                     "the model may mask its gradients, and the accuracy may be too high"

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastadv import rng
+from fastadv.attacks.core.task import Task
+from fastadv.attacks.masking import clamped_input
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import rounds_as
 from fastadv.engine.prepare import FIRST_SAMPLES, answers
@@ -189,8 +191,9 @@ class Run:
         logger.info("%s", report)
         if report.alarm is not None:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
-        if report.epoch == 1 and (text := self._above_chance()):
-            logger.warning("%s", text)
+        for text in (self._above_chance(), self._clamped()) if report.epoch == 1 else ():
+            if text:
+                logger.warning("%s", text)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
@@ -220,6 +223,21 @@ class Run:
             f"probabilities for {steps.classes} classes; lower the learning rate{ramp}, or leave out a "
             "softmax at the end"
         )
+
+    def _clamped(self) -> str:
+        """Say that the model clamps its input where the recipe searches; "" where it does not."""
+        feed, given = self.steps.feed, getattr(innermost(self.steps.recipe), "threat", None)
+        threats = [one for one in getattr(given, "threats", [given]) if one is not None and one.finite]
+        if not threats or self.steps.criterion.outputs != "classes":
+            return ""
+        x, _, ids = first_rows(feed.dataset, clamped_input.SAMPLES, feed.box, feed.labels)
+        x, ids, plain = x.to(feed.device, feed.dtype), ids.to(feed.device), Plain(self.steps.model)
+        with rng.generators_kept(feed.device), torch.inference_mode(False), torch.no_grad(), plain.in_eval():
+            y = plain.of(x, ids).verdict(x).argmax(1)
+            tasks = (Task.of(plain, x, y, threat, ids=ids) for threat in threats)
+            if all(clamped_input.share(task, 0) <= clamped_input.LIMIT for task in tasks):
+                return ""
+        return f"{clamped_input.WORDS.partition(':')[0]}, so examples are weak; {clamped_input.ADVICE}"
 
     def _save(self) -> None:
         steps = self.steps

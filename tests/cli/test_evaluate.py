@@ -47,6 +47,15 @@ class Noisy(fa.models.SmallCNN):
 """
 
 
+def test_a_black_box_passes_strict_once_it_is_searched(fastadv, folder, net):
+    (folder / "cut.py").write_text(OWN.replace("(8 * x).round() / 8", "x.detach()"))
+    line = f"evaluate {net.replace('small_cnn', 'cut:Rounds')} -n 20 --radius 0.05 --strict"
+    done = fastadv(f"{line} -a square:queries=500")
+    assert done.out.endswith("Inconclusive: no gradient (a black box); searched by queries alone\n")
+    for attacks in ("-a square:queries=20", "-a square:queries=500 -a pgd"):
+        fastadv(f"{line} {attacks}", code=3)
+
+
 @pytest.mark.slow
 def test_masked_and_randomized_models(fastadv, folder, net):
     (folder / "own.py").write_text(OWN)

@@ -231,7 +231,7 @@ def test_labels_that_do_not_fit_are_told() -> None:
         assert out.flags[0] in str(out)
     assert PGD(NET, X, WRONG, targets=Y).flags == ()  # whose labels lead away
     table = evaluate(NET, (X, WRONG), {"pgd": PGD}, batch_size=7)
-    told = f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: 9 checks"
+    told = f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: 10 checks"
     assert table.verdict.startswith(told)
     assert f"All 60 were {NOTHING}" in evaluate(NET, (X, WRONG), {"pgd": PGD}, indicators=False).notes()
     few = torch.where(torch.arange(60) < 4, Y, WRONG)
@@ -274,5 +274,57 @@ def test_what_explains_a_figure_is_said() -> None:
     for model, y in ((constant, even), (constant, even * 0 + 1), (Sick(X[:1], constant), even)):
         verdict = evaluate(model, (X, y), {"pgd": PGD}).verdict
         assert verdict.startswith("The model predicts one class for all images. ") == bool((y != 1).any())
-    chance = Indicators({"square": 0.05}, lower={"square": 0.0})
-    assert chance.verdict == "No sign of masking; Square broke 5.0% that gradients did not, within chance"
+    said = "Square alone broke 3 of 60 samples, gradients alone 2"
+    chance = Indicators({"square": 0.05}, lower={"square": 0.0}, chance=said)
+    assert chance.verdict == f"No sign of masking; within chance: {said}"
+
+
+def by_query(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return NET(x)
+
+
+BOXES: dict[str, Any] = {
+    "no_grad": by_query,
+    "numpy": lambda x: torch.from_numpy(by_query(torch.from_numpy(x.numpy())).numpy()),
+    "decisions": lambda x: nn.functional.one_hot(by_query(x).argmax(1), 3).float(),
+    "module": nn.Sequential(Detach(), NET),
+}
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_a_black_box_is_not_masked(box: str) -> None:
+    square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=500)
+    attacks: list[Any] = [square, partial(fa.attacks.hopskipjump, threat=fa.L2(0.3), queries=500)]
+    ran = {str(place): [one] for place, one in enumerate(attacks)}
+    if box != "module":
+        ran |= {"beside": [square, PGD], "auto": [partial(fa.attacks.autoattack, threat=fa.Linf(0.08))]}
+    for of in ran.values():
+        table = evaluate(BOXES[box], (X[:20], Y[:20]), of)
+        assert (table.headline, signs(table).black_box, signs(table).forwards <= 8) == ("", True, True)
+        assert table.verdict == "Inconclusive: no gradient (a black box); searched by queries alone"
+        assert not re.search("mask|softmax|bpda", str(table))
+    unsearched = evaluate(BOXES[box], (X[:20], Y[:20]), [partial(square, queries=20)])
+    assert unsearched.verdict.endswith("run square or hopskipjump, 500 queries or more")
+    assert not signs(unsearched).black_box
+
+
+def test_a_module_that_is_asked_for_a_gradient_is_masked() -> None:
+    square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=500)
+    cut, rounds = BOXES["module"], lambda x: MASKED(x)
+    for model, attacks in ((cut, [PGD, square]), (MASKED, [square]), (rounds, [square])):
+        table = evaluate(model, (X[:20], Y[:20]), attacks)
+        assert table.headline.startswith("Not a robust accuracy: gradients are masked")
+    given = {"square": fa.attacks.square(cut, X, Y, fa.Linf(0.08), queries=500)}
+    results = [fa.attacks.indicators(cut, X, Y, fa.Linf(0.08), results=one) for one in (given, None)]
+    assert ["incorrect_gradient" in one.flagged for one in results] == [False, True]
+
+
+def test_a_black_box_that_answers_at_random_is_judged_by_draws() -> None:
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return by_query(x + 0.3 * torch.randn_like(x))
+
+    square = partial(fa.attacks.square, threat=fa.Linf(0.08), queries=500)
+    once, drawn = (evaluate(noisy, SET, [square], draws=draws) for draws in (1, 20))
+    assert once.verdict.endswith("Next: classify each sample several times (draws=20)")
+    assert re.match(r"Randomized: .* 20 draws \(eot=1\)\. Inconclusive: no gradient", drawn.verdict)

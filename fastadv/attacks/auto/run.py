@@ -21,11 +21,13 @@ from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
 from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
+from fastadv.attacks.masking.probes import cut
 from fastadv.attacks.masking.symptoms import SEEN, symptoms
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.special.labels import LABELS
 from fastadv.attacks.square import square
+from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
 from fastadv.progress import say
 from fastadv.runs import processes
@@ -119,6 +121,7 @@ class Run:
         self.notes: tuple[str, ...] = ()
         self.warnings: dict[str, None] = {}
         self.flags: dict[str, None] = {}
+        self.refused = False  # whether a component found no gradient
         # the criterion is the plain one
         self.plain = problem.margin == "margin"
         self._say("clean: accuracy")
@@ -137,6 +140,8 @@ class Run:
             return
         few = self.trial.problem.take(self.left[:SEEN])
         raised = symptoms(few.classifier, few.x, rows=few.rows)
+        if "zero_gradient" in raised and cut(few):  # no sign, unless a component asks for a gradient
+            raised = tuple(name for name in raised if name not in ("zero_gradient", "probabilities"))
         self.warnings |= {name: None for name in raised if randomized or name != "randomized"}
 
     def component(self, component: Component, index: Tensor | None = None) -> None:
@@ -152,7 +157,9 @@ class Run:
             out = component.bound(problem, self.seed)()
         except NoGradientError:
             self.note(f"{component.name}: not run, because the model has no gradient")
-            self.warnings["zero_gradient"] = None
+            self.refused = True
+            if as_module(problem.classifier.source) is not None:
+                self.warnings["zero_gradient"] = None
             return
         broken = self._take(component.name, out, index)
         seconds = time.perf_counter() - started

@@ -41,6 +41,7 @@ class Evidence:
     parameters: int = 0  # of a sample, where a map makes images of them
     unguided: bool = False  # whether it searched long enough without gradients, if only in a part
     goal: Goal = ANY_WRONG
+    name: str = ""  # of the attack
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, [N] or one number; None for another metric."""
@@ -75,6 +76,7 @@ class Evidence:
             soft=SOFT_LOGITS in out.flags,
             parameters=0 if out.parameters is None else counted(out.parameters, out.x_adv),
             goal=out.goal,
+            name=out.attack,
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastadv.attacks.core.result import ZERO_SHARE
+from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.special import bounded_outputs, mixed_rows
 from fastadv.intervals import clopper_pearson
 
@@ -27,6 +28,7 @@ SIGNS = {
         0.01,
     ),
     "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE, bounded_outputs.LIMIT),
+    "clamped_input": Sign(clamped_input.WORDS, clamped_input.ADVICE, clamped_input.LIMIT),
     "randomized": Sign(
         "two passes of the same samples differ, or their gradients do",
         'average gradients over passes (eot=20, or autoattack with version="rand"), and classify each sample '

@@ -15,21 +15,21 @@ from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.criterion import WRONG, Unless, decides_by_class
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.masking import probes
+from fastadv.attacks.masking import clamped_input, probes
 from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.masking.masked_modules import masked_within
 from fastadv.attacks.masking.symptoms import SEEN, symptoms
-from fastadv.attacks.masking.verdict import STAND_IN, Indicators
+from fastadv.attacks.masking.verdict import BLACK_BOX, STAND_IN, UNSEARCHED, Indicators
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
-from fastadv.engine.module import replaced
+from fastadv.engine.module import as_module, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import THREATS, Threat
 
 SAMPLES = 200  # at most, that are looked at
-LEAST = 8  # samples; fewer say nothing
+LEAST = clamped_input.SAMPLES  # fewer say nothing
 FEWER = f"fewer than {LEAST} samples that the model gets right"
 SHARE = 0.05  # of the passes of the attacks, which the looks may cost, unless they are at LEAST samples
 BY_LEFT = ("incomplete", "square")  # what attacks left says them, be it for a weak loss
@@ -37,6 +37,7 @@ ABSTAINS = (
     "the model abstains by a step, across which no gradient leads: put the threshold into a module, score to "
     "lead, and give fa.models.bpda(model, {its name: 'identity'}); or attack a twin that abstains smoothly"
 )
+ASCENTS = ("pgd", "apgd", "autoattack")  # of many steps, which break no fewer than FGSM
 OF_CLASSES = ("probabilities", "bounded_outputs", "unconstrained")
 
 
@@ -92,14 +93,14 @@ def indicators(
     with torch.inference_mode(False), torch.no_grad():
         problem = Task.of(model, x, y, threat, ids=ids)
         check_finite_radius(threat)
-    classifier = problem.classifier
+    classifier, sought = problem.classifier, False
     with torch.inference_mode(False), torch.no_grad(), classifier.in_eval():
         if results is None:
             try:
                 out = pgd.on(problem, steps=probes.LONG_STEPS, seed=seed)
                 results = {"pgd": out}
             except NoGradientError:
-                results = {}
+                results, sought = {}, True
             share = None
         if not isinstance(results, Mapping):
             raise InputError(
@@ -126,7 +127,8 @@ def indicators(
         right = right.cpu()
         passes = sum(out.forwards + out.backwards for out in results.values()) / classifier.eot
         chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
-        return look(classifier, problem.take(chosen.to(problem.x.device)), chosen, evidence, right, seed=seed)
+        probed = problem.take(chosen.to(problem.x.device))
+        return look(classifier, probed, chosen, evidence, right, seed=seed, sought=sought)
 
 
 def choose(
@@ -152,6 +154,14 @@ class _Findings:
     values: dict[str, float] = field(default_factory=dict)
     lower: dict[str, float] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
+    chance: str = ""
+
+    def square(self, alone: int, lost: int, samples: int) -> None:
+        """Enter what Square broke alone, beside what gradients broke that it did not."""
+        least = at_least_alone(alone, lost, samples)
+        if alone and not least:
+            self.chance = f"Square alone broke {alone} of {samples} samples, gradients alone {lost}"
+        self.count("square", alone, samples, least)
 
     def count(self, name: str, marked: int, samples: int, least: float | None = None) -> None:
         """Enter a share of the samples, and the lower end of its interval, unless larger ones stand there."""
@@ -176,14 +186,18 @@ class _Findings:
             self.leave(BY_LEFT, SOFT_LOGITS)
         values = {name: self.values[name] for name in SIGNS if name in self.values}
         lower = {name: end for name, end in self.lower.items() if name in values}
-        return Indicators(values, self.unseen, lower=lower, **counts)
+        return Indicators(values, self.unseen, lower=lower, chance=self.chance, **counts)
 
 
 def look(
     classifier: Prepared, problem: Task | None, chosen: Tensor, evidence: Sequence[Evidence],
     right: Tensor, *, seed: int = 0, raised: Collection[str] | None = None, batch_size: int = SAMPLES,
+    sought: bool = False,
 ) -> Indicators:  # fmt: skip
-    """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`."""
+    """Return the indicators by the evidence of N samples, and by probes of the `chosen` in `problem`.
+
+    `sought` tells that an attack looked in vain for a gradient, which of a function is no sign.
+    """
     before = classifier.asked
     findings = _by_attacks(evidence, right)
     findings.values["few_parameters"] = float(by_gradients_alone(evidence))
@@ -193,7 +207,7 @@ def look(
         why = FEWER
     if any(attack.parameters for attack in evidence):
         findings.values.pop("square", None)  # no sign of masking here
-        why = "the threat is a map of parameters"
+        why = "the threat is a map of parameters: evaluate in a ball of images, too, which probes the model"
     elif stand_in and guided:
         findings.unseen["square"] = STAND_IN
     if problem is None or why:
@@ -211,6 +225,12 @@ def look(
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
     with rng.generators_kept(device, rng.derive(seed, "indicators model")):
         few, least = (problem.take(every[:count]) for count in (SEEN, LEAST))
+        blind = not any(attack.gradient for attack in evidence)
+        if blind and not (sought and as_module(classifier.source)) and probes.cut(least):
+            forwards = classifier.asked[0] - before[0]
+            return Indicators(
+                {}, dict.fromkeys(SIGNS, UNSEARCHED if guided else BLACK_BOX), forwards=forwards
+            )
         if raised is None:
             asked = None if _of_classes(few) else (few.margin, few.y, few.targets)
             raised = symptoms(classifier, few.x, asked, few.rows)
@@ -229,9 +249,10 @@ def look(
             counts.update(_counts(part, left, seed, search, bool(findings.values["randomized"])))
     lost = counts.pop("lost", 0)
     for name, count in counts.items():
-        beside = name == "square" and findings.values["randomized"]
-        end = at_least_alone(count, lost, len(chosen)) if beside else None
-        findings.count(name, count, len(chosen), end)
+        if name == "square" and findings.values["randomized"]:
+            findings.square(count, lost, len(chosen))
+        else:
+            findings.count(name, count, len(chosen))
     if behind and excused:
         findings.count("square", round(share * int(right.sum())), int(right.sum()))
     if behind and guided and findings.lower.get("square", 0.0) <= SIGNS["square"].limit:
@@ -266,8 +287,14 @@ def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
         alone, lost = int((by_search & ~by_gradients).sum()), int((by_gradients & ~by_search).sum())
         # Square of AutoAttack meets only samples that gradients left: its losses are not known.
         beside = not any(attack.gradient for attack in searches)
-        least = at_least_alone(alone, lost, count) if beside else at_least(alone, count)
-        findings.count("square", alone, count, least)
+        findings.square(alone, lost, count) if beside else findings.count("square", alone, count)
+    from_x, steps = (
+        any_of((attack.broken & ~attack.blind for attack in by_gradient if attack.name in names), len(right))
+        for names in (("fgsm",), ASCENTS)
+    )
+    alone, lost = int((from_x & ~steps & right).sum()), int((steps & ~from_x & right).sum())
+    if at_least_alone(alone, lost, count) and any(attack.name in ASCENTS for attack in by_gradient):
+        findings.values["clamped_input"] = (alone - lost) / count
     held = right & ~broken_by(evidence, len(right))
     rises = torch.stack([attack.unfinished for attack in by_gradient])[:, held]
     # An attack that came to its end counts before others.
@@ -293,6 +320,9 @@ def _look_at_few(
     skipped = not _of_classes(few) or values["probabilities"]
     values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x, least.rows)
     values["edge_kink"] = probes.edge_kink(least)
+    with rng.generators_kept(least.x.device):  # what comes next draws as if it had not been asked
+        flat = clamped_input.share(least, rng.derive(seed, "indicators clamp"))
+    values["clamped_input"] = max(flat, values.get("clamped_input", 0.0))
     values["mixed_rows"] = float(probes.rows_mix(least))
     masked = {module.name: str(module) for module in masked_within(classifier, least.x, probes.NAMING)}
     if masked or _stands_in(classifier):  # the gradient of a stand-in is not compared with the logits

@@ -188,7 +188,8 @@ def _watch(model: nn.Module, x: Tensor, budget: Budget, look: "Callable[[_Call],
         nonlocal looking
         if not looking:
             looking = True
-            look(_Call(name, part, [*args, *kwargs.values()], [*kwargs], budget, share))
+            with torch.no_grad():  # the module around may follow gradients
+                look(_Call(name, part, [*args, *kwargs.values()], [*kwargs], budget, share))
             looking = False
 
     hooks = [
@@ -284,7 +285,7 @@ class _Call:
         share = float(free.mean())
         if share < SHARE or not len(self.base):
             return None, 0.0
-        least = 64 * torch.finfo(self.moving[0].dtype).eps * float(self.base.detach().abs().amax())
+        least = 64 * torch.finfo(self.moving[0].dtype).eps * float(self.base.abs().amax())
         for number, size in enumerate(SIZES):
             move = free * self.drawn(number, size)
             change = self.change(move)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv.attacks.core.criterion import WRONG, Unless
 from fastadv.attacks.core.task import Task
+from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
@@ -37,14 +38,15 @@ SHORT, FLOAT32 = 1e-6, 1e-3  # ways from there by these shares of the margin, in
 APART = 0.2  # part of the change, by which the gradient of a stand-in is off
 WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
 HALVINGS, STEP = 10, 0.05  # of a way to where a model abstains; part of a change that a step makes there
-NAMING = 100  # passes in which modules that hide their gradient are looked for
+NAMING = 90  # passes in which modules that hide their gradient are looked for
 SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of its own, and ends with a proof
 # Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
 BROKEN = SYMPTOMS + 2
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 AGAIN = 1 + (QUERIES + DRAWS) / HELD  # times as many, where the model is randomized
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
-CHECKED = NAMING + 2 * len(WAYS) * (PARTS + 1) + len(BLENDS) * (2 + OUTPUTS) + 2 * len(edge.DEPTHS) + 11
+CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 2 * len(edge.DEPTHS) + 11
+CHECKED += len(BLENDS) * (2 + OUTPUTS)
 
 
 def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
@@ -53,6 +55,15 @@ def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tens
         x, problem.y, problem.margin, problem.targets, direction, problem.rows
     )
     return value, gradient if problem.mask is None else gradient.where(problem.mask, 0.0)
+
+
+def cut(problem: Task) -> bool:
+    """Return whether no gradient leads from the logits to x."""
+    try:
+        _at(problem, problem.x)
+    except NoGradientError:
+        return True
+    return False
 
 
 def without_gradient(problem: Task, loss: losses.Loss = "ce") -> Tensor:

@@ -10,6 +10,8 @@ from fastadv.text import percent, several
 
 CLEAN = "No sign of masking"
 SHOWN = 3  # modules in a verdict
+BLACK_BOX = "no gradient (a black box); searched by queries alone"
+UNSEARCHED = "no gradient (a black box); run square or hopskipjump, 500 queries or more"
 STAND_IN = "the gradient is a stand-in; run square, 500 queries or more"  # beside gradients
 
 
@@ -28,6 +30,7 @@ class Indicators:
             value; 0 for Square where attacks by gradients break as many that it leaves, but for chance, and
             for a randomized model that was attacked and judged as one.
         remarks: what must be known first, such as that the model predicts one class for all images.
+        chance: how many samples Square and gradients broke that the other did not, where they break as many.
     """
 
     values: Mapping[str, float]
@@ -38,6 +41,7 @@ class Indicators:
     masked: Mapping[str, str] = field(default_factory=dict)
     lower: Mapping[str, float] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    chance: str = ""
 
     @property
     def flagged(self) -> tuple[str, ...]:
@@ -52,6 +56,8 @@ class Indicators:
         if self.masked and "incorrect_gradient" in advice:
             modules, more = [*self.masked.values()], len(self.masked) - SHOWN
             advice["incorrect_gradient"] = "; ".join([*modules[:SHOWN], *[f"and {more} more"] * (more > 0)])
+        if "randomized" in advice and BLACK_BOX in self.unseen.values():
+            advice["randomized"] = "classify each sample several times (draws=20)"
         if "edge_kink" in advice:
             share = f"{percent(self.values['edge_kink'])} of the coordinates on a bound have a kink there"
             advice["edge_kink"] = f"{share}; {advice['edge_kink']}"
@@ -61,6 +67,11 @@ class Indicators:
     def clean(self) -> bool:
         """Whether all indicators were looked at, and none is flagged."""
         return not self.flagged and not self.unseen
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the model has no gradient to mask, was searched by queries, and shows no sign."""
+        return not self.flagged and BLACK_BOX in self.unseen.values()
 
     @property
     def lead(self) -> str:
@@ -79,9 +90,10 @@ class Indicators:
             return "\n".join([f"{first}Do not trust ({count}).", *lines, next_step])
         if not self.unseen:
             clean = CLEAN.replace("sign", "other sign") if self.values.get("randomized") else CLEAN
-            alone = self.values.get("square", 0.0) if self.lower.get("square") == 0 else 0.0
-            chance = f"; Square broke {percent(alone)} that gradients did not, within chance" if alone else ""
+            chance = f"; within chance: {self.chance}" if self.chance and not self.lower.get("square") else ""
             return f"{first}{clean}{probed}{chance}"
+        if whole := {BLACK_BOX, UNSEARCHED}.intersection(self.unseen.values()):
+            return f"{first}Inconclusive: {whole.pop()}"
         reasons: dict[str, list[str]] = {}
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)

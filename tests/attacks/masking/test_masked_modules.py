@@ -242,3 +242,19 @@ def test_nothing_is_left_behind() -> None:
 def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
     infinite = Pointwise(lambda x: (x - x).log())  # minus, with a gradient that is not finite
     assert masked_modules(nn.Sequential(nn.Flatten(), infinite), torch.rand(4, 1, 4, 4)) == ()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_module_that_follows_gradients_of_its_parts_brings_no_warning() -> None:
+    class Purifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x if x.requires_grad else x.detach().requires_grad_()
+                error = (self.decoder(x) - x).square().sum()
+                return x - 0.1 * torch.autograd.grad(error, x, create_graph=True)[0]
+
+    assert masked_modules(nn.Sequential(Purifier(), nn.Flatten()), torch.rand(8, 1, 8, 8)) == ()

@@ -1,0 +1,99 @@
+"""A clamp or window inside the model is told, its cure is one, and nets without one are not accused."""
+
+from collections.abc import Callable
+from math import inf
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import hardtanh, relu, softshrink
+
+import fastadv as fa
+from fastadv.attacks.core.task import Task
+from fastadv.attacks.masking import clamped_input
+from fastadv.engine import prepare
+from tests.attacks.masking.nets import HONEST, honest, in_front
+from tests.attacks.masking.test_indicators import evidence, says
+from tests.defenses import Pointwise
+from tests.logged import Logged
+
+TEST = fa.data.load("digits", "test", limit=100)
+EQUAL, WIDE = (0.0, 1.0), (-1.0, 2.0)
+Box = tuple[float, float]
+FRONTS: dict[str, tuple[Callable[[Tensor], Tensor], Box, Box | None]] = {  # the box, and that of the clamp
+    "clamp": (lambda x: x.clamp(0, 1), WIDE, EQUAL),
+    "without a bound": (lambda x: x.clamp(0, 1), (-inf, inf), EQUAL),
+    "hardtanh": (lambda x: hardtanh(x, 0.0, 1.0), WIDE, EQUAL),
+    "relu": (relu, (-1.0, 1.0), EQUAL),
+    "wider": (lambda x: x.clamp(-0.05, 1.05), WIDE, (-0.05, 1.05)),
+    "window": (lambda x: x.clamp(0.12, 1), EQUAL, None),
+    "softshrink": (lambda x: softshrink(x, 0.12), EQUAL, None),
+}
+
+
+def share(model: Callable[[Tensor], Tensor], threat: fa.Threat, mask: Tensor | None = None) -> float:
+    with torch.no_grad():
+        y = model(TEST.x[:8]).argmax(1)
+    return clamped_input.share(Task.of(prepare(model), TEST.x[:8], y, threat, mask=mask), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("front", "box", "narrow"), FRONTS.values(), ids=FRONTS)
+def test_a_clamp_is_told_and_its_cure_is_one(
+    front: Callable[[Tensor], Tensor], box: Box, narrow: Box | None
+) -> None:
+    model, threat = in_front(Pointwise(front)), fa.Linf(0.15, box=box)
+    hidden = fa.evaluate(model, TEST, "pgd", threat=threat)
+    assert hidden.headline.startswith("Not a robust accuracy: the model clamps its input.")
+    assert "bpda" in hidden.verdict.splitlines()[-1]
+    mended = fa.evaluate(fa.models.bpda(model, {"before": "identity"}), TEST, "pgd", threat=threat)
+    assert "clamped_input" not in mended.indicators.flagged
+    searched = fa.attacks.square(model, TEST.x, TEST.y, threat, queries=1000).robust_accuracy
+    assert mended.worst_case <= min(searched, hidden.worst_case) + 0.05
+    if narrow is not None:
+        wanted = fa.attacks.pgd(model, TEST.x, TEST.y, fa.Linf(0.15, box=narrow)).robust_accuracy
+        assert abs(mended.worst_case - wanted) <= 0.04
+
+
+@pytest.mark.parametrize("norm", [fa.Linf(0.15), fa.Linf(0.02), fa.L2(0.9), fa.L1(4.0), fa.L0(6)])
+def test_nets_that_clamp_nothing_are_not_accused(norm: fa.Threat) -> None:
+    """Nor where the box is that of the clamp, for a maximum of neighbors, or a background no filter sees."""
+    blind = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    nn.init.normal_(blind[0].weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    nn.init.constant_(blind[0].bias, -0.3)
+    largest = in_front(nn.MaxPool2d(3, 1, 1))
+    threats = [type(norm)(norm.radius, box=box) for box in (EQUAL, WIDE)]
+    for model in (*map(honest, HONEST[:-1]), largest, blind.eval()):
+        assert [share(model, threat) for threat in threats] == [0.0, 0.0]
+    clamp, kink = (in_front(Pointwise(FRONTS[name][0])) for name in ("clamp", "relu"))
+    assert [share(model, threats[0]) for model in (clamp, kink)] == [0.0, 0.0]
+    assert share(clamp, threats[1]) > 2 * clamped_input.LIMIT
+    assert share(nn.Sequential(clamp, nn.Threshold(1e9, 0.0)), threats[1]) == 0  # flat everywhere
+
+
+def test_values_that_may_not_move_do_not_count() -> None:
+    clamp, bright = in_front(Pointwise(FRONTS["clamp"][0])), (TEST.x[:8] > 0.3) & (TEST.x[:8] < 0.7)
+    assert share(clamp, fa.Linf(0.15, box=WIDE), bright) == 0
+    assert share(clamp, fa.Linf(0.15, box=WIDE), ~bright) > 0.2
+    assert share(clamp, fa.L0(6, box=(-inf, inf))) == 0  # no random start
+
+
+@pytest.mark.parametrize(("first", "last", "told"), [(40, 30, True), (32, 30, False), (30, 40, False)])
+def test_fgsm_breaks_no_more_than_many_steps(first: int, last: int, told: bool) -> None:
+    fgsm, pgd = (evidence(list(range(n)), 100, name=name) for n, name in ((first, "fgsm"), (last, "pgd")))
+    other = evidence(list(range(last)), 100, name="deepfool")
+    assert ("clamped_input" in says(fgsm, pgd, count=100).flagged) is told
+    assert "clamped_input" not in says(fgsm, other, count=100).flagged
+
+
+@pytest.mark.parametrize("name", ["clamp", "relu"])
+def test_training_through_a_clamp_is_told_once(name: str, logged: Logged) -> None:
+    front, wide, _ = FRONTS[name]
+    near, away = fa.Linf(0.15, box=EQUAL), fa.Linf(0.15, box=wide)
+    recipes = [fa.train.PGDTraining(each, steps=1) for each in (away, [fa.L2(0.9, box=wide), away], near)]
+    said = []
+    for recipe in (*recipes, fa.train.FreeTraining(away), fa.train.Standard()):
+        model = nn.Sequential(Pointwise(front), fa.models.create("softmax", shape=(1, 8, 8), classes=10))
+        fa.train.fit(model, TEST, recipe, epochs=2)
+        said.append(logged.text.count("the model clamps its input, so examples are weak"))
+    assert said == [1, 2, 2, 3, 3]
