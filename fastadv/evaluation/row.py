@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import reached
 from fastadv.attacks.masking.flags import Cost
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.export import published
@@ -178,6 +177,13 @@ class Row:
         return int(self.broken.sum()) / right if right else math.nan
 
     @property
+    @property
+    def broken_at(self) -> Tensor:
+        """The distances, of an example in the attack's ball at most its radius, whatever rounding adds."""
+        if self.threat is None:
+            return self.distance
+        return self.distance.where(~self.broken, self.distance.clamp_max(float(self.threat.radius)))
+
     def median_distance(self) -> float:
         """Median over ALL samples with finite logits: 0 for those already wrong, inf for those not broken."""
         return median(self.distance[~self.distance.isnan()].numpy())
@@ -265,7 +271,7 @@ class Group:
 
     def nearest(self, rows: Sequence[Row]) -> Tensor:
         """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
-        return torch.stack([_distance(row) for row in self.same(rows)]).amin(0)
+        return torch.stack([row.broken_at for row in self.same(rows)]).amin(0)
 
     def right(self, rows: Sequence[Row]) -> int:
         """Return how many samples stay right; with several draws the mean, rounded."""
@@ -277,7 +283,8 @@ class Group:
         held = self.rows[0].correct & ~torch.stack([row.broken for row in self.rows]).any(0)
         if self.threat is None or self.unlimited:
             return held
-        return held & ~reached(self.nearest(rows), self.threat.radius)
+        inside: Tensor = self.nearest(rows) <= self.threat.edge(self.threat.radius)
+        return held & ~inside
 
 
 def _asked(row: Row) -> tuple[str, float]:
@@ -288,13 +295,6 @@ def worst_draws(rows: Sequence[Row]) -> Draws | None:
     """Return the worst, for each sample, of the draws of all attacks with a radius."""
     drawn = [row.draws for row in rows if row.draws is not None and not row.unlimited]
     return Draws.together(drawn) if drawn else None
-
-
-def _distance(row: Row) -> Tensor:
-    """Return the distances of a row: of an example in its ball at most the radius, whatever rounding adds."""
-    if row.threat is None:
-        return row.distance
-    return row.distance.where(~row.broken, row.distance.clamp_max(float(row.threat.radius)))
 
 
 def comparable(one: Threat | None, other: Threat | None) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import reached
 from fastadv.evaluation.row import Row, comparable
 from fastadv.evaluation.table import Table
 from fastadv.text import number, percent, with_interval
@@ -78,4 +77,4 @@ def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
         radius = reach if row.threat.finite else row.median_distance
     if reach <= radius < math.inf:
         return row.title, row.broken
-    return f"{row.title} within {number(radius)}", row.broken & reached(row.distance, radius)
+    return f"{row.title} within {number(radius)}", row.broken & (row.distance <= row.threat.edge(radius))
