@@ -21,7 +21,7 @@ from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
+from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted, by_ids
 from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack, minimizes, named, threat_of
@@ -245,7 +245,8 @@ def accuracy_against_radius(
         left = [len(alive.y)] if tried[0] == 0 else []
         for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
-                result = attempted(name, attack, alive, job.criterion, job.box, claims)
+                own = by_ids(attack, alive.x, alive.ids, job.sizes)
+                result = attempted(name, own, alive, job.criterion, job.box, claims)
                 _check_told(result.threat is not None)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))
