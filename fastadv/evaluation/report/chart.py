@@ -68,7 +68,7 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     known = dict(list(known.items())[:most])
     if bounds is not None:
         known["proved"] = Curve.from_certificates(bounds, table.correct, radii)
-    grid = _grid(known, table.n, shown.tolist(), doubt=bool(table.headline))
+    grid = _grid(known, table.n, shown.tolist(), doubt=bool(table.lead))
     marks = [row for row in budgets if row.title not in tried]
     return Chart(group.symbol, right, known, [*tried], marks, grid, left_out)
 
