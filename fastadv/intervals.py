@@ -119,6 +119,13 @@ def clopper_pearson(right: ArrayLike, count: int, *, level: float = 0.95) -> Int
     return Interval(*(float(end) if counts.ndim == 0 else end for end in ends))
 
 
+def of_share(share: float, count: int) -> Interval:
+    """Return the exact 95% interval of a share of `count` samples; NaN for NaN."""
+    # the trials are the samples: where each has a mean of its own, as of several draws, it is rather too wide
+    none = Interval(math.nan, math.nan)
+    return none if math.isnan(share) else clopper_pearson(round(share * count), count)
+
+
 @lru_cache(1 << 14)  # the draws of all attacks ask for the same
 def _low(right: int, count: int, tail: float) -> float:
     """Return the p with P(X >= right | p) = tail, by bisection on the sum of the binomial probabilities."""

@@ -41,7 +41,7 @@ def with_interval(show: Callable[[float], str], value: float, interval: Sequence
 def ends(low: float, high: float) -> str:
     """Return the ends of an interval of a share in percent, to a tenth where they are close: 23 to 48."""
     places = 0 if high - low > 0.05 else 1
-    return f"{100 * low:.{places}f} to {100 * high:.{places}f}"
+    return "-" if math.isnan(low) else f"{100 * low:.{places}f} to {100 * high:.{places}f}"
 
 
 def radius_text(threat: Threat) -> str:

@@ -18,7 +18,7 @@ from fastadv.cli._output import NOTHING_KEPT, kept_in, print_results, print_tabl
 from fastadv.cli._shared import BATCH_SIZE, DEVICE, IMAGES, Images, Machine, TrainImages, load_data
 from fastadv.cli._signature import Front, add, taking
 from fastadv.data import batches, is_named
-from fastadv.evaluation import evaluate, figures
+from fastadv.evaluation import Curve, evaluate, figures
 from fastadv.models import ABS
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.runs.card import card
@@ -192,7 +192,7 @@ def attack(
         run = {label: attacks.latent_descent}
         table = evaluate(net, dataset, run, batch_size=batch_size, indicators=False, progress=tick)
     row = table[label]
-    allowed = float((row.distance > THRESHOLD).double().mean())
+    allowed = float(Curve.from_distances(row.distance, [THRESHOLD]).accuracy[0])
     measured = {
         "median_distance": row.median_distance,
         "accuracy": allowed,

@@ -212,7 +212,7 @@ def evaluate(
         for label, one in named.items() if radii else ():
             tick.text = f"radii, {label}"
             if one.minimal:
-                curves[label] = Curve.from_distances(table[label].distance, radii)
+                curves[label] = Curve.from_distances(table[label].broken_at, radii)
                 continue
             curves[label] = accuracy_against_radius(
                 net, dataset, one.at, radii, batch_size=batch_size, progress=tick

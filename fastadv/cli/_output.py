@@ -1,6 +1,7 @@
 """What the commands print, results on stdout and everything else on stderr, and what CI reads of them."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from fastadv.cli._interrupt import check_stop
 from fastadv.evaluation import Table as Evaluation
 from fastadv.progress import RichBar
 from fastadv.runs.files import atomic_write, save_tensors, write_text
-from fastadv.text import in_markdown, percent, several
+from fastadv.text import in_markdown, several
 
 Check = tuple[str, str, int]
 BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
@@ -157,6 +158,8 @@ def checks(table: Evaluation, limits: Mapping[str, float], strict: bool) -> list
         share = getattr(table, SHARES[name])
         good = share >= limit
         text = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
+        if math.isnan(share):
+            text = f"{name} accuracy is not known, expected at least {limit:g}. {table.unknown}".strip()
         passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
     if (signs := table.indicators) is not None:
         clear = signs.clean or signs.black_box  # which has no gradient to mask
@@ -176,8 +179,9 @@ def write_summary(path: Path, table: Evaluation, title: str, passed: Sequence[Ch
         return
     cases = [(*check, 0.0) for check in passed]
     for row in table.rows:
-        share = f"{'at most ' * bool(table.headline)}{percent(row.figures()['robust_accuracy'])}"
-        cases.append((row.name, f"accuracy {share}", 0, row.seconds))
+        accuracy, sure = [*row.cells().values()][:2]
+        share = f"accuracy {'at most ' * bool(table.lead)}{accuracy} (95%: {sure})"
+        cases.append((row.name, f"not run: {row.refused}" if row.refused else share, 0, row.seconds))
     suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
     suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
     for name, text, code, seconds in cases:

@@ -1,5 +1,6 @@
 """What an evaluation tells while it runs: a bar, and an event after each attack on a batch."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -53,15 +54,16 @@ class Events:
         if isinstance(self._tick, Lines):
             self._tick.within = None
         samples, right, robust, seconds = done.tolist()
+        share = math.nan if "refused" in part.notes else robust / samples
         self._steps += len(correct)
-        tell(self._tick, f"{name}: robust accuracy {percent(robust / samples)}", self._steps, self._total)
+        tell(self._tick, f"{name}: robust accuracy {percent(share)}", self._steps, self._total)
         if self._on_event is not None:
             self._on_event(
                 {
                     "step": int(samples),
                     "attack": name,
                     "clean_accuracy": right / samples,
-                    "robust_accuracy": {name: robust / samples},
+                    "robust_accuracy": {} if math.isnan(share) else {name: share},
                     "seconds": {name: seconds},
                 }
             )

@@ -24,8 +24,10 @@ from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import Boxes
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import Draws
-from fastadv.evaluation.named import Attack, bound, minimizes, takes
+from fastadv.evaluation.named import Attack, bound, minimizes, takes, threat_of
 from fastadv.evaluation.row import Components, Row
+from fastadv.runs.identity import describe
+from fastadv.text import threat_text
 from fastadv.threat import THREATS, Named, Threat
 from fastadv.threat.through import Own
 
@@ -203,8 +205,8 @@ def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
         notes["claims"] = dict(claims)
     if result.threat is None and not any(why.startswith(BARE) for why in claims):
         notes["remarks"] = [UNTOLD]
-    elif result.threat is not None and not isinstance(result.threat.radius, Tensor):
-        notes["threat"] = _as_json(result.threat)
+    elif (threat := _as_json(result.threat)) is not None:
+        notes["threat"] = threat
     if result.goal.criterion.outputs == "classes" and result.goal.criterion != WRONG:
         notes["criterion"] = repr(result.goal.criterion)
     if result.parameters is not None:
@@ -303,7 +305,7 @@ def row(
         draws=None if refused else draws_of(parts, correct & ~broken, draws),
         clean=None if refused else clean,
         refused=refused,
-        threat=_threat(parts),
+        threat=_threat(parts) if not refused else _from_json(_as_json(threat_of(attack))),
         attack=name_of(attack),
         asked=asked,
         moving=1.0 if mask is None else float(mask.double().mean()),
@@ -313,19 +315,37 @@ def row(
     )
 
 
+def unserved(attacks: Iterable[Attack], rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return the threats with a radius in which attacks were asked for, and none ran."""
+    asked = [(threat_of(attack), row) for attack, row in zip(attacks, rows, strict=True)]
+    ran = [describe(threat) for threat, row in asked if not row.refused]
+    lacks = {
+        row.within if row.threat else threat_text(threat)
+        for threat, row in asked
+        if row.refused and (threat is None or (threat.finite and describe(threat) not in ran))
+    }
+    return tuple(sorted(lacks))
+
+
 def _threat(parts: Sequence[Part]) -> Threat | None:
     """Return the threat of all batches; None where they had none or several."""
     known = [part.notes.get("threat") for part in parts if part.notes]  # none where no sample had logits
-    if not known or known[0] is None or any(other != known[0] for other in known):
+    return _from_json(known[0]) if known and all(other == known[0] for other in known) else None
+
+
+def _from_json(kept: Sequence[Any] | None) -> Threat | None:
+    if kept is None:
         return None
-    kind, name, radius, low, high, does = known[0]
+    kind, name, radius, low, high, does = kept
     if kind:
         return (Named if kind == "map" else Own)(radius, (low, high), name=name, _does=does)
     return THREATS[name](radius, (low, high))
 
 
-def _as_json(threat: Threat) -> list[Any]:
+def _as_json(threat: Threat | None) -> list[Any] | None:
     """Return what is kept of a threat: its kind, "" for a known norm, name, radius, box and metric."""
+    if threat is None or isinstance(threat.radius, Tensor):
+        return None
     known, of = isinstance(threat, Named), type(threat)
     kind = "" if of is THREATS.get(threat.norm) else "map" if known else "own"
     # a norm of the caller's own may have inherited the name of another

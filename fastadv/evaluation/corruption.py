@@ -25,7 +25,7 @@ from fastadv.evaluation.job import Job
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.text import percent, several
+from fastadv.text import aligned, percent, several
 
 # AlexNet's error under each corruption of ImageNet-C at 224 x 224, the mean over severities: Hendrycks and
 # Dietterich's, from github.com/hendrycks/robustness, issue 10, and the code of AugMix
@@ -96,6 +96,7 @@ class CorruptionTable(Exported):
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON; `of_dict` reads it."""
         lists = {name: getattr(self, name).tolist() for name in ("right", "failed", "accuracy")}
+        lists["interval"] = [end.tolist() for end in self.interval]
         return {**vars(self), **lists, "mean_accuracy": self.mean_accuracy}
 
     @classmethod
@@ -105,8 +106,15 @@ class CorruptionTable(Exported):
 
     def records(self) -> list[dict[str, Any]]:
         """Return the accuracy under each corruption at each severity."""
-        shares = zip(product(self.names, self.severities), self.accuracy.flatten().tolist(), strict=True)
-        return [{"attack": f"{name}, severity {level}", "accuracy": share} for (name, level), share in shares]
+        figures = [one.flatten().tolist() for one in (self.accuracy, *self.interval)]
+        shares = zip(product(self.names, self.severities), *figures, strict=True)
+        return [
+            {"attack": f"{name}, severity {level}", "accuracy": share, "95%": ends}
+            for (name, level), share, *ends in shares
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.title}\n{aligned(self.paper_cells())}"
 
     def paper_cells(self) -> list[list[str]]:
         return self.cells(math.nan)[:-1]

@@ -21,7 +21,7 @@ from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted
+from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted, by_ids
 from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack, minimizes, named, threat_of
@@ -48,8 +48,8 @@ class Curve(NamedTuple):
     def from_distances(cls, distances: ArrayLike | Tensor, radii: Radii | None = None) -> Self:
         """Return the share of samples whose distance is above each radius.
 
-        An example at a distance of exactly the radius lies in the ball and breaks the sample; for radii that
-        hold up to their end there is `from_certificates`.
+        An example at a distance of exactly the radius, up to rounding (`Threat.edge`), lies in the ball and
+        breaks the sample; for radii that hold up to their end there is `from_certificates`.
 
         Args:
             distances: [N], as the `distance` of a minimum-norm attack's result or row: 0 where the model is
@@ -70,7 +70,7 @@ class Curve(NamedTuple):
         known = np.sort(check_distances(distances))
         steps = np.append(0.0, known[np.isfinite(known)])
         tried = np.unique(steps) if radii is None else check_radii(radii)
-        return cls(tried, 1 - np.searchsorted(known, tried, side="right") / len(known))
+        return cls(tried, 1 - np.searchsorted(known, Threat.edge(tried), side="right") / len(known))
 
     @classmethod
     def from_certificates(
@@ -89,7 +89,10 @@ class Curve(NamedTuple):
                 f"correct: expected True or False for each of {len(proved)} samples, got {right.dtype} of "
                 f"shape {list(right.shape)}"
             )
-        return cls.from_distances(np.where(right, np.nextafter(proved, np.inf), 0.0), radii)
+        known = np.sort(np.where(right, proved, -1.0))  # no slack: nothing is proved beyond the radius
+        steps = np.append(0.0, known[np.isfinite(known) & (known >= 0)])
+        tried = np.unique([steps, np.nextafter(steps, np.inf)]) if radii is None else check_radii(radii)
+        return cls(tried, 1 - np.searchsorted(known, tried, side="left") / len(known))
 
     def band(self, samples: int) -> tuple["Curve", "Curve"]:
         """Return the ends of the exact 95% interval at each radius."""
@@ -106,7 +109,8 @@ class Curve(NamedTuple):
             raise InputError(
                 f"radius: expected at least {self.radii[0]:g}, where the curve begins, got {radius}"
             )
-        return float(self.accuracy[np.searchsorted(self.radii, radius, side="right") - 1])
+        end = radius if radius in self.radii else Threat.edge(radius)
+        return float(self.accuracy[np.searchsorted(self.radii, end, side="right") - 1])
 
 
 def check_distances(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:
@@ -199,7 +203,7 @@ def accuracy_against_radius(
         tried = None if radii is None else check_radii(radii)
         ball = threat_of(minimum_norm) or threat
         reach = math.inf if ball is None else float(torch.as_tensor(ball.radius, device="cpu").min())
-        if tried is not None and tried[-1] > reach:
+        if tried is not None and tried[-1] > Threat.edge(reach):
             raise InputError(
                 f"radii: expected at most {reach:g}, up to which the attack searches, got {tried[-1]:g}; "
                 "give it an infinite radius"
@@ -210,7 +214,7 @@ def accuracy_against_radius(
         ).rows  # fmt: skip
         _check_told(not any(remark.startswith(UNTOLD) for remark in row.remarks))
         _warn_of(row.flags)
-        return Curve.from_distances(row.distance, tried)
+        return Curve.from_distances(row.broken_at, tried)
     if not callable(attack_for_radius) or minimum_norm is not None:
         raise InputError(
             "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
@@ -241,7 +245,8 @@ def accuracy_against_radius(
         left = [len(alive.y)] if tried[0] == 0 else []
         for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
-                result = attempted(name, attack, alive, job.criterion, job.box, claims)
+                own = by_ids(attack, alive.x, alive.ids, job.sizes)
+                result = attempted(name, own, alive, job.criterion, job.box, claims)
                 _check_told(result.threat is not None)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))

@@ -12,7 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_seed
 from fastadv.engine import Prepared
 from fastadv.engine.by_row import ByRow
-from fastadv.text import percent
+from fastadv.text import aligned, percent
 
 FIGURES = ("one_draw", "majority", "worst")
 SHARED = 4  # samples of a pass: a model may draw once for all of them, such as a shift or a size
@@ -72,6 +72,10 @@ class Draws:
         if (first + last).sum() > right[0].sum():
             first, last = early[0], halves[1][0]
         return cls(parts[0].count, first + last, voted.amin(0), verdict.amin(0), first)
+
+    def __str__(self) -> str:
+        (head, line), title = cells([("", self)]), f"each sample classified {self.count} times"
+        return f"{title}\n{aligned([head[1:], line[1:]])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON."""

@@ -6,7 +6,7 @@ import io
 import os
 import statistics
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch
 from fastadv._extras import need
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.errors import InputError
+from fastadv.intervals import of_share
 from fastadv.runs.files import write_text
-from fastadv.text import aligned, percent, several
+from fastadv.text import aligned, ends, percent, several
 
 # how papers write what `upper` does not
 SPELLED = {
@@ -43,6 +44,7 @@ class Exported:
     """A result that other programs can read."""
 
     headline = property(lambda self: "")  # what must be known before any figure
+    asides = property(lambda self: [])  # what LaTeX says in comments, besides
 
     @abstractmethod
     def records(self) -> list[dict[str, Any]]:
@@ -77,7 +79,8 @@ class Exported:
             columns: the heads of those to keep after the first; None, the default, keeps all.
 
         Returns:
-            A tabular: names as papers write them, figures to the right; above it the headline, as a comment.
+            A tabular: names as papers write them, figures to the right; above it, in
+            comments, the headline and which attacks did not run.
 
         Raises:
             InputError: the table has no such column.
@@ -89,7 +92,8 @@ class Exported:
         texts = [" & ".join(_latex(line[place]) for place in places) + r" \\" for line in (head, *lines)]
         rows = [r"\toprule", texts[0], r"\midrule", *texts[1:], r"\bottomrule"]
         frame = rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}", r"\end{tabular}"
-        return "\n".join([*[f"% {self.headline}"] * bool(self.headline), frame[0], *rows, frame[1], ""])
+        above = [f"% {' '.join(text.split())}" for text in (self.headline, *self.asides) if text]
+        return "\n".join([*above, frame[0], *rows, frame[1], ""])
 
     def to_pandas(self) -> Any:
         """Return the figures as a `pandas.DataFrame`.
@@ -110,12 +114,14 @@ class OverSeeds(Exported):
     """Accuracies of several tables of the same attacks; `print` shows mean and deviation.
 
     Attributes:
+        samples: in each table.
         accuracy: by the name of a line ("none", each attack, the worst of all), one share for each table.
         headline: of how many tables the accuracies are not robust ones, and why; "" of none.
     """
 
     accuracy: dict[str, tuple[float, ...]]
     headline: str = ""
+    samples: int = 0
 
     def records(self) -> list[dict[str, Any]]:
         """Return a dictionary for each line: mean, deviation (n - 1), the least and the largest, and n."""
@@ -123,21 +129,22 @@ class OverSeeds(Exported):
         return [
             {
                 "attack": name, "mean": statistics.fmean(shares), "deviation": statistics.stdev(shares),
-                "least": min(shares), "most": max(shares), "seeds": len(shares), **lead,
+                "least": min(shares), "most": max(shares), "seeds": len(shares),
+                "95%": list(of_share(statistics.fmean(shares), self.samples)), **lead,
             }
             for name, shares in self.accuracy.items()
         ]  # fmt: skip
 
     def paper_cells(self) -> list[list[str]]:
-        lines = [
-            [one["attack"], f"{percent(one['mean'])} ± {100 * one['deviation']:.1f}", percent(one["least"])]
-            for one in self.records()
-        ]
-        return [["attack", "accuracy", "least"], *lines]
+        lines = [["attack", "accuracy", "95%", "least"]]
+        for one in self.records():
+            accuracy = f"{percent(one['mean'])} ± {100 * one['deviation']:.1f}"
+            lines.append([one["attack"], accuracy, ends(*one["95%"]), percent(one["least"])])
+        return lines
 
     def __str__(self) -> str:
         (count,) = {len(shares) for shares in self.accuracy.values()}
-        over = f"mean and standard deviation over {several(count, 'table')}"
+        over = f"mean and standard deviation over {several(count, 'table')}; 95%: of the mean, over images"
         return f"{self.headline}\n{aligned(self.paper_cells())}\n{over}".lstrip()
 
 
@@ -179,9 +186,17 @@ def over_seeds(tables: Sequence[Any]) -> OverSeeds:
         raise InputError(f"tables: expected lines with names of their own, got {names}")
     columns = zip(*([one["accuracy"] for one in each] for each in lines), strict=True)
     known = zip(names, columns, strict=True)
-    leads = [signs.lead for table in tables if (signs := table.indicators) and signs.lead]
-    of = f"{len(leads)} of {several(len(tables), 'table')}: {' '.join(dict.fromkeys(leads))}" * bool(leads)
-    return OverSeeds({name: shares for name, shares in known if None not in shares}, of)
+    doubts = [why for table, each in zip(tables, lines, strict=True) if (why := _doubts(table, each))]
+    whole = " ".join(dict.fromkeys(text for why in doubts for text in why))
+    of = f"{len(doubts)} of {several(len(tables), 'table')}: {whole}" * bool(doubts)
+    return OverSeeds({name: shares for name, shares in known if None not in shares}, of, tables[0].n)
+
+
+def _doubts(table: Any, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what casts doubt on a table's accuracies, or leaves one out."""
+    lead = table.indicators.lead if table.indicators else ""
+    refused = (f"{one['attack']} did not run: {one['refused']}." for one in lines if "refused" in one)
+    return [*filter(None, [lead]), *refused]
 
 
 def _kind(attack: str, norm: str | None, radius: float | None) -> str:

@@ -38,7 +38,7 @@ from fastadv.evaluation.job import Job, description, environment, prepared
 from fastadv.evaluation.named import Attacks, Threats
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
-from fastadv.evaluation.table import Table
+from fastadv.evaluation.table import UNSERVED, Table
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
@@ -340,14 +340,17 @@ class Evaluation:
             samples = Samples(**values, component=component_of(values["by"], rows))
         seen = torch.stack([part["seen"] for part in parts]).sum(0)
         remarks, signs = outcomes.remarks(correct, failed, seen), None
+        unserved = outcomes.unserved(self.job.attacks.values(), rows)
         if self.looked and rows:
             look = partial(masking.indicators, self.job, self.parts, rows, attacked, correct, ids)
             signs = processes.from_first(look)
-            signs = replace(signs, remarks=[*signs.remarks, *remarks])
+            unseen = {**signs.unseen, **dict.fromkeys(unserved, UNSERVED)}
+            signs = replace(signs, remarks=[*signs.remarks, *remarks], unseen=unseen)
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
         seconds = times[0][0] + sum(before for _, before in times)
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
+            unserved=unserved,
         )  # fmt: skip

@@ -8,19 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import reached
 from fastadv.attacks.masking.flags import Cost
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.export import published
 from fastadv.evaluation.sums import Sums, figure
-from fastadv.intervals import Interval, bootstrap, clopper_pearson, median
-from fastadv.text import number, percent, threat_text, with_interval
+from fastadv.intervals import Interval, bootstrap, median, of_share
+from fastadv.text import ends, number, percent, threat_text, with_interval
 from fastadv.threat import Threat
 
 # figures of a row, in the order in which they are told
 SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
 COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
-COLUMNS = ("accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds", "failed", "unmoved")
+COLUMNS = ("accuracy", "95%", "broken", "median", "mean", *COUNTS[2:], *COUNTS[:2])
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ class Row:
     def published(self) -> str:
         """What papers call it, where it has the name of its function."""
         own = self.heading or self.name.partition(" ")[0] != self.attack
-        return self.title if own else published(f"{self.method or self.name}{self.name[len(self.attack) :]}")
+        end = self.name.removeprefix(self.attack)
+        return self.title if own else published(f"{self.method or self.attack}{end}")
 
     @property
     def robust_accuracy(self) -> float:
@@ -178,6 +178,13 @@ class Row:
         return int(self.broken.sum()) / right if right else math.nan
 
     @property
+    def broken_at(self) -> Tensor:
+        """The distances, of an example in the attack's ball at most its radius, whatever rounding adds."""
+        if self.threat is None:
+            return self.distance
+        return self.distance.where(~self.broken, self.distance.clamp_max(float(self.threat.radius)))
+
+    @property
     def median_distance(self) -> float:
         """Median over ALL samples with finite logits: 0 for those already wrong, inf for those not broken."""
         return median(self.distance[~self.distance.isnan()].numpy())
@@ -189,9 +196,8 @@ class Row:
 
     @property
     def accuracy_interval(self) -> Interval:
-        """The exact 95% interval of the robust accuracy (Clopper and Pearson)."""
-        share = 0.0 if self.refused else self.robust_accuracy
-        return clopper_pearson(round(share * len(self.correct)), len(self.correct))
+        """The exact 95% interval of the robust accuracy (Clopper and Pearson); NaN where there is none."""
+        return of_share(self.robust_accuracy, len(self.correct))
 
     @property
     def mean_distance(self) -> float:
@@ -219,7 +225,8 @@ class Row:
         median = number(figures["median_distance"])
         if self.minimum_norm:
             median = with_interval(number, self.median_distance, self.median_interval)
-        shares = percent(figures["robust_accuracy"]), percent(self.success_rate)
+        robust = figures["robust_accuracy"]
+        shares = percent(robust), ends(*of_share(robust, len(self.correct))), percent(self.success_rate)
         spent = f"{self.forwards:,}", f"{self.backwards:,}", f"{self.seconds:.1f}"
         texts = *shares, median, number(figures["mean_distance"]), *spent, str(self.failed), str(self.unmoved)
         return dict(zip(COLUMNS, texts, strict=True))
@@ -261,11 +268,12 @@ class Group:
         if self.threat is None:
             return list(self.rows)
         asked = _asked(self.rows[0])
-        return [row for row in rows if comparable(row.threat, self.threat) and _asked(row) == asked]
+        rows = [row for row in rows if comparable(row.threat, self.threat) and not row.refused]
+        return [row for row in rows if _asked(row) == asked]
 
     def nearest(self, rows: Sequence[Row]) -> Tensor:
         """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
-        return torch.stack([_distance(row) for row in self.same(rows)]).amin(0)
+        return torch.stack([row.broken_at for row in self.same(rows)]).amin(0)
 
     def right(self, rows: Sequence[Row]) -> int:
         """Return how many samples stay right; with several draws the mean, rounded."""
@@ -277,7 +285,8 @@ class Group:
         held = self.rows[0].correct & ~torch.stack([row.broken for row in self.rows]).any(0)
         if self.threat is None or self.unlimited:
             return held
-        return held & ~reached(self.nearest(rows), self.threat.radius)
+        inside: Tensor = self.nearest(rows) <= self.threat.edge(self.threat.radius)
+        return held & ~inside
 
 
 def _asked(row: Row) -> tuple[str, float]:
@@ -288,13 +297,6 @@ def worst_draws(rows: Sequence[Row]) -> Draws | None:
     """Return the worst, for each sample, of the draws of all attacks with a radius."""
     drawn = [row.draws for row in rows if row.draws is not None and not row.unlimited]
     return Draws.together(drawn) if drawn else None
-
-
-def _distance(row: Row) -> Tensor:
-    """Return the distances of a row: of an example in its ball at most the radius, whatever rounding adds."""
-    if row.threat is None:
-        return row.distance
-    return row.distance.where(~row.broken, row.distance.clamp_max(float(row.threat.radius)))
 
 
 def comparable(one: Threat | None, other: Threat | None) -> bool:

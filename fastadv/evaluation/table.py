@@ -22,14 +22,16 @@ from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
+from fastadv.intervals import Interval, of_share
 from fastadv.models import Smoothed
-from fastadv.text import aligned, finite, percent, several
+from fastadv.text import aligned, ends, finite, percent, several
 
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
 SHARE = "not the first samples, but one process's share, or drawn by class as the set is sorted"
 INTERVALS = "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
+UNSERVED = "no attack serves it"
 CERTIFIED = "certified: within the attack's radius, of the smoothed model, not of the model"
 
 
@@ -58,6 +60,7 @@ class Table(Exported):
         sums: what the criterion counts beside the accuracy at each clean x.
         remarks: what casts doubt on labels or model without an attack; they begin the verdict.
         corruption: the accuracy under common corruptions, if they were asked for.
+        unserved: the threats in which none of the attacks ran, so that no worst of all is known.
 
     Example:
         >>> from functools import partial
@@ -85,14 +88,33 @@ class Table(Exported):
     sums: Sums = field(default_factory=dict, repr=False)
     remarks: Sequence[str] = field(default=(), repr=False)
     corruption: CorruptionTable | None = field(default=None, repr=False)
+    unserved: Sequence[str] = ()
+
+    @property
+    def lead(self) -> str:
+        """What the robust accuracies are not, where a sign of masking is raised; "" where none is."""
+        return "" if self.indicators is None else self.indicators.lead
+
+    @property
+    def unknown(self) -> str:
+        """In which threats no attack ran; "" where some ran in each."""
+        where = " and ".join(self.unserved)
+        return where and f"No robust accuracy is known in {where}, nor a worst of all: {UNSERVED}."
 
     @property
     def headline(self) -> str:
-        """What comes before any robust accuracy where a sign of masking is raised; "" where none is."""
-        lead = "" if self.indicators is None else self.indicators.lead
-        unknown = not lead or math.isnan(self.worst_case)
+        """What comes before any robust accuracy where a sign is raised, or a threat unserved; else ""."""
+        known = self.lead and not math.isnan(self.worst_case)
         kind = "" if self.draws is None else " of one draw"
-        return lead if unknown else f"{lead} At most {percent(self.worst_case)}{kind}."
+        most = f"At most {percent(self.worst_case)}{kind}." if known else ""
+        return " ".join(filter(None, (self.lead, most, self.unknown)))
+
+    @property
+    def asides(self) -> list[str]:
+        """Which attacks did not run, and where the figures of corruptions are."""
+        asides = [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
+        more = [] if self.corruption is None else [f"{self.corruption.title}: table.corruption.to_latex()"]
+        return asides + more
 
     @property
     def verdict(self) -> str:
@@ -124,9 +146,11 @@ class Table(Exported):
     def worst_case(self) -> float:
         """Robust accuracy when the strongest attack counts for each sample: the share of `held`.
 
-        NaN where no attack has a radius; the clean accuracy without attacks. With several draws it is that of
-        one draw at the x_adv which is right in the fewest of them.
+        NaN where no attack has a radius, or none serves some threat; the clean accuracy without attacks. With
+        several draws it is that of one draw at the x_adv which is right in the fewest of them.
         """
+        if self.unserved:
+            return math.nan
         if (drawn := worst_draws(self.rows)) is not None:
             return drawn.one_draw
         limited = not self.rows or any(not group.unlimited for group in groups(self.rows))
@@ -143,6 +167,12 @@ class Table(Exported):
         return by_norm | {"union": self.worst_case}
 
     @property
+    def intervals(self) -> dict[str, Interval]:
+        """The exact 95% intervals of the clean accuracy, "none", and of the worst cases."""
+        shares = {"none": self.clean_accuracy, **self.worst_cases}
+        return {name: of_share(share, self.n) for name, share in shares.items()}
+
+    @property
     def extra(self) -> dict[str, float]:
         """The figures that the criterion adds, without an attack, by name; each row has its own."""
         return {name: figure(name, sums) for name, sums in self.sums.items()}
@@ -150,7 +180,8 @@ class Table(Exported):
     @property
     def worst_extra(self) -> dict[str, float]:
         """The same where each sample may be that of any attack, chosen one after the other."""
-        return {name: worst([row.sums[name] for row in self.rows], name) for name in self.sums if self.rows}
+        rows = () if self.unserved else self.rows
+        return {name: worst([row.sums[name] for row in rows], name) for name in self.sums if rows}
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -166,6 +197,8 @@ class Table(Exported):
             "clean_accuracy": self.clean_accuracy,
             "worst_case": finite(self.worst_case),
             "worst_cases": {name: finite(share) for name, share in self.worst_cases.items()},
+            "intervals": {name: [*map(finite, both)] for name, both in self.intervals.items()},
+            "unserved": list(self.unserved),
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
@@ -181,6 +214,7 @@ class Table(Exported):
                     "radius": row.threat and finite(float(row.threat.radius)),
                     "moving": row.moving,
                     **{name: finite(value) for name, value in row.figures().items()},
+                    "accuracy_interval": self._share(row.figures()["robust_accuracy"])["95%"],
                     "minimum_norm": row.minimum_norm,
                     "median_interval": [*map(finite, row.median_interval)] if row.minimum_norm else None,
                     **{name: getattr(row, name) for name in COUNTS},
@@ -198,18 +232,19 @@ class Table(Exported):
     def records(self) -> list[dict[str, Any]]:
         """Return the lines of the table as dictionaries: shares from 0 to 1, None for what is missing."""
         failed = int(self.failed.sum())
-        lines = [{"attack": "none", "accuracy": self.clean_accuracy, "failed": failed} | self.extra]
+        lines = [{"attack": "none", **self._share(self.clean_accuracy), "failed": failed} | self.extra]
         lines[0] |= _drawn(self.draws)
         for row in self.rows:
             norm, radius = row.threat and row.threat.norm, row.threat and finite(float(row.threat.radius))
             figures = dict(zip(FIGURES, map(finite, row.figures().values()), strict=True))
             counts = {name: getattr(row, name) for name in COUNTS}
             line = {"attack": row.published, "norm": norm, "radius": radius}
-            lines.append(line | figures | counts | row.extra | _drawn(row.draws))
-        if len(self.rows) > 1:
-            shares = {name: share for name, share in self.worst_cases.items() if not math.isnan(share)}
-            lines += [{"attack": name, "accuracy": share} for name, share in shares.items()]
-            lines[-1] |= _drawn(worst_draws(self.rows)) if shares else {}
+            figures |= self._share(row.figures()["robust_accuracy"])
+            why = {"refused": row.refused} if row.refused else {}
+            lines.append(line | figures | counts | row.extra | _drawn(row.draws) | why)
+        if self._compared:
+            lines += [{"attack": name, **self._share(share)} for name, share in self.worst_cases.items()]
+            lines[-1] |= _drawn(worst_draws(() if self.unserved else self.rows))
         lead = {"headline": text} if (text := self.headline) else {}
         return [line | lead for line in lines] + (self.corruption.records() if self.corruption else [])
 
@@ -257,20 +292,32 @@ class Table(Exported):
         """Return the table as text."""
         head = ["attack", self.criterion.counted, *COLUMNS[1:], "certified", *self.extra]
         proved = "" if self.certificates is None else percent(self.certificates.clean_accuracy)
-        first = ["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), "", proved]
+        sure = {name: ends(*interval) for name, interval in self.intervals.items()}
+        failed = str(int(self.failed.sum()))
+        first = ["none", percent(self.clean_accuracy), sure["none"], *[""] * 6, failed, "", proved]
         lines = [[*first, *starmap(figure_text, self.extra.items())]]
         for row in self.rows:
             extra = ["-" if row.refused else figure_text(*pair) for pair in row.extra.items()]
             lines.append([row.title, *row.cells().values(), self._certified(row), *extra])
-        if len(self.rows) > 1 and not math.isnan(self.worst_case):
+        if self._compared:
             extra = [*starmap(figure_text, self.worst_extra.items())]
-            blank = [""] * (len(head) - 2)
-            lines += [[name, percent(share), *blank] for name, share in self.worst_cases.items()]
+            blank = [""] * (len(head) - 3)
+            lines += [[name, percent(share), sure[name], *blank] for name, share in self.worst_cases.items()]
             lines[-1][len(head) - len(extra) :] = extra
         # columns of doubt, and of distances, only where there are some
         cells_of = [{*cells} - {"", "-", "0"} for cells in zip(*lines, strict=True)]
-        shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 5, 6, 7)]
+        shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 3, 6, 7, 8)]
         return [[line[place] for place in shown] for line in [head, *lines]]
+
+    @property
+    def _compared(self) -> bool:
+        """Whether the table ends with the worst of several attacks, known or not."""
+        return len(self.rows) > 1 and (bool(self.unserved) or not math.isnan(self.worst_case))
+
+    def _share(self, share: float) -> dict[str, Any]:
+        """Return an accuracy with its interval as a record has them, None for NaN."""
+        low, high = map(finite, of_share(share, self.n))
+        return {"accuracy": finite(share), "95%": None if low is None else [low, high]}
 
     @property
     def setting(self) -> str:
@@ -330,7 +377,8 @@ class Table(Exported):
             return parts
         drawn = [("none", self.draws)]
         drawn += [(row.title, row.draws) for row in self.rows if row.draws is not None]
-        if len(drawn) > 2 and (worst_of_all := worst_draws(self.rows)) is not None:
+        worst_of_all = worst_draws(() if self.unserved else self.rows)
+        if len(drawn) > 2 and worst_of_all is not None:
             drawn.append(([*self.worst_cases][-1], worst_of_all))
         return {f"each sample classified {self.draws.count} times": drawn_cells(drawn), **parts}
 

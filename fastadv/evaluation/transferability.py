@@ -1,6 +1,6 @@
 """How often the adversarial examples of some models fool others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from fastadv.attacks.methods.claims import is_own
 from fastadv.attacks.methods.inner import check_attack
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
-from fastadv.data.sampling import first_samples
+from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
+from fastadv.evaluation._outcome import by_ids
 from fastadv.evaluation.job import check_evaluation
 from fastadv.evaluation.named import Attack, bound, boxes_of, takes
 from fastadv.intervals import Interval, clopper_pearson
@@ -129,6 +130,7 @@ def transferability(
             raise InputError(f"{name}: expected models by name, as {{'resnet': model}}, got {models!r}")
     dataset = as_dataset(data)
     check_evaluation(dataset, batch_size, limit)
+    sizes = sample_count(dataset), sample_count(dataset, limit)
     order, box = first_samples(dataset, limit), boxes_of({"": attack}, dataset=dataset)
     made = {name: prepare(net, work=planned(attack) * len(order)) for name, net in sources.items()}
     asked = {name: prepare(net) for name, net in targets.items()}
@@ -142,16 +144,19 @@ def transferability(
         failed += (~usable).sum(1)
         misread += (usable & (says != y.cpu())).sum(1)
         for row, kept, source in zip(fooled, usable, made.values(), strict=True):
-            after = _decided(asked, _attacked(attack, source, kept, x, y, ids), ids)
+            after = _decided(asked, _attacked(attack, sizes, source, kept, x, y, ids), ids)
             row += (before & (after != y.cpu()) & (after >= 0)).sum(1)
     return Transferability((*made,), (*asked,), fooled, right, failed, len(order), name_of(attack), misread)
 
 
-def _attacked(attack: Attack, source: Prepared, kept: Tensor, *batch: Tensor) -> Tensor:
+def _attacked(
+    attack: Attack, sizes: Sequence[int], source: Prepared, kept: Tensor, *batch: Tensor
+) -> Tensor:  # fmt: skip
     """Return the x of a batch (x, y, ids) with adversarial examples of those that are `kept` bool [B]."""
     x, y, ids = (one[kept].to(source.device) for one in batch)
     if not len(x):
         return batch[0]
+    attack = by_ids(attack, x, ids, sizes)
     out: Any = attack(source.of(x, ids), x, y, **({"ids": ids} if takes(attack, "ids") else {}))
     x_adv = getattr(out, "x_adv", out)
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():

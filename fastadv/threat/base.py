@@ -112,6 +112,11 @@ class Threat:
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         return {"name": type(self).__name__, "norm": self.norm, **values}
 
+    @classmethod
+    def edge(cls, radius: Any) -> Any:
+        """Return the largest distance that counts as within a radius, to which rounding may add a little."""
+        return radius * (1 + cls.slack)
+
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Measure ||x_adv - x|| of each sample, in float64."""
         return ops.distance(x_adv, x, self.order)[0]
@@ -130,7 +135,7 @@ class Threat:
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
         if type(self).distance is not Threat.distance:  # a norm of the caller's
             distance = self.distance(x_adv, x)
-        return distance, inside & (distance <= (number if rows is None else rows) * (1 + self.slack))
+        return distance, inside & (distance <= self.edge(number if rows is None else rows))
 
     def holds(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Test the same as `contains`, also of points that rounding may have taken out; inf is outside."""
@@ -195,7 +200,7 @@ class Threat:
         if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
             return near
         radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
-        inside = self.distance(x_adv, x) <= radius * (1 + self.slack)
+        inside = self.distance(x_adv, x) <= self.edge(radius)
         limit = torch.where(inside, radius, torch.inf)
         if 0 < self.order < math.inf:
             # a projection of the rounded point would round each coordinate towards x, which loses much more

@@ -180,6 +180,14 @@ def test_the_mean_corruption_error_is_relative_to_alexnet():
     refuses("without gaussian_noise, severity 2, severity 3, severity 4; ", few.mce)
 
 
+def test_draws_are_no_more_images_and_the_table_prints_itself():
+    table = CorruptionTable(("fog",), (3,), torch.tensor([[40]]), torch.tensor([[0]]), 20, "files", draws=4)
+    assert [float(end[0, 0]) for end in table.interval] == [*fa.evaluation.clopper_pearson(10, 20)]
+    assert str(table).splitlines()[-2:] == ["fog            50.0%  50.0%", "mean accuracy  50.0%  50.0%"]
+    where = "\n% accuracy by corruption and severity, files: table.corruption.to_latex()\n"
+    assert where in table_of(6, corruption=table).to_latex()
+
+
 def test_the_table_is_told_as_text_as_json_and_on_the_page(tmp_path):
     table = run(Means(), severities=(1, 3), attacks="fgsm", threat=fa.Linf(0.1))
     told = json.dumps(table.to_dict()["corruption"])

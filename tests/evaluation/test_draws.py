@@ -285,6 +285,11 @@ def test_shares_of_samples_are_rounded_to_their_number():
     assert row.accuracy_interval == clopper_pearson(29, 100)
     drawn = replace(row, draws=Draws(2, 2 * right, right, right, right.long()))
     assert Group(None, (drawn,)).right([drawn]) == 29
+    # right more often at x_adv than at x, by luck
+    assert replace(drawn, clean=Draws(2, right.long(), right, right, right.long())).success_rate == 0
+    title, head, _, line = str(drawn.draws).splitlines()
+    assert (title, head) == ("each sample classified 2 times", "one draw  majority  worst of 2")
+    assert line.split() == ["29.0%"] * 3
     low, high = Curve(np.zeros(1), np.array([0.29])).band(100)
     assert (low.accuracy[0], high.accuracy[0]) == clopper_pearson(29, 100)
 

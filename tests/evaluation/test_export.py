@@ -118,7 +118,7 @@ def test_mean_and_deviation_over_tables() -> None:
     assert (pgd["mean"], pgd["deviation"]) == (pytest.approx(0.4), pytest.approx(0.2))
     assert (pgd["least"], pgd["most"], pgd["seeds"], none["deviation"]) == (0.2, 0.6, 3, 0)
     assert "40.0% ± 20.0" in str(found)
-    assert r"PGD & 40.0\% $\pm$ 20.0 & 20.0\% \\" in found.to_latex()
+    assert r"PGD & 40.0\% $\pm$ 20.0 & 12 to 74 & 20.0\% \\" in found.to_latex()
     for wrong in ([], [of(0.2)], of(0.2)):
         refuses("tables: expected a list of two or more", fa.evaluation.over_seeds, wrong)
     others = {"n": 11}, {"name": "FGSM"}, {"radius": 0.1}, {"norm": "l2"}

@@ -147,11 +147,18 @@ def test_limit():
 
 def test_renderings():
     table = evaluate(Threshold(), DATA, {"small": pgd(0.15), "large": pgd(0.35)})
-    head, _, first, small, _, worst, *_ = (line.split() for line in str(table).splitlines())
-    assert head == ["attack", "accuracy", "broken", "forwards", "backwards", "seconds"]
-    assert (first, small[:3]) == (["none", "66.7%"], ["small", "50.0%", "25.0%"])
-    assert worst == ["worst", "of", "all", "16.7%"]
+    head, _, first, small, _, worst, *_ = (
+        line.split() for line in str(table).replace(" to ", "-").splitlines()
+    )
+    assert head == ["attack", "accuracy", "95%", "broken", "forwards", "backwards", "seconds"]
+    assert (first, small[:4]) == (["none", "66.7%", "22-96"], ["small", "50.0%", "12-88", "25.0%"])
+    assert worst == ["worst", "of", "all", "16.7%", "0-64"]
     small, large = json.loads(json.dumps(table.to_dict(), allow_nan=False))["attacks"]
+    none, _, _, union = table.records()
+    assert none["95%"] == [*clopper_pearson(4, 6)]
+    assert union["95%"] == table.to_dict()["intervals"]["worst of all"] == [*clopper_pearson(1, 6)]
+    assert small["accuracy_interval"] == table.records()[1]["95%"] == [*clopper_pearson(3, 6)]
+    assert r"worst of all & 16.7\% & 0 to 64 \\" in table.to_latex(["accuracy", "95%"])
     assert {"label": "small", "attack": "pgd", "norm": "linf", "radius": 0.15}.items() <= small.items()
     assert small["median_distance"] is None
     assert (large["radius"], large["robust_accuracy"]) == (0.35, pytest.approx(1 / 6))
@@ -311,7 +318,7 @@ def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
     assert none.accuracy_interval == pytest.approx((0.0, 1 - 0.025 ** (1 / 6)))
     everything = replace(near, correct=~torch.zeros(6).bool(), broken=torch.zeros(6).bool())
     assert everything.accuracy_interval == pytest.approx((0.025 ** (1 / 6), 1.0))
-    assert table.cells()[2][3] == "0.16 [0, inf]"
+    assert table.cells()[2][4] == "0.16 [0, inf]"
     of_near, of_pgd = table.to_dict()["attacks"]
     assert (of_near["minimum_norm"], of_near["median_interval"]) == (True, [0, None])
     assert of_pgd["median_interval"] is None

@@ -88,8 +88,8 @@ def test_attacks_without_a_radius_count_within_that_of_the_others():
     foreign = evaluate(Threshold(), DATA, {"weak": weak, "wider": wider}, indicators=False)
     assert foreign.worst_case == pytest.approx(4 / 6)
     head, _, first, second, worst = both.cells()
-    assert head[:5] == ["attack", "accuracy", "broken", "median", "mean"]
-    assert (first[1:5], second[1:3]) == (["66.7%", "0.0%", "-", "-"], ["-", "100.0%"])
+    assert head[:6] == ["attack", "accuracy", "95%", "broken", "median", "mean"]
+    assert (first[1:6], second[1:4]) == (["66.7%", "22 to 96", "0.0%", "-", "-"], ["-", "-", "100.0%"])
     assert worst[:2] == ["worst of all", "33.3%"]
     bounded, unbounded = both.to_dict()["attacks"]
     assert (unbounded["robust_accuracy"], unbounded["radius"], bounded["median_distance"]) == (None,) * 3

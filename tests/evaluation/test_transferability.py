@@ -139,3 +139,29 @@ def test_a_share_of_nothing_is_none() -> None:
 def test_wrong_arguments(arguments: Any, message: str) -> None:
     with pytest.raises(fa.InputError, match=message):
         fa.transferability(*arguments)
+
+
+NET, SEEDED = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), torch.Generator().manual_seed(0)
+IMAGES, MASK = torch.rand(2, 40, 1, 2, 3, generator=SEEDED)
+with torch.no_grad():
+    NET[1].weight.copy_(torch.randn(3, 6, generator=SEEDED))
+    NET[1].bias.copy_(-0.5 * NET[1].weight.sum(1))
+    LABELS = NET(IMAGES).argmax(1)
+BOUND = {
+    "radii": {"threat": fa.Linf(torch.linspace(0.0, 0.2, 40))}, "box": {"threat": fa.Linf(0.1, (-1.0, 2.0))},
+    "mask": {"mask": MASK < 0.7}, "targets": {"targets": (LABELS + 1) % 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOUND)
+def test_what_is_bound_for_each_sample_is_so_everywhere(kind: str) -> None:
+    """A matrix and a curve take what an evaluation takes, and say the same."""
+    attack = partial(fa.attacks.pgd, **{"threat": fa.Linf(0.2), **BOUND[kind]}, steps=3)
+    data, options = (IMAGES, LABELS), {"batch_size": 9, "limit": 31}
+    robust = fa.evaluate(NET, data, {"pgd": attack}, **options)["pgd"].robust_accuracy
+    curve = fa.accuracy_against_radius(NET, data, lambda radius: attack, [0, 0.1], **options)
+    assert curve.accuracy.tolist() == pytest.approx([1, robust])
+    assert 0 < robust < 1
+    fooled = float(fa.transferability({"net": NET}, {"net": NET}, data, attack, **options).success)
+    # any wrong class fools, also where another was the target
+    assert fooled == pytest.approx(1 - robust) or (kind == "targets" and fooled > 1 - robust)

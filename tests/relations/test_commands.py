@@ -90,7 +90,7 @@ def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None
     names = ["none", "FGSM, L2 0.3", "PGD-3, L2 0.3, loss=margin", "fmn, L2, steps=9", "worst of all"]
     assert len(cells) == len(names)
     row = table["fgsm L2 0.3"]
-    assert cells["FGSM, L2 0.3"][:2] == [f"{row.robust_accuracy:.1%}", f"{row.success_rate:.1%}"]
+    assert cells["FGSM, L2 0.3"][:3:2] == [f"{row.robust_accuracy:.1%}", f"{row.success_rate:.1%}"]
     assert cells["worst of all"][0] == f"{table.worst_case:.1%}"
 
 

@@ -15,13 +15,6 @@ from fastadv.threat import Threat
 
 FEW = 8  # parameters of a map, that a grid or noise can search
 ENOUGH = 500  # queries of a search without gradients that may stand beside stand-ins
-SLACK = 1e-6  # what rounding adds to a distance
-
-
-def reached(distance: Tensor, radius: float | Tensor) -> Tensor:
-    """Return whether distances are within a radius, whatever rounding adds."""
-    return distance <= radius * (1 + SLACK)
-
 
 Parts = tuple[Mapping[str, Cost], Callable[[set[str]], Tensor]]  # costs, and what some broke
 
@@ -48,7 +41,7 @@ class Evidence:
         if self.threat is None or self.threat.metric != threat.metric:
             return None
         before, now = (torch.as_tensor(ball.radius, device="cpu") for ball in (self.threat, threat))
-        inside = reached(distance, now)
+        inside = distance <= self.threat.edge(now)
         unfinished = self.unfinished.where(before == now, torch.nan)
         return replace(self, broken=self.broken & inside, blind=self.blind & inside, unfinished=unfinished)
 

@@ -10,6 +10,7 @@ from fastadv.data.construct.constructed import ConstructedSet, indexed, measured
 from fastadv.data.shards import SHARDS, read_shard, read_shards, shard_config, shard_count, shard_name
 from fastadv.errors import CorruptFileError
 from fastadv.runs.work import Pieces, merge
+from fastadv.threat import THREATS, Threat
 
 
 def verify_constructed(folder: str | PathLike[str]) -> dict[str, Any]:
@@ -52,8 +53,9 @@ def _figures(dataset: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]
         near = isinstance(here, float) and isclose(there, here, rel_tol=1e-9)
         if not (there == here or near):
             yield f"{name}: expected {there} as on the card, got {here}"
-    radius = dataset.card["config"]["threat"]["radius"]
-    if isinstance(radius, int | float) and again["distance_max"] > radius * (1 + 1e-6):
+    threat = dataset.card["config"]["threat"]
+    radius, norm = threat["radius"], THREATS.get(threat["norm"], Threat)
+    if isinstance(radius, int | float) and again["distance_max"] > norm.edge(radius):
         yield f"distance_max: expected at most the radius {radius}, got {again['distance_max']}"
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import SLACK
 from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.report.grid import Grid
 from fastadv.evaluation.row import Group, Row
@@ -59,23 +58,19 @@ def chart(table: Table, group: Group, curves: Mapping[str, Curve], bounds: Tenso
     radii = np.union1d(np.linspace(0, right, POINTS + 1), shown)
     known: dict[str, Curve] = {}
     if minimal and len(rows) > 1:
-        known["all attacks"] = _curve(group.nearest(table.rows), radii[radii <= max(map(_reach, minimal))])
-    if len(minimal) > 1 or len(rows) == 1:
-        known |= {row.title: _curve(row.distance, radii[radii <= _reach(row)]) for row in minimal}
+        near, searched = group.nearest(table.rows), radii[radii <= max(map(_reach, minimal))]
+        known["all attacks"] = Curve.from_distances(near, searched)
+    for row in minimal if len(minimal) > 1 or len(rows) == 1 else ():
+        known[row.title] = Curve.from_distances(row.broken_at, radii[radii <= _reach(row)])
     known |= tried
     most = MOST - (bounds is not None)
     left_out = max(0, len(known) - most)
     known = dict(list(known.items())[:most])
     if bounds is not None:
         known["proved"] = Curve.from_certificates(bounds, table.correct, radii)
-    grid = _grid(known, table.n, shown.tolist(), doubt=bool(table.headline))
+    grid = _grid(known, table.n, shown.tolist(), doubt=bool(table.lead))
     marks = [row for row in budgets if row.title not in tried]
     return Chart(group.symbol, right, known, [*tried], marks, grid, left_out)
-
-
-def _curve(distances: Tensor, radii: NDArray[np.float64]) -> Curve:
-    """Return the accuracy at each radius, within which a distance counts that rounding lengthened."""
-    return Curve.from_distances(distances / (1 + SLACK), radii)
 
 
 def _reach(row: Row) -> float:

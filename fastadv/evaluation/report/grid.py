@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastadv.attacks.masking.evidence import reached
 from fastadv.evaluation.row import Row, comparable
 from fastadv.evaluation.table import Table
 from fastadv.text import number, percent, with_interval
@@ -19,12 +18,15 @@ Heat = tuple[Sequence[str], Sequence[tuple[str, int, Sequence[float]]]]
 
 def attacks(table: Table) -> Grid:
     """Return each attack with its accuracy and distances, and the worst of several."""
-    shares = table.criterion.counted + (", at most" if table.headline else " [95%]")
+    shares = table.criterion.counted + (", at most" if table.lead else " [95%]")
     lines = [["attack", "threat", shares, "broken", "median distance", "mean of the broken"]]
     lines.append(["no attack", "", percent(table.clean_accuracy), "", "", ""])
-    lines += [_line(row, bool(table.headline)) for row in table.rows]
-    if len(table.rows) > 1 and not math.isnan(table.worst_case):
-        lines += [[name, "", percent(share), "", "", ""] for name, share in table.worst_cases.items()]
+    lines += [_line(row, bool(table.lead)) for row in table.rows]
+    if len(table.rows) > 1 and (table.unserved or not math.isnan(table.worst_case)):
+        for name, share in table.worst_cases.items():
+            sure = table.lead or math.isnan(share)
+            text = percent(share) if sure else with_interval(percent, share, table.intervals[name])
+            lines.append([name, "", text, "", "", ""])
     kept = [place for place, cells in enumerate(zip(*lines[1:], strict=True)) if {*cells} - {"", "-"}]
     cells = [[line[place] for place in kept] for line in lines]
     return "Accuracy over all samples, and how far the attacks had to go", cells
@@ -33,7 +35,7 @@ def attacks(table: Table) -> Grid:
 def _line(row: Row, doubt: bool) -> list[str]:
     cells = row.cells()
     sure = with_interval(percent, row.robust_accuracy, row.accuracy_interval)
-    share = cells["accuracy"] if doubt or row.unlimited else sure
+    share = cells["accuracy"] if doubt or row.unlimited or row.refused else sure
     return [row.title, row.within, share, cells["broken"], cells["median"].replace("inf", "∞"), cells["mean"]]
 
 
@@ -55,11 +57,12 @@ def class_name(label: int, classes: Sequence[str] | None) -> str:
 def heat(table: Table, classes: Sequence[str] | None, threat: Threat | None) -> Heat | None:
     """Return the accuracy of each class, the worst first, under each attack; None without labels."""
     # within the radius of `threat`; an attack of another norm without one, within its median distance
-    if table.samples is None or not table.rows:
+    rows = [row for row in table.rows if not row.refused]
+    if table.samples is None or not rows:
         return None
     y = table.samples.y
-    broken = {"no attack": ~table.correct} | dict(_broken(row, threat) for row in table.rows)
-    if len(table.rows) > 1:
+    broken = {"no attack": ~table.correct} | dict(_broken(row, threat) for row in rows)
+    if len(rows) > 1 and not table.unserved:
         broken[[*table.worst_cases][-1]] = torch.stack(list(broken.values())).any(0)
     kept = (table.correct[:, None] & ~torch.stack(list(broken.values()), 1)).double()
     shares = {label: kept[y == label].mean(0).tolist() for label in sorted(set(y.tolist()))}
@@ -78,4 +81,4 @@ def _broken(row: Row, threat: Threat | None) -> tuple[str, Tensor]:
         radius = reach if row.threat.finite else row.median_distance
     if reach <= radius < math.inf:
         return row.title, row.broken
-    return f"{row.title} within {number(radius)}", row.broken & reached(row.distance, radius)
+    return f"{row.title} within {number(radius)}", row.broken & (row.distance <= row.threat.edge(radius))

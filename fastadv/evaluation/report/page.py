@@ -28,7 +28,6 @@ from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.report import chart, grid, pictures, verdict
 from fastadv.evaluation.row import Group, Row, Samples, groups
 from fastadv.evaluation.table import Table
-from fastadv.intervals import clopper_pearson
 from fastadv.runs.card import data_hash, machine
 from fastadv.runs.files import atomic_write, writing
 from fastadv.text import percent, with_interval
@@ -132,10 +131,9 @@ def _content(
     unit = table.samples is None or bool(((table.samples.x >= 0) & (table.samples.x <= 1)).all())
     box = main.box if main is not None else UNIT if unit else (-math.inf, math.inf)
     drawn = [chart.chart(table, group, curves, bounds) for group in norms.values()]
-    clean = clopper_pearson(round(table.clean_accuracy * table.n), table.n)
     several = "the attacks are of several norms, whose distances cannot be compared"
     return {
-        "clean": with_interval(percent, table.clean_accuracy, clean),
+        "clean": with_interval(percent, table.clean_accuracy, table.intervals["none"]),
         "plain": [text for group in grouped if (text := verdict.plainly(table, group))],
         "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
         "signs": verdict.signs(table),

@@ -35,7 +35,7 @@ def plainly(table: Table, group: Group) -> str:
     if not group.unlimited:
         right = group.right(table.rows)
         share = "" if table.n == 100 else f" ({percent(right / table.n, 0)})"
-        most = f"{'At most ' if table.headline else ''}{right:,} of {several(table.n, things)}{share}"
+        most = f"{'At most ' if table.lead else ''}{right:,} of {several(table.n, things)}{share}"
         stay = "stays" if table.n == 1 else "stay"
         return f"{most} {stay} correct when {allowed_text(group.threat, x)}{apart}."
     known = _known(table, group)
@@ -68,7 +68,7 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
     share = percent(right / table.n)
     sure = f"Robust accuracy {share} (95% interval {low} to {high})"
-    begun = f"At most {share}" if table.headline else sure
+    begun = f"At most {share}" if table.lead else sure
     where = f"within {group.rows[0].within}" if group.threat else UNTOLD
     narrower, one = _narrower(group), "s" if table.n == 1 else ""
     stay = f"hold{one}" if narrower else f"stay{one} correct"
@@ -110,7 +110,7 @@ def _distance_text(table: Table, group: Group) -> str:
 def standards(table: Table) -> str:
     """Say what the rows are to NIST AI 100-2 E2025 and to Article 15 of the EU AI Act; "" without rows."""
     kinds: dict[str, list[str]] = {}
-    for row in table.rows:
+    for row in (row for row in table.rows if not row.refused):
         card, moved = REGISTRY.get(row.attack), row.attack in ("grey_box", "transfer")
         known = "transfer" if moved else card.knowledge if card is not None else ""
         kinds.setdefault(EVASION[known], []).append(row.title)

@@ -1,0 +1,62 @@
+"""A threat that no attack serves has no accuracy, and no table a worst of all that leaves it out."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.cli._output import BELOW, DOUBTFUL, checks, write_summary
+from fastadv.evaluation import evaluate
+from tests.evaluation.nets import DATA, Threshold
+from tests.evaluation.test_report import written
+
+EACH = torch.full((6,), 0.15)
+run = partial(evaluate, Threshold(), DATA)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_what_no_attack_served_is_told_wherever_figures_are(draws: int, tmp_path: Path) -> None:
+    table = run("apgd", threat=[fa.Linf(0.15), fa.L0(1)], draws=draws, keep_samples=True)
+    why, said = table["apgd L0"].refused, "No robust accuracy is known in L0 1"
+    assert (table["apgd Linf"].robust_accuracy, table.unserved) == (0.5, ("L0 1",))
+    assert table.to_dict()["worst_cases"] == {"worst of all": None}
+    assert table.verdict.startswith("Inconclusive")
+    assert "L0 1 (no attack serves it)" in table.verdict
+    *_, refused, worst = table.records()
+    row = {"attack": "APGD L0", "norm": "l0", "radius": 1.0, "accuracy": None, "refused": why}
+    assert row.items() <= refused.items()
+    assert {"attack": "worst of all", "accuracy": None, "95%": None}.items() <= worst.items()
+    assert table.headline.startswith(said)
+    assert worst["headline"] == table.headline
+    assert f"% APGD L0: not run: {why}\n" in table.to_latex()
+    assert [line[:3] for line in table.cells()[3:]] == [["apgd L0", "-", "-"], ["worst of all", "-", "-"]]
+    passed = checks(table, {"robust": 0.1}, strict=True)
+    assert [code for *_, code in passed] == [BELOW, DOUBTFUL]
+    assert passed[0][1].startswith(f"robust accuracy is not known, expected at least 0.1. {said}")
+    written(tmp_path, table)
+    page = (tmp_path / "r.html").read_text()
+    assert (">all attacks<" in page, "nan%" in page, table.unknown in page) == (False, False, True)
+    write_summary(tmp_path / "s.xml", table, "title", passed)
+    assert f"not run: {why}" in (tmp_path / "s.xml").read_text()
+    both = fa.evaluation.over_seeds([table, table])
+    assert both.headline == f"2 of 2 tables: APGD L0 did not run: {why}."
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "known"),
+    [
+        (fa.Linf(0.2), fa.Linf(0.2), True), (fa.Linf(math.inf), fa.L2(0.2), True),
+        (fa.Linf(0.2), fa.Linf(0.3), False), (fa.Linf(EACH), fa.Linf(EACH), True),
+        (fa.Linf(EACH), fa.L2(EACH), False), (fa.Linf(0.2, (-1, 1)), fa.Linf(0.2), False),
+    ],
+)  # fmt: skip
+def test_a_threat_is_served_where_any_attack_ran_in_it(one: fa.Threat, other: fa.Threat, known: bool) -> None:
+    told = []
+    attacks = {"ddn": partial(fa.attacks.ddn, threat=one), "pgd": partial(fa.attacks.pgd, threat=other)}
+    table = run(attacks, indicators=False, on_event=told.append)
+    assert table["ddn"].refused
+    assert known == (not table.unserved) == (not math.isnan(table.worst_case)) == (table.headline == "")
+    assert {name for event in told for name in event["robust_accuracy"]} == {"pgd"}
