@@ -77,7 +77,7 @@ def _eight_bits(image: "Image") -> "Image":
 class FolderSet(Images):
     """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
 
-    One image of each class comes in turn, so that the first ones are of every class.
+    They come class by class. Of the set a part is drawn, each class by its share (`fastadv.data.load`).
 
     Args:
         root: the folder to which the paths in its hash are relative.
@@ -87,8 +87,6 @@ class FolderSet(Images):
             are on disk.
         note: what a reader of results on this set must know.
     """
-
-    fixed_order = True
 
     def __init__(
         self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = ""
@@ -100,11 +98,11 @@ class FolderSet(Images):
                 f"{name}: expected images in every class folder of {root}, got {what}; "
                 "add images or remove the folder"
             )
-        turns = sorted((turn, label) for label, (_, files) in enumerate(groups) for turn in range(len(files)))
         self.root, self.size, self.name, self.note = root, size, name, note
         self.classes = tuple(group for group, _ in groups)
-        self.paths = [groups[label][1][turn] for turn, label in turns]
-        self.labels = torch.tensor([label for _, label in turns], device="cpu")
+        self.paths = [path for _, files in groups for path in files]
+        sizes = torch.tensor([len(files) for _, files in groups], device="cpu")
+        self.labels = torch.arange(len(groups), device="cpu").repeat_interleave(sizes)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

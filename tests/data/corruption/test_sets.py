@@ -29,7 +29,8 @@ def folder(path):
     for place, x in enumerate(X.permute(0, 2, 3, 1).numpy()):
         (path / LETTERS[place % 10]).mkdir(exist_ok=True)
         image.fromarray(x).save(path / LETTERS[place % 10] / f"{place:02}.png")
-    return fa.data.load("imagefolder", "all", data_dir=path)  # one of each class in turn
+    files = fa.data.load("imagefolder", "all", data_dir=path)
+    return files.subset(torch.tensor([int(path.stem) for path in files.paths]).argsort())
 
 
 KINDS = {
