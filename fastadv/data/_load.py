@@ -139,7 +139,7 @@ def load(
     if not is_named(name := os.fspath(name)) and is_set(name):
         if split != "train" or size is not None or severity is not None:
             raise InputError(f"{name}: expected no split, size or severity, as a constructed set has its own")
-        return part_of(load_folder(name), limit)
+        return part_of(load_folder(name), limit)  # type: ignore[no-any-return]
     name, options = _parse(name)
     size = _number(name, options, "size", size)
     severity = _number(name, options, "severity", severity)

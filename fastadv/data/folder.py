@@ -41,7 +41,7 @@ def open_image(path: Path) -> "Image":
 
     try:
         with Image.open(path) as image:
-            return _eight_bits(image).convert("RGB")
+            return eight_bits(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptFileError(
             f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
@@ -67,10 +67,13 @@ def how_to_resize() -> str:
     return f"{advice}, or another number, to resize and crop them, or take those of each shape by themselves"
 
 
-def _eight_bits(image: "Image") -> "Image":
-    """Return the image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255."""
+def eight_bits(image: "Image") -> "Image":
+    """Return the image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255.
+
+    ValueError for 32 bits, whose range nobody states.
+    """
     if image.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, where 8 and 16 are read")
+        raise ValueError(f"32 bits a pixel (mode {image.mode}), where 8 and 16 are read")
     return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
 
 

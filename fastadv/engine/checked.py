@@ -19,7 +19,10 @@ WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
 )
-NEEDS = "model: expected one that takes images alone, got {}; bind the rest, as in lambda x: model(x, text)"
+NEEDS = (
+    "model: expected one that takes images alone, got {}; hold the rest in a torch.nn.Module "
+    "around it, one for all images or for a batch of that size, or join it to the image"
+)
 Model = Callable[[Tensor], Tensor]
 
 
