@@ -6,7 +6,6 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 from fastadv.cli._evaluate import OF_THE_DATA
 from fastadv.data import load
@@ -38,17 +37,6 @@ def test_doubt_is_exit_code_3_where_asked(fastadv, net, refused):
     few = fastadv(f"evaluate {net} -n 4 -a pgd:steps=300,stop_early=false --radius 0.05 --strict", code=3)
     assert few.out.splitlines()[-1].startswith("Inconclusive, no flag so far")
     refused(f"{line} --strict --no-indicators", "--strict is about the indicators")
-
-
-@pytest.mark.slow
-def test_a_part_of_a_folder_has_its_proportions_and_says_so(fastadv, folder):
-    for name, count in {"a": 30, "b": 10}.items():
-        (folder / "test" / name).mkdir(parents=True)
-        for k in range(count):
-            Image.new("RGB", (8, 8)).save(folder / "test" / name / f"{k}.png")
-    done = fastadv(f"evaluate -m softmax --data imagefolder --data-dir {folder} -n 12 -a fgsm --radius 0.1")
-    assert "12 of 40 images, drawn by class" in done.out
-    assert "looks sorted" in done.err
 
 
 OWN = """import fastadv as fa, torch

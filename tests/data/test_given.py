@@ -98,9 +98,5 @@ def test_a_list_of_two_batches_of_images_is_two_batches_and_a_tuple_a_pair(sizes
     if sizes[0] == sizes[1]:
         x, y = as_dataset(tuple(batches), labels="any")[0]
         assert torch.equal(torch.stack([x, y]), torch.stack([batch[0] for batch in batches]))
-    for y in (
-        torch.zeros(4, 5),
-        torch.zeros(4).long(),
-        torch.zeros(4, 3, 3).long(),
-    ):  # labels of other shapes
+    for y in (torch.zeros(4, 5), torch.zeros(4).long(), torch.zeros(4, 3, 3).long()):
         assert len(as_dataset([X[:4], y], labels="any")) == 4
