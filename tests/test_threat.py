@@ -295,7 +295,7 @@ def test_quantize_stays_in_the_ball_on_the_grid(kind):
     x = (x * 255).round() / 255
     threat = kind(torch.tensor([0.0, 0.05, 1.0, 9.0]))
     z = threat.quantize(threat.project(x_adv, x), x)
-    assert exact(threat, z, x)
+    assert threat.contains(z, x).all()
     assert torch.equal((z * 255).round() / 255, z)
     coarse = threat.quantize(threat.project(x_adv, x.round()), x.round(), levels=4)
     assert set(coarse.flatten().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
@@ -449,3 +449,20 @@ def test_without_a_box_the_support_is_the_dual_norm(kind, dual):
     torch.testing.assert_close(kind(0.7, free).support(weight, x), expected)
     assert bool(kind(float("inf"), free).support(weight, x).isinf().all())
     assert not bool(kind(float("inf"), free).support(0 * weight, x).any())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("levels", [1, 2, 3, 8, 38, 100, 254])
+def test_what_lies_whole_levels_away_stays_by_quantize_as_by_contains(kind, levels):
+    grid = torch.arange(256, dtype=torch.float32) / 255
+    for low, high in ((grid[:-levels], grid[levels:]), (grid[levels:], grid[:-levels])):
+        x, x_adv = low[:, None].repeat(1, 3), high[:, None].repeat(1, 3)
+        x_adv[:, 2] = x[:, 2]
+        far = {"linf": 1, "l2": 2**0.5, "l1": 2}.get(kind.norm)
+        threat = kind(2 if far is None else levels / 255 * far)
+        kept = threat.contains(x_adv, x)
+        assert kept.double().mean() > 0.9
+        assert torch.equal(threat.quantize(x_adv, x)[kept], x_adv[kept])
+        z = threat.quantize(threat.project(x_adv, x), x)
+        assert torch.equal(z[kept], x_adv[kept])
+        assert threat.contains(z, x).all()

@@ -111,7 +111,7 @@ def train(
     machine: Machine,
     training: Annotated[partial[Any], TRAINING],
     prior_samples: Annotated[int, "Latents of the prior among which a search starts."] = PRIOR_SAMPLES,
-    test_samples: Annotated[int | None, "Test on the first N samples; by default on all."] = None,
+    test_samples: Annotated[int | None, "Test on N samples, as --samples takes them; by default all."] = None,
 ) -> Iterator[Any]:
     """Train one VAE for each class, all at once, and measure the model on the test split.
 
@@ -213,7 +213,7 @@ def show(
 ) -> Iterator[Any]:
     """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
     with interruptible("nothing was drawn"):
-        net, dataset = model.load(), images(samples=index + 1)
+        net, dataset = model.load(), images()
         if index >= len(dataset):
             o.refuse(
                 f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}."

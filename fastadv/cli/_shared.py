@@ -19,14 +19,13 @@ from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._signature import Front
 from fastadv.data._load import is_set
-from fastadv.data.sampling import first_samples
 from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
 from fastadv.models.processor import Processor
 from fastadv.models.registry import SOURCES, factory
 
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
-SAMPLES = "Use only N samples: the first, or of a sorted set some of each class."
+SAMPLES = "Use only N samples: the first, or of a sorted set, as of class folders, some of each by its share."
 BATCH_SIZE = "Samples worked on at once."
 DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there is a file of them
@@ -50,10 +49,7 @@ def load_data(
     if sets.is_named(data) or not is_set(data):
         return sets.load(data, split or part, data_dir=data_dir, size=size, limit=samples)
     o.refuse_set(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
-    whole = sets.load_folder(data)
-    if samples is None or samples >= len(whole):
-        return whole
-    return whole.subset(first_samples(whole, samples, tell=True))
+    return sets.load(data, limit=samples)
 
 
 IMAGES = Front(load_data, "data data_dir size samples split")

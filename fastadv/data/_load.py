@@ -21,6 +21,7 @@ from fastadv.data.published import (
     restricted_imagenet,
     svhn,
 )
+from fastadv.data.sampling import part_of
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_torch, user_cache
@@ -117,7 +118,8 @@ def load(
             cache, into which mnist, cifar10, cifar100 and svhn are downloaded.
         size: height and width of the images (images on disk: the shorter side is resized, then the center is
             cut out); None keeps their own.
-        limit: keep only this many images, the first ones; None keeps all.
+        limit: keep only this many images: the first ones, or of a sorted set, as of class folders, some that
+            are drawn by class with a fixed seed, which a warning and the set's note say. None keeps all.
         severity: from 1 to 5, of "cifar10-c" and "cifar100-c"; None for all others.
         download: whether a missing set may be downloaded.
 
@@ -137,8 +139,7 @@ def load(
     if not is_named(name := os.fspath(name)) and is_set(name):
         if split != "train" or size is not None or severity is not None:
             raise InputError(f"{name}: expected no split, size or severity, as a constructed set has its own")
-        constructed = load_folder(name)
-        return constructed if limit is None else constructed.subset(range(min(limit, len(constructed))))
+        return part_of(load_folder(name), limit)  # type: ignore[no-any-return]
     name, options = _parse(name)
     size = _number(name, options, "size", size)
     severity = _number(name, options, "severity", severity)
@@ -167,9 +168,7 @@ def load(
             dataset = _DOWNLOADED[name](data_folder(data_dir), split, download, **first)
         dataset = _resized(dataset, size) if size else dataset
         dataset.fixed_order = True  # everybody's first N images of a published set are the same
-    if limit is not None and limit < len(dataset):
-        dataset = dataset.subset(range(limit))
-    return dataset  # type: ignore[no-any-return]
+    return part_of(dataset, limit)  # type: ignore[no-any-return]
 
 
 def load_folder(folder: str | os.PathLike[str]) -> ImageSet:

@@ -41,7 +41,7 @@ def open_image(path: Path) -> "Image":
 
     try:
         with Image.open(path) as image:
-            return _eight_bits(image).convert("RGB")
+            return eight_bits(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptFileError(
             f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
@@ -67,17 +67,24 @@ def how_to_resize() -> str:
     return f"{advice}, or another number, to resize and crop them, or take those of each shape by themselves"
 
 
-def _eight_bits(image: "Image") -> "Image":
-    """Return the image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255."""
+def eight_bits(image: "Image") -> "Image":
+    """Return the image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255.
+
+    ValueError for 32 bits, whose range nobody states.
+    """
     if image.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, where 8 and 16 are read")
-    return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
+        raise ValueError(f"32 bits a pixel (mode {image.mode}), where 8 and 16 are read")
+    if not image.mode.startswith("I;16"):
+        return image
+    from PIL.Image import fromarray
+
+    return fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 class FolderSet(Images):
     """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
 
-    One image of each class comes in turn, so that the first ones are of every class.
+    They come class by class. Of the set a part is drawn, each class by its share (`fastadv.data.load`).
 
     Args:
         root: the folder to which the paths in its hash are relative.
@@ -87,8 +94,6 @@ class FolderSet(Images):
             are on disk.
         note: what a reader of results on this set must know.
     """
-
-    fixed_order = True
 
     def __init__(
         self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = ""
@@ -100,11 +105,11 @@ class FolderSet(Images):
                 f"{name}: expected images in every class folder of {root}, got {what}; "
                 "add images or remove the folder"
             )
-        turns = sorted((turn, label) for label, (_, files) in enumerate(groups) for turn in range(len(files)))
         self.root, self.size, self.name, self.note = root, size, name, note
         self.classes = tuple(group for group, _ in groups)
-        self.paths = [groups[label][1][turn] for turn, label in turns]
-        self.labels = torch.tensor([label for _, label in turns], device="cpu")
+        self.paths = [path for _, files in groups for path in files]
+        sizes = torch.tensor([len(files) for _, files in groups], device="cpu")
+        self.labels = torch.arange(len(groups), device="cpu").repeat_interleave(sizes)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

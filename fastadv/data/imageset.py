@@ -85,7 +85,7 @@ class Images(Dataset[tuple[Tensor, Any]]):
     classes: tuple[str, ...]
     name: str
     note: str
-    # The first images may stand for all, as in published sets and with classes in turn
+    # The first images stand for all, as everybody's first N of a published set do
     fixed_order = False
 
     @property

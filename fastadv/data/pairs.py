@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.data.content import describe_data
+from fastadv.data.folder import eight_bits
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.errors import InputError
 
@@ -36,6 +37,12 @@ def to_image(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if hasattr(value, "convert") and hasattr(value, "mode"):
+        try:
+            value = eight_bits(value)
+        except ValueError as error:
+            raise InputError(
+                f"{what}: expected an image of 8 or 16 bits, got {error}; give transform="
+            ) from None
         value = np.array(value if value.mode in ("L", "RGB") else value.convert("RGB"))
     if isinstance(value, np.ndarray) and value.ndim in (2, 3):
         rows = torch.from_numpy(np.ascontiguousarray(value))

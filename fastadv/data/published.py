@@ -89,8 +89,8 @@ def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
             f"{name}: expected the class folders {', '.join(CLASSES)} in {folder}, got {len(folders)} others"
         )
     files = FolderSet(folder, [(path.name, images_in(path)) for path in folders], name)
-    if limit is not None:
-        files = files.subset(range(min(limit, len(files))))
+    turns = torch.cat([torch.arange(size, device="cpu") for size in files.labels.bincount().tolist()])
+    files = files.subset(turns.argsort(stable=True)[:limit])  # one of each class in turn
     images = [read_image(path) for path in files.paths]
     for path, image in zip(files.paths, images, strict=True):
         if image.shape != (3, 32, 32):
@@ -211,7 +211,9 @@ def imagenet(
             f"imagenet: expected the {len(names):,} images of the list in {folder}, got none for "
             f"{len(missing):,} of them, such as {missing[0]}; unpack the validation images into class folders"
         )
-    return NamedImages(folder, classes, names, preprocessing)
+    images = NamedImages(folder, classes, names, preprocessing)
+    images.fixed_order = ids is None  # everybody's first N of RobustBench's
+    return images
 
 
 def _thousand_folders(name: str, root: Path, split: str) -> tuple[Path, list[Path]]:

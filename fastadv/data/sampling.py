@@ -20,6 +20,7 @@ logger = logging.getLogger("fastadv")
 _RARE = -math.log(1e-5)  # how seldom a random order has so few samples of a class among the first
 ASKED = 16  # items that are read, each of another class, to see whether a set gives the labels that it tells
 _SEED = 0  # of the samples drawn in place of the first ones
+BY_CLASS = f"drawn by class, each by its share, with seed {_SEED}"
 
 
 class HeldOut(NamedTuple):
@@ -61,10 +62,22 @@ def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool
     if tell:
         logger.warning(
             "the data set looks sorted: its first %d of %d samples do not represent all classes, so %d are "
-            "drawn by class instead, with seed %d", count, size, count, _SEED,
+            "%s instead", count, size, count, BY_CLASS,
         )  # fmt: skip
-    numbers, sizes = _classes(labels)
-    return _drawn(numbers, _shares(sizes, count), rng.derive(_SEED, "first samples"))
+    (numbers, sizes), key = _classes(labels), rng.derive(_SEED, "first samples")
+    mixed = rng.permutation(len(sizes), key)  # of many classes with few samples each some have none
+    return _drawn(numbers, _shares(sizes[mixed], count)[mixed.argsort()], key)
+
+
+def part_of(dataset: Any, limit: int | None) -> Any:
+    """Return a part that stands for a set; its note says where it is not the first samples."""
+    if limit is None or sample_count(dataset, limit) == len(dataset):
+        return dataset
+    positions = first_samples(dataset, limit, tell=True)
+    part = dataset.subset(positions)
+    if int(positions[-1]) >= limit:
+        _note(part, f"{limit} of {len(dataset)} images, {BY_CLASS}, as the set is sorted")
+    return part
 
 
 def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
@@ -115,8 +128,12 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
     about = {"count": count, "method": method, "seed": seed, "digest": digest}
     part = dataset.subset(held)
     note = f"{count} of {size} images, held out by {method}, seed {seed}, digest {digest}"
-    part.note = f"{part.note}; {note}" if part.note else note
+    _note(part, note)
     return HeldOut(dataset.subset(left.nonzero().flatten()), part, about)
+
+
+def _note(part: Any, note: str) -> None:
+    part.note = f"{part.note}; {note}" if part.note else note
 
 
 def known_labels(dataset: Any, label: str | int = 1) -> Tensor | None:
@@ -167,8 +184,13 @@ def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sorted(labels: Tensor, count: int) -> bool:
-    """Return whether a random order has so few of a class once in 100,000 times, or half is out of share."""
+    """Return whether each class is in one place, or the first ones are no random order.
+
+    This has so few of a class once in 100,000 times, and not half of them out of share.
+    """
     numbers, sizes = _classes(labels)
+    if 1 < len(sizes) <= len(labels) / 2 and int((numbers[1:] != numbers[:-1]).sum()) == len(sizes) - 1:
+        return True
     here, whole = torch.bincount(numbers[:count], minlength=len(sizes)).double(), len(labels)
     few = here * whole < sizes * count
     # the first ones drawn from the class, and the class drawn from the first ones

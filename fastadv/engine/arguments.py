@@ -10,8 +10,11 @@ from fastadv._checks import kind_of
 from fastadv._torch import is_transformed
 from fastadv.errors import InputError
 
-# What to do with a model that takes more than x, where no function of x alone may stand for it
-TWO_INPUTS = "hold the second input in the module, for batches of one size, or join it to the image"
+# What to do with a model that takes more than x
+TWO_INPUTS = (
+    "hold the rest in a torch.nn.Module around it, one for all images or for a batch of that size, or join it "
+    "to the image"
+)
 
 
 def check_input(x: object, device: torch.device | None) -> Tensor:

@@ -19,10 +19,7 @@ WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
 )
-NEEDS = (
-    "model: expected one that takes images alone, got {}; bind the rest, as in lambda x: model(x, text), or "
-    f"where only a module serves, {TWO_INPUTS}"
-)
+NEEDS = f"model: expected one that takes images alone, got {{}}; {TWO_INPUTS}"
 Model = Callable[[Tensor], Tensor]
 
 

@@ -16,7 +16,7 @@ from fastadv.attacks.core.result import NOT_FINITE
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
-from fastadv.data.sampling import first_samples, sample_count
+from fastadv.data.sampling import BY_CLASS, first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.by_row import FEWER
 from fastadv.engine.search_copy import ROWS
@@ -61,6 +61,13 @@ class Job:
             parts += torch.split(more, self.batch_size)
             seen = torch.cat(parts)
         return parts
+
+    def chosen(self, ids: Tensor) -> str:
+        """Return which samples these are, where they are not the first ones."""
+        count, asked = self.sizes[1], first_samples(self.dataset, self.limit)
+        drawn = f"not the first samples, but {BY_CLASS}, as the set is sorted" * int(asked[-1] >= count)
+        share = "one process's share of the samples" * (len(ids) < count)
+        return "; ".join(filter(None, (drawn, share)))
 
     def read(self, order: Tensor, size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the samples at these positions in batches, on the model's device."""

@@ -87,8 +87,8 @@ def evaluate(
             [fa.Linf(8 / 255), fa.L1(12)], each attack has a row for each, named like "apgd Linf", and
             `worst_case` is their union: the share of samples that are right under all.
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
-        limit: use the first samples only, this many. Of a sorted set, whose first samples lack classes, this
-            many are drawn by class with a fixed seed, and a warning and the table say so. None uses all.
+        limit: use the first samples only, this many. Of a sorted set, as of class folders, this many are
+            drawn by class with a fixed seed, and a warning and the table say so. None uses all.
         keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
             of one norm (`table.samples`).
         draws: for a randomized model, classify each sample this many times, and its x_adv after each attack.
@@ -352,5 +352,5 @@ class Evaluation:
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
-            unserved=unserved,
+            unserved=unserved, chosen=self.job.chosen(ids),
         )  # fmt: skip

@@ -29,7 +29,6 @@ from fastadv.text import aligned, ends, finite, percent, several
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
 SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
-SHARE = "not the first samples, but one process's share, or drawn by class as the set is sorted"
 INTERVALS = "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
 UNSERVED = "no attack serves it"
 CERTIFIED = "certified: within the attack's radius, of the smoothed model, not of the model"
@@ -61,6 +60,7 @@ class Table(Exported):
         remarks: what casts doubt on labels or model without an attack; they begin the verdict.
         corruption: the accuracy under common corruptions, if they were asked for.
         unserved: the threats in which none of the attacks ran, so that no worst of all is known.
+        chosen: which samples they are, where they are not the first ones.
 
     Example:
         >>> from functools import partial
@@ -88,6 +88,7 @@ class Table(Exported):
     sums: Sums = field(default_factory=dict, repr=False)
     remarks: Sequence[str] = field(default=(), repr=False)
     corruption: CorruptionTable | None = field(default=None, repr=False)
+    chosen: str = ""
     unserved: Sequence[str] = ()
 
     @property
@@ -337,9 +338,9 @@ class Table(Exported):
                 f"{', '.join(self.sums)}: attacks can reach worse, since a search ends at its first success; "
                 f"criterion={self.criterion.whole} searches on"
             )
-        disproved, first = self._disproved(), torch.arange(self.n, device="cpu")
+        disproved = self._disproved()
         texts = [
-            SHARE * (not torch.equal(self.ids.cpu(), first)),
+            self.chosen,
             in_words(self.replaced),
             INTERVALS * any(row.minimum_norm for row in self.rows),
             NOTE * (self.draws is not None),

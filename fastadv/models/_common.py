@@ -28,6 +28,15 @@ def check_batch(x: Tensor, shape: Any) -> Tensor:
     return x
 
 
+def centered(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (x - mean) / std for x [B, C, ...], images, series or volumes; InputError for another C."""
+    channels: list[int | None] = [len(mean) if len(mean) > 1 else None]
+    if not is_scripting():
+        check_batch(x, (*channels, *[None] * max(1, x.dim() - 2)))
+    shape = [-1] + [1] * (x.dim() - 2)
+    return (x - mean.view(shape)) / std.view(shape)
+
+
 def _check_batch(x: Tensor, shape: tuple[int | None, ...]) -> None:
     if not x.is_floating_point():
         raise InputError(f"expected floating images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255")
@@ -40,15 +49,28 @@ def _check_batch(x: Tensor, shape: tuple[int | None, ...]) -> None:
         )
 
 
-def register_statistics(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+Numbers = float | Sequence[float] | Tensor  # one, or one for each channel; arrays, too
+
+
+def numbers(name: str, values: Any) -> list[float]:
+    """Return a number, or one for each channel, as a list."""
+    try:
+        floats: list[float] = torch.as_tensor(values, dtype=torch.float64, device="cpu").flatten().tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: expected a number, or one for each channel, got {values!r}") from error
+    return floats
+
+
+def register_statistics(module: nn.Module, mean: Numbers, std: Numbers) -> None:
     """Give a module the buffers `mean` and `std` [C, 1, 1]; InputError for values that cannot normalize."""
+    mean, std = numbers("mean", mean), numbers("std", std)
     if len(mean) != len(std) or not mean:
         raise InputError(f"expected as many means as standard deviations, got {len(mean)} and {len(std)}")
     values = torch.tensor([mean, std], dtype=torch.float64, device="cpu")
     if not values.isfinite().all() or not (values[1] > 0).all():
         raise InputError(f"expected finite means and std > 0, got mean {[*mean]} and std {[*std]}")
-    for name, numbers in (("mean", mean), ("std", std)):
-        module.register_buffer(name, torch.tensor(numbers).view(-1, 1, 1))
+    for name, value in (("mean", mean), ("std", std)):
+        module.register_buffer(name, torch.tensor(value).view(-1, 1, 1))
 
 
 def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:

@@ -1,6 +1,6 @@
 """Classifiers of torchvision, timm and Hugging Face as models of images in [0, 1]."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fastadv._checks import warn
 from fastadv.errors import InputError
 from fastadv.models import processor as processors
-from fastadv.models.processor import ADVICE, Processor, numbers
+from fastadv.models._common import Numbers, numbers
+from fastadv.models.processor import ADVICE, Processor
 from fastadv.models.wrappers import Normalized
 
 torch.fx.wrap("logits_of")
@@ -23,7 +24,7 @@ _ZERO_SHOT = (
 
 def adapt(
     model: nn.Module, preprocessing: Any = None, *, size: Literal["native"] | None = None,
-    mean: float | Sequence[float] | Tensor | None = None, std: float | Sequence[float] | Tensor | None = None,
+    mean: Numbers | None = None, std: Numbers | None = None,
 ) -> Normalized | nn.Sequential:  # fmt: skip
     """Return a model of normalized images as one that takes x in [0, 1] and returns logits.
 

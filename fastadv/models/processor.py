@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_share
 from fastadv._extras import need
 from fastadv.errors import InputError
-from fastadv.models._common import check_batch, register_statistics
+from fastadv.models._common import check_batch, numbers, register_statistics
 from fastadv.text import first_line
 
 ADVICE = "pass mean= and std= for images in [0, 1] (mean=0, std=1 if the model normalizes them itself)"
@@ -169,7 +169,7 @@ def constants(source: Any) -> tuple[list[float], list[float]]:
     settings = settings_of(source)
     if _is_hugging_face(settings):
         return _rescaled(settings)
-    if getattr(source, "transforms", None):
+    if getattr(source, "transforms", None) or isinstance(source, nn.Sequential):
         processing = processing_of(source)
         return list(processing.mean), list(processing.std)
     if settings.get("mean") is None or settings.get("std") is None:
@@ -178,17 +178,6 @@ def constants(source: Any) -> tuple[list[float], list[float]]:
             f"{type(source).__name__} without; {ADVICE}"
         )
     return numbers("mean", settings["mean"]), numbers("std", settings["std"])
-
-
-def numbers(name: str, values: Any) -> list[float]:
-    """Return a number, or one for each channel, as a list."""
-    try:
-        floats: list[float] = torch.as_tensor(values, dtype=torch.float64, device="cpu").flatten().tolist()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name}: expected a number, or one for each channel, got {values!r}; {ADVICE}"
-        ) from error
-    return floats
 
 
 def _refuse(expected: str, got: str) -> NoReturn:
@@ -240,7 +229,13 @@ def _of_hugging_face(settings: dict[str, Any]) -> Processing:
 
 def _stated(name: str, settings: dict[str, Any]) -> tuple[int, ...]:
     sides = settings.get(name)
-    if sides is not None and not isinstance(sides, int):
+    if isinstance(sides, int):
+        raise InputError(
+            f"preprocessing: expected {name} with height and width, or with shortest_edge alone, "
+            f"got {sides}, which each class of processors reads in its own way; build it with the class, "
+            "such as AutoImageProcessor.from_pretrained(name), or CLIPImageProcessor(**settings)"
+        )
+    if sides is not None:
         sides = dict(sides)
         for keys in (("height", "width"), ("shortest_edge",)):
             if sides.keys() == {*keys}:

@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool2d
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models._common import Shape, check_batch, check_sizes, draw_convolutions, first_weights
-from fastadv.models.weights import load_weights, read_weights
+from fastadv.models.weights import load_weights, read_plain
 from fastadv.models.wrappers import THRESHOLD, binarize
 
 torch.fx.wrap("check_batch")
@@ -222,7 +222,7 @@ class SchottCNN(nn.Module):
         CorruptFileError for a damaged file, or one of another network.
         """
         path = Path(path)
-        tensors, _ = read_weights(path)
+        tensors, _ = read_plain(path)
         try:
             first, second, third, last = (tensors[f"conv_{i}.weight"].shape for i in range(4))
             model = cls(

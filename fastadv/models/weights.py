@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastadv._torch import COMPILED_MODULE
+from fastadv.engine.module import unwrap
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.adapt import Logits
 from fastadv.models.wrappers import Normalized
@@ -89,6 +91,21 @@ def read_weights(
     return tensors, card
 
 
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != COMPILED_MODULE)
+
+
+def read_plain(
+    path: str | os.PathLike[str], nest: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the same, under the names of a net that was neither compiled nor in DistributedDataParallel."""
+    tensors, card = read_weights(path, nest)
+    tensors = {_plain(name): tensor for name, tensor in tensors.items()}
+    if tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors, card
+
+
 def listing(names: set[str]) -> str:
     """Return the first names in words, and how many more there are."""
     shown = ", ".join(sorted(names)[:3])
@@ -118,8 +135,8 @@ def check_fit(
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Put the weights of a safetensors or torch file into a model.
 
-    A leading `module.` (DistributedDataParallel) is dropped, and BatchNorm's batch counter may be missing, as
-    in old files.
+    A leading `module.` (DistributedDataParallel) and `_orig_mod.` (torch.compile) are dropped, and
+    BatchNorm's batch counter may be missing, as in old files.
 
     Args:
         model: a module; changed only if all weights fit.
@@ -132,16 +149,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
         InputError: names or shapes are not the model's.
         CorruptFileError: the file is damaged.
     """
-    tensors, card = read_weights(path)
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors, card = read_plain(path)
+    model = unwrap(model)
     if isinstance(model, Normalized) and not tensors.keys() & {"mean", "std"}:
         model = model.model.model if isinstance(model.model, Logits) else model.model
     state = model.state_dict()
-    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    names = {_plain(name): name for name in state}
+    wanted = {plain: tuple(state[name].shape) for plain, name in names.items()}
     do = "create the model that they were saved from, with its shape, classes and width"
     if any(name.startswith("model/") for name in tensors):
         do = "it is a checkpoint of training: give best.safetensors beside it, or resume the run"
     check_fit(tensors, wanted, path, type(model).__name__, do)
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict({names[plain]: tensor for plain, tensor in tensors.items()}, strict=False)
     return card

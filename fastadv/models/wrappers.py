@@ -16,9 +16,9 @@ from fastadv.engine.first_pass import first_pass
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.losses import Loss, log_mean
-from fastadv.models._common import check_batch, register_statistics
+from fastadv.models._common import Numbers, centered, register_statistics
 
-torch.fx.wrap("check_batch")
+torch.fx.wrap("centered")
 
 # Mean and standard deviation of the training pixels in [0, 1], for red, green and blue. CIFAR: as in the code
 # of Gowal et al. 2020 and Wang et al. 2023. The deviation (0.2023, 0.1994, 0.2010) of other code is the mean
@@ -33,7 +33,7 @@ STATISTICS = {
 class Normalized(nn.Module):
     """A model of normalized images that takes plain ones: model((x - mean) / std), channel by channel.
 
-    Called with x [B, C, H, W] in the box, it returns logits [B, K].
+    Called with x [B, C, ...] in the box, images, series or volumes, it returns logits [B, K].
 
     Args:
         model: of normalized images.
@@ -48,15 +48,13 @@ class Normalized(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+    def __init__(self, model: nn.Module, mean: Numbers, std: Numbers) -> None:
         super().__init__()
-        mean, std = ([value] if isinstance(value, (int, float)) else list(value) for value in (mean, std))
-        self.model = model
-        self.channels = len(mean) if len(mean) > 1 else None
         register_statistics(self, mean, std)
+        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model((check_batch(x, (self.channels, None, None)) - self.mean) / self.std)
+        logits: Tensor = self.model(centered(x, self.mean, self.std))
         return logits
 
     def log_confidence(self, logits: Tensor) -> Tensor:

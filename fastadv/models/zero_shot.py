@@ -117,6 +117,7 @@ class _Towers(NamedTuple):
     encode_text: Callable[..., Any]
     vocabulary: int
     length: int  # tokens of a text
+    fixed: bool  # whether each has so many; else at most, 0: any number
     options: dict[str, Any]  # of the tokenizer
 
 
@@ -128,10 +129,12 @@ def _towers(model: Any) -> _Towers:
         length = text.max_position_embeddings
         # SigLIP was trained on padded texts, and CLIP masks what is padded
         padded = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-        return _Towers(encoder, model.get_text_features, text.vocab_size, length, padded)
+        return _Towers(encoder, model.get_text_features, text.vocab_size, length, True, padded)
     if scaled and hasattr(model, "encode_text") and hasattr(model, "visual"):
         encoder, text = nn.Sequential(model.visual, _Embedding()), getattr(model, "text", model)
-        return _Towers(encoder, model.encode_text, text.vocab_size, text.context_length, {})
+        # a text tower of Hugging Face in open_clip states what it could take; its tokenizer pads to less
+        fixed = not hasattr(text, "config")
+        return _Towers(encoder, model.encode_text, text.vocab_size, text.context_length, fixed, {})
     raise InputError(
         "model: expected an image and a text tower, as open_clip's CLIP or Hugging Face's CLIPModel has, got "
         f"{type(model).__name__}; give the whole model"
@@ -170,7 +173,10 @@ def _tokens(towers: _Towers, tokenizer: Any, texts: list[str]) -> dict[str, Tens
     except Exception as error:  # tokenizers raise anything
         output = f"the error {error}"
     tokens = dict(output) if isinstance(output, Mapping) else {"input_ids": output}
-    ids, shape = tokens.get("input_ids"), [len(texts), towers.length]
+    ids, length = tokens.get("input_ids"), towers.length
+    if not towers.fixed and isinstance(ids, Tensor):
+        length = min(ids.shape[-1], length or ids.shape[-1])
+    shape = [len(texts), length]
     if not isinstance(ids, Tensor) or list(ids.shape) != shape or int(ids.max()) >= towers.vocabulary:
         got = f"{list(ids.shape)} up to {int(ids.max())}" if isinstance(ids, Tensor) else str(output)[:200]
         raise InputError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastadv.errors import InputError
 from fastadv.models._common import first_weights
 from fastadv.models.registry import create_from, factory
-from fastadv.models.weights import check_fit, listing, read_weights
+from fastadv.models.weights import check_fit, listing, read_plain
 from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import user_cache
 
@@ -142,7 +142,7 @@ def load(entry: Entry, path: Path) -> nn.Module:
     """Return the entry's net with the weights of a file; InputError where they are those of another net."""
     tensors = {
         name.removeprefix("module.").removeprefix("model."): tensor
-        for name, tensor in read_weights(path, nest=entry.nest)[0].items()
+        for name, tensor in read_plain(path, nest=entry.nest)[0].items()
     }
     make, foreign = factory(entry.net.create), ":" in entry.net.create
     given = {"shape": entry.shape, "classes": entry.classes, "seed": 0 if foreign else None}
@@ -156,7 +156,8 @@ def load(entry: Entry, path: Path) -> nn.Module:
     _check(entry, tensors, layout(entry, state), path)
     for name, empty in state.items():
         tensor = tensors.get(zoo_name(entry.net, name))
-        state[name] = torch.zeros_like(empty) if tensor is None else tensor.to(empty.dtype)
+        missing = torch.zeros_like(empty, device="cpu")  # what old files lack, of a net on no device
+        state[name] = missing if tensor is None else tensor.to(empty.dtype)
     model.load_state_dict(state, assign=True)
     if entry.constants is None:
         return model  # type: ignore[no-any-return]

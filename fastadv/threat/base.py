@@ -191,8 +191,13 @@ class Threat:
             )
 
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
-        """Round x_adv to `levels` + 1 evenly spaced values of the box, inside the ball; 255: 8-bit images."""
-        return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
+        """Round x_adv to `levels` + 1 evenly spaced values of the box, inside the ball; 255: 8-bit images.
+
+        The ball is that of `contains`: values that lie whole levels apart do so up to the rounding of both.
+        """
+        number, rows = per_row("radius", self.radius, x)
+        radius = (number if rows is None else rows) * (1 + self.slack)
+        return ops.quantize_in_ball(x_adv, x, self.norm, radius, self.box, levels)
 
     def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Round x_adv, of a wider dtype, to that of x; what was inside ball and box stays inside."""

@@ -85,3 +85,18 @@ def test_images_of_several_dtypes_are_joined_as_torch_joins_them():
 )
 def test_what_is_no_data_is_refused(data, said):
     refuses(said, fa.evaluate, fa.models.create("softmax", shape=(1, 3, 3), classes=3), data)
+
+
+@pytest.mark.parametrize("sizes", [(4, 7), (5, 5)])
+def test_a_list_of_two_batches_of_images_is_two_batches_and_a_tuple_a_pair(sizes):
+    batches = [torch.rand(size, 1, 3, 3) for size in sizes]
+    dataset = as_dataset(batches, labels="any")
+    assert torch.equal(torch.stack([dataset[k][0] for k in range(sum(sizes))]), torch.cat(batches))
+    table = fa.evaluate(torch.nn.Flatten(), batches, criterion=fa.attacks.Beyond(0.5))
+    assert table.n == sum(sizes)
+    refuses("expected batches .*y int", as_dataset, batches)
+    if sizes[0] == sizes[1]:
+        x, y = as_dataset(tuple(batches), labels="any")[0]
+        assert torch.equal(torch.stack([x, y]), torch.stack([batch[0] for batch in batches]))
+    for y in (torch.zeros(4, 5), torch.zeros(4).long(), torch.zeros(4, 3, 3).long()):
+        assert len(as_dataset([X[:4], y], labels="any")) == 4

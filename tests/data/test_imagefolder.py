@@ -33,14 +33,14 @@ def read(root, split="train", size=None, limit=None):
     return dataset
 
 
-def test_classes_come_by_turns_and_images_are_what_the_files_hold(root):
+def test_images_come_class_by_class_and_images_are_what_the_files_hold(root):
     dataset = read(root)
     assert (dataset.name, dataset.classes, dataset.num_classes) == ("pets train", ("a", "b"), 2)
-    assert dataset.labels.tolist() == [0, 1, 0, 1, 1]
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
     assert dataset.shape == (3, 6, 6)
     reds = [round(float(dataset[i][0][0].max()) * 255) for i in range(5)]
-    assert reds == [0, 100, 1, 101, 102]
-    image, label = dataset[1]
+    assert reds == [0, 1, 100, 101, 102]
+    image, label = dataset[2]
     assert (image.dtype, label) == (torch.float32, 1)
     assert read(root, limit=2).labels.tolist() == [0, 1]
 
@@ -122,7 +122,7 @@ def test_a_damaged_image_is_named_when_it_is_read(root, content):
     (root / "train" / "a" / "1.png").write_bytes(content)
     dataset = read(root)
     with pytest.raises(CorruptFileError, match=r"a/1\.png: expected a whole image file"):
-        dataset[2]
+        dataset[1]
 
 
 def test_images_read_into_memory_are_those_on_disk(root):

@@ -92,7 +92,7 @@ def test_the_sets_that_were_published_are_read(tmp_path, monkeypatch, parts):
     for limit in (7, 99):
         assert torch.equal(load(folder, limit=limit).x, x[:limit])
     for given in ({"split": "test"}, {"size": 8}, {"severity": 3}, {"limit": 0}):
-        refuses("expected (no split, size or severity|at least one image)", load, str(folder), **given)
+        refuses("expected (no split, size or severity|an integer >= 1)", load, str(folder), **given)
     monkeypatch.chdir(folder.rename(tmp_path / "digits").parent)
     assert load("digits", limit=7).shape == (1, 8, 8)
 

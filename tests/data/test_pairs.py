@@ -1,10 +1,12 @@
 """Sets of mappings and tuples, as pairs of an image and a label."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fastadv.data import batches, pairs
+from fastadv.data.folder import read_image
 from fastadv.data.sampling import known_labels
 from tests.refusals import refuses
 
@@ -81,3 +83,22 @@ def test_columns_of_text_are_no_labels():
 )
 def test_items_without_the_parts_are_refused(item, match):
     refuses(f"sample 0: {match}", next, batches(pairs([item]), 1))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"])
+def test_all_modes_are_read_as_the_files_of_a_folder_are(mode, tmp_path):
+    if mode.startswith("I;16"):
+        wanted = torch.arange(17, dtype=torch.uint8)[None] * 15
+        values = (wanted.numpy().astype(np.uint16) * 257).astype(">u2" if mode == "I;16B" else "<u2")
+        image = Image.frombytes(mode, (17, 1), values.tobytes())
+    else:
+        image = Image.fromarray(array(X[0])).convert(mode)
+        image.convert("RGB").save(tmp_path / "a.png")
+        wanted = read_image(tmp_path / "a.png")
+    assert bool((pairs([(image, 0)], 0, 1)[0][0] == wanted).all())
+
+
+def test_images_of_32_bits_are_refused():
+    for mode in ("I", "F"):
+        dataset = pairs([(Image.new(mode, (3, 2)), 0)], 0, 1)
+        refuses(f"an image of 8 or 16 bits, got 32 .*mode {mode}.*transform=", dataset.__getitem__, 0)

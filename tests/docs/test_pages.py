@@ -15,7 +15,7 @@ import fastadv as fa
 from fastadv.data.corruption.weather import PHOTOGRAPHS
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions")
+GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks")
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
     *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),

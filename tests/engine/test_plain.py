@@ -313,7 +313,7 @@ def test_a_model_that_needs_more_than_images_is_refused() -> None:
         lambda: bim(Towers(128, 4), X, Y, fa.Linf(0.1)),
         lambda: fa.evaluate(Towers(128, 4), (X, Y)),
     ):
-        with pytest.raises(InputError, match=r"takes images alone, .* argument: 'text'; bind the rest"):
+        with pytest.raises(InputError, match=r"images alone, .* argument: 'text'; hold the rest in a torch"):
             call()
 
 

@@ -53,7 +53,7 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
 def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_verdict(tmp_path):
     share = run(tmp_path, keep_samples=False, rank=1, world_size=3)
     assert share.indicators is None
-    assert "not the first samples, but one process's share, or" in str(share)
+    assert "one process's share of the samples" in str(share)
     assert_same(run(tmp_path, resume=True), run(None))
     kept, _ = load_tensors(tmp_path / "indicators.safetensors")  # those of this verdict alone are read
     assert kept["correct"].tolist() == [True] * 4 + [False] * 2
@@ -243,7 +243,7 @@ def test_a_longer_set_of_the_same_images_goes_on_and_one_of_others_is_refused(tm
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "by_class"), [(6, False), (20, True)])
 def test_a_sorted_set_keeps_the_images_that_were_drawn(tmp_path: Path, before: int, by_class: bool):
-    x = torch.linspace(0.05, 0.95, 100)
+    x = torch.linspace(0.05, 0.95, 100).roll(-1)  # not quite sorted: six do not show it
     data, more = pixels(x.tolist(), (x > 0.5).long().tolist()), Counting()
     first = run(tmp_path, attacks={"near": Counting()}, dataset=data, limit=before)
     assert by_class == bool((first.ids > 50).any())

@@ -163,3 +163,10 @@ def test_what_is_no_classifier_or_no_size_is_refused():
     refuses(r"got Output; .*zero_shot", adapt(towers, mean=0, std=1), X)
     towers.encode_image = towers.encode_text = lambda x: x
     refuses(r"fa\.models\.zero_shot\(model, tokenizer, classes\)", adapt, towers, mean=0, std=1)
+
+
+def test_a_mapping_without_a_filter_is_bilinear_and_not_clamped():
+    settings = {"do_resize": True, "size": {"height": 8, "width": 8}, "image_mean": [0.5], "image_std": [0.5]}
+    processing = processing_of(settings)
+    assert (processing.interpolation, processing.clamp) == ("bilinear", False)
+    assert processing_of({**settings, "resample": 3}).clamp

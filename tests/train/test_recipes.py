@@ -258,7 +258,7 @@ JOINING |= {name: LOSSES[name] for name in ("smoothadv", "consistency")}
 @pytest.mark.parametrize("name", JOINING)
 def test_a_joined_batch_is_told_to_a_model_of_two_inputs(name):
     x, y, _ = batch()
-    advice = "hold the second input in the module, for batches of one size, or join it to the image"
+    advice = "one for all images or for a batch of that size, or join it to the image"
     copies = 27 if name in ("smoothadv", "consistency") else 18
     said = f"takes the joined batch of this recipe, {copies} images of 9 samples, .*; {advice}"
     refuses(said, JOINING[name], Second(9), x, y)

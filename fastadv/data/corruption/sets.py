@@ -119,8 +119,13 @@ class Corrupted(Images):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
         place = range(len(self))[position]
-        x = self.source[int(self.rows[place])][0][None]
-        check_images(x, self.name)
+        image = self.source[int(self.rows[place])][0]
+        if not isinstance(image, Tensor):
+            raise InputError(
+                f"{self.name}: expected the image as a tensor, got {type(image).__name__}; convert it, "
+                "or let fa.data.pairs do it"
+            )
+        check_images(x := image[None], self.name)
         return to_unit(self.apply(x, self.rows[place, None].to(x.device))[0]), int(self.labels[place])
 
     def __repr__(self) -> str:

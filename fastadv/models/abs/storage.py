@@ -13,7 +13,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.abs.decoder import NORM, Decoders, fold_batch_norm
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank
-from fastadv.models.weights import COUNTER, listing, read_weights
+from fastadv.models.weights import COUNTER, listing, read_plain
 from fastadv.runs.files import load_tensors, save_tensors
 
 KIND = "fastadv.ABS"
@@ -96,7 +96,7 @@ def read_official(
         path = folder / f"ABS_{k}.net"
         state = {
             name: value
-            for name, value in read_weights(path)[0].items()
+            for name, value in read_plain(path)[0].items()
             if name.startswith("Decoder.") and not name.endswith(COUNTER)
         }
         missing, foreign = expected - state.keys(), state.keys() - expected

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import fastadv as fa
 from fastadv.data.content import describe_data
 from fastadv.data.corruption import sets
-from fastadv.data.corruption.card import CORRUPTIONS
-from fastadv.data.corruption.noise import photons
+from fastadv.data.corruption.card import CORRUPTIONS, Draws, constants_for
+from fastadv.data.corruption.noise import photons, shot_noise
 from fastadv.errors import InputError
 
 N = 50
@@ -29,7 +29,8 @@ def folder(path):
     for place, x in enumerate(X.permute(0, 2, 3, 1).numpy()):
         (path / LETTERS[place % 10]).mkdir(exist_ok=True)
         image.fromarray(x).save(path / LETTERS[place % 10] / f"{place:02}.png")
-    return fa.data.load("imagefolder", "all", data_dir=path)  # one of each class in turn
+    files = fa.data.load("imagefolder", "all", data_dir=path)
+    return files.subset(torch.tensor([int(path.stem) for path in files.paths]).argsort())
 
 
 KINDS = {
@@ -148,3 +149,28 @@ def test_the_table_of_photons_is_poissons_on_any_processor(monkeypatch):
 def test_another_severity_draws_anew():
     one, other = (sets.corrupt(X * 0 + 128, "gaussian_noise", k, 0, Y) > 128 for k in (1, 2))
     assert 0.45 < (one == other).float().mean() < 0.55
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [((64, 80), "imagenet"), ((80, 64), "imagenet"), ((63, 80), "cifar"), ((80, 63), "cifar")],
+)
+def test_constants_follow_the_shorter_side(size, name):
+    assert constants_for(torch.zeros(1, 3, *size)) == name
+
+
+@pytest.mark.parametrize(("scale", "level"), [(60, 128), (5, 40), (12, 255)])
+def test_shot_noise_of_a_flat_image_has_the_moments_of_a_poisson_number(scale, level):
+    draws = Draws(7, torch.arange(200))
+    counts = shot_noise(torch.full((200, 1, 32, 32), level / 255), scale, draws).double() * scale
+    mean = scale * level / 255
+    error = (mean / counts.numel()) ** 0.5
+    assert abs(float(counts.mean()) - mean) < 5 * error
+    assert abs(float(counts.var()) - mean) < 5 * ((2 * mean**2 + mean) / counts.numel()) ** 0.5
+
+
+def test_images_that_are_no_tensors_are_refused_in_words():
+    image = pytest.importorskip("PIL.Image")
+    dataset = fa.data.corrupted([(image.new("RGB", (32, 32)), 0)] * 3, "fog")
+    with pytest.raises(InputError, match=r"expected the image as a tensor, got Image; .*fa.data.pairs"):
+        dataset[0]

@@ -80,6 +80,8 @@ def test_safetensors_in_half_precision_and_without_counters(tmp_path, small):
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert torch.equal(model(X), net(X))
     assert model.train()(X).shape == (2, 10)  # with a counter to count on
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+    models.save_weights(model.to("cpu"), tmp_path / "b.safetensors")
 
 
 def test_without_mean_and_deviation_the_tables_are_taken(tmp_path, small):

@@ -1,0 +1,110 @@
+"""A part of a set has the proportions of the set, whatever kind of set it is and whoever takes the part."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+
+import fastadv as fa
+from fastadv.data.given import as_dataset
+from fastadv.data.sampling import first_samples, part_of
+
+image = pytest.importorskip("PIL.Image")
+SIZES, COUNT, SHARES = (66, 44), 20, [12, 8]  # only a little out of balance
+Y = torch.arange(2).repeat_interleave(torch.tensor(SIZES))
+X = torch.zeros(len(Y), 3, 32, 32)
+
+
+class First(torch.nn.Linear):  # says class 0 of every image
+    def forward(self, x):
+        return torch.stack([x.mean((1, 2, 3)) + 1, 0 * x.mean((1, 2, 3))], 1) + 0 * self.weight.sum()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder to load, and its images as they are on disk: black ones."""
+    root = tmp_path_factory.mktemp("pets")
+    for number, label in enumerate(Y.tolist()):
+        path = root / "test" / "ab"[label] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (32, 32)).save(path)
+    return root
+
+
+def folder(files):
+    return fa.data.load("imagefolder", "test", data_dir=files)
+
+
+DATA = fa.data.ImageSet(X, Y, 2, "held")
+KINDS = {
+    "ImageSet": lambda _: DATA,
+    "(x, y)": lambda _: (X, Y),
+    "loader": lambda _: DataLoader(TensorDataset(X, Y), 16),
+    "subset": lambda _: Subset(TensorDataset(X, Y), range(len(Y))),
+    "folder": folder,
+    "folder in memory": lambda files: folder(files).in_memory(),
+    "two parts": lambda files: ConcatDataset([folder(files).subset(k) for k in torch.arange(110).split(50)]),
+    "loader of a folder": lambda files: DataLoader(folder(files), 16),
+    "pairs of a folder": lambda files: fa.data.pairs(folder(files), 0, 1),
+    "corrupted folder": lambda files: fa.data.corrupted(folder(files), "brightness", 1),
+}  # fmt: skip
+FGSM = partial(fa.attacks.fgsm, threat=fa.Linf(0.01))
+FGSMS = lambda radius: FGSM  # noqa: E731
+
+
+NET, NETS = First(1, 1), {"": First(1, 1)}
+STANDARD = partial(fa.train.fit, NET, DATA, "standard")
+FIT = {"epochs": 1, "learning_rate": 1e-9, "measuring": fa.train.Measuring(test_limit=COUNT)}
+PATHS = {  # each returns the share of the first class in the part that it takes
+    "evaluate": lambda data: fa.evaluate(NET, data, limit=COUNT).clean_accuracy,
+    "a curve": lambda data: fa.accuracy_against_radius(NET, data, FGSMS, [0], limit=COUNT).accuracy[0],
+    "transferability": lambda data: fa.transferability(NETS, NETS, data, FGSM, limit=COUNT).right / COUNT,
+    "smooth": lambda data: (fa.certify.smooth(NET, data, 0.1, n0=2, n=2, limit=COUNT).y == 0).float().mean(),
+    "fit": lambda data: STANDARD(test_set=as_dataset(data), **FIT)[-1].clean_accuracy,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_path_takes_a_part_with_the_proportions_of_the_set(kind, path, files, logged):
+    assert float(PATHS[path](KINDS[kind](files))) == pytest.approx(SHARES[0] / COUNT)
+    assert len([r for r in logged.records if "drawn by class" in r.getMessage()]) == 1
+
+
+def test_all_kinds_of_a_set_give_the_same_samples(files):
+    parts = {kind: first_samples(as_dataset(make(files)), COUNT) for kind, make in KINDS.items()}
+    assert all(torch.equal(part, parts["ImageSet"]) for part in parts.values())
+
+
+@pytest.mark.parametrize("kind", ["ImageSet", "folder", "corrupted folder"])
+def test_a_part_says_in_its_note_that_it_was_drawn_and_is_a_sorted_set_again(kind, files):
+    whole = KINDS[kind](files)
+    part = part_of(whole, 50)
+    assert part.labels.bincount().tolist() == [30, 20]
+    assert "50 of 110 images, drawn by class, each by its share, with seed 0" in part.note
+    assert part_of(part, COUNT).labels.bincount().tolist() == SHARES
+    assert part_of(whole, None) is part_of(whole, 500) is whole
+    loaded = fa.data.load("imagefolder", "test", data_dir=files, limit=50)
+    assert torch.equal(loaded.labels, part.labels)
+
+
+def test_sets_with_an_order_of_their_own_keep_their_first_images(files):
+    assert part_of(fa.data.load("digits"), COUNT).note == ""
+    shuffled = folder(files).subset(torch.randperm(len(Y), generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(first_samples(shuffled, COUNT), torch.arange(COUNT))
+
+
+def test_of_more_classes_than_samples_any_may_be_among_them():
+    many = first_samples(TensorDataset(torch.zeros(400, 1), torch.arange(100).repeat_interleave(4)), 20)
+    assert len((many // 4).unique()) == 20
+    assert int((many // 4).max()) > 50
+
+
+@pytest.mark.parametrize("rank", [None, 0])
+def test_a_table_says_which_of_the_reasons_holds(rank, tmp_path):
+    for y, drawn in ((Y, True), (torch.arange(len(Y)) % 2, False)):
+        ours = {} if rank is None else {"run_dir": tmp_path / f"{drawn}", "rank": rank, "world_size": 2}
+        text = str(fa.evaluate(First(1, 1), (X, y), limit=COUNT, batch_size=5, **ours))
+        assert ("drawn by class" in text) == drawn
+        assert ("one process's share of the samples" in text) == (rank is not None)
