@@ -48,19 +48,8 @@ double ce_row(float* z, int64_t classes, int64_t label, bool direction, float un
   return gap > 50 ? gap : std::log1p(std::exp(gap));
 }
 
-// What dlr and ce_sharp divide by at least, and the range that ce_sharp takes as it is.
-constexpr float kLeast = 1e-30f, kRange = 8;
-
-// By what ce_sharp divides the logits: see ops/logit_loss.py.
-inline float sharp_unit_of(const float* z, int64_t classes) {
-  float first = z[0], last = z[0];
-#pragma omp simd reduction(max : first) reduction(min : last)
-  for (int64_t k = 0; k < classes; ++k) {
-    first = z[k] > first ? z[k] : first;
-    last = z[k] < last ? z[k] : last;
-  }
-  return std::clamp((first - last) / kRange, kLeast, 1.0f);
-}
+// What dlr and ce_sharp divide by at least, and the range of what decides that ce_sharp takes as it is.
+constexpr float kLeast = 1e-30f, kRange = 4;
 
 // The lowest index of the largest logit other than `label`.
 inline int64_t rival_of(const float* z, int64_t classes, int64_t label) {
@@ -100,6 +89,12 @@ inline Order largest_four(const float* z, int64_t classes) {
   return order;
 }
 
+// By what ce_sharp divides the logits: see ops/logit_loss.py.
+inline float sharp_unit_of(const float* z, int64_t classes, int64_t aim) {
+  const Order order = largest_four(z, classes);
+  return std::clamp((z[order.at[0]] - std::min(z[order.at[2]], z[aim])) / kRange, kLeast, 1.0f);
+}
+
 // For three classes or more; `target` < 0 where none is given.
 inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) {
   const Order order = largest_four(z, classes);
@@ -123,7 +118,7 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
                                          bool direction) {
   const int64_t aim = target < 0 ? label : target;
   const double loss = classes == 2 ? margin_row(z, classes, aim)
-                                   : ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes));
+                                   : ce_row<true>(z, classes, aim, direction, sharp_unit_of(z, classes, aim));
   if (target < 0) return static_cast<float>(loss);
   for (int64_t k = 0; k < classes; ++k) z[k] = -z[k];
   return static_cast<float>(-loss);

@@ -7,8 +7,9 @@ dlr: for K = 3 the last order statistic takes the place of those that are missin
 1e-30.
 
 ce depends on the scale of the logits: its gradient is along that of the margin where they are large, and
-raises all other classes alike where they are small. ce_sharp scales small ones; its gradient takes the
-divisor, which is at least 1e-30, for a constant.
+raises all other classes alike where they are small. ce_sharp scales small ones, by those that decide: how
+low a class is that is never predicted changes nothing. Its gradient takes the divisor, which is at least
+1e-30, for a constant.
 
 For K = 2 dlr and ce_sharp are the margin.
 """
@@ -32,8 +33,8 @@ ENTROPIES = ("ce", "ce_sharp")
 LIKE_MARGIN = ("dlr", "ce_sharp")
 # the least divisor of ce_sharp and dlr
 LEAST = 1e-30
-# the least range of logits that ce_sharp takes as they are
-RANGE = 8.0
+# the least range of the three largest logits and the label's that ce_sharp takes as they are
+RANGE = 4.0
 
 
 def _one(index: Tensor, like: Tensor) -> Tensor:
@@ -55,10 +56,16 @@ def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
     return softplus(gap, threshold=50.0).squeeze(1), grad
 
 
+def unit_of(z: Tensor, label: Tensor) -> Tensor:
+    """Return [B, 1], by what ce_sharp divides the logits of three classes or more."""
+    top = z.topk(3, dim=1).values
+    last = torch.minimum(top[:, 2:], z.gather(1, label[:, None]))
+    return ((top[:, :1] - last) / RANGE).clamp(LEAST, 1.0)
+
+
 def _ce_sharp(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
-    top = z.amax(1, keepdim=True)
-    unit = ((top - z.amin(1, keepdim=True)) / RANGE).clamp(LEAST, 1.0)
-    loss, grad = _ce((z - top) / unit, label, direction)
+    unit = unit_of(z, label)
+    loss, grad = _ce((z - z.amax(1, keepdim=True)) / unit, label, direction)
     return loss, grad if direction else grad / unit
 
 
@@ -189,7 +196,7 @@ def logit_loss(
     - "margin": `max_{j != y} z_j - z_y`;
     - "cw": `min(margin, 0)`, at confidence 0;
     - "dlr": `(max_{j != y} z_j - z_y) / (z_(1) - z_(3))`, with `z_(k)` the k-th largest logit;
-    - "ce_sharp": "ce" of `z`, scaled up to a range of 8 if it is less.
+    - "ce_sharp": "ce" of `z`, scaled up until its three largest and `z_y` span 4, if they span less.
 
     With targets the loss rises towards them instead. The loss is differentiable. A row with a non-finite
     logit has loss and gradient NaN. See the top of `fastadv/ops/logit_loss.py` for all details.

@@ -108,7 +108,7 @@ SHARP = {attack.__name__: attack for attack in (pgd, bim, mim, fgsm, apgd)}
 
 
 def test_of_two_classes_it_ranks_by_the_margin() -> None:
-    """A range of 8 would make all points alike, and the first one the strongest."""
+    """A range of 4 would make all points alike, and the first one the strongest."""
     seed_cpu(0)
     net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), images(20).float()
     y, away = net(x).argmax(1), net[1].weight.detach()

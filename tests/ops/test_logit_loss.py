@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from balls import seeds
 from fastadv.ops import logit_loss
-from fastadv.ops.logit_loss import ENTROPIES, KINDS, LIKE_MARGIN
+from fastadv.ops.logit_loss import ENTROPIES, KINDS, LEAST, LIKE_MARGIN
 from tests.refusals import refuses
 
 classes = st.sampled_from([2, 3, 4, 7, 10, 33, 1000])
@@ -31,8 +31,8 @@ def written_out(z, y, kind, t):
         if kind in ("margin", "cw") or (z.shape[1] == 2 and kind in LIKE_MARGIN):
             loss = others.max() - z[row, aim]
         elif kind in ("ce", "ce_sharp"):
-            span = (top[0] - top[-1]).detach()
-            unit = {"ce": torch.ones_like(span), "ce_sharp": (span / 8).clamp(max=1)}[kind]
+            span = (top[0] - torch.minimum(top[:3][-1], z[row, aim])).detach()
+            unit = {"ce": torch.ones_like(span), "ce_sharp": (span / 4).clamp(LEAST, 1)}[kind]
             loss = torch.nn.functional.cross_entropy(z[row : row + 1] / unit, torch.tensor([aim]))
         elif t is None:
             loss = (others.max() - z[row, aim]) / (top[0] - top[2])
@@ -79,6 +79,30 @@ def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
     first, second = (logit_loss(s, y, kind, t if targeted else None) for s in (z, z + shift))
     assert torch.allclose(first[0], second[0], rtol=1e-5, atol=1e-6)
     assert torch.allclose(first[1], second[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [-20.0, -200.0, -1e30])
+@pytest.mark.parametrize("more", [1, 4, 30])
+@given(seeds, st.sampled_from([3, 4, 10]), st.sampled_from(KINDS), st.booleans())
+def test_classes_that_are_never_predicted_change_nothing(value, more, seed, count, kind, targeted):
+    assume(kind != "dlr" or not targeted or count > 3)  # it takes the fourth
+    z, y, t = rows(seed, count, 0.5, torch.float32)
+    padded = torch.cat([z, torch.full((len(z), more), value)], 1)
+    (first, grad), (second, wider) = (logit_loss(s, y, kind, t if targeted else None) for s in (z, padded))
+    torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(wider[:, :count], grad, rtol=1e-5, atol=1e-6)
+    assert wider[:, count:].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_of_the_scale_the_three_largest_and_the_label_decide(targeted):
+    z = torch.tensor([[3.0, 2, 1, -36], [3, 2, 1, -5], [36, 8, 4, 0], [4, 4, 4, 0]]) / 4
+    unit, aim = torch.tensor([[0.125], [0.5], [1.0], [LEAST]]), torch.tensor([1, 3, 0, 2])
+    labels, targets = (aim * 0, aim) if targeted else (aim, None)
+    loss, grad = logit_loss(z, labels, "ce_sharp", targets)
+    wanted, by_logits = logit_loss((z - z.amax(1, keepdim=True)) / unit, labels, "ce", targets)
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(grad, by_logits / unit)
 
 
 @given(seeds, classes, st.booleans(), st.sampled_from(ENTROPIES))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import ATTACKS, AttackResult, Beyond, Criterion, Share, Signs, Unless, bim
+from fastadv.threat import THREATS
 from tests.attacks.contract.cases import NAMED, Brief, norm_of, wide
 from tests.attacks.contract.conftest import few_steps_of_autoattack, pytest_generate_tests  # noqa: F401
 from tests.attacks.criteria.kinds import IGNORE, kinds
@@ -24,24 +25,27 @@ def alike(out: AttackResult, plain: AttackResult, what: str, near: float = 1e-6)
 
 
 @pytest.mark.slow
-def test_classes_in_another_order_logits_plus_a_constant_and_a_class_that_never_comes(case, norm):
+def test_classes_in_another_order_logits_plus_a_constant_and_classes_that_never_come(case, norm):
     model, x, y = labeled(mlp(4), images(12))
     order, within = torch.tensor([2, 0, 3, 1]), threat(norm)
 
-    def more(x: Tensor) -> Tensor:
+    def moving(x: Tensor) -> Tensor:
         return torch.cat([model(x), model(x)[:, :1] - 30], 1)
+
+    def padded(count: int, value: float) -> Model:
+        return lambda x: torch.cat([model(x), x.new_full((len(x), count), value)], 1)
 
     plain = case(model, x, y, within)
     alike(case(lambda x: model(x)[:, order], x, order.argsort()[y], within), plain, "order")
     alike(case(lambda x: model(x) - 1000, x, y, within), plain, "constant")
-    # the unit of the sharpened cross-entropy is that of all logits, and AutoAttack aims at each class
-    loss = case.entry.parameters.get("loss")
-    options = {"loss": "margin"} if loss and loss.default == "ce_sharp" else {}
-    plain, out = case(model, x, y, within, **options), case(more, x, y, within, **options)
-    if case.name == "autoattack":
-        assert torch.equal(out.success, plain.success)
-    else:
-        alike(out, plain, "one more")
+    values, turn = (-20.0, -200.0, -1e30), [*THREATS].index(norm)
+    pads = [(count, values[(place + turn) % 3]) for place, count in enumerate((1, 4, 30))]
+    for what, wider in (("moving", moving), *((f"{pad}", padded(*pad)) for pad in pads)):
+        out = case(wider, x, y, within)
+        if case.name == "autoattack":  # which aims at each class
+            assert torch.equal(out.success, plain.success), what
+        else:
+            alike(out, plain, what)
 
 
 # losses that know no scale, for attacks that ascend cross-entropy, which does where logits are large

@@ -39,7 +39,7 @@ MEANINGS = {
     it at x.""",
     "loss": """"ce", "ce_sharp", "margin", "dlr", "cw", "bce" (see `fastadv.ops.logit_loss`),
     or a function (logits, y, targets) -> [B]; it is maximized. "ce" is the published choice. The default,
-    "ce_sharp", first scales logits whose range is below 8 up to it, and breaks more where they are nearly
+    "ce_sharp", first scales logits up whose largest differ little, and breaks more where they are nearly
     alike. With a criterion of one class the default is its margin: half of the steps then lead to the
     likeliest class that would meet it, half to the next one.""",
     "stop_early": "whether a sample stops at its first success; False searches on for its strongest point.",

@@ -19,7 +19,7 @@ from fastadv.attacks.special.labels import warn_of_probabilities
 from fastadv.engine.bound import CleanPass
 from fastadv.engine.guard import bound
 from fastadv.errors import InputError
-from fastadv.ops.logit_loss import KINDS, RANGE
+from fastadv.ops.logit_loss import KINDS, unit_of
 from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
@@ -131,8 +131,8 @@ class Trial:
         held &= (x_adv != task.x).flatten(1).any(1)
         value = graded(verdict.loss(task, loss), logits, task.y, loss, task.targets)
         apart = (value - rank).abs() - EPS * value.abs()  # where all logits are nearly 0, a loss still rounds
-        if loss == "ce_sharp":  # of logits that are scaled up
-            apart *= ((logits.amax(1) - logits.amin(1)) / RANGE).clamp_max(1.0)
+        if loss == "ce_sharp" and logits.shape[1] > 2:  # of logits that are scaled up
+            apart *= unit_of(logits, task.y if task.targets is None else task.targets)[:, 0]
         if loss == "dlr":  # a share of the range of the largest logits
             top = logits.topk(min(3, logits.shape[1]), 1).values
             apart *= (top[:, 0] - top[:, -1]) / (1 + value.abs())

@@ -8,7 +8,6 @@ output's own gradient. A row's own outputs tell the interval, where some of them
 has a flag wherever gradients fall off towards ends, since not all of that can be undone.
 """
 
-import math
 from weakref import WeakSet
 
 import torch
@@ -26,6 +25,7 @@ FEWEST = 5  # classes, of fewer a crowd is chance
 END, CROWD, SPAN = 0.1, 0.5, 0.2  # of a known interval: what is near an end; the share of outputs that must
 # be there, and the smaller one where some are at either end
 MOST, NEAR = 0.7, 0.02  # of another: the share of outputs at one end, and of the range what is near it
+FAR = 20  # times the range of the three largest: what is farther below is never predicted
 LEAST = 1e-7  # the distance from an end that float32 still tells
 # shares of the way from a sample to another; outputs of each whose gradients are compared there
 BLENDS, OUTPUTS = (0.0, 0.25, 0.5, 0.75), 10
@@ -82,9 +82,15 @@ def met_bounded(classifier: Prepared, logits: Tensor) -> Tensor | None:
 
 def _ends(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the least and the largest of each sorted row, and whether most of it is near one of them."""
-    most = math.ceil(MOST * (rows.shape[1] - 1))
-    low, lower, upper, high = (rows.select(1, place) for place in (0, most, -1 - most, -1))
-    return low, high, torch.minimum(lower - low, high - upper) <= NEAR * (high - low)
+    low, high = rows[:, :1], rows[:, -1:]
+    # outputs far below those that decide, or that share the least one, are of classes never predicted
+    kept = rows >= high - FAR * (high - rows[:, -3:-2])
+    least = rows.where(kept, torch.inf).amin(1, keepdim=True)
+    kept &= (rows > least) | ((rows == least).sum(1, keepdim=True) == 1)
+    least, count = rows.where(kept, torch.inf).amin(1, keepdim=True), kept.sum(1)
+    near, most = NEAR * (high - least), torch.ceil(MOST * (count - 1)) + 1
+    ends = (kept & (rows <= least + near)).sum(1), (rows >= high - near).sum(1)
+    return low[:, 0], high[:, 0], (torch.maximum(*ends) >= most) & (count >= FEWEST)
 
 
 def inverse(logits: Tensor, interval: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,14 +40,12 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rate(row, classes, BLOCK: tl.constexpr):
+def _rate(row, classes, at_aim, BLOCK: tl.constexpr):
     """Return by what ce_sharp multiplies the logits."""
-    first, _ = _largest(row, classes, -1, -1, -1, BLOCK)
-    last = tl.full((BLOCK,), float("inf"), tl.float32)
-    for start_at in range(0, classes, BLOCK):
-        at = start_at + tl.arange(0, BLOCK)
-        last = tl.where(at < classes, tl.minimum(last, load(row, at, at < classes)), last)
-    span = first - tl.min(last)
+    first, one = _largest(row, classes, -1, -1, -1, BLOCK)
+    _, other = _largest(row, classes, one, one, one, BLOCK)
+    third, _ = _largest(row, classes, one, other, other, BLOCK)
+    span = first - tl.minimum(third, at_aim)
     return 1.0 / tl.minimum(tl.maximum(span / _RANGE, _LEAST), 1.0)
 
 
@@ -112,7 +110,7 @@ def logit_loss_kernel(
     if KIND == "ce" or KIND == "ce_sharp":
         rate = None
         if KIND == "ce_sharp":
-            rate = _rate(row, classes, BLOCK)
+            rate = _rate(row, classes, at_label, BLOCK)
         loss, top, scale, at_aim = _ce(row, classes, aim, at_label, rate, DIRECTION, BLOCK)
         for first in range(0, classes, BLOCK):
             at = first + tl.arange(0, BLOCK)
