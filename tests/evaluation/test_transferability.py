@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
 
@@ -139,3 +140,14 @@ def test_a_share_of_nothing_is_none() -> None:
 def test_wrong_arguments(arguments: Any, message: str) -> None:
     with pytest.raises(fa.InputError, match=message):
         fa.transferability(*arguments)
+
+
+@pytest.mark.parametrize("which", ["sources", "targets"])
+def test_a_net_of_another_input_size_is_named(which: str) -> None:
+    nets = {size: nn.Sequential(nn.Flatten(), nn.Linear(size * size, 10)) for size in (8, 9)}
+    models = {"sources": {"a": nets[8]}, "targets": {"b": nets[8]}} | {which: {"c": nets[9]}}
+    data = torch.rand(4, 1, 8, 8), torch.arange(4)
+    with pytest.raises(InputError, match=rf"{which}: expected nets that take x \[B, 1, 8, 8\]"):
+        fa.transferability(
+            models["sources"], models["targets"], data, partial(fa.attacks.fgsm, threat=fa.Linf(0.1))
+        )
