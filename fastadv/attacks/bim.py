@@ -34,7 +34,7 @@ def bim(
         steps: moves in each restart; 0 returns the start. The paper takes min(radius + 4, 1.25 radius), in
             levels of 255: 10 for a radius of 8/255, which is the default here.
         step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the total
-            length that the paper allows.
+            length that the paper allows; with `eot` > 1 as in `pgd`.
 
     Example:
         >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3), steps=10)

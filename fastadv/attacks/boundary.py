@@ -1,6 +1,7 @@
 """Boundary attack: random walk along the decision boundary (Brendel et al. 2018)."""
 
 import math
+from functools import partial
 from itertools import count
 from typing import Any, Unpack
 
@@ -203,12 +204,12 @@ def _ours(
             if number < 2:
                 return
             left = start.spend(search, number, left)
-            _step(search, number - 1, step)
+            search.in_parts(3 * number, partial(_step, number=number - 1, step=step))
 
     return rule
 
 
-def _step(search: core.Search[_OurRows], number: int, step: int) -> None:
+def _step(search: core.Search[_OurRows], _: Tensor, number: int, step: int) -> None:
     """Ask about `number` spherical steps and one source step; take that if possible, and adapt the sizes."""
     rows, x = search.rows, search.x
     rows.distance, outward = search.distance(rows.points), start.away(search)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from sys import maxsize
 from typing import Any, Unpack
@@ -127,20 +128,25 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
     rows.directions = rows.products = torch.zeros_like(rows.points)
     rows.size = delta
     block = max(BLOCK // size, 16)
-    for draw, first in enumerate(range(0, probes, block)):
-        number = min(block, probes - first)
-        kind = rng.normal if search.threat.order == 2 else rng.uniform
-        draws = kind(number * size, seed, search.ids, draw).to(search.x.dtype)
-        draws = draws if search.threat.order == 2 else 2 * draws - 1
-        ways = unit(draws.view(-1, *search.x.shape[1:])).view(len(draws), number, *search.x.shape[1:])
+
+    def ask(part: core.Search[_Hops], _: Tensor, number: int, draw: int) -> None:
+        rows, x = part.rows, part.x
+        kind = rng.normal if part.threat.order == 2 else rng.uniform
+        draws = kind(number * size, seed, part.ids, draw).to(x.dtype)
+        draws = draws if part.threat.order == 2 else 2 * draws - 1
+        ways = unit(draws.view(-1, *x.shape[1:])).view(len(draws), number, *x.shape[1:])
         points = rows.points.unsqueeze(1) + like(rows.size, ways) * ways
-        look = search.decide(points.clamp_(*search.threat.box), judge=False)
+        look = part.decide(points.clamp_(*part.threat.box), judge=False)
         answers = look.adversarial.to(ways.dtype) * 2 - 1
         # the directions that box and mask have left
         ways = (look.x_adv - rows.points.unsqueeze(1)) / like(rows.size, ways)
         rows.answers = rows.answers + answers.sum(1)
         rows.directions = rows.directions + ways.sum(1)
         rows.products = rows.products + torch.einsum("nc,nc...->n...", answers, ways)
+
+    for draw, first in enumerate(range(0, probes, block)):
+        number = min(block, probes - first)
+        search.in_parts(4 * number, partial(ask, number=number, draw=draw))
     mean = rows.answers / probes
     mean = torch.where(mean.abs() < 1, mean, 0.0)
     gradient = unit(rows.products - like(mean, rows.products) * rows.directions)
@@ -225,18 +231,23 @@ def _probe(search: core.Search[_OurRows], probes: int, draws: Iterator[int]) -> 
     rows.answers = search.full(0.0)
     rows.directions = rows.products = torch.zeros_like(rows.normal)
     most = max(BLOCK // size, 16)
-    for first in range(0, probes, most):
-        number = min(most, probes - first)
-        draw = rng.normal(number * size, seed, search.ids, next(draws)).to(rows.normal.dtype)
-        directions = orthogonal_(draw.view(len(draw), number, *search.x.shape[1:]), rows.normal)
-        directions.mul_(like(_deviation(search), directions)).add_(_center(search).unsqueeze(1))
-        look = search.decide(directions.clamp_(*search.threat.box), judge=False)
+
+    def ask(part: core.Search[_OurRows], _: Tensor, number: int, draw: int) -> None:
+        rows = part.rows
+        draws = rng.normal(number * size, seed, part.ids, draw).to(rows.normal.dtype)
+        directions = orthogonal_(draws.view(len(draws), number, *part.x.shape[1:]), rows.normal)
+        directions.mul_(like(_deviation(part), directions)).add_(_center(part).unsqueeze(1))
+        look = part.decide(directions.clamp_(*part.threat.box), judge=False)
         answers = look.adversarial.to(directions.dtype) * 2 - 1
         # the directions that box and mask have left
-        directions = look.x_adv.sub_(_center(search).unsqueeze(1))
+        directions = look.x_adv.sub_(_center(part).unsqueeze(1))
         rows.answers = rows.answers + answers.sum(1)
         rows.directions = rows.directions + directions.sum(1)
         rows.products = rows.products + torch.einsum("nc,nc...->n...", answers, directions)
+
+    for first in range(0, probes, most):
+        number = min(most, probes - first)
+        search.in_parts(3 * number, partial(ask, number=number, draw=next(draws)))
     mean = rows.answers / probes
     rows.shift = rows.shift - mean
     # answers that are all the same are worth a little nevertheless

@@ -132,20 +132,29 @@ def estimated_ascent(
     def rule(search: core.Search) -> None:
         measure = search.plan.loss
         points = search.start()
+
+        def estimate(part: core.Search, rows: Tensor) -> Tensor:
+            center, size = points[rows].unsqueeze(1), points[0].numel()
+            away = draw(directions * size, rng.derive(part.seed, name), part.ids, step)
+            away = away.to(points.dtype).mul_(probe).view(-1, directions, *points.shape[1:])
+            if part.problem.mask is not None:
+                away = away.where(part.problem.mask.unsqueeze(1), 0.0)
+            rises = []
+            for ways in torch.split(away, max(1, search.held // (2 * max(1, len(rows)) * size)), 1):
+                # written in place: each copy of them takes a tenth of a small network's pass
+                number = ways.shape[1]
+                probes = ways.new_empty(len(rows), 2 * number, *points.shape[1:])
+                torch.add(center, ways, out=probes[:, :number])
+                torch.sub(center, ways, out=probes[:, number:])
+                look = part.score(probes, measure, judge=False)
+                above, below = look.loss.to(away.dtype).nan_to_num(0.0, 0.0, 0.0).chunk(2, 1)
+                rises.append(above - below)
+            shares = torch.cat(rises, 1) / (2 * probe * probe * directions)
+            return torch.einsum("nc,nc...->n...", shares, away)
+
         for step in range(search.steps):
-            shape = (len(points), directions, *points.shape[1:])
-            away = draw(directions * points[0].numel(), rng.derive(search.seed, name), search.ids, step)
-            away = away.to(points.dtype).mul_(probe).view(shape)
-            if search.problem.mask is not None:
-                away = away.where(search.problem.mask.unsqueeze(1), 0.0)
-            # written in place: they are large, and each copy of them takes a tenth of a small network's pass
-            probes, center = points.new_empty(shape[0], 2 * directions, *shape[2:]), points.unsqueeze(1)
-            torch.add(center, away, out=probes[:, :directions])
-            torch.sub(center, away, out=probes[:, directions:])
-            look = search.score(probes, measure, judge=False)
-            above, below = look.loss.to(away.dtype).nan_to_num(0.0, 0.0, 0.0).chunk(2, 1)
-            shares = (above - below) / (2 * probe * probe * directions)
-            gradient = torch.einsum("nc,nc...->n...", shares, away)
-            points = search.score(move(search, gradient, points, step), measure).x_adv
+            gradient = search.in_parts(3 * directions, estimate)
+            ends = step + 1 == search.steps or not search.plan.last
+            points = search.score(move(search, gradient, points, step), measure, ends).x_adv
 
     return rule

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -75,6 +76,15 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
         seed = rng.derive(search.seed, noise.name, search.restart)
         steps = torch.arange(1, repetitions + 1, device=most.device)
         shares = steps / (repetitions + 1)
+
+        def ask(part: Search[Sizes], at: Tensor, level: int, sizes: Tensor, narrows: Tensor) -> None:
+            count, shape = repetitions * part.x[0].numel(), (len(at), repetitions, *part.x.shape[1:])
+            fresh = noise.draw(count, seed, part.ids, level).to(part.x.dtype).view(shape)
+            tried = where_rows(narrows[at], part.rows.noise.unsqueeze(1), fresh)
+            points = noise.grow(part, tried, sizes[at])
+            look = part.decide(_within(part, points) if bounded else points)
+            _keep(part, tried, sizes[at], narrows[at], look.adversarial)
+
         for level in range(1, levels + 1):
             step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
             broken = rows.size.isfinite()
@@ -85,12 +95,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
             if noise.whole:
                 inside, spread = inside.floor(), spread.ceil()
             sizes = torch.where(broken[:, None], less[:, None], spread).where(~narrows[:, None], inside)
-            count, shape = repetitions * search.x[0].numel(), (len(sizes), repetitions, *search.x.shape[1:])
-            fresh = noise.draw(count, seed, search.ids, level).to(rows.noise.dtype).view(shape)
-            tried = where_rows(narrows, rows.noise.unsqueeze(1), fresh)
-            points = noise.grow(search, tried, sizes)
-            look = search.decide(_within(search, points) if bounded else points)
-            _keep(search, tried, sizes, narrows, look.adversarial)
+            search.in_parts(3 * repetitions, partial(ask, level=level, sizes=sizes, narrows=narrows))
             if search.threat.norm == "l0":
                 search.leave(rows.size <= 1)
                 search.drop_leaving(search.x)

@@ -17,6 +17,7 @@ from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.inner import InnerAttack, check_attack, inner_task, run_inner
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.prepare import taken_by
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -113,7 +114,7 @@ def transfer(
 def _check_classes(sources: Sequence[Prepared], search: core.Search, classes: int) -> None:
     x, ids = search.x[:1].to(search.dtype), search.ids[:1]
     for number, substitute in enumerate(sources):
-        width = substitute.of(x, ids).verdict(x).shape[1]
+        width = taken_by(substitute, x, ids, "source").shape[1]
         if width != classes:
             which = "" if len(sources) == 1 else f" as number {number}"
             raise InputError(

@@ -12,8 +12,8 @@ from fastadv.errors import InputError
 
 # What to do with a model that takes more than x
 TWO_INPUTS = (
-    "hold the rest in a torch.nn.Module around it, one for all images or for a batch of that size, or join it "
-    "to the image"
+    "hold the rest in a torch.nn.Module around it, one for all images or for a batch of that size, or join "
+    "it to the image"
 )
 
 

@@ -19,9 +19,11 @@ from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_batch_norm, has_conv2d
+from fastadv.engine.room import ran_out
 from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs.identity import probe
+from fastadv.text import first_line
 
 # Passes times samples from which a frozen copy gains more than it takes to make and to compare. On an H200
 # the first call of a frozen ResNet-18 takes 40 ms more, and 1,000 images gain 9 ms a pass.
@@ -82,6 +84,20 @@ def _check_special(model: Model | Prepared, size: int, freeze: bool | None) -> N
             "precision, compile: expected neither with freeze=False or a model of ids or whole batches; "
             "leave them out"
         )
+
+
+def taken_by(classifier: Prepared, x: Tensor, ids: Tensor, name: str) -> Tensor:
+    """Return the logits of x; InputError about the argument `name` where the net refuses such images."""
+    try:
+        return classifier.of(x, ids).verdict(x)
+    except Exception as error:  # models raise anything
+        if isinstance(error, InputError) or ran_out(error):
+            raise
+        size = list(x.shape[1:])
+        raise InputError(
+            f"{name}: expected nets that take x [B, {', '.join(map(str, size))}], got one that raises "
+            f"({first_line(error)}); resize in front of it: nn.Sequential(nn.Upsample((height, width)), net)"
+        ) from error
 
 
 def _first(model: Model, eot: int, size: int, outputs: Outputs, work: int, freeze: bool | None) -> Prepared:

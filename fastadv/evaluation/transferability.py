@@ -16,6 +16,7 @@ from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.prepare import taken_by
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import by_ids
 from fastadv.evaluation.job import check_evaluation
@@ -138,7 +139,7 @@ def transferability(
     failed, misread = right.new_zeros(len(made)), right.new_zeros(len(made))
     fooled = right.repeat(len(made), 1)
     for x, y, ids in batches(dataset, batch_size, order=order, box=box):
-        before, says = _decided(asked, x, ids) == y.cpu(), _decided(made, x, ids)
+        before, says = _decided(asked, x, ids) == y.cpu(), _decided(made, x, ids, "sources")
         right += before.sum(1)
         usable = says >= 0
         failed += (~usable).sum(1)
@@ -172,11 +173,11 @@ def _attacked(
     return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 
 
-def _decided(models: Mapping[str, Prepared], x: Any, ids: Tensor) -> Tensor:
+def _decided(models: Mapping[str, Prepared], x: Any, ids: Tensor, which: str = "targets") -> Tensor:
     """Return int64 [T, B], the class for which each model decides; -1 without finite logits."""
     rows = []
     for model in models.values():
         seen = x.to(model.device)
-        logits = model.of(seen, ids.to(model.device)).verdict(seen)
+        logits = taken_by(model, seen, ids.to(model.device), which)
         rows.append(logits.argmax(1).where(logits.isfinite().all(1), -1).cpu())
     return torch.stack(rows)

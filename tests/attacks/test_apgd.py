@@ -270,3 +270,31 @@ def test_larger_balls_come_first_and_leave_no_point_outside(norm: str) -> None:
     assert torch.equal(plain.x_adv, apgd(net, x, y, inside, steps=10, stop_early=False).x_adv)
     for wrong in ((0.5,), (2.0, 2.0, 2.0, 2.0), ("2",)):
         refuses("larger", apgd, net, x, y, inside, larger=wrong)
+
+
+@pytest.mark.parametrize(("larger", "leaves"), [(None, True), ((), False)])
+def test_larger_balls_under_l1_can_be_left_out(larger: tuple[float, ...] | None, leaves: bool) -> None:
+    net, x, ball, seen = mlp(dtype=torch.float32), images(8, dtype=torch.float32), L1(0.6), list[Tensor]()
+    model = nn.Sequential(net)
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    apgd(model, x, labels(net, x), ball, steps=10, larger=larger, stop_early=False)
+    inside = [bool(ball.contains(points, x).all()) for points in seen]
+    assert len(inside) > 10
+    assert all(inside) != leaves
+
+
+def test_every_class_and_restart_has_a_start_of_its_own() -> None:
+    """Number * restarts + restart: the classes of a round side by side, by the keys 0 and 2, 1 and 3."""
+    net, x, seen = mlp(dtype=torch.float32), images(4, dtype=torch.float32), list[Tensor]()
+    model = nn.Sequential(net)
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    apgd(
+        model, x, labels(net, x), Linf(0.05), steps=0, loss="ce-targeted", restarts=2, stop_early=False,
+        seed=3,
+    )  # fmt: skip
+    ids = torch.arange(4)
+    for place, keys in ((1, (0, 2)), (2, (1, 3))):
+        noise = [2 * rng.uniform(16, rng.derive(3, "apgd", key), ids) - 1 for key in keys]
+        noise = [n / n.abs().amax(1, keepdim=True) for n in noise]
+        starts = [(x + 0.05 * n.view_as(x)).clamp(0, 1) for n in noise]
+        torch.testing.assert_close(seen[place], torch.cat(starts))

@@ -97,6 +97,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("transfer", "scales: expected an integer >= 2", {"scales": 1}),
     ("transfer", "source: expected a substitute", {"source": []}),
     ("transfer", "with the 3 classes of the model, got one with 5;", {"source": mlp(5)}),
+    ("transfer", r"source: expected nets that take x \[B, 1, 4, 4\], got one that", {"source": mlp(3, 9)}),
     ("transfer", "with the 3 classes of the model, got one with 2 as number 1", {"source": [mlp(), mlp(2)]}),
     ("transfer", "threat: expected", {"threat": 0.3}),
 ]  # fmt: skip

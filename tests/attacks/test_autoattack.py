@@ -264,3 +264,12 @@ def test_a_randomized_function_without_a_gradient_keeps_what_square_finds():
     out = [autoattack(net, x, y, Linf(0.1), version="quick", seed=seed) for seed, net in enumerate(nets)]
     assert all("square" in result.costs for result in out)
     assert any(result.success.any() for result in out)
+
+
+def test_square_says_before_what_it_costs(capfd: pytest.CaptureFixture[str]) -> None:
+    model, x, y = labeled(mlp(), images(6))
+    out = autoattack(model, x, y, threat("linf", 0.1), version=["apgd-ce", "square"], progress=True)
+    lines = capfd.readouterr().err.splitlines()
+    left = out.costs["square"].samples
+    expected = f"square: {left} samples left, each up to 5,000 queries: {5000 * left:,} passes"
+    assert lines.index(expected) < [line.startswith("square: robust") for line in lines].index(True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 
 
@@ -165,3 +166,14 @@ def test_what_is_bound_for_each_sample_is_so_everywhere(kind: str) -> None:
     fooled = float(fa.transferability({"net": NET}, {"net": NET}, data, attack, **options).success)
     # any wrong class fools, also where another was the target
     assert fooled == pytest.approx(1 - robust) or (kind == "targets" and fooled > 1 - robust)
+
+
+@pytest.mark.parametrize("which", ["sources", "targets"])
+def test_a_net_of_another_input_size_is_named(which: str) -> None:
+    nets = {size: nn.Sequential(nn.Flatten(), nn.Linear(size * size, 10)) for size in (8, 9)}
+    models = {"sources": {"a": nets[8]}, "targets": {"b": nets[8]}} | {which: {"c": nets[9]}}
+    data = torch.rand(4, 1, 8, 8), torch.arange(4)
+    with pytest.raises(InputError, match=rf"{which}: expected nets that take x \[B, 1, 8, 8\]"):
+        fa.transferability(
+            models["sources"], models["targets"], data, partial(fa.attacks.fgsm, threat=fa.Linf(0.1))
+        )

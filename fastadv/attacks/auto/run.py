@@ -1,6 +1,7 @@
 """A run of AutoAttack: its components, what is left of a batch, what was found in it, and the result."""
 
 import inspect
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,7 +32,9 @@ from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
 from fastadv.progress import say
 from fastadv.runs import processes
-from fastadv.text import percent
+from fastadv.text import percent, several
+
+log = logging.getLogger("fastadv")
 
 OnProgress = Callable[[str, int], None]
 ATTACKS: dict[str, Any] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
@@ -127,9 +130,14 @@ class Run:
         self._say("clean: accuracy")
 
     def _say(self, name: str) -> None:
+        left, size = len(self.left), len(self.by)
+        self._tell(f"{name} {percent(left / max(1, size))} ({left} of {size} left)")
+
+    def _tell(self, line: str) -> None:
         if self.progress and not processes.rank():
-            left, size = len(self.left), len(self.by)
-            say(f"{name} {percent(left / max(1, size))} ({left} of {size} left)")
+            say(line)
+        else:
+            log.info("autoattack: %s", line)
 
     def note(self, note: str) -> None:
         self.notes += (note,)
@@ -152,6 +160,9 @@ class Run:
         problem = self.trial.problem.take(index)
         if self.on_progress is not None:
             self.on_progress(component.name, len(index))
+        if queries := component.arguments.get("queries"):  # which may take longer than all before
+            text = f"{several(len(index), 'sample')} left, each up to {queries:,} queries"
+            self._tell(f"{component.name}: {text}: {queries * len(index):,} passes")
         started = time.perf_counter()
         try:
             out = component.bound(problem, self.seed)()
@@ -201,7 +212,8 @@ class Run:
         trial, problem = self.trial, self.trial.problem
         verdict = trial.verdict(self.x_adv)
         claimed = torch.tensor([*map(bool, self.by)], dtype=torch.bool, device=self.flat.device)
-        doubtful = (claimed & ~verdict.met).nonzero().squeeze(1).tolist()
+        # what draws say needs no more than the next verdict
+        doubtful = (claimed & ~verdict.met & (not trial.draws)).nonzero().squeeze(1).tolist()
         for index in doubtful:
             self._confirm(index)
         if doubtful:

@@ -73,6 +73,9 @@ class Judge:
             order = self.task.threat.order
             return Judgment(met, turned, keep_nearest(self.best, self.task.x, kept, met, order))
         strength = self.strength(answer.value, answer.logits, turned)
+        if self.plan.last and answer.gradient is not None:
+            self.best.pass_by(kept, answer.finite, strength)
+            return judgment
         if self.plan.stop_early:  # a broken row is left alone, so that nothing depends on when it leaves
             strength = torch.where(like(self.best.success, strength), torch.nan, strength)
         keep_strongest(self.best, kept, met, strength, answer.finite)
@@ -164,7 +167,7 @@ class Fused(Judge):
 def judge_for(task: Task, best: Record, plan: Plan, candidate: Candidate, exact: bool) -> Judge:
     """Return what judges points of these samples; `exact`: the model sees them as they are kept."""
     named = isinstance(plan.loss, str) and plan.loss in KINDS and not plan.minimum
-    fused = named and exact and task.single and task.criterion is WRONG
+    fused = named and exact and task.single and task.criterion is WRONG and not plan.last
     return (Fused if fused else Judge)(task, best, plan, candidate)
 
 

@@ -13,7 +13,9 @@ MEANINGS = {
     "mask": """bool, broadcasts to x; only coordinates where it is True may change. None, the default, lets
     all of them change.""",
     "eot": """forward passes of a randomized model over which the search averages loss, logits and gradient
-    (expectation over transformation), an integer >= 1; the default is 1.""",
+    (expectation over transformation), an integer >= 1; the default is 1. With more, x is attacked where any
+    pass misreads it, all steps are taken, and an attack with a radius returns the last point of a run, of
+    several runs that of the largest mean; one for the nearest keeps the nearest success of the means.""",
     "ids": """int [B], sample numbers, by default 0 to B - 1. Random numbers depend on them, not on the place
     in the batch. A model or loss with an argument `ids` gets those of the rows that it is given.""",
     "whole_batches": """whether each pass has all rows of x in their places, for a model that takes batches of

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._waiting import surely_finite, waits
-from fastadv.attacks.core.points import taken
+from fastadv.attacks.core.points import like, taken
 from fastadv.ops.keep_best import keep_best_
 
 TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of the gradients, at most ten
@@ -43,8 +43,14 @@ class Record:
         """[n] in a minimum-norm attack: that of the nearest success so far, inf where there is none."""
         return -self.rank
 
-    def note_rank(self) -> None:
-        now, first = self.rank[:, None], self.ranks[:, 1:2]
+    def pass_by(self, points: Tensor, finite: Tensor | None, rank: Tensor) -> None:
+        """Keep points [n, ...] of that rank [n], on the way to the end of a run, until an end is ranked."""
+        open_ = self.rank == -torch.inf if finite is None else (self.rank == -torch.inf) & finite
+        self.x_adv.copy_(torch.where(like(open_, points), points, self.x_adv))
+        self.note_rank(torch.fmax(rank.to(self.rank.dtype), self.ranks[:, -1]))
+
+    def note_rank(self, rank: Tensor | None = None) -> None:
+        now, first = (self.rank if rank is None else rank)[:, None], self.ranks[:, 1:2]
         first = torch.where(first.isnan(), now, first)
         self.ranks = torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1)
 
@@ -66,7 +72,7 @@ class Record:
             return first.clone()
         steps = (count / TAIL).ceil_().clamp_(1, TAIL).long()
         before = self.ranks.gather(1, (self.ranks.shape[1] - steps)[:, None]).squeeze(1)
-        share = (self.rank - before) / (self.rank - first)
+        share = (self.rank - before).clamp_min(0) / (self.rank - first)
         return share.masked_fill_(self.rank == first, 0.0).clamp_(0, 1)  # of random losses some sink
 
     @property
@@ -153,6 +159,8 @@ class Plan:
     minimum: bool  # successes rank by their distance to x, not by the loss
     loss: losses.Loss
     stop_early: bool
+    # of a model that draws: points rank where a run ends alone, by passes of their own, as no luck lasts
+    last: bool
     rule: Callable[[Any], None]
     rows: Callable[[], Rows]
     attempts: int  # the searches that compete for the best point

@@ -119,7 +119,9 @@ def run(
     posed = task.within(task.threat.with_radius(inf)) if minimum else task
     rules = _rules_for(posed, gradient)
     followed = partial(follow, rules=rules) if rules else None
-    plan = Plan(minimum, raised, stop_early, rule, rows, restarts, seed, steps, one_way, followed)
+    last = posed.classifier.eot > 1 and not minimum
+    early = stop_early and not last
+    plan = Plan(minimum, raised, early, last, rule, rows, restarts, seed, steps, one_way, followed)
     trial = Trial(posed, from_x)
     ending = Minimum(trial, task.threat) if minimum else Budget(trial)
     clean, trial.clean_pass = trial.clean_pass, None
@@ -137,6 +139,7 @@ def run(
     classifier.replayed = None
     verdict = ending.moved(record, verdict)
     doubtful = (record.success | record.refuted) & ~verdict.met
+    doubtful &= not trial.draws  # whose next answer would be as good as the last
     if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, verdict)):
         verdict = _search_again(ending, record, plan, doubtful, verdict)
     out = ending.result(record, verdict, loss)

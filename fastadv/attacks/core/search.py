@@ -29,6 +29,8 @@ L = TypeVar("L", bound=Look)
 
 # values of x that pass the model at once where a rule asks for many candidates a sample
 CHUNK = 1 << 22
+# values of candidates that are held at once: so many times those of x, and at least a few megabytes
+SHARE, LEAST = 4, 1 << 20
 
 
 class Search(Samples[R_co]):
@@ -273,6 +275,37 @@ class Search(Samples[R_co]):
         return torch.cat([self.classifier(*part) for part in parts]).view(*points.shape[:2], -1)
 
     # Searches within a search, and steps that were taken elsewhere.
+
+    @property
+    def held(self) -> int:
+        """How many values of candidates may be in memory at once."""
+        return max(LEAST, SHARE * self.x.numel())
+
+    def in_parts(self, candidates: int, step: Callable[..., Any]) -> Any:
+        """Take a step that holds so many candidates a sample, of few samples at a time where they are large.
+
+        `step` gets (search of the samples, int64 [m] which they are), and may write their rows; what it
+        returns, [m, ...], is put together. No sample may leave inside.
+        """
+        self.drop_leaving(self.x)
+        every = torch.arange(len(self.x), device=self.x.device)
+        few = max(1, self.held // max(1, candidates * self.x[:1].numel()))
+        if few >= len(every):
+            return step(self, every)
+        results, written = [], []
+        for rows in torch.split(every, few):
+            part = self.over(self.problem.take(rows), self.best.take(rows))
+            part.aims = part.targets if self.aims is self.targets else taken(self.aims, rows)
+            part._places = self._places[rows]
+            vars(part.rows).update(vars(self.rows))
+            part.rows.take(rows)
+            results.append(step(part, rows))
+            written.append(vars(part.rows))
+            self.best.put(rows, part.best)
+        for name, value in written[0].items():
+            tensor = isinstance(value, Tensor)
+            setattr(self.rows, name, torch.cat([one[name] for one in written]) if tensor else value)
+        return None if results[0] is None else torch.cat(results)
 
     def over(self, task: Task, record: Record) -> "Search[R_co]":
         """Return a search like this one over other samples, which writes their best points to `record`."""

@@ -94,6 +94,19 @@ class Trial:
         right = self.attacked if task.plain else task.right(clean)
         right = right if at_times is None else right | at_times
         self.correct = right if finite is None else right & finite
+        self.draws = False  # whether the model answers x otherwise in another pass
+        for _ in range((classifier.eot - 1) * bool(len(x))):
+            again = (classifier.verdict(x, task.rows) - clean).abs().amax(1)
+            varies = ~(again <= self._rounding()) & ~self.unusable
+            if not self.draws and bool(varies.any()):
+                self.draws = True
+                self._report(TWO_ANSWERS)
+            # what one draw misreads is attacked, too
+            self.already, self.attacked = self.already & ~varies, self.attacked | varies
+            if not bool(self.already.any()):
+                break
+        if self.draws:
+            everyone, self.some_already = bool(self.attacked.all()), bool(self.already.any())
         classifier.settle(x)
         # the search copy is asked only now: it may change the layout that the search copy prefers
         self.problem = task.seen(classifier.layout(x), clean, crowds)

@@ -33,7 +33,8 @@ def ascent(
     """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box.
 
     Where they follow the margin of a criterion by default, two attempts share them (`legs`). With `shorten`
-    the steps of each then fall from two radii to a fiftieth: short ones alone end between the classes.
+    the steps of each then fall from two radii to a fiftieth: short ones alone end between the classes. So do
+    those on a model that draws, whose noise steps of one length never average out.
     """
 
     def step(search: Search[Steps]) -> None:
@@ -54,7 +55,7 @@ def ascent(
             search.rows.points = search.start(random_start, draw)
             take, name = Search.ascend if direction is None else step, ("ascent", direction)
             before: Callable[[int, Search[Steps]], None] | None = None
-            if shorten and search.led:
+            if shorten and (search.led or search.plan.last):
                 before = length
             elif direction is None and moves >= WORTH and may_return(search, moves):
                 before = Returns(moves)

@@ -130,6 +130,8 @@ class Stage:
         return self.factor * torch.where(length > 0, length, 1.0).expand(len(search.x))
 
     def go_back(self, samples: Tensor) -> None:
+        if self.search.plan.last:
+            return  # the strongest point may be the luckiest
         rows = self.search.rows
         samples = like(samples, rows.points)
         rows.points = torch.where(samples, rows.top, rows.points)
@@ -189,6 +191,7 @@ class Dense(Stage):
         """Halve the steps of samples whose loss rises too rarely; they go on from their strongest point."""
         rows = self.search.rows
         halve = (rows.rises <= self.rho * interval) | (~rows.halved & (rows.checked >= rows.top_loss))
+        halve |= self.search.plan.last  # by what draws say no loss has risen
         rows.step_size = torch.where(halve, rows.step_size / 2, rows.step_size)
         rows.halved, rows.checked = halve, rows.top_loss.clone()
         rows.rises.zero_()

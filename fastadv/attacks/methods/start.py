@@ -67,13 +67,17 @@ def blends(search: Search, draw: int) -> Tensor:
     low, high = search.threat.box
     x = search.x.flatten(1).unsqueeze(1)
     size = x.shape[2]
-    cells = [math.ceil(size / 2**grain) for grain in range(1 + math.ceil(math.log2(size)))]
+    cells = [math.ceil(size / 2**grain) for grain in range(_grains(size))]
     values = rng.uniform(sum(cells), rng.derive(search.seed, "start", search.restart), search.ids, draw)
     parts = torch.split(values.to(x.dtype), cells, 1)
     noise = torch.stack([part.repeat_interleave(2**n, 1)[:, :size] for n, part in enumerate(parts)], 1)
     noise = low + (high - low) * noise
     mixed = torch.stack([x.lerp(noise, share) for share in BLENDS], 2)
     return mixed.clamp_(low, high).view(len(x), -1, *search.x.shape[1:])
+
+
+def _grains(size: int) -> int:
+    return 1 + math.ceil(math.log2(size))
 
 
 def box_noise(search: Search, draw: int) -> Tensor:
@@ -100,24 +104,27 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
         rows.points = look.seen
         return queries - 1
     rows.points, rows.left = search.x.clone(), torch.zeros_like(search.ids)
-    started, cost = torch.zeros_like(search.ids, dtype=torch.bool), 1
+    started = torch.zeros_like(search.ids, dtype=torch.bool)
+    cost = min(queries, 1 if noise is box_noise else len(BLENDS) * _grains(search.x[0].numel()))
+
+    def look_for(part: Search[Starts], _: Tensor) -> None:
+        look = part.decide(noise(part, draw)[:, :queries])
+        nearest = part.distance(look.seen).masked_fill(~look.adversarial, math.inf).argmin(1)
+        place = part.rows.place
+        new = look.adversarial.any(1) & ~started[place]
+        rows.points[place[new]], rows.left[place[new]] = look.seen[new, nearest[new]], left
+        started[place[new]] = True
+
     # samples that have a start wait for the others
     others = search.over(search.problem, search.best)
     others.rows.place = torch.arange(len(started), device=started.device)
     try:
         for draw in count():
-            candidates = noise(others, draw)[:, :queries]
-            cost = candidates.shape[1]
             left = queries - (draw + 1) * cost
             if queries - left > min(queries, LOOKS):
                 break
-            look = others.decide(candidates)
-            nearest = others.distance(look.seen).masked_fill(~look.adversarial, math.inf).argmin(1)
-            place = others.rows.place
-            new = look.adversarial.any(1) & ~started[place]
-            rows.points[place[new]], rows.left[place[new]] = look.seen[new, nearest[new]], left
-            started[place[new]] = True
-            others.leave(started[place])
+            others.in_parts(2 * cost, look_for)
+            others.leave(started[others.rows.place])
         others.close()
     except Over:
         pass

@@ -1,0 +1,68 @@
+"""How much attacks hold at once: candidates of few samples at a time, with the same points."""
+
+import weakref
+from functools import partial
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import fastadv as fa
+from fastadv.attacks.core import search
+
+A, MOST = fa.attacks, 30
+ATTACKS: dict[str, Any] = {
+    "nes": partial(A.nes, threat=fa.Linf(0.03), queries=102),
+    "spsa": partial(A.spsa, threat=fa.Linf(0.03), queries=257),
+    "boundary": partial(A.boundary, threat=fa.L2(inf), queries=100),
+    "hopskipjump": partial(A.hopskipjump, threat=fa.L2(inf), queries=230),
+    "hopskipjump in Linf": partial(A.hopskipjump, threat=fa.Linf(inf), queries=230),
+    "hopskipjump published": partial(A.hopskipjump, threat=fa.L2(inf), queries=230, variant="published"),
+    "gaussian_noise": partial(A.gaussian_noise, threat=fa.L2(inf), levels=2),
+    "salt_and_pepper": partial(A.salt_and_pepper, threat=fa.L0(inf), levels=2),
+    "square": partial(A.square, threat=fa.Linf(0.03), queries=5),
+    "sparse_rs": partial(A.sparse_rs, threat=fa.L0(20), queries=5),
+    "pointwise": partial(A.pointwise, threat=fa.L0(inf), queries=60),
+    "apgd": partial(A.apgd, threat=fa.Linf(0.03), steps=3),
+}
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that operators return, while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known, self.now, self.most = set[int](), 0, 0
+
+    def _gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        tensors = (leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.known:
+                self.known.add(key)
+                self.now += size
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, key, size)
+        return out
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_holds_few_times_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.default_generator.manual_seed(0)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    x = torch.rand(16, 3, 64, 64)
+    y = model(x).argmax(1)
+    with Live() as live:
+        out = ATTACKS[name](model, x, y)
+    assert x.nbytes < live.most <= MOST * x.nbytes
+    monkeypatch.setattr(search, "LEAST", 1 << 40)
+    assert torch.equal(out.x_adv, ATTACKS[name](model, x, y).x_adv)

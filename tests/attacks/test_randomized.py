@@ -1,0 +1,159 @@
+"""Models that draw, searched with `eot`: no luck of a draw is kept, nor spares a sample or ends a search."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.attacks import ATTACKS, Status
+
+from .nets import images, labels, mlp
+
+A, EOT = fa.attacks, 2
+SEARCHES = [
+    name for name, card in ATTACKS.items()
+    if card.kind == "budget" and not card.requires and card.needs != "classes"
+    and (card.knowledge == "gradient" or name in ("nes", "spsa"))
+]  # fmt: skip
+QUICK: dict[str, dict[str, Any]] = {"nes": {"queries": 35, "directions": 3}, "fgsm": {}}
+QUICK["spsa"] = QUICK["nes"]
+
+
+class Lucky(nn.Module):
+    """Misreads all that comes in the passes `lucky`, and remembers what came."""
+
+    def __init__(self, net: nn.Module, y: Tensor, *lucky: int) -> None:
+        super().__init__()
+        self.net, self.y, self.lucky, self.seen = net, y, lucky, list[Tensor]()
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.seen.append(z.detach().clone())
+        logits = self.net(z)
+        if len(self.seen) - 1 not in self.lucky:
+            return logits
+        y = self.y.repeat_interleave(len(z) // len(self.y))
+        return logits - 100 * F.one_hot(y, logits.shape[1])
+
+
+def batch() -> tuple[nn.Module, Tensor, Tensor]:
+    net, x = mlp(dtype=torch.float32), images(12, dtype=torch.float32)
+    return net, x, labels(net, x)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_last_point_is_returned(name: str) -> None:
+    """Whichever two passes are lucky after those at x; the last pass is the verdict."""
+    net, x, y = batch()
+    plain = Lucky(net, y)
+    search = partial(ATTACKS[name].run, threat=fa.Linf(0.05), eot=EOT, **QUICK.get(name, {"steps": 4}))
+    search(plain, x, y)
+    for first in range(2, len(plain.seen) - 2):
+        if len(plain.seen[first]) != len(x):
+            continue  # probes
+        model = Lucky(net, y, first, first + 1)
+        out = search(model, x, y)
+        assert len(model.seen) == len(plain.seen)
+        assert (out.x_adv != x).flatten(1).any(1).all()
+        if name != "fgsm":
+            assert torch.equal(out.x_adv, model.seen[-2])
+        assert torch.equal(out.success, labels(net, out.x_adv) != y)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_what_one_draw_misreads_is_attacked(name: str) -> None:
+    """A clean accuracy stays what the verdict says; a model that does not draw has no second look."""
+    net, x, y = batch()
+    search = partial(ATTACKS[name].run, x=x, threat=fa.Linf(0.5), eot=3, **QUICK.get(name, {"steps": 4}))
+    out = search(Lucky(net, y, 0), y=y)
+    assert out.clean_accuracy == 0
+    assert any("two answers" in flag for flag in out.flags)
+    assert not (out.status == Status.ALREADY_WRONG).any()
+    assert (out.x_adv != x).flatten(1).any(1).all()
+    assert torch.equal(out.success, labels(net, out.x_adv) != y)
+    assert out.success.any()
+    other = torch.where(torch.arange(12) < 5, (y + 1) % 3, y)
+    out = search(net, y=other)
+    assert torch.equal(out.status == Status.ALREADY_WRONG, other != y)
+    assert torch.equal(out.x_adv[:5], x[:5])
+    assert not any("two answers" in flag for flag in out.flags)
+
+
+def test_of_several_ends_the_strongest_is_returned() -> None:
+    net, x, y = batch()
+    for attack in (A.pgd, A.apgd):
+        runs = [attack(net, x, y, fa.Linf(0.05), steps=3, eot=2, restarts=n, loss="margin") for n in (1, 4)]
+        assert (runs[1].loss >= runs[0].loss - 1e-6).all()
+        assert (runs[1].loss > runs[0].loss + 1e-4).any()
+
+
+def test_a_point_without_finite_logits_is_none() -> None:
+    net, x, y = batch()
+
+    class Breaks(Lucky):
+        def forward(self, z: Tensor) -> Tensor:
+            logits = super().forward(z)
+            lost = (torch.arange(12)[:, None] == 3) & (len(self.seen) > 8)
+            return logits.masked_fill(lost, torch.nan)
+
+    for attack in (A.pgd, A.apgd):
+        out = attack(Breaks(net, y), x, y, fa.Linf(0.05), steps=6, eot=2)
+        others = torch.arange(12) != 3
+        assert out.x_adv.isfinite().all()
+        assert out.status[3] == Status.FAILED
+        assert torch.equal(out.success[others], (labels(net, out.x_adv) != y)[others])
+
+
+class Front(nn.Module):
+    def __init__(self, net: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.net, self.kind = net, kind
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.kind == "shift":
+            turn = torch.eye(2, 3).repeat(len(z), 1, 1)
+            turn[:, :, 2] = (torch.rand(len(z), 2) * 2 - 1) * 0.25
+            z = F.grid_sample(z, F.affine_grid(turn, list(z.shape), align_corners=False), align_corners=False)
+        elif self.kind == "noise":
+            z = z + 0.3 * torch.randn_like(z)
+        elif self.kind == "pixels":
+            z = z * (torch.rand_like(z) > 0.3)
+        else:
+            return self.net[2](F.dropout(self.net[:2](z), 0.5, training=True))
+        return self.net(z)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shift", "noise", "pixels", "dropout"])
+def test_as_strong_as_a_loop_by_hand(kind: str) -> None:
+    """By one draw and by majority, at the same passes of the search."""
+    train, test = fa.data.load("digits", "train"), fa.data.load("digits", "test")
+    torch.default_generator.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 128), nn.ReLU()), nn.Linear(128, 10))
+    fa.train.fit(net, train, fa.train.Standard(), epochs=3)
+    x, y, model, radius, steps = test.x[:200].float(), test.y[:200], Front(net.eval(), kind).eval(), 0.12, 20
+    z = x.clone()
+    for _ in range(steps):
+        z.requires_grad_(True)
+        (by_z,) = torch.autograd.grad(sum(F.cross_entropy(model(z), y, reduction="sum") for _ in range(8)), z)
+        z = z.detach() + 2.5 * radius / steps * by_z.sign()
+        z = torch.min(torch.max(z, x - radius), x + radius).clamp(0, 1)
+
+    def accuracies(points: Tensor) -> Tensor:
+        votes = sum(F.one_hot(model(points).argmax(1), 10) for _ in range(60))
+        right = votes[torch.arange(len(y)), y]
+        majority = right > votes.scatter(1, y[:, None], 0).amax(1)
+        return torch.stack([(right / 60).mean(), majority.float().mean()])
+
+    with torch.no_grad():
+        expected = accuracies(z)
+        for name in ("pgd", "apgd"):
+            attack = partial(ATTACKS[name].run, threat=fa.Linf(radius), steps=steps, eot=8)
+            assert (accuracies(attack(model, x, y).x_adv) <= expected + 0.02).all()
+        attack = partial(A.pgd, steps=steps, eot=8, threat=fa.Linf(radius))
+        drawn: Any = fa.evaluate(model, (x, y), {"pgd": attack}, draws=60, indicators=False)["pgd"].draws
+    assert drawn.one_draw <= expected[0] + 0.02
+    assert drawn.majority <= expected[1] + 0.02
