@@ -26,12 +26,14 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.named import Attack, bound, minimizes, takes, threat_of
 from fastadv.evaluation.row import Components, Row
+from fastadv.intervals import clopper_pearson
 from fastadv.runs.identity import describe
-from fastadv.text import threat_text
+from fastadv.text import percent, threat_text
 from fastadv.threat import THREATS, Named, Threat
 from fastadv.threat.through import Own
 
 FEW = 8  # images; where there are fewer, a model may well see one class in all
+FAR = 0.1  # how far below the stated accuracy the interval of the one measured must end
 NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
 NOT_RUN = "zero_gradient: the attack could not run"
 ELSEWHERE = "grey_box: made without a pass of the model given to the attack; one that sees it may break more"
@@ -235,14 +237,22 @@ def of_all(parts: Sequence[Part], name: str) -> Tensor | None:
     return torch.cat([value.expand(size, *first.shape[1:]) for value, size in values])
 
 
-def remarks(correct: Tensor, failed: Tensor, seen: Tensor) -> list[str]:
-    """Return what casts doubt on labels or model without an attack; bool [n] both, images seen by class."""
+def remarks(correct: Tensor, failed: Tensor, seen: Tensor, stated: float | None) -> list[str]:
+    """Return what casts doubt on labels or model without an attack; bool [n] both, images seen by class.
+
+    `stated` is the clean accuracy that the file of its weights states.
+    """
     decided = correct[~failed]
     # logits that are not finite explain a low accuracy, too, as in the result of an attack
     flags = () if len(decided) < len(correct) else label_flags(int(decided.sum()), len(decided), len(seen))
     texts = [flag.removeprefix(LABELS).capitalize() for flag in flags]
     if int((seen > 0).sum()) == 1 and len(decided) >= FEW and not bool(decided.all()):
         texts.append("The model predicts one class for all images.")
+    if stated and clopper_pearson(int(correct.sum()), len(correct))[1] < stated - FAR:
+        texts.append(
+            f"The clean accuracy is far below the {percent(stated)} that is stated of these weights: are the "
+            "mean and deviation of its training in front of the model, and are the images of that set?"
+        )
     return texts
 
 

@@ -39,6 +39,7 @@ from fastadv.evaluation.named import Attacks, Threats
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
+from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
@@ -339,7 +340,8 @@ class Evaluation:
             values = outcomes.columns(parts, "samples")
             samples = Samples(**values, component=component_of(values["by"], rows))
         seen = torch.stack([part["seen"] for part in parts]).sum(0)
-        remarks, signs = outcomes.remarks(correct, failed, seen), None
+        stated, signs = stated_accuracy(self.job.frozen.source), None
+        remarks = outcomes.remarks(correct, failed, seen, stated)
         unserved = outcomes.unserved(self.job.attacks.values(), rows)
         if self.looked and rows:
             look = partial(masking.indicators, self.job, self.parts, rows, attacked, correct, ids)

@@ -3,22 +3,39 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from fastadv._checks import check_choice, check_count
+from fastadv._torch import version
 from fastadv.errors import InputError
 from fastadv.rng import CPU, generators_kept
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
+# What clean accuracy the files of weights state, by the net, with the versions of its parameters then
+_STATED: WeakKeyDictionary[nn.Module, tuple[float, list[int]]] = WeakKeyDictionary()
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}  # swish in many papers
 
 
 def activation_layer(name: str) -> nn.Module:
     """Return a layer of that activation with torch's defaults; InputError for an unknown name."""
     return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
+
+
+def state_accuracy(model: nn.Module, share: float | None) -> None:
+    """Keep what clean accuracy is stated of a model with the weights that it has now."""
+    if share is not None:
+        _STATED[model] = share, [version(one) for one in model.parameters()]
+
+
+def stated_accuracy(model: object) -> float | None:
+    """Return the clean accuracy that is stated of a model; None of one without, or that was trained since."""
+    share, versions = _STATED.get(model, (None, [])) if isinstance(model, nn.Module) else (None, [])
+    same = isinstance(model, nn.Module) and versions == [version(one) for one in model.parameters()]
+    return share if same else None
 
 
 def check_batch(x: Tensor, shape: Any) -> Tensor:

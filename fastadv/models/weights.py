@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastadv._torch import COMPILED_MODULE
 from fastadv.engine.module import unwrap
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.models._common import state_accuracy
 from fastadv.models.adapt import Logits
 from fastadv.models.wrappers import Normalized
 from fastadv.runs.files import load_tensors, load_torch, save_tensors
@@ -150,7 +151,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
         CorruptFileError: the file is damaged.
     """
     tensors, card = read_plain(path)
-    model = unwrap(model)
+    whole = model = unwrap(model)
     if isinstance(model, Normalized) and not tensors.keys() & {"mean", "std"}:
         model = model.model.model if isinstance(model.model, Logits) else model.model
     state = model.state_dict()
@@ -161,4 +162,5 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
         do = "it is a checkpoint of training: give best.safetensors beside it, or resume the run"
     check_fit(tensors, wanted, path, type(model).__name__, do)
     model.load_state_dict({names[plain]: tensor for plain, tensor in tensors.items()}, strict=False)
+    state_accuracy(whole, card.get("measured", {}).get("clean_accuracy"))
     return card

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
-from fastadv.models._common import first_weights
+from fastadv.models._common import first_weights, state_accuracy
 from fastadv.models.registry import create_from, factory
 from fastadv.models.weights import check_fit, listing, read_plain
 from fastadv.models.wrappers import Normalized
@@ -240,4 +240,6 @@ def robustbench(name: str, weights: str | os.PathLike[str] | None = None) -> nn.
         Croce et al. 2021, "RobustBench" (arXiv 2010.09670).
     """
     entry = find(name)
-    return load(entry, locate(entry, weights)).eval()
+    model = load(entry, locate(entry, weights)).eval()
+    state_accuracy(model, entry.clean and entry.clean / 100)
+    return model
