@@ -454,15 +454,13 @@ def test_without_a_box_the_support_is_the_dual_norm(kind, dual):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", [1, 2, 3, 8, 38, 100, 254])
 def test_what_lies_whole_levels_away_stays_by_quantize_as_by_contains(kind, levels):
-    grid = torch.arange(256, dtype=torch.float32) / 255
+    grid, far = torch.arange(256, dtype=torch.float32) / 255, levels / 255
+    threat = kind({"linf": far, "l2": 2**0.5 * far, "l1": 2 * far, "l0": 2}[kind.norm])
     for low, high in ((grid[:-levels], grid[levels:]), (grid[levels:], grid[:-levels])):
-        x, x_adv = low[:, None].repeat(1, 3), high[:, None].repeat(1, 3)
-        x_adv[:, 2] = x[:, 2]
-        far = {"linf": 1, "l2": 2**0.5, "l1": 2}.get(kind.norm)
-        threat = kind(2 if far is None else levels / 255 * far)
+        x, x_adv = torch.stack([low] * 3, 1), torch.stack([high, high, low], 1)
         kept = threat.contains(x_adv, x)
         assert kept.double().mean() > 0.9
-        assert torch.equal(threat.quantize(x_adv, x)[kept], x_adv[kept])
-        z = threat.quantize(threat.project(x_adv, x), x)
-        assert torch.equal(z[kept], x_adv[kept])
+        for points in (x_adv, threat.project(x_adv, x)):
+            z = threat.quantize(points, x)
+            assert torch.equal(z[kept], x_adv[kept])
         assert threat.contains(z, x).all()

@@ -33,13 +33,9 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
         if labels != ANY:
             raise InputError(f"{name}: expected images and labels (x, y), got {_shown(data)} alone")
         return _held([data], name, labels)
-    two = isinstance(data, list) and labels == ANY and len(data) == 2 and _alike(*data)  # lots of images
-    if (
-        isinstance(data, tuple | list)
-        and len(data) == 2
-        and isinstance(data[0], Tensor | np.ndarray)
-        and not two
-    ):
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
+        if labels == ANY and isinstance(data, list) and _alike(*data):  # two lots of images, or two images
+            return _held(data, name, labels) if _is_batch(data[0], labels) else data  # type: ignore[return-value]
         if all(isinstance(part, Tensor) for part in data):
             return _held([data], name, labels)
         raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
@@ -87,14 +83,10 @@ def _is_batch(item: object, labels: str, matrix: bool = False) -> bool:
     return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
 
 
-def _alike(x: object, y: object) -> bool:
+def _alike(x: Any, y: Any) -> bool:
     """Return whether two tensors are images of one shape, so that the second holds no labels of the first."""
-    return (
-        isinstance(x, Tensor)
-        and isinstance(y, Tensor)
-        and 2 < x.ndim == y.ndim
-        and x.shape[1:] == y.shape[1:]
-    )
+    tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
+    return bool(tensors and 2 < x.ndim == y.ndim and x.shape[1:] == y.shape[1:])
 
 
 def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:

@@ -233,7 +233,10 @@ class Run:
         x, _, ids = first_rows(feed.dataset, clamped_input.SAMPLES, feed.box, feed.labels)
         x, ids, plain = x.to(feed.device, feed.dtype), ids.to(feed.device), Plain(self.steps.model)
         with rng.generators_kept(feed.device), torch.inference_mode(False), torch.no_grad(), plain.in_eval():
-            y = plain.of(x, ids).verdict(x).argmax(1)
+            try:
+                y = plain.of(x, ids).verdict(x).argmax(1)
+            except Exception:  # a model may take batches of one size alone
+                return ""
             tasks = (Task.of(plain, x, y, threat, ids=ids) for threat in threats)
             if all(clamped_input.share(task, 0) <= clamped_input.LIMIT for task in tasks):
                 return ""

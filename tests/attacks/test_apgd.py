@@ -17,7 +17,7 @@ from tests.refusals import refuses
 
 from .halfspaces import nearest, problem
 from .nets import images, labeled, labels, linear, mlp, threat
-from .watched import firm
+from .watched import firm, watched
 
 NORMS = ["linf", "l2", "l1"]
 
@@ -93,9 +93,9 @@ def test_an_l1_start_is_the_projection_of_noise_that_no_box_has_cut() -> None:
     model, seen = firm(torch.ones(784), gradients=True)
     x = (3 * images(4, (784,), dtype=torch.float32) - 1).clamp(0, 1)
     noise = rng.normal(784, rng.derive(0, "apgd", 0), torch.arange(4))
-    for factor, steps in ((1.0, 3), (3.0, 10)):  # a tenth of few steps is none
-        seen.clear()
-        apgd(model, x, torch.zeros(4).long(), L1(10.0), steps=steps)
+    for factor, steps, larger in ((1.0, 3, None), (3.0, 10, None), (1.0, 10, ())):
+        seen.clear()  # a tenth of few steps is none, and larger balls can be left out
+        apgd(model, x, torch.zeros(4).long(), L1(10.0), steps=steps, larger=larger)
         torch.testing.assert_close(seen[0], L1(10.0 * factor).project(x + noise, x), rtol=0, atol=1e-6)
         away = (seen[0] - x).abs()
         assert ((away > 1e-6).sum(1) < 50 * factor).all()
@@ -249,14 +249,8 @@ def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_larger_balls_come_first_and_leave_no_point_outside(norm: str) -> None:
     """The model tells the points of the first steps, beyond the ball of the result."""
-    net, x = mlp(dtype=torch.float32), images(12, dtype=torch.float32)
-    y, inside, seen = labels(net, x), threat(norm), list[Tensor]()
-
-    def model(points: Tensor) -> Tensor:
-        seen.append(points.detach())
-        logits: Tensor = net(points)
-        return logits
-
+    net, x, y = labeled(mlp(dtype=torch.float32), images(12, dtype=torch.float32))
+    inside, (model, seen) = threat(norm), watched(net)
     out = apgd(model, x, y, inside, steps=10, larger=(2.0, 1.5), stop_early=False)
     whole = (points for points in seen if len(points) == len(x))
     far = [round(float((inside.distance(points, x) / inside.radius).max()), 3) for points in whole]
@@ -272,29 +266,13 @@ def test_larger_balls_come_first_and_leave_no_point_outside(norm: str) -> None:
         refuses("larger", apgd, net, x, y, inside, larger=wrong)
 
 
-@pytest.mark.parametrize(("larger", "leaves"), [(None, True), ((), False)])
-def test_larger_balls_under_l1_can_be_left_out(larger: tuple[float, ...] | None, leaves: bool) -> None:
-    net, x, ball, seen = mlp(dtype=torch.float32), images(8, dtype=torch.float32), L1(0.6), list[Tensor]()
-    model = nn.Sequential(net)
-    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    apgd(model, x, labels(net, x), ball, steps=10, larger=larger, stop_early=False)
-    inside = [bool(ball.contains(points, x).all()) for points in seen]
-    assert len(inside) > 10
-    assert all(inside) != leaves
-
-
 def test_every_class_and_restart_has_a_start_of_its_own() -> None:
     """Number * restarts + restart: the classes of a round side by side, by the keys 0 and 2, 1 and 3."""
-    net, x, seen = mlp(dtype=torch.float32), images(4, dtype=torch.float32), list[Tensor]()
-    model = nn.Sequential(net)
-    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    apgd(
-        model, x, labels(net, x), Linf(0.05), steps=0, loss="ce-targeted", restarts=2, stop_early=False,
-        seed=3,
-    )  # fmt: skip
-    ids = torch.arange(4)
+    net, x, y = labeled(mlp(dtype=torch.float32), images(4, dtype=torch.float32))
+    model, seen = watched(net)
+    options = {"steps": 0, "loss": "ce-targeted", "restarts": 2, "stop_early": False, "seed": 3}
+    apgd(model, x, y, Linf(0.05), **options)
     for place, keys in ((1, (0, 2)), (2, (1, 3))):
-        noise = [2 * rng.uniform(16, rng.derive(3, "apgd", key), ids) - 1 for key in keys]
-        noise = [n / n.abs().amax(1, keepdim=True) for n in noise]
-        starts = [(x + 0.05 * n.view_as(x)).clamp(0, 1) for n in noise]
-        torch.testing.assert_close(seen[place], torch.cat(starts))
+        noise = [2 * rng.uniform(16, rng.derive(3, "apgd", key), torch.arange(4)) - 1 for key in keys]
+        starts = [x + 0.05 * (n / n.abs().amax(1, keepdim=True)).view_as(x) for n in noise]
+        torch.testing.assert_close(seen[place], torch.cat(starts).clamp(0, 1))

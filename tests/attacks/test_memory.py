@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 import fastadv as fa
 from fastadv.attacks.core import search
 
+from .nets import labeled
+
 A, MOST = fa.attacks, 30
 ATTACKS: dict[str, Any] = {
     "nes": partial(A.nes, threat=fa.Linf(0.03), queries=102),
@@ -36,22 +38,17 @@ class Live(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known, self.now, self.most = set[int](), 0, 0
-
-    def _gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
+        self.held: dict[int, int] = {}
+        self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        tensors = (leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
-        for storage in (tensor.untyped_storage() for tensor in tensors):
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self.known:
-                self.known.add(key)
-                self.now += size
-                self.most = max(self.most, self.now)
-                weakref.finalize(storage, self._gone, key, size)
+        for leaf in tree_leaves(out):
+            storage = leaf.untyped_storage() if isinstance(leaf, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self.held:
+                self.held[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.held.pop, storage._cdata)
+        self.most = max(self.most, sum(self.held.values()))
         return out
 
 
@@ -59,8 +56,7 @@ class Live(TorchDispatchMode):
 def test_an_attack_holds_few_times_the_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.default_generator.manual_seed(0)
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
-    x = torch.rand(16, 3, 64, 64)
-    y = model(x).argmax(1)
+    model, x, y = labeled(model, torch.rand(16, 3, 64, 64))
     with Live() as live:
         out = ATTACKS[name](model, x, y)
     assert x.nbytes < live.most <= MOST * x.nbytes

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS, Status
+from tests.defenses import AlwaysDropout, Pointwise
 
 from .nets import images, labels, mlp
 
@@ -107,53 +108,41 @@ def test_a_point_without_finite_logits_is_none() -> None:
         assert torch.equal(out.success[others], (labels(net, out.x_adv) != y)[others])
 
 
-class Front(nn.Module):
-    def __init__(self, net: nn.Module, kind: str) -> None:
-        super().__init__()
-        self.net, self.kind = net, kind
+def moved(z: Tensor) -> Tensor:
+    turn = torch.eye(2, 3).repeat(len(z), 1, 1)
+    turn[:, :, 2] = (torch.rand(len(z), 2) * 2 - 1) * 0.25
+    return F.grid_sample(z, F.affine_grid(turn, list(z.shape), align_corners=False), align_corners=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        if self.kind == "shift":
-            turn = torch.eye(2, 3).repeat(len(z), 1, 1)
-            turn[:, :, 2] = (torch.rand(len(z), 2) * 2 - 1) * 0.25
-            z = F.grid_sample(z, F.affine_grid(turn, list(z.shape), align_corners=False), align_corners=False)
-        elif self.kind == "noise":
-            z = z + 0.3 * torch.randn_like(z)
-        elif self.kind == "pixels":
-            z = z * (torch.rand_like(z) > 0.3)
-        else:
-            return self.net[2](F.dropout(self.net[:2](z), 0.5, training=True))
-        return self.net(z)
+
+DRAWING = {  # in front of a net, and between its layers
+    "shift": (Pointwise(moved), nn.Identity()),
+    "noise": (Pointwise(lambda z: z + 0.3 * torch.randn_like(z)), nn.Identity()),
+    "dropout": (nn.Identity(), AlwaysDropout(0.5)),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["shift", "noise", "pixels", "dropout"])
+@pytest.mark.parametrize("kind", DRAWING)
 def test_as_strong_as_a_loop_by_hand(kind: str) -> None:
     """By one draw and by majority, at the same passes of the search."""
-    train, test = fa.data.load("digits", "train"), fa.data.load("digits", "test")
     torch.default_generator.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 128), nn.ReLU()), nn.Linear(128, 10))
-    fa.train.fit(net, train, fa.train.Standard(), epochs=3)
-    x, y, model, radius, steps = test.x[:200].float(), test.y[:200], Front(net.eval(), kind).eval(), 0.12, 20
-    z = x.clone()
+    (front, between), radius, steps = DRAWING[kind], 0.12, 20
+    first, last = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU()), nn.Linear(128, 10)
+    fa.train.fit(nn.Sequential(first, last), fa.data.load("digits", "train"), fa.train.Standard(), epochs=3)
+    test, model = fa.data.load("digits", "test", limit=200), nn.Sequential(front, first, between, last).eval()
+    x, y, z = test.x, test.y, test.x.clone()
     for _ in range(steps):
         z.requires_grad_(True)
         (by_z,) = torch.autograd.grad(sum(F.cross_entropy(model(z), y, reduction="sum") for _ in range(8)), z)
         z = z.detach() + 2.5 * radius / steps * by_z.sign()
         z = torch.min(torch.max(z, x - radius), x + radius).clamp(0, 1)
 
-    def accuracies(points: Tensor) -> Tensor:
-        votes = sum(F.one_hot(model(points).argmax(1), 10) for _ in range(60))
-        right = votes[torch.arange(len(y)), y]
-        majority = right > votes.scatter(1, y[:, None], 0).amax(1)
-        return torch.stack([(right / 60).mean(), majority.float().mean()])
+    def by_hand(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Tensor:
+        return z[ids]
 
-    with torch.no_grad():
-        expected = accuracies(z)
-        for name in ("pgd", "apgd"):
-            attack = partial(ATTACKS[name].run, threat=fa.Linf(radius), steps=steps, eot=8)
-            assert (accuracies(attack(model, x, y).x_adv) <= expected + 0.02).all()
-        attack = partial(A.pgd, steps=steps, eot=8, threat=fa.Linf(radius))
-        drawn: Any = fa.evaluate(model, (x, y), {"pgd": attack}, draws=60, indicators=False)["pgd"].draws
-    assert drawn.one_draw <= expected[0] + 0.02
-    assert drawn.majority <= expected[1] + 0.02
+    options: Any = {"threat": fa.Linf(radius), "steps": steps, "eot": 8}
+    attacks = {"hand": by_hand, **{run.__name__: partial(run, **options) for run in (A.pgd, A.apgd)}}
+    rows: Any = fa.evaluate(model, test, attacks, draws=60, indicators=False)
+    for name in ("pgd", "apgd"):
+        assert rows[name].draws.one_draw <= rows["hand"].draws.one_draw + 0.02
+        assert rows[name].draws.majority <= rows["hand"].draws.majority + 0.02

@@ -89,7 +89,7 @@ def test_items_without_the_parts_are_refused(item, match):
 def test_all_modes_are_read_as_the_files_of_a_folder_are(mode, tmp_path):
     if mode.startswith("I;16"):
         wanted = torch.arange(17, dtype=torch.uint8)[None] * 15
-        values = (wanted.numpy().astype(np.uint16) * 257).astype(">u2" if mode == "I;16B" else "<u2")
+        values = wanted.numpy().astype(np.uint16) * 257  # of two equal bytes, in either order
         image = Image.frombytes(mode, (17, 1), values.tobytes())
     else:
         image = Image.fromarray(array(X[0])).convert(mode)

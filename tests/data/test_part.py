@@ -36,40 +36,39 @@ def folder(files):
     return fa.data.load("imagefolder", "test", data_dir=files)
 
 
-DATA = fa.data.ImageSet(X, Y, 2, "held")
-KINDS = {
+DATA, PAIRS = fa.data.ImageSet(X, Y, 2, "held"), TensorDataset(X, Y)
+KINDS = {  # also those that say nothing of their order
     "ImageSet": lambda _: DATA,
     "(x, y)": lambda _: (X, Y),
-    "loader": lambda _: DataLoader(TensorDataset(X, Y), 16),
-    "subset": lambda _: Subset(TensorDataset(X, Y), range(len(Y))),
+    "loader": lambda _: DataLoader(PAIRS, 16),
+    "subset": lambda _: Subset(PAIRS, range(len(Y))),
+    "pairs": lambda _: fa.data.pairs(PAIRS, 0, 1),
+    "targets": lambda _: type("Own", (list,), {"targets": Y.tolist()})(PAIRS),
     "folder": folder,
     "folder in memory": lambda files: folder(files).in_memory(),
     "two parts": lambda files: ConcatDataset([folder(files).subset(k) for k in torch.arange(110).split(50)]),
     "loader of a folder": lambda files: DataLoader(folder(files), 16),
     "pairs of a folder": lambda files: fa.data.pairs(folder(files), 0, 1),
     "corrupted folder": lambda files: fa.data.corrupted(folder(files), "brightness", 1),
-}  # fmt: skip
-FGSM = partial(fa.attacks.fgsm, threat=fa.Linf(0.01))
-FGSMS = lambda radius: FGSM  # noqa: E731
-
-
-NET, NETS = First(1, 1), {"": First(1, 1)}
-STANDARD = partial(fa.train.fit, NET, DATA, "standard")
-FIT = {"epochs": 1, "learning_rate": 1e-9, "measuring": fa.train.Measuring(test_limit=COUNT)}
+}
+FGSM, NET, NETS = partial(fa.attacks.fgsm, threat=fa.Linf(0.01)), First(1, 1), {"": First(1, 1)}
+STANDARD = partial(fa.train.fit, NET, DATA, "standard", epochs=1, learning_rate=1e-9)
+FEW = fa.train.Measuring(test_limit=COUNT)
 PATHS = {  # each returns the share of the first class in the part that it takes
     "evaluate": lambda data: fa.evaluate(NET, data, limit=COUNT).clean_accuracy,
-    "a curve": lambda data: fa.accuracy_against_radius(NET, data, FGSMS, [0], limit=COUNT).accuracy[0],
+    "a curve": lambda data: fa.accuracy_against_radius(NET, data, lambda _: FGSM, [0], limit=COUNT).at(0),
     "transferability": lambda data: fa.transferability(NETS, NETS, data, FGSM, limit=COUNT).right / COUNT,
     "smooth": lambda data: (fa.certify.smooth(NET, data, 0.1, n0=2, n=2, limit=COUNT).y == 0).float().mean(),
-    "fit": lambda data: STANDARD(test_set=as_dataset(data), **FIT)[-1].clean_accuracy,
-}  # fmt: skip
+    "fit": lambda data: STANDARD(test_set=as_dataset(data), measuring=FEW)[-1].clean_accuracy,
+}
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_path_takes_a_part_with_the_proportions_of_the_set(kind, path, files, logged):
-    assert float(PATHS[path](KINDS[kind](files))) == pytest.approx(SHARES[0] / COUNT)
-    assert len([r for r in logged.records if "drawn by class" in r.getMessage()]) == 1
+def test_every_path_takes_a_part_with_the_proportions_of_the_set(path, files, logged):
+    for kind, make in KINDS.items():
+        logged.records.clear()
+        assert float(PATHS[path](make(files))) == pytest.approx(SHARES[0] / COUNT), kind
+        assert logged.text.count("drawn by class") == 1, kind
 
 
 def test_all_kinds_of_a_set_give_the_same_samples(files):
@@ -80,12 +79,11 @@ def test_all_kinds_of_a_set_give_the_same_samples(files):
 @pytest.mark.parametrize("kind", ["ImageSet", "folder", "corrupted folder"])
 def test_a_part_says_in_its_note_that_it_was_drawn_and_is_a_sorted_set_again(kind, files):
     whole = KINDS[kind](files)
-    part = part_of(whole, 50)
+    part, loaded = part_of(whole, 50), fa.data.load("imagefolder", "test", data_dir=files, limit=50)
     assert part.labels.bincount().tolist() == [30, 20]
     assert "50 of 110 images, drawn by class, each by its share, with seed 0" in part.note
     assert part_of(part, COUNT).labels.bincount().tolist() == SHARES
     assert part_of(whole, None) is part_of(whole, 500) is whole
-    loaded = fa.data.load("imagefolder", "test", data_dir=files, limit=50)
     assert torch.equal(loaded.labels, part.labels)
 
 
@@ -103,8 +101,9 @@ def test_of_more_classes_than_samples_any_may_be_among_them():
 
 @pytest.mark.parametrize("rank", [None, 0])
 def test_a_table_says_which_of_the_reasons_holds(rank, tmp_path):
-    for y, drawn in ((Y, True), (torch.arange(len(Y)) % 2, False)):
-        ours = {} if rank is None else {"run_dir": tmp_path / f"{drawn}", "rank": rank, "world_size": 2}
-        text = str(fa.evaluate(First(1, 1), (X, y), limit=COUNT, batch_size=5, **ours))
+    in_turn = torch.arange(len(Y)) % 2
+    for place, (y, limit, drawn) in enumerate(((Y, COUNT, True), (Y, None, False), (in_turn, COUNT, False))):
+        ours = {} if rank is None else {"run_dir": tmp_path / f"{place}", "rank": rank, "world_size": 2}
+        text = str(fa.evaluate(NET, (X, y), limit=limit, batch_size=5, **ours))
         assert ("drawn by class" in text) == drawn
         assert ("one process's share of the samples" in text) == (rank is not None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastadv as fa
 from fastadv.evaluation import Curve, evaluate
@@ -21,12 +21,10 @@ X[:, 0] = 0.0  # where adding a radius rounds nothing away
 Y, AWAY = torch.zeros(64, dtype=torch.int64), torch.randn(X.shape, generator=torch.Generator().manual_seed(1))
 
 
-class Moved(nn.Module):
+def moved(x: Tensor) -> Tensor:
     """Class 0 for these very images, 1 for all others."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        known = (x[:, None] == X).flatten(2).all(2).any(1, keepdim=True)
-        return torch.cat([known, ~known], 1).float()
+    known = (x[:, None] == X).flatten(2).all(2).any(1, keepdim=True)
+    return torch.cat([known, ~known], 1).float()
 
 
 def surface(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, threat: fa.Threat, radius: float) -> Tensor:
@@ -43,16 +41,15 @@ def test_all_agree_on_the_surface(norm: str, radius: float) -> None:
     distance = ball.distance(x_adv := at(None, X, Y, ids=torch.arange(64), threat=ball), X)
     assert ball.contains(x_adv, X).all()
     assert distance.min() > radius * (1 - 1e-4), "on the surface"
-    attacks = {"budget": partial(at, threat=ball), "near": near}
-    table = evaluate(Moved(), (X, Y), attacks, indicators=False, keep_samples=True)
-    beside = {**attacks, "budget": partial(fa.attacks.fgsm, threat=ball)}
-    worst = evaluate(Moved(), (X, Y), beside, indicators=False).worst_case  # of the nearest within the radius
+    run, attacks = partial(evaluate, moved, (X, Y), indicators=False), {"budget": partial(at, threat=ball)}
+    table = run({**attacks, "near": near}, keep_samples=True)
+    worst = run({"fgsm": partial(fa.attacks.fgsm, threat=ball), "near": near}).worst_case  # of the nearest
     assert table["budget"].robust_accuracy == table.worst_case == worst == 0
-    curve, radii = partial(fa.accuracy_against_radius, Moved(), (X, Y)), [0.9 * radius, radius]
-    for known in (curve(minimum_norm=near, radii=radii), Curve.from_distances(distance, radii)):
-        assert known.accuracy.tolist() == [1, 0]
-    steps, tried = curve(minimum_norm=near), curve(lambda r: partial(at, threat=ball), [radius])
-    assert ([*map(steps.at, radii)], tried.at(radius)) == ([1, 0], 0)
+    curve = partial(fa.accuracy_against_radius, moved, (X, Y))
+    for known in (partial(curve, minimum_norm=near), partial(Curve.from_distances, distance)):
+        assert known(radii=[0.9 * radius, radius]).accuracy.tolist() == [1, 0]
+    steps, tried = curve(minimum_norm=near), curve(lambda r: attacks["budget"], [radius])
+    assert (steps.at(0.9 * radius), steps.at(radius), tried.at(radius)) == (1, 0, 0)
     drawn = chart.chart(table, groups(table.rows)[0], {"budget": tried}, None)
     assert {name: line.at(radius) for name, line in drawn.curves.items()} == {"all attacks": 0, "budget": 0}
     heads, lines = grid.heat(table, None, ball)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
+from tests.attacks.nets import linear, mlp
 
 
 class Above(nn.Module):
@@ -135,6 +135,8 @@ def test_a_share_of_nothing_is_none() -> None:
         ),
         ((NETS, NETS, (X, Y), lambda model, x, y: (255 * x).byte()), r"attack: .* got torch.uint8"),
         ((NETS, NETS, (X, Y), lambda model, x, y: None), "attack: .* got NoneType"),
+        (({"c": mlp()}, NETS, (X, Y), pushed), r"sources: expected nets that take x \[B, 1, 1, 1\]"),
+        ((NETS, {"c": mlp()}, (X, Y), pushed), r"targets: expected nets that take x \[B, 1, 1, 1\]"),
     ],
 )
 def test_wrong_arguments(arguments: Any, message: str) -> None:
@@ -142,13 +144,10 @@ def test_wrong_arguments(arguments: Any, message: str) -> None:
         fa.transferability(*arguments)
 
 
-NET, SEEDED = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), torch.Generator().manual_seed(0)
-IMAGES, MASK = torch.rand(2, 40, 1, 2, 3, generator=SEEDED)
-with torch.no_grad():
-    NET[1].weight.copy_(torch.randn(3, 6, generator=SEEDED))
-    NET[1].bias.copy_(-0.5 * NET[1].weight.sum(1))
-    LABELS = NET(IMAGES).argmax(1)
-BOUND = {
+IMAGES, MASK = torch.rand(2, 40, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+NET = linear(inputs=6)
+LABELS = NET(IMAGES).argmax(1)
+BOUND: dict[str, Any] = {
     "radii": {"threat": fa.Linf(torch.linspace(0.0, 0.2, 40))}, "box": {"threat": fa.Linf(0.1, (-1.0, 2.0))},
     "mask": {"mask": MASK < 0.7}, "targets": {"targets": (LABELS + 1) % 3},
 }  # fmt: skip
@@ -166,14 +165,3 @@ def test_what_is_bound_for_each_sample_is_so_everywhere(kind: str) -> None:
     fooled = float(fa.transferability({"net": NET}, {"net": NET}, data, attack, **options).success)
     # any wrong class fools, also where another was the target
     assert fooled == pytest.approx(1 - robust) or (kind == "targets" and fooled > 1 - robust)
-
-
-@pytest.mark.parametrize("which", ["sources", "targets"])
-def test_a_net_of_another_input_size_is_named(which: str) -> None:
-    nets = {size: nn.Sequential(nn.Flatten(), nn.Linear(size * size, 10)) for size in (8, 9)}
-    models = {"sources": {"a": nets[8]}, "targets": {"b": nets[8]}} | {which: {"c": nets[9]}}
-    data = torch.rand(4, 1, 8, 8), torch.arange(4)
-    with pytest.raises(InputError, match=rf"{which}: expected nets that take x \[B, 1, 8, 8\]"):
-        fa.transferability(
-            models["sources"], models["targets"], data, partial(fa.attacks.fgsm, threat=fa.Linf(0.1))
-        )

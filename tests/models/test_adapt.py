@@ -164,30 +164,26 @@ NUMBERS = [
 
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_means_and_deviations_may_be_any_numbers(kind):
-    mean, std = (kind(values) for values in ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    x, net = torch.rand(2, 3, 4, 4), nn.Flatten()
-    for model in (fa.models.Normalized(net, mean, std), adapt(net, mean=mean, std=std)):
+    mean, std = kind((0.5, 0.5, 0.5)), kind((0.25, 0.25, 0.25))
+    for model in (fa.models.Normalized(nn.Flatten(), mean, std), adapt(nn.Flatten(), mean=mean, std=std)):
         assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
-        assert torch.equal(model(x), ((x - 0.5) / 0.25).flatten(1))
+        assert torch.equal(model(X), ((X - 0.5) / 0.25).flatten(1))
 
 
 @pytest.mark.parametrize("rest", [(6,), (4, 5), (2, 4, 5)])
 def test_series_images_and_volumes_are_normalized_by_channel(rest):
-    x, mean, std = torch.rand(2, 3, *rest), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    model = adapt(nn.Flatten(), mean=mean, std=std)
-    wanted = torch.stack([(x[:, c] - mean[c]) / std[c] for c in range(3)], 1)
-    torch.testing.assert_close(model(x), wanted.flatten(1))
+    x = torch.rand(2, 3, *rest)
+    wanted = torch.stack([(x[:, c] - MEAN[c]) / STD[c] for c in range(3)], 1).flatten(1)
+    model = adapt(nn.Flatten(), mean=MEAN, std=STD)
+    torch.testing.assert_close(model(x), wanted)
     refuses(r"expected a batch of shape \[B, 3, any", model, x[:, :2])
-    linear = nn.Linear(wanted.flatten(1).shape[1], 4)
-    inside = adapt(nn.Sequential(nn.Flatten(), linear), mean=mean, std=std).eval()
-    assert fa.attacks.fgsm(inside, x, torch.zeros(2).long(), fa.Linf(0.1)).x_adv.shape == x.shape
+    assert fa.attacks.fgsm(model, x, torch.zeros(2).long(), fa.Linf(0.1)).x_adv.shape == x.shape
 
 
 def test_a_sequence_of_transforms_and_a_size_that_is_one_number():
     v2 = pytest.importorskip("torchvision.transforms.v2")
-    floats, normal = v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.2,) * 3)
+    normal = nn.Sequential(v2.Resize(8), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD))
     for size in (None, "native"):
-        model = adapt(nn.Flatten(), nn.Sequential(v2.Resize(8), floats, normal), size=size)
-        torch.testing.assert_close(model(X), ((X - 0.5) / 0.2).flatten(1))
-    settings = {"do_resize": True, "size": 224, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        torch.testing.assert_close(adapt(net(), normal, size=size).eval()(X), expected(MEAN, STD))
+    settings = vars(Processor(size=224))
     refuses("size with .* got 224, .*build it with the class", adapt, nn.Flatten(), settings, size="native")

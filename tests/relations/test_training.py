@@ -16,18 +16,14 @@ from fastadv.train.recipes.base import owns_step
 from tests.data.sets import ALL, toy_base, toy_model
 from tests.train.nets import assert_same, grouped, images, net, stopped, timeless, viewed
 from tests.train.recipes import hand
-from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net
+from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net, loss_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-OF_CLASSES = {name: recipe for name, recipe in RECIPES.items() if name != "robust_logistic"}
-every_recipe = pytest.mark.parametrize("name", OF_CLASSES)
-HIDDEN = {"hidden": "5"}  # the module of `net`, where `flat_net` has "1"
+HELD = RECIPES | {"hat": fa.train.HAT(THREAT, helper=viewed(), steps=2)}
+HELD |= {one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")}
+every_recipe = pytest.mark.parametrize("name", RECIPES)
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
-
-
-def recipe_of(name):
-    recipe = OF_CLASSES[name]
-    return type(recipe)(HIDDEN[name], recipe.radius) if name in HIDDEN else recipe
+RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
 
 
 def trained(recipe, data=None, call=fa.train.fit, **options):
@@ -45,37 +41,22 @@ OPTIONS = [  # every recipe meets some of them
     {"max_norm": 0.5, "augment": "crop_flip"},
     {"optimizer": "nesterov", "schedule": "cosine", "drop_last": True, "batch_size": 6},
 ]
-CASES = dict(zip(OF_CLASSES, cycle(OPTIONS), strict=False))
+CASES = dict(zip(HELD, cycle(OPTIONS), strict=False))
 
 
-@every_recipe
+@pytest.mark.parametrize("name", HELD)
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, tmp_path):
-    run = partial(trained, recipe_of(name), **CASES[name])
-    whole, past = run()
-    stopped(5, run, run_dir=tmp_path, checkpoint_every=2)
-    model, rest = run(run_dir=tmp_path, resume=True, checkpoint_every=2)
-    assert_same(model, whole)
-    assert timeless(fa.train.reports(tmp_path)) == timeless(past)
-    assert timeless(rest) == timeless(past)[1:]
-
-
-RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
-SEVERAL = [fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")]
-HAT = fa.train.HAT(THREAT, helper=viewed(), steps=2)
-HELD = OF_CLASSES | {"random": SEVERAL[0], "mean": SEVERAL[1], "hat": HAT}
-
-
-@pytest.mark.parametrize("name", [name for name in HELD if name not in HIDDEN])
-def test_a_buffer_that_no_state_dict_has_is_resumed_and_view_works(name, tmp_path):
-    keyed = {"recipe": HELD[name], "data": (RGB, images(20).y), "ema": 0.9}
-    whole, past = trained(model=viewed(), **keyed)
-    of_epoch = trained(call=one_epoch, model=viewed(), **keyed, run_dir=tmp_path / "epoch")[0]
-    stopped(5, trained, model=viewed(), **keyed, run_dir=tmp_path / "step")
+    """Also in a buffer that no state dict has, of a net that takes points as they lie in memory."""
+    run = partial(trained, HELD[name], (RGB, images(20).y), checkpoint_every=2, **CASES[name])
+    whole, past = run(model=viewed(), checkpoint_every=None)
+    of_epoch, _ = run(call=one_epoch, model=viewed(), run_dir=tmp_path / "epoch")
+    stopped(5, run, model=viewed(), run_dir=tmp_path / "step")
     for kind, model in (("epoch", of_epoch), ("step", viewed())):  # the model that was stopped, and a new one
-        trained(model=model, resume=True, **keyed, run_dir=tmp_path / kind)
+        _, rest = run(model=model, resume=True, run_dir=tmp_path / kind)
         assert torch.equal(model.mean, whole.mean)
         assert_same(model, whole)
         assert timeless(fa.train.reports(tmp_path / kind)) == timeless(past)
+        assert timeless(rest) == timeless(past)[1:]
     viewed().load_state_dict(fa.models.read_weights(tmp_path / "step" / "model.safetensors")[0])
 
 
@@ -83,42 +64,38 @@ def one_epoch(*given, **options):
     return [next(fa.train.epochs(*given, **options))]
 
 
-def last_of_two(model, x, y):
-    return fa.attacks.last_iterate(model, x, y, THREAT, steps=2, step_size=0.1)
-
-
+A = fa.attacks
 POINTS = {
-    "last_iterate": last_of_two,
-    "universal": lambda *given: fa.attacks.universal(given[0], given[1:], THREAT, epochs=2).apply(given[1]),
-    **{
-        make.__name__: lambda model, x, y, make=make: make(model, [*zip(x, y, strict=True)], steps=2).x
-        for make in ALL
-    },
+    "last_iterate": partial(A.last_iterate, threat=THREAT, steps=2, step_size=0.1),
+    "universal": lambda model, x, y: A.universal(model, (x, y), THREAT, epochs=2).apply(x),
 }
+MADE = {make.__name__: make for make in ALL}
 
 
-@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize("name", POINTS | MADE)
 def test_points_of_a_frozen_lie_in_memory_as_x_does(name):
-    model, y = viewed().eval(), images(20).y
+    y = images(20).y
     for order in (torch.contiguous_format, torch.channels_last):
-        x = RGB.contiguous(memory_format=order)
-        points = POINTS[name](fa.freeze(model, precision="bf16"), x, y)
-        assert points.stride() == (x if name in ("last_iterate", "universal") else RGB).stride()
+        model, x = fa.freeze(viewed().eval(), precision="bf16"), RGB.contiguous(memory_format=order)
+        if name in POINTS:
+            assert POINTS[name](model, x, y).stride() == x.stride()
+        else:
+            assert MADE[name](model, [*zip(x, y, strict=True)], steps=2).x.stride() == RGB.stride()
 
 
 @every_recipe
 def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name):
     x, y, _ = hand.batch()
     model = hand.warm_net()
-    twin, recipe, seed = deepcopy(model), recipe_of(name), rng.derive(3, "attack", 1)
+    twin, recipe, seed = deepcopy(model), RECIPES[name], rng.derive(3, "attack", 1)
     options = {"learning_rate": 0.1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.01}
     _, (report,) = trained(recipe, images(9), model=model, epochs=1, batch_size=9, **options)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, weight_decay=0.01)
-    keys = {"ids": torch.arange(9), "seed": seed}
     if owns_step(recipe):
-        loss = recipe.step(fa.train.Step(model=twin, optimizer=optimizer, x=x, y=y, epoch=1, **keys))
+        at = {"model": twin, "optimizer": optimizer, "ids": torch.arange(9), "seed": seed, "epoch": 1}
+        loss = recipe.step(fa.train.Step(**at, x=x, y=y))
     else:
-        loss = recipe(twin, x, y, **keys)
+        loss = recipe(twin, x, y, ids=torch.arange(9), seed=seed)
         loss.backward()
         optimizer.step()
     assert report.loss == pytest.approx(loss.item(), rel=1e-9)
@@ -126,21 +103,12 @@ def test_a_step_of_fit_is_a_step_in_a_loop_of_ones_own(name):
     torch.testing.assert_close(dict(model.named_buffers()), dict(twin.named_buffers()))
 
 
-def loss_of(name, model, x, y, ids, seed=3):
-    recipe = OF_CLASSES[name]
-    if owns_step(recipe):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        at = {"model": model, "optimizer": optimizer, "x": x, "y": y, "ids": ids, "seed": seed}
-        return recipe.step(fa.train.Step(**at, epoch=1))
-    return recipe(model, x, y, ids=ids, seed=seed)
-
-
 @every_recipe
 def test_order_of_samples_classes_and_a_constant_change_no_loss(name):
     """What is drawn follows seed and id; what is none of these does not count."""
     data, ids, order = images(12), torch.arange(12), torch.tensor([5, 2, 0, 1, 3, 4, 11, 10, 9, 8, 7, 6])
     x, y = data.x.double(), data.y
-    loss = partial(loss_of, name)
+    loss = partial(loss_of, RECIPES[name], seed=3)
     one = loss(flat_net().double(), x, y, ids)
     torch.testing.assert_close(loss(flat_net().double(), x[order], y[order], ids[order]), one)
     moved, classes = flat_net().double(), torch.tensor([2, 0, 1])
@@ -152,8 +120,8 @@ def test_order_of_samples_classes_and_a_constant_change_no_loss(name):
     if name in LOSSES:
         halves = [loss(flat_net().double(), x[part], y[part], ids[part]) for part in ids.split(6)]
         torch.testing.assert_close(sum(halves) / 2, one)
-    draws = name not in ("standard", "fgsm", "pgd-l2", "hidden", "free")
-    assert (loss(flat_net().double(), x, y, ids, 4) != one) == draws
+    draws = name not in ("standard", "fgsm", "pgd-l2", "free")
+    assert (loss(flat_net().double(), x, y, ids, seed=4) != one) == draws
     assert (loss(flat_net().double(), x, y, ids + 100) != one) == draws
 
 

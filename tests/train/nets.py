@@ -23,17 +23,18 @@ def net(seed: int = 0) -> nn.Module:
 
 
 class Viewed(nn.Module):
-    """An RGB net that needs contiguous points, and subtracts a running mean that no state dict has."""
+    """The same for RGB, of contiguous points, which subtracts a running mean that no state dict has."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(512, 3)
+        self.embed = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(512, 3))
         self.register_buffer("mean", torch.zeros(8), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = self.embed(x)
         if self.training:
-            self.mean = self.mean.lerp(z.detach().mean((0, 2, 3)), 0.3)
+            self.mean = self.mean.lerp(z.detach().mean((0, 2, 3)).float(), 0.3)
         return self.head((z - self.mean[:, None, None]).relu().view(len(x), -1))
 
 

@@ -1,8 +1,8 @@
 """When training ends: patience, alarms, and which weights remain."""
 
 import dataclasses
-import functools
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from . import nets
 
 pytestmark = pytest.mark.slow
 
-ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
+ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
 RECIPE = FastTraining(fa.Linf(0.1))
 COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
 
@@ -45,19 +45,24 @@ def scripted(monkeypatch):
     return script
 
 
-def run(folder=None, epochs=6, recipe=RECIPE, **options):
-    """The model, its weights after each epoch of two steps, and the reports."""
-    model, states, past = nets.net(), [], []
+def run(folder=None, epochs=6, recipe=RECIPE, make=nets.net, **options):
+    """The model, its weights and buffers after each epoch of two steps, and the reports."""
+    model, states, past = make(), [], []
     settings = {"batch_size": 6, "test_set": nets.images(20, seed=9), "test_attacks": ATTACKS} | options
     settings = nets.grouped(**settings)
-    for report in fa.train.epochs(model, nets.images(12), recipe, epochs=epochs, run_dir=folder, **settings):
-        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    data = settings.pop("data", nets.images(12))
+    for report in fa.train.epochs(model, data, recipe, epochs=epochs, run_dir=folder, **settings):
+        states.append({name: value.clone() for name, value in held(model).items()})
         past.append(report)
     return model, states, past
 
 
+def held(model):
+    return {**model.state_dict(), **dict(model.named_buffers())}
+
+
 def same(state, other):
-    return all(torch.equal(state[name], other[name]) for name in other)
+    return all(torch.equal(state[name], other[name]) for name in state)
 
 
 def test_every_second_epoch_is_tested_and_the_last(scripted):
@@ -67,37 +72,25 @@ def test_every_second_epoch_is_tested_and_the_last(scripted):
     assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
 
 
-@pytest.mark.parametrize("folder", [True, False])
-def test_the_best_weights_come_with_the_buffers_that_no_file_has(tmp_path, scripted, folder):
-    data, model, means = (nets.images(12).x.repeat(1, 3, 1, 1), nets.images(12).y), nets.viewed(), []
-    options = {"epochs": 6, "batch_size": 6, "test_set": data, "test_attacks": ATTACKS}
-    options |= {"run_dir": tmp_path if folder else None, "ending": fa.train.Ending(patience=2)}
-    scripted([0.2, 0.6, 0.5, 0.4])
-    for _ in fa.train.epochs(model, data, RECIPE, **options):
-        means.append(model.mean)
-    again = [nets.viewed()] * folder
-    for other in again:
-        fa.train.fit(other, data, RECIPE, resume=True, **options)
-    assert all(torch.equal(one.mean, means[1]) for one in (model, *again))
-
-
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])
-    model, states, past = run(tmp_path if folder else None, patience=patience)
+    rgb = nets.images(12).x.repeat(1, 3, 1, 1), nets.images(12).y
+    trained = partial(run, patience=patience, make=nets.viewed, data=rgb, test_set=rgb)
+    model, states, past = trained(tmp_path if folder else None)
     assert len(past) == ended
-    assert same(model.state_dict(), states[1])
+    assert same(held(model), states[1])
     if folder:
         for name in ("best", "model"):
             weights, about = fa.models.read_weights(tmp_path / f"{name}.safetensors")
             assert same(weights, states[1])
             assert about["measured"]["epoch"] == 2
-        again, _, rest = run(tmp_path, patience=patience, resume=True)
+        again, _, rest = trained(tmp_path, resume=True)
         assert rest == []
-        assert same(again.state_dict(), states[1])
+        assert same(held(again), states[1])
         (tmp_path / "best.safetensors").unlink()
         with pytest.raises(CorruptFileError, match=r"best\.safetensors: expected the weights of epoch 2"):
-            run(tmp_path, patience=patience, resume=True)
+            trained(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"on_alarm": "rewind"}], ids=["plain", "no alarm to rewind"])
@@ -154,7 +147,8 @@ def test_what_is_measured_on_a_validation_set():
     _, _, [there] = run(**options, test_set=HELD_OUT, test_limit=99)  # more than there are
     _, _, [tested] = run(**options, test_limit=7)
     _, _, [alone] = run(**options, validation_set=HELD_OUT, test_set=None)
-    for name in ("clean_accuracy", "robust_accuracy", "ema_clean_accuracy", "ema_robust_accuracy"):
+    names = ("clean_accuracy", "robust_accuracy", "worst_recall")
+    for name in (*names, *(f"ema_{name}" for name in names)):
         of_validation = [getattr(report, f"validation_{name}") for report in (mine, alone)]
         assert of_validation == [getattr(there, name)] * 2
         assert getattr(mine, name) == getattr(tested, name)

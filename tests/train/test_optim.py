@@ -174,7 +174,9 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     twin = net()
     fa.models.load_weights(twin, tmp_path / "ema.safetensors")
     table = fa.evaluate(twin, test_set, ATTACKS)
+    recalls = [float(table.correct[test_set.y == label].double().mean()) for label in range(3)]
     assert past[-1].ema_clean_accuracy == table.clean_accuracy
+    assert past[-1].ema_worst_recall == pytest.approx(min(recalls))
     assert past[-1].ema_robust_accuracy == {"fgsm": table["fgsm"].robust_accuracy}
     assert (about["config"]["ema"], about["measured"]["weights"]) == (DECAY, "ema")
     assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy

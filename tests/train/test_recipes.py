@@ -64,6 +64,16 @@ def flat_net(seed=0):
     return model
 
 
+def loss_of(recipe, model, x, y, ids=None, seed=0):
+    ids = torch.arange(len(x)) if ids is None else ids
+    if owns_step(recipe):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return recipe.step(
+            train.Step(model=model, optimizer=optimizer, x=x, y=y, ids=ids, seed=seed, epoch=1)
+        )
+    return recipe(model, x, y, ids=ids, seed=seed)
+
+
 PER_SAMPLE, INFINITE = fa.Linf(torch.tensor([0.1, 0.2])), fa.Linf(inf)
 WRONG = {
     "threat": [0.1, PER_SAMPLE], "steps": [0, 2.5], "replays": [0, 2.0], "step_size": [0.0, nan, "long"],
@@ -107,13 +117,9 @@ def test_settings_that_one_recipe_refuses(field, make):
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if hasattr(innermost(RECIPES[name]), "threat")])
 def test_images_outside_the_box_are_refused_as_by_attacks(name, monkeypatch):
-    (x, y, ids), recipe, model = batch(), RECIPES[name], nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    y, optimizer = y.clamp(max=1), torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def call(x):
-        at = train.Step(model=model, optimizer=optimizer, x=x, y=y, ids=ids, seed=0, epoch=1)
-        return recipe.step(at) if owns_step(recipe) else recipe(model, x, y)
-
+    (x, y, _), recipe, model = batch(), RECIPES[name], nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    y = y.clamp(max=1)
+    call = lambda x: loss_of(recipe, model, x, y)  # noqa: E731
     calls = [call, lambda x: train.craft(recipe, model, x, y)]
     for wrong in (4 * x - 2, x.clone().fill_(nan), (255 * x).to(torch.int16)):
         with pytest.raises(InputError) as error:
@@ -174,63 +180,40 @@ def test_no_model_is_kept_alive():
     assert [model() for model in gone] == [None] * len(LOSSES)
 
 
-@pytest.mark.parametrize("recipe", [Standard, lambda **options: FGSMTraining(THREAT, 0.3, **options)])
-def test_a_yes_or_no_for_each_class(recipe):
-    x, y, ids = batch()
-    model = flat_net()
-
-    def loss(logits):
-        right = one_hot(y, 3)
-        return -(right * logits.sigmoid().log() + (1 - right) * (-logits).sigmoid().log()).sum(1).mean()
-
-    wanted = loss(model(x))
-    if recipe is not Standard:
-        leaf = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(model(leaf)), leaf)
-        wanted = 0.3 * wanted + 0.7 * loss(model((x + 0.1 * gradient.sign()).clamp(0, 1)))
-    mean = recipe(loss="bce")(model, x, y, ids=ids)
-    torch.testing.assert_close(mean, wanted)
-    assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != mean
-
-
-def loss_of(recipe, model, x, y):
-    if owns_step(recipe):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        at = {"model": model, "optimizer": optimizer, "ids": torch.arange(len(x)), "seed": 0}
-        return recipe.step(train.Step(x=x, y=y, epoch=1, **at))
-    return recipe(model, x, y, seed=0)
-
-
 def entropy(logits, y, targets):
     assert targets is None
     return cross_entropy(logits, y, reduction="none")
 
 
-OTHERS = {"hat": train.HAT(THREAT, helper=flat_net(1), steps=2)}
+def sigmoids(logits, y, targets):
+    right = one_hot(y, 3)
+    return -(right * logits.sigmoid().log() + (1 - right) * (-logits).sigmoid().log()).sum(1)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES | OTHERS if name != "awp"])
+ALL = RECIPES | {"hat": train.HAT(THREAT, helper=flat_net(1), steps=2)}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "awp"])
 def test_a_loss_of_ones_own_is_trained_or_refused(name):
-    (x, y, _), recipe = batch(), (RECIPES | OTHERS)[name]
-    own = partial(dataclasses.replace, recipe)
+    x, y, _ = batch()
+    own = partial(dataclasses.replace, ALL[name])
     if name in ("mart", "score", "aligned"):
         return refuses("loss: expected none for .*leave it out", own, loss=entropy)
-    loss, *_, tenfold = (
-        loss_of(own(loss=one), flat_net(), x, y) for one in (entropy, lambda *given: 10 * entropy(*given))
-    )
-    torch.testing.assert_close(loss, loss_of(recipe, flat_net(), x, y))
-    assert tenfold > 2 * loss
+    of = lambda loss: loss_of(own(loss=loss), flat_net(), x, y)  # noqa: E731
+    for known, function in (("ce", entropy), ("bce", sigmoids)):
+        torch.testing.assert_close(of(known), of(function))
+    assert of(lambda *given: 10 * entropy(*given)) > 2 * of(entropy)
     refuses("'margin'", own, loss="margin")
-    refuses("do not average", loss_of, own(loss=lambda *given: entropy(*given).mean()), flat_net(), x, y)
-    detached = own(loss=lambda *given: entropy(*given).detach())
-    refuses("loss: expected a differentiable function", loss_of, detached, flat_net(), x, y)
-    if hasattr(recipe, "label_smoothing"):
+    refuses("do not average", of, lambda *given: entropy(*given).mean())
+    refuses("loss: expected a differentiable function", of, lambda *given: entropy(*given).detach())
+    if hasattr(ALL[name], "label_smoothing"):
         refuses("label_smoothing: expected 0", own, loss=entropy, label_smoothing=0.1)
+        assert loss_of(own(loss="bce", label_smoothing=0.2), flat_net(), x, y) != of("bce")
 
 
-@pytest.mark.parametrize("name", RECIPES | OTHERS)
+@pytest.mark.parametrize("name", ALL)
 def test_integers_of_any_width_are_labels(name):
-    (x, y, _), recipe = batch(), (RECIPES | OTHERS)[name]
+    (x, y, _), recipe = batch(), ALL[name]
     wanted = loss_of(recipe, flat_net(), x, y)
     for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.uint16):
         assert torch.equal(loss_of(recipe, flat_net(), x, y.to(dtype)), wanted)
@@ -240,36 +223,29 @@ def test_integers_of_any_width_are_labels(name):
         refuses("y: expected one integer", loss_of, recipe, flat_net(), x, y.float())
 
 
-class Second(nn.Module):
-    """It holds its second input, for batches of one size."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.net, self.second = nn.Linear(67, 3), torch.rand(size, 3)
-
-    def forward(self, x):
-        return self.net(torch.cat([x.flatten(1), self.second], 1))
+def second(size):
+    """A net that holds its second input, for batches of one size."""
+    rest = torch.rand(size, 3)
+    return module(lambda self, x: self.net(torch.cat([x.flatten(1), rest], 1)), net=nn.Linear(67, 3))
 
 
-JOINING = {"pgd": PGDTraining(THREAT, 2, weight=0.5), "fgsm": FGSMTraining(THREAT)}
-JOINING |= {name: LOSSES[name] for name in ("smoothadv", "consistency")}
+COPIES = {"pgd": 18, "fgsm": 18, "smoothadv": 27, "consistency": 27}
 
 
-@pytest.mark.parametrize("name", JOINING)
+@pytest.mark.parametrize("name", COPIES)
 def test_a_joined_batch_is_told_to_a_model_of_two_inputs(name):
-    x, y, _ = batch()
+    (x, y, _), recipe = batch(), LOSSES[name]
+    recipe = dataclasses.replace(recipe, weight=0.5) if name == "pgd" else recipe
     advice = "one for all images or for a batch of that size, or join it to the image"
-    copies = 27 if name in ("smoothadv", "consistency") else 18
-    said = f"takes the joined batch of this recipe, {copies} images of 9 samples, .*; {advice}"
-    refuses(said, JOINING[name], Second(9), x, y)
-    refuses(said, train.fit, Second(9), (x, y), JOINING[name], epochs=1, batch_size=9)
+    said = f"takes the joined batch of this recipe, {COPIES[name]} images of 9 samples, .*, {advice}"
+    refuses(said, recipe, second(9), x, y)
+    refuses(said, train.fit, second(9), (x, y), recipe, epochs=1, batch_size=9)
     with pytest.raises(RuntimeError, match="Sizes of tensors"):  # it is not that they are joined
-        JOINING[name](Second(8), x, y)
-    for recipe in (Standard(), LOSSES["pgd"], LOSSES["trades"]):  # the advice works
-        assert len(train.fit(Second(9), (x, y), recipe, epochs=2, batch_size=9)) == 2
-    both = nn.Bilinear(64, 3, 3)
-    for call in (partial(train.fit, both, (x, y), Standard(), epochs=1), partial(LOSSES["pgd"], both, x, y)):
-        refuses(advice, call)
+        recipe(second(8), x, y)
+    for alone in (Standard(), LOSSES["pgd"], LOSSES["trades"]):  # the advice works
+        assert len(train.fit(second(9), (x, y), alone, epochs=2, batch_size=9)) == 2
+    refuses(advice, train.fit, nn.Bilinear(64, 3, 3), (x, y), Standard(), epochs=1)
+    refuses(advice, LOSSES["pgd"], nn.Bilinear(64, 3, 3), x, y)
 
 
 @pytest.mark.parametrize(

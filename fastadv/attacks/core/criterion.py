@@ -397,7 +397,7 @@ class _Passing(Unless):
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         lead = self._over_label(logits, y, targets)
-        return torch.where(lead > 0, super().margin(logits, y, targets), lead)
+        return torch.where(lead >= 0, super().margin(logits, y, targets), lead)
 
 
 def signed(margin: Tensor, met: Tensor) -> Tensor:

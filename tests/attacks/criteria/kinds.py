@@ -82,6 +82,7 @@ def kinds() -> dict[str, Kind]:
             numbers, x, at_x + 0.1, Beyond(0.3), lambda z, y: _away(z, y) > 0.3,
             at_x + 0.3, lambda z, t: _away(z, t) <= 0.3,
         ),
+        "number": Kind(mlp(1), x, None, Beyond(0.3), lambda z, y: (z - y).abs()[:, 0] > 0.3),
         "embeddings": Kind(
             numbers, x, None, Beyond(0.1, by="cosine"), lambda z, _: _cosine(z, at_x[: len(z)]) < 0.9
         ),

@@ -55,9 +55,7 @@ def test_a_number_is_led_to_both_sides_of_y(search: Callable[..., AttackResult])
     for side in (1, -1):
         x, y, threat = torch.full((3, 1, 4, 4), 0.5).double(), torch.full((3, 1), 0.01 * side), fa.Linf(0.1)
         ask = partial(search, lambda x, side=side: side * model(x), x, steps=40)
-        assert ask(y, threat, criterion=Beyond(1.9)).success.all()
         assert ask(y, threat, criterion=Beyond(inf)).loss.tolist() == pytest.approx([1.99] * 3)
-        assert ask(None, threat, criterion=Beyond(1.9)).success.all()
     out = fa.attacks.fmn(model, x, -y, fa.Linf(inf), criterion=Beyond(0.24))
     assert out.distance.tolist() == pytest.approx([0.05 * (2**0.5 - 1)] * 3, rel=1e-3)
 

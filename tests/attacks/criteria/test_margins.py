@@ -1,8 +1,9 @@
 """The margin of every criterion is positive exactly where it is met."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
-from hypothesis import given
-from hypothesis.strategies import DrawFn, composite, integers, sampled_from
 from torch import Tensor
 
 from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless, WrongBy
@@ -18,48 +19,34 @@ OF_SIGNS, OF_POSITIONS = [Signs(), Signs(2), Signs("all")], [*map(Share, (0.3, 0
 OF_POSITIONS += [Share(0.5, of=WrongBy(0.1)), Share(0.5, of=ConfidentlyWrong(0.2))]
 
 
-@composite
-def cases(draw: DrawFn) -> tuple[Criterion, Tensor, Tensor, Tensor | None]:
-    """Draw a criterion with outputs [6, K], whose few levels are often equal, labels and targets."""
-    seed, classes = torch.Generator().manual_seed(draw(integers(0, 1 << 30))), draw(integers(2, 10))
-    unit = draw(sampled_from([0.1, 0.5, 1.0, 30.0, 1e-30]))
-    z = unit * torch.randint(-3, 4, (6, classes), generator=seed)
-    z = z.to(draw(sampled_from([torch.float32, torch.float64])))
-    y, aims = (torch.randint(0, classes, (6,), generator=seed) for _ in range(2))
-    kind = draw(sampled_from(["classes", "signs", "positions", "numbers"]))
-    if kind == "classes":
-        criterion = draw(sampled_from(OF_CLASSES))
-        aims = torch.where(aims == y, (y + 1) % classes, aims)
-        if isinstance(criterion, Unless) and classes > 2:
-            place = criterion.reject % classes
-            y, aims = (
-                torch.where(to == place, (place + step) % classes, to) for to, step in ((y, 1), (aims, 2))
-            )
-            aims = torch.where(aims == y, 3 * place + 3 - place - y if classes == 3 else aims, aims)
-        elif isinstance(criterion, Unless) or (isinstance(criterion, OutsideTopK) and criterion.k >= classes):
-            criterion = WRONG
-        aimed = draw(sampled_from([False, True])) and not isinstance(criterion, OutsideTopK)
-    elif kind == "numbers":
-        criterion, aimed = draw(sampled_from(OF_ANY)), draw(sampled_from([False, True]))
-        y, aims = (unit * torch.randint(-3, 4, z.shape, generator=seed).to(z) for _ in range(2))
-    else:
-        criterion = draw(sampled_from(OF_SIGNS if kind == "signs" else OF_POSITIONS))
-        y, aims = (torch.randint(0, 2, z.shape, generator=seed) for _ in range(2))
-        aimed = draw(sampled_from([False, True]))
-    return criterion, z, y, aims if aimed else None
+def cases(classes: int, unit: float) -> Iterator[tuple[Criterion, Tensor, Tensor, Tensor]]:
+    """Criteria with outputs [300, K], whose few levels are often equal, labels and targets."""
+    seed, size = torch.Generator().manual_seed(0), (300, classes)
+    z, *numbers = (unit * torch.randint(-3, 4, size, generator=seed) for _ in range(3))
+    for criterion in OF_CLASSES:
+        reject = range(classes)[criterion.reject] if isinstance(criterion, Unless) else None
+        some = torch.tensor([label for label in range(classes) if label != reject])
+        if len(some) > getattr(criterion, "k", 1):
+            y, aims = some[torch.rand(300, len(some), generator=seed).argsort(1)[:, :2]].unbind(1)
+            yield criterion, z, y, aims
+    for criterion in (*OF_SIGNS, *OF_POSITIONS):
+        yield criterion, z, *torch.randint(0, 2, (2, *size), generator=seed)
+    for criterion in OF_ANY:
+        yield criterion, z, *numbers
 
 
-@given(cases())
-def test_a_margin_is_positive_exactly_where_the_criterion_is_met(
-    case: tuple[Criterion, Tensor, Tensor, Tensor | None],
-) -> None:
-    criterion, z, y, targets = case
-    for one in (criterion, *criterion.ways(y, targets, True), *criterion.ways(y, targets, False)):
-        margin = one.margin(z.clone().requires_grad_(), y, targets)
-        assert torch.equal(margin > 0, one.met(z, y, targets)), (one, margin, z, y, targets)
-    met = criterion.met(z, y, targets)
-    parts = [one.met(z, y, targets) for one in criterion.ways(y, targets, False)]
-    assert torch.equal(torch.stack(parts).any(0), met)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("unit", [0.1, 0.5, 1.0, 30.0, 1e-30])
+def test_a_margin_is_positive_exactly_where_the_criterion_is_met(unit: float, dtype: torch.dtype) -> None:
+    for criterion, z, y, aims in (case for classes in (2, 3, 4, 10) for case in cases(classes, unit)):
+        logits = z.to(dtype)
+        for targets in (None, aims)[: 1 if isinstance(criterion, OutsideTopK) else 2]:
+            parts = criterion.ways(y, targets, False)
+            for one in (criterion, *criterion.ways(y, targets, True), *parts):
+                margin = one.margin(logits.clone().requires_grad_(), y, targets)
+                assert torch.equal(margin > 0, one.met(logits, y, targets)), one
+            met = [one.met(logits, y, targets) for one in parts]
+            assert torch.equal(torch.stack(met).any(0), criterion.met(logits, y, targets))
 
 
 def test_a_margin_of_the_sign_of_a_tie_keeps_its_gradient() -> None:

@@ -1,6 +1,6 @@
 """Where a criterion is met in several ways, a search by gradients shares its steps among them."""
 
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,47 +12,34 @@ from fastadv.attacks import ATTACKS, Beyond, Unless
 from fastadv.attacks.core import Search
 from fastadv.attacks.core.common import passes
 from fastadv.threat import THREATS
-from tests.attacks.masking.nets import honest
 
 from ..contract.cases import Brief, wide
+from ..core.test_leading import near
 from ..nets import Case, images
-from .kinds import Kind, kinds
+from .kinds import kinds
 
 INF = float("inf")
 ALL = [Brief(name, card) for name, card in ATTACKS.items() if not card.requires]
 
 
-class Mean(nn.Module):
-    """The mean of the pixels, or minus that."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.side * x.flatten(1).mean(1, keepdim=True)
-
-
-def number(side: int = 1) -> Kind:
-    """Return pixels near 1, whose mean can fall alone."""
-    return Kind(Mean(side), 1 - images(4) / 50, None, Beyond(0.1), lambda z, y: (z - y).abs()[:, 0] > 0.1)
+def mean(x: Tensor, side: int) -> Tensor:
+    return side * x.flatten(1).mean(1, keepdim=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("case", [case for case in ALL if case.entry.serves_all], ids=lambda case: case.name)
-def test_one_number_is_led_up_and_down(case: Case, side: int) -> None:
-    kind, norm = number(side), case.entry.norms[0]
-    at_x = kind.model(kind.x).detach()
+def test_one_number_is_led_up_and_down(case: Case) -> None:
+    """Of pixels near 1, whose mean can fall alone."""
+    if case.name == "fgsm" or case.entry.knowledge == "none":
+        return  # one step keeps the side of the first error
+    norm, x = case.entry.norms[0], 1 - images(4) / 50
     far = {"linf": 0.3, "l2": 1.2, "l1": 4.8, "l0": 8}[norm]
-    threat = THREATS[norm](INF if case.entry.minimal else far)
+    run = partial(case, threat=THREATS[norm](INF if case.entry.minimal else far), criterion=Beyond(0.1))
     more = {"queries": 4040} if case.takes("queries") else {}
-    for y in (None, at_x, at_x + 0.03 * side):
-        if case.name == "fgsm" and y is not None and torch.equal(y, at_x + 0.03 * side):
-            continue  # its one step keeps the side of the first error
-        if case.name == "fgsm" or case.entry.knowledge == "none":
-            continue
-        assert case(kind.model, kind.x, y, threat, criterion=kind.criterion, **more).success.all(), y
+    for side, shift in ((1, None), (1, 0.03), (-1, 0.0)):
+        model = partial(mean, side=side)
+        y = None if shift is None else model(x) + shift
+        assert run(model, x, y, **more).success.all(), (side, y)
 
 
 @pytest.mark.parametrize("side", [-0.5, 0.5])
@@ -65,12 +52,6 @@ def test_the_one_step_of_fgsm_is_that_of_bim(side: float) -> None:
     bim = fa.attacks.bim(net, x, net(x).detach() + side * step, threat, steps=1, step_size=0.05, **run)
     assert fgsm.success.all()
     assert torch.equal(fgsm.x_adv, bim.x_adv)
-
-
-@cache
-def of_number() -> Kind:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double()
-    return Kind(net, images(6), None, Beyond(0.3), lambda z, y: (z - y).abs()[:, 0] > 0.3)
 
 
 # attacks whose steps have several gradients each, that run others, or whose number the data decides
@@ -89,7 +70,7 @@ def test_budgets_hold_under_every_criterion(case: Case) -> None:
         rows[0], rows[1] = rows[0] + len(x), rows[1] + len(x) * out.requires_grad
         return out
 
-    for kind in (*kinds().values(), of_number()):
+    for kind in kinds().values():
         if case.entry.needs == "classes" and kind.criterion.outputs == "any":
             continue
         rows[:] = 0, 0
@@ -101,31 +82,14 @@ def test_budgets_hold_under_every_criterion(case: Case) -> None:
             assert backwards <= planned + 1, kind.criterion
 
 
-def near(net: nn.Module) -> Any:
-    """Return the net with a class of abstention between the classes."""
-
-    def logits(x: Tensor) -> Tensor:
-        z: Tensor = net(x)
-        return torch.cat([z, z.topk(2, 1).values[:, 1:] + 1], 1)
-
-    return logits
+NEAREST = [case for case in ALL if case.entry.minimal and case.entry.knowledge == "gradient"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "norm", "options"),
-    [("fmn", "l2", {"steps": 60}), ("fmn", "linf", {"steps": 60}), ("fmn", "l1", {"steps": 60}),
-     ("deepfool", "l2", {}), ("deepfool", "linf", {}), ("superdeepfool", "l2", {}),
-     ("fab", "l2", {"steps": 40}), ("cw", "l2", {"steps": 50, "searches": 4}), ("ddn", "l2", {"steps": 60}),
-     ("ead", "l1", {"steps": 50, "searches": 4}), ("sigma_zero", "l0", {"steps": 80}),
-     ("pdpgd", "l2", {"steps": 80}), ("pdgd", "l2", {"steps": 80}), ("lbfgs", "l2", {"steps": 30})],
-)  # fmt: skip
-def test_nearest_examples_lie_behind_a_band_without_classes(
-    name: str, norm: str, options: dict[str, Any]
-) -> None:
-    data = fa.data.load("digits", "test", limit=40)
-    run = partial(ATTACKS[name].run, near(honest("standard")), data.x, data.y, THREATS[norm](INF), **options)
-    out = run(criterion=Unless(-1))
+@pytest.mark.parametrize("case", NEAREST, ids=lambda case: case.name)
+def test_nearest_examples_lie_behind_a_band_without_classes(case: Case) -> None:
+    data, more = fa.data.load("digits", "test", limit=40), {"steps": 80} if case.takes("steps") else {}
+    out = case(near, data.x, data.y, THREATS[case.entry.norms[0]](INF), criterion=Unless(-1), **more)
     assert out.success.float().mean() >= 0.97
 
 
@@ -135,11 +99,8 @@ def test_a_named_loss_of_a_search_for_the_nearest_is_0_at_the_boundary() -> None
         for loss in ("ce", "ce_sharp", "bce"):
             with pytest.raises(fa.InputError, match="expected None, one of margin, cw, dlr, or a function"):
                 attack(kind.model, kind.x, kind.y, fa.L2(INF), steps=3, loss=loss)
-        runs = [
-            attack(kind.model, kind.x, kind.y, fa.L2(INF), steps=20, criterion=kind.criterion, **more)
-            for more in ({}, {"loss": "margin"})
-        ]
-        assert torch.equal(*(out.x_adv for out in runs))
+        run = partial(attack, kind.model, kind.x, kind.y, fa.L2(INF), steps=20, criterion=kind.criterion)
+        assert torch.equal(run().x_adv, run(loss="margin").x_adv)
 
 
 def test_starts_of_legs_follow_each_other_over_restarts_and_odd_steps_lose_none() -> None:

@@ -27,6 +27,7 @@ from tests.defenses import (
     Quantize,
 )
 from tests.engine.planted import Changed
+from tests.zoo.net import module
 
 X = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 KINDS = {"quantize": "zero", "nan": "nan"}
@@ -246,15 +247,11 @@ def test_a_value_that_is_not_finite_is_no_masked_gradient() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_module_that_follows_gradients_of_its_parts_brings_no_warning() -> None:
-    class Purifier(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.decoder = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    def purified(self: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            error = (self.decoder(x) - x).square().sum()
+            return x - 0.1 * torch.autograd.grad(error, x, create_graph=True)[0]
 
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.enable_grad():
-                x = x if x.requires_grad else x.detach().requires_grad_()
-                error = (self.decoder(x) - x).square().sum()
-                return x - 0.1 * torch.autograd.grad(error, x, create_graph=True)[0]
-
-    assert masked_modules(nn.Sequential(Purifier(), nn.Flatten()), torch.rand(8, 1, 8, 8)) == ()
+    purifier = module(purified, decoder=nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()))
+    assert masked_modules(nn.Sequential(purifier, nn.Flatten()), X) == ()

@@ -101,6 +101,7 @@ NAN = TensorDataset(torch.full((2, 3, 32, 32), torch.nan), torch.arange(2))
             r"32 pixels or more, got \[50, 3, 32, 31\]; load them",
         ),
         (NAN, ("gaussian_noise", 1), "expected finite pixels, got NaN"),
+        ([("read", 0)], ("fog", 1), r"expected the image as a tensor, got str; .*fa\.data\.pairs"),
     ],
 )
 def test_bad_input_is_refused(dataset, arguments, match):
@@ -151,12 +152,11 @@ def test_another_severity_draws_anew():
     assert 0.45 < (one == other).float().mean() < 0.55
 
 
-@pytest.mark.parametrize(
-    ("size", "name"),
-    [((64, 80), "imagenet"), ((80, 64), "imagenet"), ((63, 80), "cifar"), ((80, 63), "cifar")],
-)
-def test_constants_follow_the_shorter_side(size, name):
-    assert constants_for(torch.zeros(1, 3, *size)) == name
+def test_constants_follow_the_shorter_side():
+    for short, name in ((64, "imagenet"), (63, "cifar")):
+        assert (
+            constants_for(torch.zeros(1, 3, short, 80)) == constants_for(torch.zeros(1, 3, 80, short)) == name
+        )
 
 
 @pytest.mark.parametrize(("scale", "level"), [(60, 128), (5, 40), (12, 255)])
@@ -167,10 +167,3 @@ def test_shot_noise_of_a_flat_image_has_the_moments_of_a_poisson_number(scale, l
     error = (mean / counts.numel()) ** 0.5
     assert abs(float(counts.mean()) - mean) < 5 * error
     assert abs(float(counts.var()) - mean) < 5 * ((2 * mean**2 + mean) / counts.numel()) ** 0.5
-
-
-def test_images_that_are_no_tensors_are_refused_in_words():
-    image = pytest.importorskip("PIL.Image")
-    dataset = fa.data.corrupted([(image.new("RGB", (32, 32)), 0)] * 3, "fog")
-    with pytest.raises(InputError, match=r"expected the image as a tensor, got Image; .*fa.data.pairs"):
-        dataset[0]

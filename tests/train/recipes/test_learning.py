@@ -36,23 +36,6 @@ def standard():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [train.Standard, partial(train.PGDTraining, fa.Linf(0.05), steps=2)])
-def test_class_weights_raise_the_recall_of_a_rare_class(make):
-    digits, weights = fa.data.load("digits", "train"), torch.ones(10)
-    kept, weights[3] = (digits.y != 3) | ((digits.y == 3).cumsum(0) <= 5), 20.0
-
-    def weighted(logits, y, targets):
-        return nn.functional.cross_entropy(logits, y, weight=weights, reduction="none")
-
-    worst = []
-    for loss in ("ce", weighted):
-        model = fa.models.create("softmax", shape=digits.shape, classes=10)
-        options = {"epochs": 3, "batch_size": 32, "test_set": fa.data.load("digits", "test")}
-        worst.append(train.fit(model, (digits.x[kept], digits.y[kept]), make(loss=loss), **options)[-1])
-    assert worst[0].worst_recall + 0.2 < worst[1].worst_recall < worst[1].clean_accuracy
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ROBUST.values(), ids=ROBUST)
 def test_it_makes_the_net_robust(recipe):
     clean, robust = trained(recipe)
