@@ -1,7 +1,9 @@
 """A clamp or window inside the model is told, its cure is one, and nets without one are not accused."""
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +78,8 @@ def test_values_that_may_not_move_do_not_count() -> None:
     assert share(clamp, fa.Linf(0.15, box=WIDE), bright) == 0
     assert share(clamp, fa.Linf(0.15, box=WIDE), ~bright) > 0.2
     assert share(clamp, fa.L0(6, box=(-inf, inf))) == 0  # no random start
+    ceiling = in_front(Pointwise(lambda x: 1 - relu(1 - x)))  # flat from the upper bound on
+    assert share(ceiling, fa.Linf(0.5)) == 0
 
 
 @pytest.mark.parametrize(("first", "last", "told"), [(40, 30, True), (32, 30, False), (30, 40, False)])
@@ -84,6 +88,12 @@ def test_fgsm_breaks_no_more_than_many_steps(first: int, last: int, told: bool) 
     other = evidence(list(range(last)), 100, name="deepfool")
     assert ("clamped_input" in says(fgsm, pgd, count=100).flagged) is told
     assert "clamped_input" not in says(fgsm, other, count=100).flagged
+
+
+def test_what_fgsm_breaks_beyond_many_steps_counts_beside_a_probe_that_sees_no_clamp() -> None:
+    attacks: dict[str, Any] = {"fgsm": "fgsm", "pgd": partial(fa.attacks.pgd, steps=1, step_size=1e-6)}
+    table = fa.evaluate(honest("standard"), TEST, attacks, threat=fa.Linf(0.15))
+    assert "clamped_input" in table.indicators.flagged
 
 
 @pytest.mark.parametrize("name", ["clamp", "relu"])

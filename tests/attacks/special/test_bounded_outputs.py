@@ -164,6 +164,7 @@ def test_the_interval_of_a_row_is_told_by_its_own_outputs() -> None:
     assert kinds.tolist() == [UNIT, SYMMETRIC, UNKNOWN, 0, 0, 0]
     assert bounded(rows[3:]) is None
     assert bounded(torch.tensor([[1.0, 1.01, 1.02, 9.0]])) is None  # of few classes that is chance
+    assert bounded(torch.tensor([[0.0, 0.0, 0.0, 0.0, 9.0]])) is None  # nor is one that ever differs a crowd
     for count in (1, 4, 30):
         for value in (-20.0, -200.0, -1e30):  # classes that are never predicted are no crowd
             assert bounded(torch.cat([rows[3:], rows.new_full((3, count), value)], 1)) is None
