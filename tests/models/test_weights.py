@@ -156,6 +156,9 @@ def test_weights_of_compiled_nets_are_read(tmp_path, prefix, ending):
     for other in (net(2), models.Normalized(net(2), 0.5, 0.2)):
         load_weights(other, path)
         assert same(net(1), getattr(other, "model", other))
+    schott = {prefix.replace("inside", "") + k: v for k, v in models.SchottCNN().state_dict().items()}
+    save_file(schott, tmp_path / "cnn.net")
+    assert same(models.SchottCNN.from_official(tmp_path / "cnn.net"), models.SchottCNN())
     compiled = torch.compile(other := net(2))
     load_weights(compiled, path)
     assert same(net(1), other)
