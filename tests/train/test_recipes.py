@@ -268,7 +268,7 @@ def test_a_joined_batch_is_told_to_a_model_of_two_inputs(name):
     x, y, _ = batch()
     advice = "one for all images or for a batch of that size, or join it to the image"
     copies = 27 if name in ("smoothadv", "consistency") else 18
-    said = f"takes the joined batch of this recipe, {copies} images of 9 samples, .*; {advice}"
+    said = f"takes the joined batch of this recipe, {copies} images of 9 samples, .*{advice}"
     refuses(said, JOINING[name], Second(9), x, y)
     refuses(said, train.fit, Second(9), (x, y), JOINING[name], epochs=1, batch_size=9)
     with pytest.raises(RuntimeError, match="Sizes of tensors"):  # it is not that they are joined
