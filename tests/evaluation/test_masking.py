@@ -139,6 +139,11 @@ def test_chance_lets_square_break_no_more_of_a_randomized_model(way: int) -> Non
     assert seen.forwards + seen.backwards <= 0.05 * passes
 
 
+def test_a_module_without_a_gradient_is_told_where_no_probe_looks() -> None:
+    moved = partial(fa.attacks.apgd, threat=fa.Moved(1, 10), steps=3)
+    assert "zero_gradient" in signs(evaluate(nn.Sequential(Detach(), NET), SET, {"moved": moved})).flagged
+
+
 def test_gradients_that_are_not_finite_count_without_a_probe() -> None:
     table = evaluate(nn.Sequential(RootAtZero(), NET), SET, {"pgd": partial(LONG, steps=3)}, limit=7)
     assert (signs(table).samples, table["pgd"].failed) == (0, 7)

@@ -60,6 +60,14 @@ def test_no_worst_of_those_that_ran_stands_beside_an_unserved_threat() -> None:
     assert replace(table, sums={"MAE": torch.ones(6, 2, 1)}).worst_extra == {}
 
 
+def test_a_refused_row_hides_no_nearest_example() -> None:
+    near = partial(fa.attacks.fmn, threat=fa.Linf(math.inf))
+    weak = partial(fa.attacks.pgd, threat=fa.Linf(0.15), steps=1, step_size=1e-6, random_start=False)
+    table = run({"weak": weak, "near": near, "ddn": partial(fa.attacks.ddn, threat=fa.Linf(0.15))})
+    assert [bool(row.refused) for row in table.rows] == [False, False, True]
+    assert table["weak"].robust_accuracy > table.worst_case == 0.5
+
+
 @pytest.mark.parametrize(
     ("one", "other", "known"),
     [

@@ -107,3 +107,11 @@ def test_training_through_a_clamp_is_told_once(name: str, logged: Logged) -> Non
         fa.train.fit(model, TEST, recipe, epochs=2)
         said.append(logged.text.count("the model clamps its input, so examples are weak"))
     assert said == [1, 2, 2, 3, 3]
+
+
+def test_a_clamp_that_one_of_several_threats_meets_is_told_in_training(logged: Logged) -> None:
+    front, wide, _ = FRONTS["wider"]
+    recipe = fa.train.PGDTraining([fa.Linf(0.02, box=wide), fa.L2(3.0, box=wide)], steps=1)
+    model = nn.Sequential(Pointwise(front), fa.models.create("softmax", shape=(1, 8, 8), classes=10))
+    fa.train.fit(model, TEST, recipe, epochs=1)
+    assert "the model clamps its input" in logged.text
