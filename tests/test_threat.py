@@ -301,6 +301,12 @@ def test_quantize_stays_in_the_ball_on_the_grid(kind):
     assert set(coarse.flatten().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
+@pytest.mark.parametrize("radius", [8 / 255, torch.full((248,), 8 / 255)])
+def test_quantize_keeps_levels_that_lie_exactly_a_radius_apart(radius):
+    levels = torch.arange(256)[:, None] / 255
+    assert torch.equal(fa.Linf(radius).quantize(levels[8:], levels[:-8]), levels[8:])
+
+
 @pytest.mark.parametrize("kind", [fa.L0, fa.L1])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 @pytest.mark.parametrize("share", [0.01, 0.3, 1.0])

@@ -184,6 +184,12 @@ def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
         assert out.zero_gradient.all()
 
 
+def test_a_black_box_of_probabilities_has_no_flag() -> None:
+    net, x = mlp(4), images(24)
+    out = autoattack(lambda z: net(z).softmax(1).detach(), x, labels(net, x), threat("linf"), version="quick")
+    assert out.flags == ()
+
+
 @pytest.mark.parametrize("version", ["standard", "quick"])
 def test_gradients_that_are_not_finite_are_told_although_square_needs_none(version: Any) -> None:
     out, _, _ = run(nn.Sequential(RootAtZero(), mlp(4)), threat("linf"), version=version)

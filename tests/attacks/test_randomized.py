@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS, Status
+from fastadv.attacks.core.record import Record
 from tests.defenses import AlwaysDropout, Pointwise
 
 from .nets import images, labels, mlp
@@ -69,13 +70,14 @@ def test_what_one_draw_misreads_is_attacked(name: str) -> None:
     """A clean accuracy stays what the verdict says; a model that does not draw has no second look."""
     net, x, y = batch()
     search = partial(ATTACKS[name].run, x=x, threat=fa.Linf(0.5), eot=3, **QUICK.get(name, {"steps": 4}))
-    out = search(Lucky(net, y, 0), y=y)
-    assert out.clean_accuracy == 0
-    assert any("two answers" in flag for flag in out.flags)
-    assert not (out.status == Status.ALREADY_WRONG).any()
-    assert (out.x_adv != x).flatten(1).any(1).all()
-    assert torch.equal(out.success, labels(net, out.x_adv) != y)
-    assert out.success.any()
+    for lucky in ((0,), (0, 1)):
+        out = search(Lucky(net, y, *lucky), y=y)
+        assert out.clean_accuracy == 0
+        assert any("two answers" in flag for flag in out.flags)
+        assert not (out.status == Status.ALREADY_WRONG).any()
+        assert (out.x_adv != x).flatten(1).any(1).all()
+        assert torch.equal(out.success, labels(net, out.x_adv) != y)
+        assert out.success.any()
     other = torch.where(torch.arange(12) < 5, (y + 1) % 3, y)
     out = search(net, y=other)
     assert torch.equal(out.status == Status.ALREADY_WRONG, other != y)
@@ -106,6 +108,37 @@ def test_a_point_without_finite_logits_is_none() -> None:
         assert out.x_adv.isfinite().all()
         assert out.status[3] == Status.FAILED
         assert torch.equal(out.success[others], (labels(net, out.x_adv) != y)[others])
+
+
+class Turning(Lucky):
+    """Linear, along another gradient in each pass."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.seen.append(z.detach().clone())
+        return z.flatten(1) @ torch.randn(16, 3, generator=torch.Generator().manual_seed(len(self.seen)))
+
+
+@pytest.mark.parametrize("name", ["pgd", "bim", "mim", "apgd"])
+def test_steps_of_a_model_that_draws_shorten(name: str) -> None:
+    net, x, y = batch()
+    ATTACKS[name].run(model := Turning(net, y), x, y, fa.Linf(0.05), steps=20, eot=EOT)
+    assert (model.seen[-2] - model.seen[-4]).abs().max() < 0.04 * 0.05
+
+
+def test_apgd_does_not_go_back_to_the_luckiest_point() -> None:
+    net, x, y = batch()
+    for model in (models := [Lucky(net, y), Lucky(net, y, 6, 7)]):
+        A.apgd(model, x, y, fa.Linf(0.05), steps=20, eot=EOT, loss="margin")
+    assert all(torch.equal(*points) for points in zip(*(model.seen for model in models), strict=True))
+
+
+def test_a_loss_that_sinks_to_the_end_rises_by_nothing() -> None:
+    record = Record.start(torch.zeros(1, 2))
+    for rank in (3.0, 2.0, 1.0):
+        record.rank.fill_(rank)
+        record.note_rank()
+    record.rank.zero_()
+    assert record.unfinished.tolist() == [0]
 
 
 def moved(z: Tensor) -> Tensor:

@@ -98,3 +98,4 @@ def test_a_list_of_two_batches_of_images_is_two_batches_and_a_tuple_a_pair(size)
         assert all(map(torch.equal, as_dataset(tuple(batches), labels="any")[0], (X[0], X[6])))
     for y in (torch.zeros(4, 5), torch.zeros(4).long(), torch.zeros(4, 3, 3).long()):
         assert len(as_dataset([X[:4], y], labels="any")) == 4
+    assert len(as_dataset([X[:4, 0, 0], X[4:8, 0, 0]], labels="any")) == 4  # inputs and outputs of one size

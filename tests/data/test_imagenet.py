@@ -38,6 +38,7 @@ def test_images_come_in_the_order_of_their_list(root):
     dataset = read(root, "")
     assert [str(path.relative_to(root / "val")) for path in dataset.paths] == NAMES
     assert dataset.labels.tolist() == [700, 3, 700]
+    assert not dataset.fixed_order, "anybody's list may be sorted"
     assert (dataset.num_classes, dataset.shape) == (1000, (3, 224, 224))
     part = dataset.subset([1])
     assert torch.equal(part[0][0], dataset[1][0])

@@ -83,6 +83,7 @@ def test_a_part_says_in_its_note_that_it_was_drawn_and_is_a_sorted_set_again(kin
     assert part.labels.bincount().tolist() == [30, 20]
     assert "50 of 110 images, drawn by class, each by its share, with seed 0" in part.note
     assert part_of(part, COUNT).labels.bincount().tolist() == SHARES
+    assert "109 of 110 images, drawn by class" in part_of(whole, 109).note
     assert part_of(whole, None) is part_of(whole, 500) is whole
     assert torch.equal(loaded.labels, part.labels)
 
@@ -107,3 +108,4 @@ def test_a_table_says_which_of_the_reasons_holds(rank, tmp_path):
         text = str(fa.evaluate(NET, (X, y), limit=limit, batch_size=5, **ours))
         assert ("drawn by class" in text) == drawn
         assert ("one process's share of the samples" in text) == (rank is not None)
+    assert "drawn by class" in str(fa.evaluate(First(1, 1), (X, Y), limit=109)), "all samples but one"

@@ -118,6 +118,11 @@ def test_the_first_samples_of_other_sets_are_taken(logged, labels):
     assert not logged.records
 
 
+def test_two_of_each_class_in_order_are_sorted():
+    dataset = in_order(2, 2, 2)
+    assert counts(dataset.y[first_samples(dataset, 3)]) == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("dataset", "got"),
     [

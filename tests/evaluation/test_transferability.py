@@ -165,3 +165,15 @@ def test_what_is_bound_for_each_sample_is_so_everywhere(kind: str) -> None:
     fooled = float(fa.transferability({"net": NET}, {"net": NET}, data, attack, **options).success)
     # any wrong class fools, also where another was the target
     assert fooled == pytest.approx(1 - robust) or (kind == "targets" and fooled > 1 - robust)
+    short = partial(fa.attacks.pgd, threat=fa.Linf(torch.full((7,), 0.1)))
+    with pytest.raises(fa.InputError, match="one for each of the 40 samples of the data set, got 7"):
+        fa.transferability({"net": NET}, {"net": NET}, data, short, **options)
+
+
+def test_memory_that_ran_out_is_told_as_that() -> None:
+    def full(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    data = torch.rand(1, 1, 8, 8), torch.arange(1)
+    with pytest.raises(torch.OutOfMemoryError):
+        fa.transferability({"a": full}, {"b": full}, data, partial(fa.attacks.fgsm, threat=fa.Linf(0.1)))

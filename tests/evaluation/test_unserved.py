@@ -1,6 +1,7 @@
 """A threat that no attack serves has no accuracy, and no table a worst of all that leaves it out."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import fastadv as fa
 from fastadv.cli._output import BELOW, DOUBTFUL, checks, write_summary
 from fastadv.evaluation import evaluate
+from fastadv.evaluation.report import grid
 from tests.evaluation.nets import DATA, Threshold
 from tests.evaluation.test_report import written
 
@@ -40,6 +42,7 @@ def test_what_no_attack_served_is_told_wherever_figures_are(draws: int, tmp_path
     assert (">all attacks<" in page, "nan%" in page, table.unknown in page) == (False, False, True)
     write_summary(tmp_path / "s.xml", table, "title", passed)
     assert f"not run: {why}" in (tmp_path / "s.xml").read_text()
+    assert "accuracy 50.0% (95%:" in (tmp_path / "s.xml").read_text()
     both = fa.evaluation.over_seeds([table, table])
     assert both.headline == f"2 of 2 tables: APGD L0 did not run: {why}."
 
@@ -49,6 +52,26 @@ SERVED = [
     (fa.Linf(0.2), fa.Linf(0.3), False), (fa.Linf(EACH), fa.Linf(EACH), True),
     (fa.Linf(EACH), fa.L2(EACH), False), (fa.Linf(0.2, (-1, 1)), fa.Linf(0.2), False),
 ]  # fmt: skip
+
+
+def test_no_worst_of_those_that_ran_stands_beside_an_unserved_threat() -> None:
+    pgd, bim = (partial(one, threat=fa.Linf(0.15)) for one in (fa.attacks.pgd, fa.attacks.bim))
+    attacks = {"pgd": pgd, "bim": bim, "apgd": partial(fa.attacks.apgd, threat=fa.L0(1))}
+    table = run(attacks, draws=3, keep_samples=True, indicators=False)
+    (drawn,), heat = table.details().values(), grid.heat(table, None, None)
+    assert [[line[0] for line in drawn[1:]], heat and heat[0][1:]] == [["none", "pgd", "bim"], ["pgd", "bim"]]
+    assert "majority" in table.records()[1]
+    assert "majority" not in table.records()[-1]
+    assert ["[" in line[2] for line in grid.attacks(table)[1][2:4]] == [True, True]
+    assert replace(table, sums={"MAE": torch.ones(6, 2, 1)}).worst_extra == {}
+
+
+def test_a_refused_row_hides_no_nearest_example() -> None:
+    near = partial(fa.attacks.fmn, threat=fa.Linf(math.inf))
+    weak = partial(fa.attacks.pgd, threat=fa.Linf(0.15), steps=1, step_size=1e-6, random_start=False)
+    table = run({"weak": weak, "near": near, "ddn": partial(fa.attacks.ddn, threat=fa.Linf(0.15))})
+    assert [bool(row.refused) for row in table.rows] == [False, False, True]
+    assert table["weak"].robust_accuracy > table.worst_case == 0.5
 
 
 @pytest.mark.parametrize(("one", "other", "known"), SERVED)

@@ -156,3 +156,6 @@ def test_weights_of_compiled_nets_are_read(tmp_path, prefix):
         for wrap in (lambda net: net, around, torch.compile, lambda net: around(torch.compile(net))):
             load_weights(wrap(other := net(2)), path)
             assert same(net(1), other)
+    schott = {prefix.replace("inside", "") + k: v for k, v in models.SchottCNN().state_dict().items()}
+    save_file(schott, tmp_path / "cnn.net")
+    assert same(models.SchottCNN.from_official(tmp_path / "cnn.net"), models.SchottCNN())

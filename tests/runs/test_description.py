@@ -104,7 +104,7 @@ VALUES = [
     *(norm(1), norm(1, 0.5), twice_as_far()),
     # by the fields of a dataclass
     *(Standard(), attack(), attack(steps=3), attack(fa.Linf(0.2)), attack(fa.L2(0.1))),
-    *(attack(fa.Linf(0.1, box=(-1.0, 1.0))), attack(loss="margin")),
+    *(attack(fa.Linf(0.1, box=(-1.0, 1.0))), attack(attack_loss="margin")),
     attack(loss=lambda z, y, t: -z[:, 0]),
     attack(loss=lambda z, y, t: -z[:, 1]),
 ]

@@ -1,13 +1,14 @@
 """The record of a training run: one that is refused frees the folder, and reports are whole lines."""
 
 import pytest
+import torch
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import folder
-from fastadv.runs.checkpoint import RunRecord, read_report
+from fastadv.runs.checkpoint import RunRecord, put, read_report
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same
 from tests.refusals import refuses
@@ -23,6 +24,14 @@ def test_a_run_that_is_refused_frees_the_folder(tmp_path, monkeypatch):
         RunRecord(tmp_path, {"seed": 2}, resume=True)
     RunFolder(tmp_path).close()
     assert caught
+
+
+def test_a_buffer_of_another_size_is_put_back_outside_of_the_state_dict():
+    net = nn.Linear(1, 1)
+    net.register_buffer("seen", torch.zeros(2), persistent=False)
+    put(net, net.state_dict(), {"seen": torch.ones(3)})
+    assert net.seen.tolist() == [1, 1, 1]
+    assert "seen" not in net.state_dict()
 
 
 def test_reports_are_whole_lines(tmp_path):

@@ -72,6 +72,14 @@ def test_every_second_epoch_is_tested_and_the_last(scripted):
     assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
 
 
+def test_an_average_that_is_never_right_has_accuracies_of_0():
+    data, net = nets.images(20), fa.models.create("softmax", shape=(1, 8, 8), classes=3)
+    wrong = data.x, (net(data.x).argmax(1) + 1) % 3
+    asked = nets.grouped(epochs=1, learning_rate=1e-9, ema=0.5, test_set=wrong, test_attacks=ATTACKS)
+    (report,) = fa.train.fit(net, data, Standard(), **asked)
+    assert report.ema_clean_accuracy == report.ema_robust_accuracy["fgsm"] == report.ema_worst_recall == 0
+
+
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])

@@ -313,6 +313,7 @@ END = ", or leave out a softmax at the end"
         (FGSMTraining(fa.Linf(0.1)), 3.0, 2, [f", let the radius grow (ramp){END}"]),
         (Standard(), 3.0, 4, []), (Standard(), 0.01, 2, []), (Standard(loss="bce"), 3.0, 2, []),
         (fa.train.TRADES(fa.Linf(0.1), steps=1), 3.0, 2, []), (Standard(), 0.06, 2, []),
+        (Standard(loss=lambda z, y, _: nn.functional.cross_entropy(z, y, reduction="none")), 3.0, 2, []),
     ],
 )  # fmt: skip
 def test_a_first_loss_above_that_of_equal_probabilities_is_told_once(recipe, rate, size, told, logged):

@@ -211,6 +211,14 @@ def test_a_loss_of_ones_own_is_trained_or_refused(name):
         assert loss_of(own(loss="bce", label_smoothing=0.2), flat_net(), x, y) != of("bce")
 
 
+def test_an_attack_ascends_what_is_trained_unless_told_otherwise():
+    (x, y, ids), own = batch(), lambda z, y, _: -z[:, 0]
+    recipes = (PGDTraining(THREAT, 2, **given) for given in ({"loss": own}, {"attack_loss": own}, {}))
+    ours, told, by_default = (train.craft(one, flat_net(), x, y, ids=ids, seed=0) for one in recipes)
+    assert torch.equal(ours, told)
+    assert not torch.equal(ours, by_default)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_integers_of_any_width_are_labels(name):
     (x, y, _), recipe = batch(), ALL[name]

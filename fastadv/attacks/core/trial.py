@@ -17,7 +17,7 @@ from fastadv.attacks.special import mixed_rows
 from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.labels import warn_of_probabilities
 from fastadv.engine.bound import CleanPass
-from fastadv.engine.guard import bound
+from fastadv.engine.guard import bound, near
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS, unit_of
 from fastadv.threat import Threat
@@ -167,6 +167,7 @@ class Trial:
     def _rounding(self) -> float:
         """Return by how much the logits of two passes of one x may differ."""
         clean = self.clean[~self.unusable]
+        clean = clean[:, near(clean)]
         return bound(self.classifier.dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
 
     def mixes_rows(self, x_adv: Tensor, verdict: Verdict) -> bool:

@@ -23,7 +23,7 @@ from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
 from fastadv.engine import prepare
 from fastadv.engine.copy import copied
-from fastadv.engine.guard import bound
+from fastadv.engine.guard import bound, near
 from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
 from fastadv.threat import Linf
@@ -192,7 +192,7 @@ def edge_kink(problem: Task) -> float:
 def rows_mix(problem: Task) -> bool:
     """Return whether logits at a few rows depend on the others."""
     logits = problem.classifier.verdict(problem.x, problem.rows)
-    rounding = bound(problem.classifier.dtype) * float(logits.abs().max())
+    rounding = bound(problem.classifier.dtype) * float(logits[:, near(logits)].abs().max())
     return mixed_rows.mixes_rows(problem.classifier, problem.x, problem.rows, logits, rounding)
 
 

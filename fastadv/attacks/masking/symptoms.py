@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks.special.bounded_outputs import ONE
 from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine.guard import near
 from fastadv.errors import NoGradientError
 from fastadv.losses import Loss
 from fastadv.ops.latent_fit import latent_fit
@@ -58,6 +59,7 @@ def _randomized(classifier: Prepared, verdicts: Tensor, centered: bool) -> bool:
     kept = verdicts[:, finite[0]].double()
     if not kept.numel():
         return False
+    kept = kept[..., near(kept)] if centered else kept
     # The direction of logits counts, and the size of other outputs.
     away = kept - kept.mean(2, keepdim=True) if centered else kept
     size = away.norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)

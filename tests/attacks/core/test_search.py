@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
 from fastadv.attacks.core import run, samples
+from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.judge import Judge
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
@@ -97,6 +98,19 @@ def test_last_iterate_without_labels_or_bounds() -> None:
     assert ((frozen(near) - goal).norm(dim=1) < 0.5 * (frozen(x) - goal).norm(dim=1)).all()
     reached = last_iterate(frozen, x, None, wide, steps=30, step_size=0.1, targets=torch.full((6,), 2))
     assert (frozen(reached).argmax(1) == 2).all()
+
+
+def test_parts_lead_where_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "LEAST", 1)
+    seen = list[Tensor]()
+
+    def rule(search: Search) -> None:
+        search.aims = torch.arange(6) % 3
+        search.in_parts(50, lambda part, rows: seen.append(part.aims))
+
+    run(*labeled(mlp(), images(6)), threat("l2"), rule)
+    assert len(seen) > 1
+    assert torch.equal(torch.cat(seen), torch.arange(6) % 3)
 
 
 def test_zero_steps_return_the_start() -> None:

@@ -34,6 +34,12 @@ def test_no_samples_are_no_error(model: nn.Module, criterion: object, shape: tup
         assert out.x_adv.shape == (0, 1, 6, 6)
 
 
+def test_a_confidence_that_is_just_reached_counts() -> None:
+    for y, targets in ((1, None), (2, torch.tensor([0]))):
+        outputs = torch.tensor([[0.0, 0.0, -torch.inf]])
+        assert ConfidentlyWrong(0.5).met(outputs, torch.tensor([y]), targets).all()
+
+
 def test_targets_do_not_count_where_labels_are_ignored() -> None:
     y, share = DENSE(X).argmax(1), Share(0.5, ignore=255)
     y[:, 1:] = 255

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS, Beyond, Unless
-from fastadv.attacks.core import Search
+from fastadv.attacks.core import Search, run
 from fastadv.attacks.core.common import passes
 from fastadv.threat import THREATS
 
@@ -122,3 +122,20 @@ def test_starts_of_legs_follow_each_other_over_restarts_and_odd_steps_lose_none(
     order = net.model(net.x[:1])[0].argsort(descending=True).tolist()
     rivals = [one for one in order if one != int(net.y[0])]
     assert seen == [(number, 3 - number % 2, [rivals[number % len(rivals)]]) for number in range(4)]
+
+
+def test_the_ways_of_each_restart_share_all_of_its_steps() -> None:
+    shares: list[tuple[int, int]] = []
+    kind = kinds()["number"]
+    ask = partial(run, kind.model, kind.x, kind.y, fa.Linf(0.1), criterion=kind.criterion)
+    ask(lambda search: shares.append((search.restart, search.steps)), steps=5, restarts=2)
+    assert shares == [(0, 3), (0, 2), (1, 3), (1, 2)]
+
+
+@pytest.mark.parametrize("name", ["fmn", "ddn", "pdpgd", "pdgd"])
+def test_a_loss_of_ones_own_has_all_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = kinds()["unless"]
+    ask = partial(ATTACKS[name].run, kind.model, kind.x, kind.y, fa.L2(INF), criterion=kind.criterion)
+    asked = ask(steps=9, loss=kind.criterion.margin)
+    monkeypatch.setattr(Unless, "ways", lambda criterion, *about: (criterion,))
+    assert torch.equal(ask(steps=9, loss=kind.criterion.margin).x_adv, asked.x_adv)

@@ -74,6 +74,8 @@ def test_nets_that_clamp_nothing_are_not_accused(norm: fa.Threat) -> None:
     assert share(clamp, fa.L0(6, box=(-inf, inf))) == 0  # no random start
     bright = (TEST.x[:8] > 0.3) & (TEST.x[:8] < 0.7)  # values that may not move do not count
     assert (share(clamp, threats[1], bright), share(clamp, threats[1], ~bright) > 0.05) == (0, True)
+    ceiling = in_front(Pointwise(lambda x: 1 - relu(1 - x)))  # flat from the upper bound on
+    assert share(ceiling, fa.Linf(0.5)) == 0
 
 
 @pytest.mark.parametrize(("first", "last", "told"), [(40, 30, True), (32, 30, False), (30, 40, False)])
@@ -82,6 +84,12 @@ def test_fgsm_breaks_no_more_than_many_steps(first: int, last: int, told: bool) 
     other = evidence(list(range(last)), 100, name="deepfool")
     assert ("clamped_input" in says(fgsm, pgd, count=100).flagged) is told
     assert "clamped_input" not in says(fgsm, other, count=100).flagged
+
+
+def test_what_fgsm_breaks_beyond_many_steps_counts_beside_a_probe_that_sees_no_clamp() -> None:
+    attacks: dict[str, Any] = {"fgsm": "fgsm", "pgd": partial(fa.attacks.pgd, steps=1, step_size=1e-6)}
+    table = fa.evaluate(honest("standard"), TEST, attacks, threat=fa.Linf(0.15))
+    assert "clamped_input" in table.indicators.flagged
 
 
 @pytest.mark.parametrize("name", ["clamp", "relu"])
@@ -95,3 +103,11 @@ def test_training_through_a_clamp_is_told_once(name: str, logged: Logged) -> Non
         fa.train.fit(model, TEST, recipe, epochs=2)
         said.append(logged.text.count("the model clamps its input, so examples are weak"))
     assert said == [1, 2, 2, 3, 3]
+
+
+def test_a_clamp_that_one_of_several_threats_meets_is_told_in_training(logged: Logged) -> None:
+    front, wide, _ = FRONTS["wider"]
+    recipe = fa.train.PGDTraining([fa.Linf(0.02, box=wide), fa.L2(3.0, box=wide)], steps=1)
+    model = nn.Sequential(Pointwise(front), fa.models.create("softmax", shape=(1, 8, 8), classes=10))
+    fa.train.fit(model, TEST, recipe, epochs=1)
+    assert "the model clamps its input" in logged.text

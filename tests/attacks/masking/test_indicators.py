@@ -224,6 +224,8 @@ def test_flags_of_others_are_raised_whatever_their_value() -> None:
     assert Indicators({}, {"square": "why"}).with_flags(["square"]).unseen == {}
     by_chance = Indicators({"square": 0.02}, lower={"square": 0.0})
     assert by_chance.flagged == ()
+    more = replace(by_chance, lower={"square": 0.001}, chance="Square alone broke 2 of 98")
+    assert "within chance" not in more.verdict
     assert by_chance.with_flags(["square"]).flagged == raised.flagged == ("square",)
     three = Indicators({"incorrect_gradient": 1.0}, masked={name: name for name in "abc"})
     assert three.advice == {"incorrect_gradient": "a; b; c"}

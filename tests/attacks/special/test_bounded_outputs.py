@@ -164,6 +164,7 @@ def test_the_interval_of_a_row_is_told_by_its_own_outputs() -> None:
     assert kinds.tolist() == [UNIT, SYMMETRIC, UNKNOWN, 0, 0, 0]
     assert bounded(rows[3:]) is None
     assert bounded(torch.tensor([[1.0, 1.01, 1.02, 9.0]])) is None  # of few classes that is chance
+    assert bounded(torch.tensor([[0.0, 0.0, 0.0, 0.0, 9.0]])) is None  # nor is one that ever differs a crowd
 
 
 NEAREST: dict[str, Callable[..., fa.attacks.AttackResult]] = {

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from fastadv import models
 from fastadv.errors import InputError
 from fastadv.models import Normalized
+from fastadv.models._common import stated_accuracy
 from fastadv.models.zoo import Entry, find, locate, weights_folder
 
 from .conftest import TIMM, net_of, state_of
@@ -54,7 +55,9 @@ def test_prefixes_and_nests_come_off(tmp_path, small, prefix, nest):
     net = net_of(entry)
     state = {prefix + name: tensor for name, tensor in state_of(entry, net).items()}
     content = {"epoch": 3, nest: state} if nest else state
-    assert torch.equal(models.robustbench(entry.name, saved(tmp_path / "a.pt", content))(X), net(X))
+    model = models.robustbench(entry.name, saved(tmp_path / "a.pt", content))
+    assert torch.equal(model(X), net(X))
+    assert stated_accuracy(model) == pytest.approx(0.8969)
 
 
 def test_of_two_state_dicts_the_zoos_is_taken(tmp_path, small, logged):

@@ -63,6 +63,14 @@ def test_each_sample_has_one_example():
         torch.testing.assert_close(x_adv, worst, rtol=0, atol=0)
 
 
+def test_the_worst_is_that_of_the_loss_that_is_trained():
+    at, own = step_at(model := warm_net()), lambda z, y, _: z[:, 0]
+    recipes = [several("worst", loss=own), *(PGDTraining(one, steps=2, loss=own) for one in THREATS)]
+    worst, *each = (craft(one, model, at.x, at.y, ids=at.ids, seed=at.seed) for one in recipes)
+    by = torch.stack([evaluated(model)(x_adv)[:, 0] for x_adv in each]).argmax(0)
+    assert torch.equal(worst, torch.stack(each)[by, torch.arange(len(by))])
+
+
 @pytest.mark.parametrize("choose", ["random", "harder"])
 def test_two_drawn_steps_by_hand(choose):
     model, kept, counts = warm_net(), {}, torch.zeros(2, 2)

@@ -74,6 +74,9 @@ def test_hat():
     torch.testing.assert_close(helper.state_dict(), before, rtol=0, atol=0)
     assert helper.training
     assert all(weight.grad is None for weight in helper.parameters())
+    ours = (make(helper=helper, label_smoothing=share) for share in (0.0, 0.2))  # not that of the helper
+    sharp, smooth = (one(hand.warm_net(), x, y, ids=ids, seed=hand.SEED) for one in ours)
+    torch.testing.assert_close(smooth - sharp, 0.2 * (hand.at_label(p, y).log() - p.log().mean(1)).mean())
     helpers = helper, fa.freeze(helper)
     losses = [make(helper=helper)(hand.warm_net(), x, y, ids=ids, seed=3) for helper in helpers]
     torch.testing.assert_close(*losses)
