@@ -256,25 +256,19 @@ def remarks(correct: Tensor, failed: Tensor, seen: Tensor, stated: float | None)
     return texts
 
 
-def nearest(batch: Batch, parts: Sequence[Part], norm: type[Threat] | None = None) -> dict[str, Tensor]:
-    """Return the `Samples` of a batch, each with the nearest of its adversarial examples, by their fields.
-
-    Which is the nearest, `norm` says, or else the distances of the attacks.
-    """
+def nearest(batch: Batch, parts: Sequence[Part]) -> dict[str, Tensor]:
+    """Return the `Samples` of a batch, each with the nearest of its adversarial examples, by their fields."""
     names = ("x", "y", "ids", "correct", "failed")
     x, y, ids, correct, unusable = (getattr(batch, name).cpu() for name in names)
     distances = torch.empty(len(parts), len(y), device="cpu").double()
     x_adv, by = x.clone(), torch.full_like(ids, -1)
     distance = torch.where(correct | unusable, torch.inf, 0.0).double()
-    within, least = None if norm is None else norm(math.inf, (-math.inf, math.inf)), distance
     status = torch.where(correct, int(Status.HELD), int(Status.ALREADY_WRONG))
     status[unusable] = int(Status.FAILED)
     for place, part in enumerate(parts):
         distances[place] = part["distance"]
         status[part["failed.attack"] & (by < 0)] = int(Status.FAILED)
-        far = distances[place] if within is None else within.distance(part["x_adv"].to(x), x).double()
-        nearer = part["broken"] & ((by < 0) | (far < least))
-        least = far.where(nearer, least)
+        nearer = part["broken"] & ((by < 0) | (distances[place] < distance))
         x_adv[nearer], distance[nearer] = part["x_adv"][nearer].to(x.dtype), distances[place][nearer]
         by[nearer], status[nearer] = place, int(Status.BROKEN)
     return {

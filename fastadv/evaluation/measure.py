@@ -17,7 +17,6 @@ from fastadv._checks import OnEvent, check_flag, check_on_event, knowing
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
-from fastadv.certify import Certificates
 from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import SEVERITIES
 from fastadv.data.given import Data
@@ -44,7 +43,6 @@ from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
-from fastadv.threat import Threat
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -57,8 +55,7 @@ def evaluate(
     resume: bool = False, identity: str | None = None, indicators: bool = True, rank: int | None = None,
     world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
     freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
-    whole_batches: bool = False, certificates: Certificates | None = None,
-    criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
+    whole_batches: bool = False, criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
     corruptions: str | Sequence[str] | None = None, severities: int | Sequence[int] = SEVERITIES,
     published: str | PathLike[str] | None = None,
 ) -> Table:  # fmt: skip
@@ -127,10 +124,6 @@ def evaluate(
         compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         whole_batches: whether each pass has `batch_size` rows in their places, also of the last batch, for a
             model that takes batches of one size; False is the default.
-        certificates: of the same images (`fastadv.certify.smooth`): a column of the table. Where an attack
-            found a point within a certified radius, the smoothed model decides there, too, and a decision
-            for another class contradicts the certificate; the verdict says so. It keeps the samples, of which
-            the nearest examples are those by the norm of the certificates.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
             the share of samples that are right by it. It may add figures of its own to the table. Three
             indicators are of classes or one logit, several draws of classes alone.
@@ -174,8 +167,7 @@ def evaluate(
             freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
             grey_box=grey_box, seed=seed,
         )  # fmt: skip
-        of_classes = {"certificates": certificates, "corruptions": corruptions}
-        names = ["draws"] * (draws > 1) + [name for name, value in of_classes.items() if value is not None]
+        names = ["draws"] * (draws > 1) + ["corruptions"] * (corruptions is not None)
         if job.criterion.outputs != "classes" and names:
             raise InputError(
                 f"{names[0]}: expected none with {job.criterion!r}, as they are of classes; leave it out"
@@ -217,13 +209,11 @@ def evaluate(
         earlier = [samples for samples in before if samples < count]
         job = replace(job, drawing=drawing, share=share, earlier=earlier)
         events = Events(on_event, tick, count * len(config["attacks"]))
-        keep_samples = keep_samples or certificates is not None
-        norm = None if certificates is None else certificates.noise.norm
-        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen, norm).table()
+        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen).table()
         if apart:
             number = len(job.positions())
             parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
-        return table if certificates is None else table.beside(certificates, job.frozen.source)
+        return table
 
 
 @dataclass(frozen=True)
@@ -236,7 +226,6 @@ class Evaluation:
     looked: bool = False  # whether signs of masking are looked for
     events: Events = field(default_factory=Events)
     corruptions: Corruptions = NONE
-    norm: type[Threat] | None = None  # by which the samples that are kept are the nearest
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
@@ -271,7 +260,7 @@ class Evaluation:
         if attacked and all("refused" in part.notes for part in attacked):
             raise InputError(attacked[0].notes["refused"])
         if self.keep_samples:
-            kept = outcomes.nearest(batch, attacked, self.norm)
+            kept = outcomes.nearest(batch, attacked)
             clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
         for part in attacked:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more

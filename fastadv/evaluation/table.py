@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import starmap
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from torch import Tensor
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import failed_flags
 from fastadv.attacks.masking import Indicators
-from fastadv.certify import Certificates, contradictions
 from fastadv.engine.module import in_words
-from fastadv.errors import InputError
 from fastadv.evaluation._outcome import NOT_RUN
 from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
@@ -23,7 +21,6 @@ from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.intervals import Interval, of_share
-from fastadv.models import Smoothed
 from fastadv.text import aligned, ends, finite, percent, several
 
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
@@ -31,7 +28,6 @@ SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
 INTERVALS = "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
 UNSERVED = "no attack serves it"
-CERTIFIED = "certified: within the attack's radius, of the smoothed model, not of the model"
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,6 @@ class Table(Exported):
             of.
         indicators: signs of masked gradients; None without attacks, or where they were not asked for.
         draws: the model's draws at each clean x, where there were several.
-        certificates: of the smoothed model, if they were given.
-        contradicted: int64 [m], ids of images whose certificate an attack disproved.
         criterion: says which samples are right.
         sums: what the criterion counts beside the accuracy at each clean x.
         remarks: what casts doubt on labels or model without an attack; they begin the verdict.
@@ -82,8 +76,6 @@ class Table(Exported):
     replaced: Mapping[str, str] = field(default_factory=dict)
     indicators: Indicators | None = field(default=None, repr=False)
     draws: Draws | None = field(default=None, repr=False)
-    certificates: Certificates | None = field(default=None, repr=False)
-    contradicted: Tensor | None = field(default=None, repr=False)
     criterion: Criterion = field(default=WRONG, repr=False)
     sums: Sums = field(default_factory=dict, repr=False)
     remarks: Sequence[str] = field(default=(), repr=False)
@@ -120,8 +112,6 @@ class Table(Exported):
     @property
     def verdict(self) -> str:
         """Whether the robust accuracies can be trusted; "" without indicators."""
-        if disproved := self._disproved():
-            return f"Do not trust the certificates: {disproved}"
         return "" if self.indicators is None else self.indicators.verdict
 
     @property
@@ -259,47 +249,16 @@ class Table(Exported):
                 line += [percent(record[name]) if name in record else "-" for name in _drawn(self.draws)]
         return [head, none, *lines]
 
-    def beside(self, certificates: Certificates, model: Any) -> Self:
-        """Return the table with certificates of the same images, looked at where an attack came to.
-
-        `model` is that of the certificates, where they do not hold it. InputError for other images.
-        """
-        if self.samples is None or not torch.equal(certificates.ids, self.ids.cpu()):
-            raise InputError(
-                "certificates: expected those of the images that are evaluated, got others; certify and "
-                "evaluate the same data with the same limit"
-            )
-        model = certificates.model or (model.model if isinstance(model, Smoothed) else model)
-        at = self.samples
-        wrong = contradictions(certificates, at.x, at.x_adv, at.ids, model=model)
-        return replace(self, certificates=certificates, contradicted=wrong)
-
-    def _disproved(self) -> str:
-        """Say which certificates the attacks contradict; "" for none."""
-        ids = [] if self.contradicted is None else self.contradicted.tolist()
-        if not ids:
-            return ""
-        some = ", ".join(map(str, ids[:5])) + ", ..." * (len(ids) > 5)
-        return f"attacks found points within the certified radius of {several(len(ids), 'image')} ({some})"
-
-    def _certified(self, row: Row) -> str:
-        """Return the certified accuracy within the radius of an attack, "-" for one of another norm."""
-        proved, threat = self.certificates, row.threat
-        if proved is None or threat is None or not row.whole or type(threat) is not proved.noise.norm:
-            return "-" if proved is not None else ""
-        return percent(proved.accuracy(float(threat.radius)))
-
     def cells(self) -> list[list[str]]:
         """Return the table as text."""
-        head = ["attack", self.criterion.counted, *COLUMNS[1:], "certified", *self.extra]
-        proved = "" if self.certificates is None else percent(self.certificates.clean_accuracy)
+        head = ["attack", self.criterion.counted, *COLUMNS[1:], *self.extra]
         sure = {name: ends(*interval) for name, interval in self.intervals.items()}
         failed = str(int(self.failed.sum()))
-        first = ["none", percent(self.clean_accuracy), sure["none"], *[""] * 6, failed, "", proved]
+        first = ["none", percent(self.clean_accuracy), sure["none"], *[""] * 6, failed, ""]
         lines = [[*first, *starmap(figure_text, self.extra.items())]]
         for row in self.rows:
             extra = ["-" if row.refused else figure_text(*pair) for pair in row.extra.items()]
-            lines.append([row.title, *row.cells().values(), self._certified(row), *extra])
+            lines.append([row.title, *row.cells().values(), *extra])
         if self._compared:
             extra = [*starmap(figure_text, self.worst_extra.items())]
             blank = [""] * (len(head) - 3)
@@ -338,14 +297,11 @@ class Table(Exported):
                 f"{', '.join(self.sums)}: attacks can reach worse, since a search ends at its first success; "
                 f"criterion={self.criterion.whole} searches on"
             )
-        disproved = self._disproved()
         texts = [
             self.chosen,
             in_words(self.replaced),
             INTERVALS * any(row.minimum_norm for row in self.rows),
             NOTE * (self.draws is not None),
-            CERTIFIED * (self.certificates is not None),
-            f"contradiction: {disproved}" * bool(disproved),
         ]
         notes += filter(None, texts)
         notes += failed_flags(int(self.failed.sum()), 0, self.n)

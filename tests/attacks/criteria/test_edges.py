@@ -101,7 +101,7 @@ def test_tags_and_numbers_that_are_not_finite(flip: int) -> None:
     assert figures(Unless(2 - flip), abstains, torch.zeros(2).long()) == {"abstained": 0.5 * (1 - flip)}
 
 
-@pytest.mark.parametrize("options", [{"draws": 3}, {"certificates": object()}])
+@pytest.mark.parametrize("options", [{"draws": 3}, {"corruptions": "c15"}])
 def test_what_is_of_classes_is_refused_beside_other_outputs(options: dict[str, object]) -> None:
     y = DENSE(X).argmax(1)
     with pytest.raises(InputError, match=f"{next(iter(options))}: expected none"):
