@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 
 from fastadv.certify.noise import Noise, noise_of
-from fastadv.engine import Prepared
 from fastadv.text import several
 from fastadv.threat import THREATS
 
@@ -27,7 +26,6 @@ class Certificates:
         failed: int64 [n], draws whose logits were not finite: votes against.
         radii: those asked for, if any.
         card: how it was made: arguments, machine, versions, date, notes.
-        model: that was certified, prepared; not stored in files.
     """
 
     ids: Tensor
@@ -40,7 +38,6 @@ class Certificates:
     failed: Tensor
     radii: tuple[float, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
-    model: Prepared | None = field(default=None, repr=False, compare=False)
 
     @property
     def noise(self) -> Noise:
@@ -76,9 +73,6 @@ class Certificates:
         rows = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
         figures = {"average_radius": self.average_radius, "clean_accuracy": self.clean_accuracy}
         return {**self.card, **figures, "certificates": rows}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "model"}
 
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]

@@ -165,7 +165,7 @@ def smooth(
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
     about = card("certificates", {**config, "batch_size": batch_size}, **measured)
-    return Certificates(**together, radii=asked or (), card=about, model=prepared)
+    return Certificates(**together, radii=asked or (), card=about)
 
 
 @knowing

@@ -129,18 +129,6 @@ def test_certificates_of_a_table_hold() -> None:
     assert bool(((decided == y) | (decided == -1)).all())
 
 
-def test_a_point_that_contradicts_a_certificate_is_found() -> None:
-    model, x = ByTable(8, lean=1.0), torch.zeros(2, 1, 2, 2)
-    result = smooth(model, (x, torch.zeros(2).long()), 0.8, fa.L0, n=500)
-    near = x.clone()
-    near[:, 0, 0, 0] = 1
-    ids, other = torch.arange(2), ByTable(8, lean=1.0)
-    assert fa.certify.contradictions(result, x, near, ids).tolist() == []
-    other.table.fill_(1)
-    assert fa.certify.contradictions(result, x, near, ids, model=other).tolist() == [0, 1]
-    assert fa.certify.contradictions(result, x, torch.ones_like(x), ids, model=other).tolist() == []  # 4 away
-
-
 def test_few_coordinates_are_told() -> None:
     images, model = (torch.zeros(1, 1, 2, 2), torch.zeros(1).long()), ByTable(8, lean=1.0)
     small, large = (smooth(model, images, share, fa.L0, n=2000) for share in (0.4, 1 - 1e-9))
