@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.certify.noise import Noise, noise_of
+from fastadv.certify.noise import Noise
 from fastadv.text import several
-from fastadv.threat import THREATS
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,7 @@ class Certificates:
         ids: int64 [n], positions in the data set, on which the draws depend.
         y: int64 [n], labels.
         prediction: int64 [n], the class of the smoothed classifier.
-        radius: float64 [n], within which it cannot change, at least; 0 where it abstained. A whole number in
-            L0.
+        radius: float64 [n], within which it cannot change, at least; 0 where it abstained.
         abstained: bool [n], no class was shown to have a probability above one half.
         hits: int64 [n], draws that were given the predicted class.
         draws: int64 [n], draws that bounded its probability, without those that chose it.
@@ -44,7 +42,7 @@ class Certificates:
         """The noise that smoothed the model."""
         config = self.card["config"]
         low, high = map(float, config.get("box", (0, 1)))
-        return noise_of(config["sigma"], THREATS[config["norm"].lower()], (low, high))
+        return Noise(config["sigma"], (low, high))
 
     @property
     def correct(self) -> Tensor:

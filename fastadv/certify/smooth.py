@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
-from fastadv.certify.noise import noise_of
+from fastadv.certify.noise import Noise
 from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
@@ -34,6 +34,7 @@ from fastadv.runs.files import seal
 from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
 from fastadv.runs.work import Keeper
 from fastadv.threat import L2
+from fastadv.threat.base import check_box
 
 PART = 16  # images of a part, which a run keeps as soon as they are certified
 TOGETHER = 16  # parts that a GPU passes together: the draws of fewer images do not fill its passes
@@ -42,7 +43,7 @@ IDENTITY = "certificates.json"
 
 @knowing
 def smooth(
-    model: nn.Module | Prepared, data: Data, sigma: float, norm: Any = L2, n0: int = 100, n: int = 100_000,
+    model: nn.Module | Prepared, data: Data, sigma: float, n0: int = 100, n: int = 100_000,
     alpha: float = 1e-3, radii: Sequence[float] | None = None, *, sequential: bool = True, sound: bool = True,
     box: tuple[float, float] = (0.0, 1.0), seed: int = 0, limit: int | None = None, batch_size: int = 1024,
     run_dir: str | PathLike[str] | None = None, resume: bool = False, identity: str | None = None,
@@ -51,7 +52,7 @@ def smooth(
     """Certify the decisions of the smoothed classifier: the class that a model gives most often under noise.
 
     The class of an image is guessed from `n0` draws. Further draws bound its probability from below, and with
-    it the radius within which no perturbation changes the decision. Each certificate is wrong with a
+    it the radius in L2 within which no perturbation changes the decision. Each certificate is wrong with a
     probability of at most `alpha`. It is about the smoothed classifier (`predict`), not about the model.
 
     A sequential run stops as soon as every question "is the radius at least r?" has an answer, and is right
@@ -64,13 +65,11 @@ def smooth(
         model: a module or Frozen; x [B, ...] to logits [B, K], K at least 2. Rows of logits that are not
             finite are votes against.
         data: as in `fastadv.evaluate`; images on the grid of 1/255 of the box.
-        sigma: the standard deviation of the noise, in input units; in L0 the share of hidden coordinates.
-        norm: `fa.L2` for Gaussian noise, `fa.L1` for uniform noise, `fa.L0` to hide coordinates: a hidden one
-            is the middle of the box.
+        sigma: the standard deviation of the noise, of Gaussian noise, in input units.
         n0: draws that choose the class.
         n: the most draws that bound the probability of that class, for each image.
         alpha: the probability of a wrong certificate, for each image.
-        radii: the radii to decide on; None takes a ladder: quarters of sigma, in L0 whole numbers.
+        radii: the radii to decide on; None takes a ladder: quarters of sigma.
         sequential: stop as soon as all radii are decided; else make all draws, as in the paper, and `radii`
             change nothing.
         sound: refuse images off the grid of 1/255; else certify the nearest points of the grid.
@@ -102,11 +101,10 @@ def smooth(
 
     Source:
         Cohen et al. 2019 (arXiv 1902.02918), the function CERTIFY. Sequential: Voracek 2024
-        (arXiv 2406.17830). Floating point: Voracek and Hein 2022 (arXiv 2207.07209). L0: after Levine and
-        Feizi 2020 (arXiv 1911.09272).
+        (arXiv 2406.17830). Floating point: Voracek and Hein 2022 (arXiv 2207.07209).
     """
     with processes.agreement():
-        dataset, noise = as_dataset(data, "data"), noise_of(sigma, norm, box)
+        dataset, noise = as_dataset(data, "data"), Noise(sigma, check_box(box))
         check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
         check_alpha(alpha)
         check_progress(progress)
@@ -114,7 +112,7 @@ def smooth(
         asked = None if radii is None else _checked(radii)
         count = sample_count(dataset, limit)
         prepared = prepare(model, work=count * n, freeze=freeze)
-        rule = {"sigma": sigma, "norm": noise.norm.__name__, "n0": n0, "n": n, "alpha": alpha}
+        rule = {"sigma": sigma, "norm": "L2", "n0": n0, "n": n, "alpha": alpha}
         rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
         config = {**rule, "limit": limit}
         if noise.box != UNIT:
@@ -161,7 +159,7 @@ def smooth(
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
     most = judge.radius(n, n, noise.charge(first[0].numel()))
-    if beyond := [radius for radius in asked or (noise.least,) if radius > most or not most]:
+    if beyond := [radius for radius in asked or (0.0,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
     about = card("certificates", {**config, "batch_size": batch_size}, **measured)
@@ -171,7 +169,7 @@ def smooth(
 @knowing
 def predict(
     model: nn.Module | Prepared, x: Tensor, sigma: float, n: int = 1000, alpha: float = 1e-3, *,
-    norm: Any = L2, sound: bool = True, box: tuple[float, float] = (0.0, 1.0), seed: int = 0,
+    sound: bool = True, box: tuple[float, float] = (0.0, 1.0), seed: int = 0,
     ids: Tensor | None = None, batch_size: int = 1024, freeze: bool | None = None,
 ) -> Tensor:  # fmt: skip
     """Decide as the smoothed classifier does.
@@ -184,7 +182,6 @@ def predict(
         sigma: as in `smooth`.
         n: draws for each image.
         alpha: the probability of a wrong class.
-        norm: as in `smooth`.
         sound: refuse images off the grid; False takes the nearest points of the grid.
         box: as in `smooth`.
         seed: of all draws.
@@ -205,7 +202,8 @@ def predict(
     check_alpha(alpha)
     x = check_input(x, None)
     prepared = prepare(model, work=len(x) * n, freeze=freeze)
-    smoothed = Smoothed(prepared, noise_of(sigma, norm, box), rng.derive(seed, "predict"), batch_size, sound)
+    noise = Noise(sigma, check_box(box))
+    smoothed = Smoothed(prepared, noise, rng.derive(seed, "predict"), batch_size, sound)
     numbers = torch.arange(len(x), device="cpu") if ids is None else torch.as_tensor(ids, device="cpu")
     check_column("ids", numbers, torch.empty(len(x), device="cpu"), torch.int64)
     votes = smoothed.votes(smoothed.levels(x), numbers, n).long()
@@ -229,8 +227,7 @@ def _certify(
             f"data: expected labels from 0 to {chosen.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
         )
     prediction = chosen.argmax(1)
-    elements = levels[0].numel()
-    charge = smoothed.noise.charge(elements)
+    charge = smoothed.noise.charge(levels[0].numel())
     hits, failed, drawn = torch.zeros_like(ids), torch.zeros_like(ids), torch.full_like(ids, n0)
     radius = torch.zeros(len(ids), dtype=torch.float64, device="cpu")
     abstained = torch.ones(len(ids), dtype=torch.bool, device="cpu")
@@ -242,7 +239,7 @@ def _certify(
         wanted[image] = judge.more(int(hits[image]), draws, charge)
         if not wanted[image]:
             proved = judge.radius(int(hits[image]), draws, charge)
-            abstained[image], radius[image] = proved <= 0, smoothed.noise.reach(proved, elements)
+            abstained[image], radius[image] = proved <= 0, proved
     certified = {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
         "hits": hits, "draws": drawn - n0, "failed": failed,

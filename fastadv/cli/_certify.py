@@ -4,26 +4,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
-from fastadv._checks import check_choice
 from fastadv.certify import smooth
-from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import kept_in, print_table, progress, say
 from fastadv.cli._shared import Images, Machine, Network
 from fastadv.cli._signature import Front
 from fastadv.runs import processes
 from fastadv.text import percent, several
-from fastadv.threat import L0, L1, L2
 
-NORMS = {"l2": L2, "l1": L1, "l0": L0}
-NORM = "l2 for Gaussian noise, l1 for uniform noise, l0 to hide coordinates."
-Norm = Annotated[Any, o.text(lambda name: NORMS[check_choice("norm", name, NORMS)], "|".join(NORMS), NORM)]
-SMOOTH = Front(
-    smooth,
-    "sigma norm draws=n chosen_by=n0 alpha radii sequential sound run_dir resume batch_size",
-    types={"norm": Norm},
-    defaults={"norm": "l2"},
-)
+SMOOTH = Front(smooth, "sigma draws=n chosen_by=n0 alpha radii sequential sound run_dir resume batch_size")
 
 
 @together

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastadv as fa
-from fastadv.certify.noise import NORMAL, Noise, aliases, noise_of
+from fastadv.certify.noise import NORMAL, Noise, aliases
 from tests.refusals import refuses
 
 
@@ -30,7 +29,7 @@ def test_an_alias_table_draws_each_column_by_its_weight_exactly(shares: tuple[in
     assert distribution(aliases(weights)) == [Fraction(share, sum(shares)) for share in shares]
 
 
-NOISES = [Noise(0.12), Noise(0.25), Noise(0.5), Noise(1.0), Noise(0.5, fa.L1), Noise(0.003, fa.L1)]
+NOISES = [Noise(0.003), Noise(0.12), Noise(0.25), Noise(0.5), Noise(1.0)]
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -42,8 +41,6 @@ def test_the_table_draws_the_rounded_distribution_to_within_its_charge(noise: No
     h = noise.step
 
     def below(edge: float) -> float:  # of the continuous noise
-        if noise.norm is fa.L1:
-            return min(max((edge + noise.width) / (2 * noise.width), 0.0), 1.0)
         return NORMAL.cdf(edge / noise.sigma)
 
     apart = sum(
@@ -65,18 +62,17 @@ def test_moments(noise: Noise) -> None:
     assert abs(sum(k * p for k, p in zip(places, drawn, strict=True))) < 1e-12
     variance = float(sum(k * k * p for k, p in zip(places, drawn, strict=True))) * noise.step**2
     expected = noise.sigma**2 + noise.step**2 / 12  # rounding adds that of a cell (Sheppard)
-    assert math.isclose(variance, expected, rel_tol=2e-4 if noise.norm is fa.L1 else 1e-6)
+    assert math.isclose(variance, expected, rel_tol=1e-6)
     assert noise.steps >= 2
     assert noise.sigma / noise.step >= 100
 
 
-@pytest.mark.parametrize("norm", [fa.L2, fa.L1])
-def test_radius_and_probability_are_each_other_s_inverse(norm: type) -> None:
-    noise = Noise(0.5, norm)
+def test_radius_and_probability_are_each_other_s_inverse() -> None:
+    noise = Noise(0.5)
     for p in (0.500001, 0.7, 0.95, 0.9999):
         assert math.isclose(noise.probability(noise.radius(p)), p, rel_tol=1e-9)
     assert [noise.radius(p) for p in (0.0, 0.3, 0.5, math.nan)] == [0, 0, 0, 0]
-    assert math.isclose(noise.radius(0.8), 0.5 * 0.8416212335729143 if norm is fa.L2 else 0.5 * 3**0.5 * 0.6)
+    assert math.isclose(noise.radius(0.8), 0.5 * 0.8416212335729143)
 
 
 def test_images_on_the_grid_are_whole_numbers_of_steps() -> None:
@@ -95,11 +91,6 @@ def test_images_off_the_grid_are_refused_unless_they_may_be_rounded(value: float
         assert Noise(0.25).levels(x, sound=False).unique().item() == 255
 
 
-BOTH = [(sigma, norm) for sigma in (0, -0.5, math.nan, True, "1") for norm in (fa.L2, fa.L0)]
-
-
-@pytest.mark.parametrize(
-    ("sigma", "norm"), [*BOTH, (math.inf, fa.L2), (11, fa.L2), (1e-5, fa.L2), (1, fa.L0)]
-)
-def test_sigma_out_of_range(sigma: Any, norm: Any) -> None:
-    refuses("sigma", noise_of, sigma, norm)
+@pytest.mark.parametrize("sigma", [0, -0.5, math.nan, True, "1", math.inf, 11, 1e-5])
+def test_sigma_out_of_range(sigma: Any) -> None:
+    refuses("sigma", Noise, sigma)
