@@ -54,7 +54,6 @@ from fastadv.evaluation import (
     bootstrap,
     evaluate,
     figures,
-    optimality,
     transferability,
 )
 from fastadv.evaluation.draws import Draws as _Draws
@@ -114,7 +113,6 @@ __all__ = [
     "losses",
     "models",
     "ops",
-    "optimality",
     "rng",
     "train",
     "transferability",
