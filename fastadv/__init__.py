@@ -54,14 +54,13 @@ from fastadv.evaluation import (
     bootstrap,
     evaluate,
     figures,
-    optimality,
     transferability,
 )
 from fastadv.evaluation.draws import Draws as _Draws
 from fastadv.evaluation.row import Components as _Components
 from fastadv.evaluation.row import Samples as _Samples
 from fastadv.ops.registration.library import backends
-from fastadv.threat import L0, L1, L2, Flow, Linf, Moved, Patch, Recolored, Scaled, Threat, Through
+from fastadv.threat import L0, L1, L2, Linf, Moved, Patch, Scaled, Threat, Through
 from fastadv.threat import THREATS as _THREATS
 from fastadv.threat import Named as _Named
 from fastadv.threat.through import Own as _Own
@@ -90,13 +89,11 @@ __all__ = [
     "L2",
     "CorruptFileError",
     "Curve",
-    "Flow",
     "Frozen",
     "InputError",
     "Linf",
     "Moved",
     "Patch",
-    "Recolored",
     "Scaled",
     "Threat",
     "Through",
@@ -116,7 +113,6 @@ __all__ = [
     "losses",
     "models",
     "ops",
-    "optimality",
     "rng",
     "train",
     "transferability",

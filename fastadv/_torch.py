@@ -193,15 +193,10 @@ def run_backward(
 
 
 def has_onednn_ops() -> bool:
-    """Return whether torch was built with the ops of oneDNN below."""
-    names = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
-    return all(hasattr(_mkldnn, name) for name in names)
-
-
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `torch.nn.functional.linear` by oneDNN, without a derivative."""
-    result: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+    """Return whether torch was built with oneDNN and its ops below."""
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    return bool(built) and all(hasattr(_mkldnn, name) for name in names)
 
 
 def onednn_pack(kernels: Tensor, groups: int, shape: Sequence[int]) -> Tensor:
@@ -234,7 +229,7 @@ class Feature(NamedTuple):
 
 FEATURES = (
     Feature("torch.compile of a search", "2.0", hasattr(torch, "compile"), ""),
-    Feature("products by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own; Winograd is off"),
+    Feature("convolutions by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own; Winograd is off"),
     Feature("torch.export of ops", "2.1", find_spec("torch.export") is not None, ""),
     Feature("torch.library.opcheck", "2.4", hasattr(torch.library, "opcheck"), ""),
     Feature(

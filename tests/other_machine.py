@@ -33,7 +33,6 @@ PRODUCTS: dict[str, tuple[int, dict[int | str, Any]]] = {
     "aten::addmv": (1, {"beta": 0}),
     "aten::mv": (0, {}),
     "aten::dot": (0, {}),
-    "mkldnn::_linear_pointwise": (0, {2: None}),
     "mkldnn::_convolution_pointwise": (0, {2: None}),
 }
 

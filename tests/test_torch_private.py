@@ -16,7 +16,7 @@ from fastadv._version import OLDEST_TORCH
 
 PACKAGE = Path(fastadv.__file__).parent
 PRIVATE = re.compile(
-    r"torch(\.\w+)*\._(?!_)\w"  # torch._C, torch.ops.mkldnn._linear_pointwise
+    r"torch(\.\w+)*\._(?!_)\w"  # torch._C, torch.ops.mkldnn._convolution_pointwise
     r"|torch\.ops\.mkldnn|_execution_engine|(?<!fastadv)\._(is_view|version|modules|parameters|buffers|call_impl)\b"
     r"|\._(foreach_\w+|compiled_call_impl)|_torchdynamo_\w|[\"\']_orig_mod|\b_(NormBase|BatchNorm)\b"
     r"|from torch[\w.]*\._\w|from torch[\w.]* import .*\b_\w"

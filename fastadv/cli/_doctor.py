@@ -15,11 +15,10 @@ import torch
 import typer
 
 from fastadv._extras import EXTRAS, lacks, unfit
-from fastadv._torch import onednn_has_bfloat16
+from fastadv._torch import has_onednn_ops, onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.cli._output import say
 from fastadv.cli._shared import DATA_DIR
-from fastadv.engine.cpu import onednn
 from fastadv.ops.registration import library
 from fastadv.runs import card
 from fastadv.runs.files import user_cache
@@ -95,7 +94,7 @@ def _tried(ask: Any, advice: list[str]) -> Any:
 
 
 def _cpu(advice: list[str]) -> dict[str, Any]:
-    extension, available = library.extension, onednn.available()
+    extension, available = library.extension, has_onednn_ops()
     if extension is None:
         fault = library.extension_fault.removesuffix(f": {library.AGAIN}")
         advice.append(

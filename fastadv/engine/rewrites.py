@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv._torch import holds_compiled
-from fastadv.engine.cpu.onednn import LINEAR, Settings, gains, takes_settings
-from fastadv.engine.cpu.winograd import WINOGRAD
+from fastadv.engine.cpu.winograd import WINOGRAD, Settings, takes_settings
 from fastadv.engine.module import device_of
 from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import Rewrite, convolutions, follows, has_batch_norm, on_cpu, unseen
@@ -106,12 +105,12 @@ THIN = Rewrite("thin", "thin input convolution", lambda model, dtype: on_cpu(mod
 
 FOLD = Rewrite("fold", "", lambda model, dtype: has_batch_norm(model))
 
-REWRITES = (FOLD, WINOGRAD, THIN, LINEAR, VIEWS, CHANNELS_LAST)
+REWRITES = (FOLD, WINOGRAD, THIN, VIEWS, CHANNELS_LAST)
 
 
 def applicable(model: nn.Module, dtype: torch.dtype | None) -> list[Rewrite]:
     """Return the rewrites for a model that is to compute in `dtype`."""
-    gain = not on_cpu(model) or convolutions(model) or has_batch_norm(model) or gains(model)
+    gain = not on_cpu(model) or convolutions(model) or has_batch_norm(model)
     # a compiler has looked at its parts; and where little is to be gained, looks at each call take longer
     if not gain or any(map(holds_compiled, model.modules())):
         return []

@@ -2,7 +2,7 @@
 
 from fastadv.evaluation import robustbench as robustbench
 from fastadv.evaluation._parts import merge
-from fastadv.evaluation.curve import Curve, accuracy_against_radius, optimality
+from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.export import OverSeeds, over_seeds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack
@@ -24,7 +24,6 @@ __all__ = [
     "clopper_pearson",
     "evaluate",
     "merge",
-    "optimality",
     "over_seeds",
     "report",
     "transferability",

@@ -54,12 +54,6 @@ def cpu_name() -> str:
     return _of_processor("model name") or platform.processor() or platform.machine()
 
 
-@cache
-def is_intel() -> bool:
-    """Return whether Intel made the processor, whatever a virtual machine calls it."""
-    return "GenuineIntel" in (_of_processor("vendor_id") or platform.processor())
-
-
 def cpu_flags() -> list[str]:
     """Return the processor's instruction sets that change how sums are rounded, where the system tells."""
     flags = (_of_processor("flags") or _of_processor("Features")).split()

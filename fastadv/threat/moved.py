@@ -66,7 +66,7 @@ class _Move:
         # the origin of a pixel: back by the shift, and then by the angle
         right, down = columns - across - like(shift[:, 0], x[:, 0]), rows - below - like(shift[:, 1], x[:, 0])
         columns, rows = cos * right + sin * down + across, cos * down - sin * right + below
-        return sampled(x, t, columns, rows, "zeros", self.box)
+        return _sampled(x, t, columns, rows, self.box)
 
 
 def _still(x: Tensor) -> Tensor:
@@ -82,14 +82,12 @@ def pixels_of(x: Tensor) -> tuple[Tensor, Tensor]:
     return columns.view(1, 1, -1), rows.view(1, -1, 1)
 
 
-def sampled(
-    x: Tensor, t: Tensor, columns: Tensor, rows: Tensor, beyond: str, box: tuple[float, float]
-) -> Tensor:
+def _sampled(x: Tensor, t: Tensor, columns: Tensor, rows: Tensor, box: tuple[float, float]) -> Tensor:
     """Return x [B, C, H, W] between its pixels, at columns and rows [B, H, W], bilinear; x where t is 0."""
     # pixels are areas, in which a side of one pixel has a place, too
     places = [(2 * place + 1) / size - 1 for place, size in ((columns, x.shape[3]), (rows, x.shape[2]))]
     grid = torch.stack([place.expand(len(x), *x.shape[2:]) for place in places], -1)
-    image = grid_sample(x, grid, padding_mode=beyond, align_corners=False)
+    image = grid_sample(x, grid, align_corners=False)
     # coordinates are rounded: only so x is itself to the bit
     still = like((t == 0).flatten(1).all(1), x)
     return straight(torch.where(still, x, image.clamp(*box)), image)

@@ -49,7 +49,7 @@ def test_steps_of_fab_after_the_first_success_read_nothing(threat: fa.Threat, ca
     assert many - few <= 6
 
 
-@pytest.mark.parametrize("threat", [fa.Moved(0.01, 0.01), fa.Patch((1, 1), "any"), fa.Flow(1e-4)], ids=repr)
+@pytest.mark.parametrize("threat", [fa.Moved(0.01, 0.01), fa.Patch((1, 1), "any")], ids=repr)
 def test_steps_through_a_map_read_nothing(threat: fa.Threat, captured: list[int]) -> None:
     model, (x, y) = Net(), problem()
     pgd = partial(fa.attacks.pgd, threat=threat.with_radius(1e-5))  # nobody is broken

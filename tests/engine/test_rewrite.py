@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from fastadv.engine import rewrites
-from fastadv.engine.cpu import onednn, winograd
-from fastadv.engine.cpu.onednn import LINEAR
+from fastadv.engine.cpu import winograd
 from fastadv.engine.cpu.winograd import WINOGRAD
 from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.rewrites import REWRITES, THIN, VIEWS, applicable
@@ -52,7 +51,6 @@ def test_layers_that_are_left_to_the_library(rewrite, layer, shape):
 TWICE: list[tuple[Rewrite, nn.Module, tuple[int, ...]]] = [
     (WINOGRAD, nn.Conv2d(8, 8, 3, padding=1), (8, 8, 8)),
     (THIN, nn.Conv2d(1, 8, 3, padding=1, stride=2), (1, 6, 6)),
-    (LINEAR, nn.Linear(7, 6), (7,)),
 ]
 
 
@@ -71,23 +69,17 @@ def test_derivatives_of_derivatives(rewrite, layer, shape):
 
 def test_autocast_around_is_the_librarys() -> None:
     model, x = images().eval().requires_grad_(False), torch.rand(4, 1, 14, 15)
-    watched = Seen(model, WINOGRAD, THIN, LINEAR)
+    watched = Seen(model, WINOGRAD, THIN)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(watched(x.clone().requires_grad_()), model(x))
     assert watched.used == set()
 
 
 def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 3000), nn.ReLU(), nn.Linear(3000, 4))
-
     def names(model: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
         return [rewrite.name for rewrite in applicable(model, dtype)]
 
     assert names(images().eval()) == [rewrite.name for rewrite in REWRITES]
-    assert "onednn" not in names(images().eval(), torch.bfloat16)
-    assert names(mlp) == ["thin", "onednn"]
-    monkeypatch.setattr(onednn, "LEAST", 1 << 17)
-    assert names(mlp) == ["thin", "onednn"]
     assert names(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))) == []
     assert names(images().eval().to("meta")) == ["fold"]
     wide = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32)).to("meta").eval()
@@ -95,8 +87,6 @@ def test_each_says_for_which_model_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert names(wide) == ["fold"]
     monkeypatch.setattr(rewrites, "rounds_as", lambda format, device: "tf32")
     assert names(wide) == ["fold", "views", "channels-last"]
-    monkeypatch.setattr(onednn, "is_faster", lambda: False)
-    assert "onednn" not in names(images().eval())
 
 
 @pytest.mark.parametrize("shape", [(2, -1), ((2, -1),), (torch.Size((2, 60)),), (4, 30), (2, 3, 20)], ids=str)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine import freeze
-from fastadv.engine.cpu import onednn, winograd
+from fastadv.engine.cpu import winograd
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rewrites import REWRITES
 from fastadv.engine.search_copy import SearchCopy
@@ -121,5 +121,5 @@ def test_a_search_copy_is_the_model(precision, most, count, threads, monkeypatch
     for make, shape in NETS.items():
         same(make(), precision, shape, most)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision)
-    served = {"onednn": onednn.available() and precision == "fp32", "winograd": winograd.available(dtype)}
+    served = {"winograd": winograd.available(dtype)}
     assert used == {rewrite.name for rewrite in REWRITES if served.get(rewrite.name, True)}

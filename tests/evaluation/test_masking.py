@@ -191,8 +191,8 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
         assert torch.equal(model(both.samples.x_adv).argmax(1) != data.y, broken)
     fa.evaluation.report(both, tmp_path / "report.html", model=model)
     assert "changed within Moved 1 px, 15°" in (tmp_path / "report.html").read_text()
-    # a flow has many parameters, and a ball has none
-    for threat in (fa.Flow(0.3), fa.Linf(0.05)):
+    # budgets have many parameters, and a ball has none
+    for threat in (fa.Scaled(torch.full((1, 8, 8), 0.05)), fa.Linf(0.05)):
         assert "few_parameters" not in fa.evaluate(model, data, {"apgd": apgd}, threat=threat).verdict
 
 

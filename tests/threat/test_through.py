@@ -18,8 +18,6 @@ MAPS: dict[str, Callable[[tuple[int, ...]], Through]] = {
     "moved": lambda shape: fa.Moved(1, 15),
     "patch": lambda shape: fa.Patch((1, 2)),
     "patch anywhere": lambda shape: fa.Patch((1, 2), "any"),
-    "flow": lambda shape: fa.Flow(0.8),
-    "recolored": lambda shape: fa.Recolored(0.3, 3),
     "scaled": lambda shape: fa.Scaled(images(1, shape, seed=5)[0] / 2),
 }
 
@@ -53,7 +51,7 @@ def test_an_image_comes_from_its_own_row_and_follows_its_gradient(name: str) -> 
     (gradient,) = torch.autograd.grad((image * weight).sum(), t)
     step = 1e-6 * way
     ahead, behind = (threat.image(t.detach() + side * step, x, ids) for side in (1, -1))
-    if name not in ("recolored", "scaled"):  # whose gradient ignores the clamp
+    if name != "scaled":  # whose gradient ignores the clamp
         slope = ((ahead - behind) * weight).sum() / 2e-6
         torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-5, atol=1e-7)
     assert gradient.flatten(1).abs().amax(1).min() > 0
@@ -82,35 +80,6 @@ def test_moved_is_a_rotation_and_then_a_shift() -> None:
         for channel in range(2):
             expected = turned(x[0, channel], 3 * t[0], 3 * t[1], 40 * t[2])
             torch.testing.assert_close(moved[channel], expected, rtol=0, atol=1e-12)
-
-
-def test_a_flow_takes_pixels_from_elsewhere() -> None:
-    x, t = images(1, (2, 4, 6)), torch.zeros(1, 2, 4, 6, dtype=torch.float64)
-    t[0, 0], t[0, 1, 0] = 1.0, 2.0
-    flowed = fa.Flow(2.0).image(t, x)
-    torch.testing.assert_close(flowed[:, :, 1:, :-1], x[:, :, 1:, 1:], rtol=0, atol=1e-12)
-    torch.testing.assert_close(flowed[:, :, 0, :-1], x[:, :, 2, 1:], rtol=0, atol=1e-12)
-    torch.testing.assert_close(flowed[:, :, 1:, -1], x[:, :, 1:, -1], rtol=0, atol=1e-12)  # no farther
-
-
-def test_colors_are_shifted_between_the_points_of_a_grid() -> None:
-    x = 0.2 + 0.6 * images(2, (3, 4, 5))
-    threat = fa.Recolored(0.1, 2)
-    t = 0.2 * images(2, (3, 2, 2, 2), seed=4) - 0.1
-    expected = x.clone()
-    for blue in (0, 1):
-        for green in (0, 1):
-            for red in (0, 1):
-                near = [x[:, k] if end else 1 - x[:, k] for k, end in enumerate((red, green, blue))]
-                share = (near[0] * near[1] * near[2]).unsqueeze(1)
-                expected += share * t[:, :, blue, green, red].view(2, 3, 1, 1)
-    torch.testing.assert_close(threat.image(t, x), expected, rtol=0, atol=1e-12)
-    moved = fa.Recolored(0.2, 2, box=(-0.5, 1.5)).image(2 * t, 2 * x - 0.5)  # in other units
-    torch.testing.assert_close(moved, 2 * expected - 0.5, rtol=0, atol=1e-12)
-    gray = torch.tensor([0.0, 0.25, 0.5, 1.0]).double().view(1, 1, 2, 2)
-    shift = torch.tensor([0.1, -0.1, -0.05]).double().view(1, 1, 1, 1, 3)
-    image = fa.Recolored(0.1, 3).image(shift, gray).flatten()
-    torch.testing.assert_close(image, torch.tensor([0.1, 0.25, 0.4, 0.95]).double())
 
 
 def test_a_patch_is_where_it_belongs() -> None:
@@ -196,9 +165,6 @@ def test_wrong_maps_are_answered() -> None:
         (lambda: fa.Patch((2, 0)), "size"),
         (lambda: fa.Patch((2, 2), "top"), "place: expected a pair"),
         (lambda: fa.Patch((2, 2), box=(0, float("inf"))), "box: expected a finite one"),
-        (lambda: fa.Flow(-1), "radius"),
-        (lambda: fa.Recolored(0.1, 1), "grid"),
-        (lambda: fa.Recolored(0.1).parameters(images(2, (4, 3, 3))), "C <= 3"),
         (lambda: fa.Scaled(0.3), "use fa.Linf"),
         (lambda: fa.Scaled(torch.tensor([-1.0])), "budgets >= 0"),
         (lambda: fa.Scaled(torch.ones(2), (0, torch.ones(3))), "ends like one sample"),

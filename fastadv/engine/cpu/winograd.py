@@ -7,18 +7,18 @@ and 3.9, but 128 5.3 and 5.5. A ResNet-18 takes 0.78 of its time in float32 and 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
-from fastadv.engine.cpu import onednn
-from fastadv.engine.cpu.onednn import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, has_conv2d, on_cpu, unseen
+from fastadv._torch import has_onednn_ops, onednn_convolve, onednn_has_bfloat16, onednn_pack, version
+from fastadv.engine.rewrite import Rewrite, Run, has_conv2d, on_cpu, unseen
 from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
@@ -34,6 +34,40 @@ MOST_PRODUCTS = 0.5  # of those that the plain sum takes; the edges of an image 
 LARGEST = 31 << 20  # bytes of a block of transformed weights; glibc gives larger ones back, unless it is told
 BYTES = 8 << 20  # of the tiles that are multiplied together, so that they stay in the cache
 MOST_BYTES = 512 << 20  # of all transformed weights of a model
+
+Two = tuple[int, int]
+
+
+class Settings(NamedTuple):
+    """Of a convolution in two dimensions without groups."""
+
+    stride: Two
+    padding: Two
+    dilation: Two
+
+
+def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Run:
+    """Turn `way` into a conv2d that declines what the kernels here do not take, such as groups."""
+
+    @wraps(way)
+    def conv2d(
+        input: Tensor, weight: Tensor, bias: Tensor | None = None,
+        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> Any:  # fmt: skip
+        fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
+        fits = fits and input.device.type == weight.device.type == "cpu"
+        fits = fits and not (weight.requires_grad or (bias is not None and bias.requires_grad))
+        padding = 0 if padding == "valid" else padding
+        if not fits or isinstance(padding, str) or torch.is_autocast_enabled("cpu"):
+            return NotImplemented
+        return way(input, weight, bias, Settings(_two(stride), _two(padding), _two(dilation)))
+
+    return conv2d
+
+
+def _two(value: Any) -> Two:
+    first, second = (value, value) if isinstance(value, int) else (*value, *value)[:2]
+    return first, second
 
 
 @dataclass(frozen=True)
@@ -184,7 +218,7 @@ def gains_by_rows(model: nn.Module) -> bool:
 
 def available(dtype: torch.dtype | None) -> bool:
     """Return whether oneDNN gives access to its products in that dtype, and the tiles are compiled."""
-    if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
+    if dtype not in SIZES or not has_onednn_ops() or cpu_launcher(CARDS["winograd_tiles"]) is None:
         return False
     return dtype != torch.bfloat16 or onednn_has_bfloat16()
 

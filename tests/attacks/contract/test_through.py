@@ -1,5 +1,6 @@
 """What every attack promises of maps of parameters: all maps and all attacks that serve them."""
 
+import math
 from collections import Counter
 from functools import cache, partial
 from typing import Any
@@ -22,6 +23,7 @@ from .cases import NAMED
 
 SHAPE = (3, 4, 5)
 SERVING = [name for name in NAMED if "published" not in name and "linf" in NAMED[name].entry.norms]
+MOVED = fa.Moved(1, 5)
 GRID: dict[str, Any] = {"points": (3, 3, 4)}
 
 
@@ -77,9 +79,6 @@ def test_each_attack_serves_two_maps_and_each_map_is_served_by_several(name: str
     if name != "grid" and NAMED[name].entry.through == "images" and len(threat.parameters(x).shape) != 4:
         refuses(f"a map of parameters .* for {name}", attacked, name, threat)
         return
-    if (name, map) == ("hopskipjump", "flow"):  # whose box has no ends
-        refuses("box: expected a finite one", attacked, name, threat)
-        return
     model = Counted(net(), lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
     out = attacked(name, threat, model=model)
     # indicators call parts of the model by themselves
@@ -124,16 +123,16 @@ def test_attacks_that_ask_others_of_images_refuse() -> None:
     for name, card in REGISTRY.items():
         if card.through == "none":
             given: dict[str, Any] = {"source": net(), "attack": fa.attacks.bim} if name == "transfer" else {}
-            refuses(f"no map of parameters for {name}", card.run, net(), x, y, fa.Flow(0.5), **given)
-    refuses(r"\[C, H, W\] for square, got Moved", fa.attacks.square, net(), x, y, fa.Moved(1, 5))
+            refuses(f"no map of parameters for {name}", card.run, net(), x, y, MOVED, **given)
+    refuses(r"\[C, H, W\] for square, got Moved", fa.attacks.square, net(), x, y, MOVED)
     table, threat = x.flatten(1), fa.Scaled(torch.full((x[0].numel(),), 0.1))
     assert fa.attacks.square(lambda z: net()(z.view(-1, *SHAPE)), table, y, threat, queries=9).success.any()
     for refused in (
-        lambda: fa.attacks.last_iterate(net(), x, y, fa.Flow(0.5), steps=1, step_size=0.1),
-        lambda: fa.attacks.indicators(net(), x, y, fa.Flow(0.5)),
-        lambda: fa.train.PGDTraining(fa.Flow(0.5)),
+        lambda: fa.attacks.last_iterate(net(), x, y, MOVED, steps=1, step_size=0.1),
+        lambda: fa.attacks.indicators(net(), x, y, MOVED),
+        lambda: fa.train.PGDTraining(MOVED),
     ):
-        refuses("got Flow, a map of parameters, which serves attacks", refused)
+        refuses("got Moved .*, a map of parameters, which serves attacks", refused)
 
 
 class Rule(core.GradientRule):
@@ -145,13 +144,13 @@ def test_wrong_calls_are_answered() -> None:
     x, y = rows()
     pgd = partial(fa.attacks.pgd, net(), steps=2)
     for call, message in (
-        (lambda: pgd(x, y, fa.Flow(1.0), ids=torch.arange(8) % 7), "ids: .* got one twice"),
-        (lambda: pgd(x + 1, y, fa.Flow(1.0)), r"x: expected values in the box \[0, 1\]"),
-        (lambda: pgd(x, y.double(), fa.Flow(1.0)), "y: expected"),
-        (lambda: pgd(x, y, fa.Flow(1.0), gradient=Rule()), "gradient: expected no rules with Flow"),
+        (lambda: pgd(x, y, MOVED, ids=torch.arange(8) % 7), "ids: .* got one twice"),
+        (lambda: pgd(x + 1, y, MOVED), r"x: expected values in the box \[0, 1\]"),
+        (lambda: pgd(x, y.double(), MOVED), "y: expected"),
+        (lambda: pgd(x, y, MOVED, gradient=Rule()), "gradient: expected no rules with Moved"),
         (lambda: pgd(x, y, Through(torch.add, fa.Linf(1, (-9, 9)), torch.zeros_like)), "box .* of Through"),
         (lambda: pgd(x, y, Through(torch.add, fa.Linf(1), lambda x: x)), "bit for bit"),
-        (lambda: fa.attacks.fgsm(net(), x, y, fa.Flow(float("inf"))), "radius: expected a finite one"),
+        (lambda: fa.attacks.fgsm(net(), x, y, MOVED.with_radius(math.inf)), "radius: expected a finite one"),
     ):  # fmt: skip
         refuses(message, call)
 
