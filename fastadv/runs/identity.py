@@ -238,7 +238,7 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
     names: dict[str, str] = {}
     for where, there, here in _different((), dict(stored), plain(config)):
         keys = [key for key in where if key != "keywords"]  # of a partial: they are named by themselves
-        if keys[-1:] == ["seed"]:  # one for all that hold it
+        if keys[-1:] == ["seed"] and "threat" not in keys:  # one for all that hold it
             keys, there, here = ["seed"], *("none" if seed is None else seed for seed in (there, here))
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
         lacks = name == "seed" and "none" in (there, here)

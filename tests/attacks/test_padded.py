@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.guard import near, same_logits
+from fastadv.engine.guard import near
 
 from .nets import images, labels, mlp
 
@@ -47,6 +47,4 @@ def test_classes_count_that_come_near_the_largest_logit_in_any_row() -> None:
     rows = torch.tensor([[1.0, 2.0, -50.0, -300.0], [3.0, 1.0, -400.0, -400.0]])
     assert near(rows).tolist() == [True, True, True, False]
     assert near(torch.zeros(2, 3)).all()
-    for one in (rows[:, :2], torch.cat([rows[:, :2], torch.full((2, 1), -1e30)], 1)):
-        assert same_logits(one, one, [torch.float32])
-        assert not same_logits(one, one + torch.eye(one.shape[1])[0], [torch.float32])
+    assert near(torch.full((2, 3), torch.nan)).all()

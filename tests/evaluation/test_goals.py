@@ -113,7 +113,7 @@ def test_what_needs_no_classes_runs_for_other_outputs(name: str) -> None:
     table = evaluated({"pgd": PGD}, model, y=y, criterion=criterion)
     signs = table.indicators
     assert signs.flagged == ()
-    assert (dict(signs.unseen), len(signs.values)) == (dict.fromkeys(OF_CLASSES, "they need classes"), 9)
+    assert (dict(signs.unseen), len(signs.values)) == (dict.fromkeys(OF_CLASSES, "they need classes"), 10)
     named = f"did not run: {', '.join(OF_CLASSES)} (they need classes)"
     assert table.verdict == f"Inconclusive, no flag so far ({signs.samples} samples probed); {named}"
     for sign, layer in SEEN.items():

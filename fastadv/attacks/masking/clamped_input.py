@@ -43,7 +43,7 @@ def share(problem: Task, seed: int) -> float:
         dead, count = flat(start) & moved, max(int(moved.sum()), 1)
         if (part := int(dead.sum()) / count) <= LIMIT:
             return 0.0
-        radius = torch.as_tensor(inf if threat.order == 0 else threat.radius).to(x)
+        radius = torch.as_tensor(inf if threat.order == 0 else threat.radius, device=x.device).to(x)
         reach = like(radius, x) if radius.ndim else radius
         lowest, highest = (x - reach).clamp(low, high), (x + reach).clamp(low, high)
         farthest = lowest.where(start - lowest > highest - start, highest)
