@@ -105,7 +105,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
         return queries - 1
     rows.points, rows.left = search.x.clone(), torch.zeros_like(search.ids)
     started = torch.zeros_like(search.ids, dtype=torch.bool)
-    cost = min(queries, 1 if noise is box_noise else len(BLENDS) * _grains(search.x[0].numel()))
+    cost = min(queries, len(BLENDS) * _grains(search.x[0].numel()) if noise is blends else 1)
 
     def look_for(part: Search[Starts], _: Tensor) -> None:
         look = part.decide(noise(part, draw)[:, :queries])
