@@ -119,7 +119,7 @@ def test_training_reports_what_the_model_does(fastadv, digits) -> None:
         mine, load("digits", "train", limit=200), fa.train.PGDTraining(fa.L2(0.3), steps=2, step_size=0.2),
         epochs=1, batch_size=50, optimizer="adam", learning_rate=0.01, augment="shift", seed=5,
         optimization=fa.train.Optimization(weight_decay=0.001, schedule="step"), test_set=digits,
-        test_attacks={"pgd L2 0.3": partial(fa.attacks.pgd, threat=fa.L2(0.3), steps=10, seed=5)},
+        test_attacks={"PGD-10, L2 0.3": partial(fa.attacks.pgd, threat=fa.L2(0.3), steps=10, seed=5)},
     )  # fmt: skip
     for key in ("loss", "clean_accuracy", "robust_accuracy", "learning_rate"):
         assert report[key] == getattr(epoch, key), key
