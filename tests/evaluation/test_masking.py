@@ -128,14 +128,14 @@ class Noisy(nn.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [1, -1])
 def test_chance_lets_square_break_no_more_of_a_randomized_model(way: int) -> None:
-    """What held in one draw may be broken in another; a gradient the wrong way is told all the same."""
+    """Samples that held in one draw may be broken in another, as those that were broken may hold."""
     torch.manual_seed(0)  # what a model draws hangs on the tests before
-    x, eot = images(160, dtype=torch.float32), partial(fa.attacks.pgd, steps=100, eot=8)
+    x, eot = images(160, dtype=torch.float32), partial(fa.attacks.pgd, steps=300, eot=8)
     y = ((x - 0.5).flatten(1) @ Noisy(way).weights.T).argmax(1)
     table = evaluate(Noisy(way), (x, y), [eot], threat=fa.Linf(0.06), draws=8, batch_size=200)
     seen, passes = signs(table), table["pgd"].forwards + table["pgd"].backwards
-    assert bool(seen.flagged) == (way < 0)
-    assert 0 < seen.values["square"] < table.worst_case
+    assert "square" in seen.flagged if way < 0 else seen.flagged == ()
+    assert 0.03 < seen.values["square"] < table.worst_case
     assert seen.forwards + seen.backwards <= 0.05 * passes
 
 

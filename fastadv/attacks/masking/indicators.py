@@ -93,14 +93,14 @@ def indicators(
     with torch.inference_mode(False), torch.no_grad():
         problem = Task.of(model, x, y, threat, ids=ids)
         check_finite_radius(threat)
-    classifier, sought = problem.classifier, False
+    classifier = problem.classifier
     with torch.inference_mode(False), torch.no_grad(), classifier.in_eval():
         if results is None:
             try:
                 out = pgd.on(problem, steps=probes.LONG_STEPS, seed=seed)
                 results = {"pgd": out}
             except NoGradientError:
-                results, sought = {}, True
+                results = {}
             share = None
         if not isinstance(results, Mapping):
             raise InputError(
@@ -128,7 +128,7 @@ def indicators(
         passes = sum(out.forwards + out.backwards for out in results.values()) / classifier.eot
         chosen = choose(evidence, right, passes, limit=limit, share=share, seed=seed)
         probed = problem.take(chosen.to(problem.x.device))
-        return look(classifier, probed, chosen, evidence, right, seed=seed, sought=sought)
+        return look(classifier, probed, chosen, evidence, right, seed=seed, sought=not results)
 
 
 def choose(
