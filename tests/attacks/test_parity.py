@@ -33,13 +33,14 @@ FIRST = {"autoattack-quick-l1": 3, "autoattack": 5, "minimum_radius-apgd-t": 5, 
 MEDIANS = 12
 HALF = ("pointwise-l0", "pointwise-l2")  # in half of the passes that the peer has, they find no less here
 # where short runs of ours are behind by an image or two of 25, by a tenth of a median of twelve counts, or by
-# a twentieth of a median of ten distances; see docs/parity.md for the long ones
+# a twentieth of a median of ten or twelve distances; see docs/parity.md for the long ones
 BEHIND = {
     ("fab-t-l2", "linf"),
     ("fab-l2", "l2"),
     ("fab-l1", "saturated"),
     *(("apgd-ce-l2-2", net) for net in ("l2", "quantized")),
     ("fmn-l1", "quantized"),
+    ("ddn-l2", "quantized"),
     *(("sigma_zero-l0", net) for net in ("linf", "l2", "saturated")),
 }
 QUERIES = 500  # of Square in AutoAttack, a tenth of the peer's, which find no less on these images
