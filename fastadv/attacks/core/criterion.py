@@ -335,9 +335,9 @@ class Unless(_OfClass):
         """Return [B], the largest wrong logit minus the larger of those of the label and of `reject`."""
         if targets is not None:
             return super().margin(logits, y, targets)
-        right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
-        wrong = logits.scatter(1, right, -torch.inf).amax(1)
-        return signed(wrong - logits.gather(1, right).amax(1), self.met(logits, y, targets))
+        over_reject = self._wrong(logits, y) - logits[:, self._place(logits)]
+        margin = torch.minimum(self._over_label(logits, y, targets), over_reject)
+        return signed(margin, self.met(logits, y, targets))
 
     def leading(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], by how much a wrong class leads over the label; above 0, what it has of the margin."""
@@ -349,12 +349,13 @@ class Unless(_OfClass):
 
     def _over_label(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], by how much the target, or the largest wrong class, leads over the label."""
-        if targets is None:
-            right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
-            wrong = logits.scatter(1, right, -torch.inf).amax(1)
-        else:
-            wrong = logits.gather(1, targets[:, None]).squeeze(1)
+        wrong = self._wrong(logits, y) if targets is None else logits.gather(1, targets[:, None]).squeeze(1)
         return wrong - logits.gather(1, y[:, None]).squeeze(1)
+
+    def _wrong(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return [B], the largest logit of a class that is neither the label nor `reject`."""
+        right = torch.stack([y, torch.full_like(y, self._place(logits))], 1)
+        return logits.scatter(1, right, -torch.inf).amax(1)
 
     def ways(self, y: Tensor, targets: Tensor | None, minimum: bool) -> tuple[Criterion, ...]:
         """Return one that passes abstention between the classes, and one that opposes it at once."""
