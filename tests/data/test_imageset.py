@@ -32,6 +32,7 @@ def test_a_subset_keeps_the_order_asked_for():
     assert part.labels.tolist() == [0, 0, 0]
     assert (part.name, part.classes, part.note) == ("small", ("zero", "one"), "copies")
     assert torch.equal(dataset.subset(torch.tensor([1], dtype=torch.int32)).x, dataset.x[1:2])
+    assert small(x=torch.rand(6, 1, 4, 4), box=(-1.0, 2.0)).subset([1]).box == (-1.0, 2.0)
 
 
 def test_the_hash_knows_every_pixel_label_and_place():

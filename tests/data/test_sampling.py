@@ -163,3 +163,6 @@ def test_labels_that_are_known_without_reading_images():
     assert known_labels(Listed([(x, 1), (x, 2)])) is None
     assert known_labels([0, 0]) is None
     assert known_labels(TensorDataset(torch.zeros(3, 1), torch.rand(3))) is None
+    assert known_labels(
+        Subset(TensorDataset(torch.zeros(3, 1), torch.tensor([4, 5, 6])), [2, 0])
+    ).tolist() == [6, 4]

@@ -54,6 +54,21 @@ def test_images_of_8_bits_come_out_as_by_pil_whatever_their_size(height, width, 
         assert ((ours - by_pil) * inside.std).abs().max() < 2 / 255
 
 
+def test_the_width_is_resized_first_as_by_pil_and_rounded_to_what_8_bits_hold():
+    pixels = np.random.default_rng(0).integers(0, 2, size=(23, 17, 3), dtype=np.uint8) * 255  # overshoots
+    resize = v1.Resize((11, 9), BICUBIC)
+    by_pil = v1.Compose([resize, *ENDS])(Image.fromarray(pixels))[None]
+    inside = processor(resize, *ENDS)
+    assert ((inside(tensor(pixels)) - by_pil) * inside.std).abs().max() < 3 / 255
+
+
+def test_of_an_odd_number_of_pixels_around_an_image_each_has_its_side():
+    ends = {"mean": (0.0,), "std": (1.0,), "crop": (7, 7)}
+    for offset, before in (("torchvision", 1), ("hugging face", 1), ("hugging face, slow", 2)):
+        padded = Processor(Processing(**ends, offset=offset))(torch.ones(1, 1, 4, 4))
+        assert padded[0, 0].any(0).int().argmax() == padded[0, 0].any(1).int().argmax() == before
+
+
 def test_transforms_of_floats_are_done_as_they_are():
     for resize in (v2.Resize((9, 14), BICUBIC), v2.Resize(11, antialias=False), v2.Resize(11, NEAREST)):
         steps = [v2.ToImage(), FLOATS, resize, v2.CenterCrop(10), ENDS[1]]

@@ -28,6 +28,11 @@ def test_the_boundary_of_a_distance_is_within_it() -> None:
     far, one = Beyond(5.0), y[:, :1]
     assert far.ways(outputs, None, False) == (far,) == far.ways(one, one, False)
     assert len(far.ways(one, None, False)) == len(far.ways(one, None, True)) == 2
+    met = [
+        side.met(tensor([[6.0], [4.0], [-6.0]]), torch.zeros(3, 1), None)
+        for side in far.ways(one, None, True)
+    ]
+    assert torch.stack(met).tolist() == [[True, False, False], [False, False, True]]
     assert Beyond(1.0, by="l1").margin(outputs, y, None).tolist() == pytest.approx([6.0, 6.1])
     assert Beyond(1.0, by="linf").margin(outputs, y, None).tolist() == pytest.approx([3.0, 3.1])
     cosine = Beyond(0.5, by="cosine").margin(outputs[:1], tensor([[4.0, -3.0]]), None)

@@ -68,6 +68,18 @@ def test_an_image_does_not_depend_on_how_it_is_read(kind, tmp_path):
         assert (read(changed, N)[0] != wanted).flatten(1).any(1).all()
 
 
+def test_floats_are_rounded_to_8_bits_and_draws_of_the_source_follow_the_seed():
+    between = (X + torch.rand(X.shape) * 0.9 - 0.45) / 255
+    assert torch.equal(sets.corrupt(between.clamp(0, 1), "contrast", 3, 0, torch.arange(N)),
+                       sets.corrupt(X, "contrast", 3, 0, torch.arange(N)))  # fmt: skip
+    drawing = [(x, int(y)) for x, y in zip(X / 255, Y, strict=True)]
+    source = fa.data.pairs(drawing, 0, 1, transform=lambda x: x * torch.rand(1))
+    dataset = fa.data.corrupted(source, "brightness", 1)
+    seeds = [read(dataset, N, seed=seed)[0] for seed in (1, 1, 2)]
+    assert torch.equal(seeds[0], seeds[1])
+    assert not torch.equal(seeds[0], seeds[2])
+
+
 def test_what_a_set_tells_passes_through_and_its_hash_costs_no_image(monkeypatch):
     monkeypatch.delattr(sets, "corrupt")
     source = held()
