@@ -6,6 +6,7 @@ The first page says who is worse, the second has every figure. A test demands th
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from math import inf
 
 from tests.parity.cases import ALONE
@@ -112,14 +113,6 @@ def nets() -> Iterator[str]:
         yield f"| {net} | {ABOUT_NETS[net]} | {said} |"
 
 
-def alone() -> Iterator[str]:
-    names: dict[tuple[str | None, str], list[str]] = {}
-    for (attack, norm), why in ALONE.items():
-        names.setdefault((norm, why), []).append(f"`{attack}`")
-    for (norm, why), attacks in names.items():
-        yield f"- {', '.join(attacks)}{f' in {SYMBOLS[norm]}' if norm else ''}: {why}."
-
-
 def page(rows: Sequence[Row]) -> str:
     """The page of the docs: how many are worse, and which."""
     lines = compared(rows)
@@ -132,7 +125,10 @@ def page(rows: Sequence[Row]) -> str:
         "## Where ours is worse",
         "\n".join(behind(worse)) + "\n\n" + WHY if worse else "Nowhere.",
         "## Not compared",
-        "\n".join(alone()),
+        "\n".join(
+            f"- {', '.join(f'`{a}`' for (a, _), _ in on)}{f' in {SYMBOLS[norm]}' if norm else ''}: {why}."
+            for (norm, why), on in groupby(ALONE.items(), lambda item: (item[0][1], item[1]))
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
