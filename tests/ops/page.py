@@ -3,6 +3,7 @@
 python -m tests.ops.page
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import fastadv.ops
@@ -14,10 +15,11 @@ TITLE = """# Ops
 
 This page is written by `python -m tests.ops.page` from the cards of the ops.
 
-Each op is a function on tensors with a reference in eager PyTorch, a C++ kernel for CPUs and, where the table
-says so, a Triton kernel for NVIDIA GPUs; elsewhere the reference runs. `fastadv.backends()` tells what serves
-each device here. Every op is registered as `torch.ops.fastadv.NAME`, so that `torch.compile` knows it. An op
-in place writes its first argument and ends in an underscore.
+Each op is a function on tensors with a reference in eager PyTorch, a C++ kernel for CPUs and a Triton kernel
+for NVIDIA GPUs. {bare} have no Triton kernel: their reference runs there.
+Only {differentiable} have a gradient. `fastadv.backends()` tells what serves each device here.
+Every op is registered as `torch.ops.fastadv.NAME`, so that `torch.compile` knows it. An op in place writes
+its first argument and ends in an underscore.
 """
 PUBLIC = "Functions of `fastadv.ops`, which check their arguments:"
 INTERNAL = "What the engine, the attacks and ABS are made of, imported from its module under `fastadv/ops/`:"
@@ -25,12 +27,16 @@ INTERNAL = "What the engine, the attacks and ABS are made of, imported from its 
 
 def line(card: OpCard) -> list[str]:
     name = f"`{card.name}`, `{card.name}_`" if card.in_place else f"`{card.name}`"
-    gradient = "none" if card.signature.written or card.gradient is None else "yes"
-    return [name, card.summary, "yes" if card.triton else "no", gradient]
+    return [name, card.summary]
+
+
+def listed(cards: Iterable[OpCard]) -> str:
+    *first, last = [f"`{card.name}`" for card in cards]
+    return f"{', '.join(first)} and {last}"
 
 
 def table(cards: list[OpCard]) -> str:
-    cells = [["op", "computes", "Triton", "gradient"], *map(line, cards)]
+    cells = [["op", "computes"], *map(line, cards)]
     return in_markdown(cells, names=len(cells[0]))
 
 
@@ -38,7 +44,13 @@ def text() -> str:
     cards = [CARDS[name] for name in sorted(CARDS)]
     public = [card for card in cards if card.name in fastadv.ops.__all__]
     internal = [card for card in cards if card not in public]
-    return "\n".join((TITLE, PUBLIC, "", table(public), "", INTERNAL, "", table(internal), ""))
+    title = TITLE.format(
+        bare=listed(card for card in cards if not card.triton),
+        differentiable=listed(
+            card for card in cards if not card.signature.written and card.gradient is not None
+        ),
+    )
+    return "\n".join((title, PUBLIC, "", table(public), "", INTERNAL, "", table(internal), ""))
 
 
 if __name__ == "__main__":
