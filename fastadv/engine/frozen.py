@@ -15,13 +15,13 @@ from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
-from fastadv.engine.compare import Apart, compare, fastest
+from fastadv.engine.compare import Apart, compare
 from fastadv.engine.copy import RunsOriginal
 from fastadv.engine.guard import allowed
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import AUTO, NOTHING, Options, check_possible, no_gradient, with_gradient
+from fastadv.engine.precision import NOTHING, Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, read_from
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
@@ -72,14 +72,15 @@ class Frozen(Prepared):
 
     outputs, describe = read_from("options", "outputs", "describe")
     output_shape, sees = read_from("_plain", "output_shape", "sees")
+    eot = 1  # of several passes the model as given searches
 
     def __init__(self, model: Model | Prepared, options: Options) -> None:
-        self.options, self.eot, self.counts = options, options.eot, Counts()
+        self.options, self.counts = options, Counts()
         self._lock, self._refreshed, self._others = RLock(), 0, dict[Options, Frozen]()
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
-        plain = Plain(model, self.eot, self.counts, self.outputs)
+        plain = Plain(model, counts=self.counts, outputs=self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
         self.source, self.parts, self._plain = plain.source, plain.parts, plain
@@ -88,9 +89,8 @@ class Frozen(Prepared):
             self.search = SearchCopy(plain, self.options)
             self._stamp = None if module is None else Stamp(module, values=not self.options.follow)
         self._looked = set[str]()  # kinds of questions, of which one has shown what the model itself writes
-        self._measures = self.options.precision == AUTO
-        # Settled means that the search copy was chosen and prepared
-        self.settled = self.search.idle and not self._measures
+        # Settled means that the search copy was prepared
+        self.settled = self.search.idle
 
     def _renew(self) -> None:
         """Freeze the source anew where it has changed; in eval mode."""
@@ -152,8 +152,10 @@ class Frozen(Prepared):
             raise error
         return f"the search copy failed ({first_line(error)})"
 
-    def having(self, **options: Any) -> "Frozen":
-        """Return the same with other options, made once."""
+    def having(self, *, eot: int = 1, **options: Any) -> Prepared:
+        """Return the same with other options, made once; of several passes, the model as given."""
+        if eot > 1:
+            return Plain(self.source, eot, outputs=options.get("outputs", self.outputs))
         wanted = replace(self.options, **options)
         if wanted not in self._others:
             self._others[wanted] = Frozen(self.source, wanted)
@@ -282,7 +284,7 @@ class Frozen(Prepared):
     def differs(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
         search = self.search
-        if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
+        if bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
         if DENIED in search.notes:  # though it was compared again
             search.leave(DENIED)
@@ -292,8 +294,6 @@ class Frozen(Prepared):
         return True
 
     def check(self, x: Tensor) -> bool:
-        if self._measures:  # which waits for the batch that is attacked
-            return True
         with self._asked(GRADIENT):
             settled, asked = self.settle(x), self.asked
             try:
@@ -305,7 +305,7 @@ class Frozen(Prepared):
         return settled
 
     def settle(self, x: Tensor) -> bool:
-        """Choose the search copy, and prepare it, on the first batch."""
+        """Prepare the search copy on the first batch."""
         if self.settled or len(x) == 0:
             return self.settled
         # A randomized model's next draws do not depend on when it is prepared
@@ -316,15 +316,7 @@ class Frozen(Prepared):
             if self.settled:  # another thread has done it meanwhile
                 return True
             asked = self.asked
-            if not self._measures:
-                self.search.prepare(x[:ROWS], self._plain)
-                self.settled = True
-            elif choice := fastest(lambda one: Frozen(self.source, replace(self.options, precision=one)), x):
-                best, note = choice
-                best.add_note(note)
-                self.search, self.settled = best.search, True
-                self.forwards += best.forwards
-                self.backwards += best.backwards
-                self.search.counts = self.counts
+            self.search.prepare(x[:ROWS], self._plain)
+            self.settled = True
             self._discount(asked)
-            return self.settled
+            return True

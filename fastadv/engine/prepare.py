@@ -45,7 +45,8 @@ def prepare(
 
     Args:
         model: module, function or prepared.
-        eot: passes over which the search averages; None takes those of a prepared model, or else 1.
+        eot: passes over which the search averages, by the model as given where there are several; None takes
+            those of a prepared model, or else 1.
         work: planned passes times samples.
         freeze: True freezes any module for any work, False none; None, the default, decides.
         size: of the batches that the model takes; 0 for any.
@@ -105,8 +106,8 @@ def _first(model: Model, eot: int, size: int, outputs: Outputs, work: int, freez
     if size or takes_ids(model):
         return ByRow(model, eot, size, outputs)
     module = as_module(model)
-    if module is not None and gains(module, work, freeze):
-        return Frozen(model, Options(eot=eot, outputs=outputs))  # nothing of the process is set
+    if module is not None and eot == 1 and gains(module, work, freeze):
+        return Frozen(model, Options(outputs=outputs))  # nothing of the process is set
     return Plain(model, eot, outputs=outputs)
 
 
@@ -121,7 +122,7 @@ def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Pre
     return model if same else model.having(eot=eot, outputs=outputs)
 
 
-def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Frozen:
+def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Prepared:
     device = frozen.device  # None for a function
     if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
         return frozen

@@ -189,7 +189,7 @@ def evaluate(
             config |= description(job, identity)
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
-            search = {"precision": precision or options.precision, "eot": job.frozen.eot}
+            search: dict[str, Any] = {"precision": precision or options.precision}
             search["compile"] = bool(options.compile if compile is None else compile)
             config["search"] = {**search, "whole_batches": whole_batches}
             config["data"] = describe_data(job.dataset)

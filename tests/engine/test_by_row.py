@@ -244,7 +244,7 @@ def test_what_was_prepared_otherwise_is_told_its_rows() -> None:
     assert prepare(ByRow(by_id, size=4), size=8).size == 8  # type: ignore[attr-defined]
     more = prepare(ByRow(by_id, size=4), 3)
     assert (more.eot, more.size) == (3, 4)  # type: ignore[attr-defined]
-    frozen = prepare(fa.freeze(honest("standard"), eot=3), size=4)
+    frozen = prepare(fa.freeze(honest("standard")), 3, size=4)
     assert (frozen.eot, frozen.size) == (3, 4)  # type: ignore[attr-defined]
 
 

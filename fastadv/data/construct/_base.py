@@ -183,7 +183,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
         )
     if isinstance(source, Frozen):
         return _compared(freeze(cut, **source.options.asked()), base)
-    return prepared(cut, source.eot)
+    return prepared(cut)
 
 
 def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
