@@ -73,7 +73,7 @@ def autoattack(
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
-        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
+        compile: whether to compile the search, as in `fastadv.freeze`; None is that of a Frozen.
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless you give another.

@@ -46,9 +46,8 @@ def freeze(
             bfloat16, with float32 x, logits and gradient (a direction of ascent stays in bfloat16). Passes
             without a gradient stay in the model's own precision, since attacks that make them compare losses
             that half precision does not tell apart.
-        compile: run the search copy through torch.compile, whose result is captured like any other. None, the
-            default, does so on a GPU for calls whose work is worth more than a minute: counted from their
-            passes, samples and a sample's operations, so that all processes and resumed runs decide alike.
+        compile: True runs the search copy through torch.compile, whose result is captured like any other. It
+            takes 10 to 40 seconds, and pays off where a GPU works for more than a minute.
         cuda_graph: whether steps of bim, pgd, mim, apgd and last_iterate are captured as CUDA graphs; at most
             32 and 1 GiB of them are kept. None, the default, does so on a GPU where the model can be
             captured, as a plain call does; True says in a note where it cannot; False does not, as a model

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare
@@ -76,7 +77,7 @@ class Frozen(Prepared):
 
     def __init__(self, model: Model | Prepared, options: Options) -> None:
         self.options, self.counts = options, Counts()
-        self._lock, self._refreshed, self._others = RLock(), 0, dict[Options, Frozen]()
+        self._lock, self._refreshed, self._others = RLock(), 0, dict[Outputs, Frozen]()
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
@@ -152,14 +153,13 @@ class Frozen(Prepared):
             raise error
         return f"the search copy failed ({first_line(error)})"
 
-    def having(self, *, eot: int = 1, **options: Any) -> Prepared:
-        """Return the same with other options, made once; of several passes, the model as given."""
+    def having(self, *, eot: int, outputs: Outputs) -> Prepared:
+        """Return the same for other outputs, made once; of several passes, the model as given."""
         if eot > 1:
-            return Plain(self.source, eot, outputs=options.get("outputs", self.outputs))
-        wanted = replace(self.options, **options)
-        if wanted not in self._others:
-            self._others[wanted] = Frozen(self.source, wanted)
-        return self._others[wanted]
+            return Plain(self.source, eot, outputs=outputs)
+        if outputs not in self._others:
+            self._others[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
+        return self._others[outputs]
 
     def in_eval(self) -> InEval:
         module = as_module(self.source)  # whose parts may have changed since

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import check_flag
 from fastadv._torch import NormBase, convert, switches_each
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
@@ -59,7 +60,7 @@ class Options:
     """The options of `freeze`; `follow`: a model in training, whose values each `Frozen.refresh` takes."""
 
     precision: Precision = "fp32"
-    compile: bool | None = None  # None: where an attack plans work that is worth it
+    compile: bool = False
     cuda_graph: bool | None = None
     follow: bool = False
     outputs: Outputs = "classes"  # that the model returns
@@ -67,7 +68,7 @@ class Options:
     @property
     def special(self) -> bool:
         """Whether a copy is more than the model with functions rewritten."""
-        return self.precision != "fp32" or bool(self.compile)
+        return self.precision != "fp32" or self.compile
 
     @property
     def half(self) -> torch.dtype | None:
@@ -80,16 +81,16 @@ class Options:
 
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run."""
-        return {"precision": self.precision, "compile": bool(self.compile)}
+        return {"precision": self.precision, "compile": self.compile}
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise InputError(
                 f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
             )
-        for name in ("compile", "cuda_graph"):
-            if (value := getattr(self, name)) is not None and not isinstance(value, bool):
-                raise InputError(f"freeze: expected None, True or False for {name}, got {value!r}")
+        check_flag("compile", self.compile)
+        if self.cuda_graph is not None:
+            check_flag("cuda_graph", self.cuda_graph)
 
 
 def check_possible(

@@ -1,6 +1,5 @@
 """prepare: which engine answers, the plain one or a frozen copy."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_flag
-from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import ByRow, takes_ids
 from fastadv.engine.freeze import freeze as freeze_as_asked
@@ -20,7 +18,6 @@ from fastadv.engine.precision import Options, Precision
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_batch_norm, has_conv2d
 from fastadv.engine.room import ran_out
-from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs.identity import probe
 from fastadv.text import first_line
@@ -34,14 +31,13 @@ FIRST_SAMPLES = 16  # whose logits tell a model from another
 def prepare(
     model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None,
     size: int = 0, precision: Precision | None = None, compile: bool | None = None,
-    rows: Callable[[], Tensor] | None = None, outputs: Outputs = "classes",
+    outputs: Outputs = "classes",
 ) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
     What was prepared before is used as it is. Otherwise a module with a convolution or BatchNorm is frozen
     where `work` is at least WORTH, on a GPU WORTH_ON_GPU, without settings of the process. Anything else
-    stays plain, and so does a model that takes the ids of its rows, or batches of one `size` alone. What was
-    frozen without a word on `compile` is compiled where `rows` are known, and the work is worth it.
+    stays plain, and so does a model that takes the ids of its rows, or batches of one `size` alone.
 
     Args:
         model: module, function or prepared.
@@ -52,7 +48,6 @@ def prepare(
         size: of the batches that the model takes; 0 for any.
         precision: as in `fastadv.freeze`; the model is frozen with it.
         compile: the same.
-        rows: reads samples [B, ...] of the work.
         outputs: what the model returns.
 
     Returns:
@@ -68,15 +63,10 @@ def prepare(
     special = precision is not None or compile
     if special:
         _check_special(model, size, freeze)
-    if special or (compile is False and isinstance(model, Frozen)):
         model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared):
-        prepared = _again(model, eot, size, outputs)
-    else:
-        prepared = _first(model, 1 if eot is None else eot, size, outputs, work, freeze)
-    if rows is None or compile is not None or not isinstance(prepared, Frozen):
-        return prepared
-    return _compiled_where_worth(prepared, rows, work)
+        return _again(model, eot, size, outputs)
+    return _first(model, 1 if eot is None else eot, size, outputs, work, freeze)
 
 
 def _check_special(model: Model | Prepared, size: int, freeze: bool | None) -> None:
@@ -120,14 +110,6 @@ def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Pre
         return ByRow(model, eot, size, outputs)
     same = (eot, outputs) == (model.eot, model.outputs)
     return model if same else model.having(eot=eot, outputs=outputs)
-
-
-def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Prepared:
-    device = frozen.device  # None for a function
-    if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
-        return frozen
-    worth = worth_compiling(frozen.as_given, rows()[:1].to(device), work)
-    return frozen.having(compile=True) if worth else frozen
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:

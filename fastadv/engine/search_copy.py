@@ -110,7 +110,7 @@ class SearchCopy:
             "channels-last": self.channels_last,
             "bfloat16 search": options.precision == "bf16" and not self.idle,
             MIXES: self._mixes,
-            "compiled": bool(options.compile) and not self.idle,
+            "compiled": options.compile and not self.idle,
             CAPTURED: options.cuda_graph is True,
             bpda: bool(bpda),
         }

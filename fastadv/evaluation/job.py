@@ -152,7 +152,7 @@ class Job:
 
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
-    threat: Threats | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
+    threat: Threats | None = None, criterion: Criterion | None = None, *,
     grey_box: Model | Prepared | None = None, seed: int = 0, **options: Any,
 ) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
@@ -163,8 +163,7 @@ def prepared(
     box = boxes_of(attacks, threat, dataset=dataset)
     judged = for_data(judged, dataset, box)
     work = planned(*attacks.values()) * sample_count(dataset, limit)
-    rows = (lambda: _first(dataset, box, judged)[0]) if may_compile else None
-    frozen = prepare(model, work=work, rows=rows, outputs=judged.outputs, **options)
+    frozen = prepare(model, work=work, outputs=judged.outputs, **options)
     return Job(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
 
 
@@ -172,12 +171,8 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
     """Return the criterion for labels like those of the data."""
     if criterion.outputs == "classes":
         return criterion
-    return criterion.for_labels(_first(dataset, box, criterion)[1])
-
-
-def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first sample, with its label and number."""
-    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+    _, y, _ = next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+    return criterion.for_labels(y)
 
 
 def description(job: Job, identity: str | None = None) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def evaluate(
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
-        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
+        compile: whether to compile the search, as in `fastadv.freeze`; None is that of a Frozen.
         whole_batches: whether each pass has `batch_size` rows in their places, also of the last batch, for a
             model that takes batches of one size; False is the default.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
@@ -190,7 +190,7 @@ def evaluate(
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             search: dict[str, Any] = {"precision": precision or options.precision}
-            search["compile"] = bool(options.compile if compile is None else compile)
+            search["compile"] = options.compile if compile is None else compile
             config["search"] = {**search, "whole_batches": whole_batches}
             config["data"] = describe_data(job.dataset)
             if identity is None:

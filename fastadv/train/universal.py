@@ -281,7 +281,7 @@ def universal(
         meant = criterion if targets is None else Towards(criterion, targets)
         judged = for_data(meant, dataset, threat.box)
         first = partial(first_rows, dataset, 1, threat.box, labels)
-        classifier = prepare(model, work=epochs * size, rows=lambda: first()[0], outputs=judged.outputs)
+        classifier = prepare(model, work=epochs * size, outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
         about = {"model": classifier, "threat": threat, "criterion": meant}

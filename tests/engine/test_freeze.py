@@ -46,7 +46,6 @@ def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
         assert freeze(frozen) is frozen
         assert freeze(frozen, **options) is frozen  # type: ignore[arg-type]
         assert freeze(frozen, cuda_graph=None, compile=None) is frozen
-        assert freeze(frozen, compile=False).options.compile is False
 
 
 def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
@@ -105,7 +104,7 @@ def test_outputs_that_are_not_logits(message: str) -> None:
     ("options", "message"),
     [
         *(({"precision": name}, "expected .*precision") for name in ("tf32", "auto", "fp16", 16)),
-        ({"compile": 1}, "expected .*compile"), ({"cuda_graph": "yes"}, "expected .*cuda_graph"),
+        ({"compile": 1}, "compile: expected"), ({"cuda_graph": "yes"}, "cuda_graph: expected"),
         ({"cuda_graph": True}, "CUDA"),
     ],
     ids=str,

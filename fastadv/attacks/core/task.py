@@ -111,7 +111,7 @@ class Task(Classified):
         whole = check_flag("whole_batches", whole_batches)
         classifier = prepare(
             unwrapped(model), averages if averages > 1 else None, work=passes * size, freeze=freeze,
-            size=size if whole else 0, precision=precision, compile=compile, rows=lambda: x,
+            size=size if whole else 0, precision=precision, compile=compile,
             outputs=criterion.outputs,
         )  # fmt: skip
         if criterion.outputs == "any" and not size:  # no sample meets anything

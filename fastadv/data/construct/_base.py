@@ -137,7 +137,7 @@ def prepare(
 
     work = search.steps * base.count
     asked: dict[str, Any] = {name: options.get(name) for name in ("precision", "compile")}
-    frozen = prepared(model, work=work, freeze=True, rows=first, **asked)
+    frozen = prepared(model, work=work, freeze=True, **asked)
     base.device = frozen.device or base.device
     x = first()
     logits = frozen.verdict(x)

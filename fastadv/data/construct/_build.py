@@ -53,7 +53,7 @@ class BuildOptions(TypedDict, total=False):
         shard_size: samples of each shard; 1024 by default. Whatever stops a process loses at most this many
             of its samples.
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
-        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
+        compile: whether to compile the search, as in `fastadv.freeze`; None is that of a Frozen.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
             is otherwise known by its code.
         rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
