@@ -9,12 +9,11 @@ from fastadv import rng
 from fastadv._checks import check_flag
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.by_row import ByRow, takes_ids
-from fastadv.engine.freeze import freeze as freeze_as_asked
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.mapped import Mapped
 from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Options, Precision
+from fastadv.engine.precision import Options
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_batch_norm, has_conv2d
 from fastadv.engine.room import ran_out
@@ -30,8 +29,7 @@ FIRST_SAMPLES = 16  # whose logits tell a model from another
 
 def prepare(
     model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None,
-    size: int = 0, precision: Precision | None = None, compile: bool | None = None,
-    outputs: Outputs = "classes",
+    size: int = 0, outputs: Outputs = "classes",
 ) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
@@ -46,35 +44,21 @@ def prepare(
         work: planned passes times samples.
         freeze: True freezes any module for any work, False none; None, the default, decides.
         size: of the batches that the model takes; 0 for any.
-        precision: as in `fastadv.freeze`; the model is frozen with it.
-        compile: the same.
         outputs: what the model returns.
 
     Returns:
         A prepared model.
 
     Raises:
-        InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
+        InputError: the model cannot be called, or `freeze` is no flag.
     """
     if freeze is not None:
         check_flag("freeze", freeze)
     if isinstance(model, Prepared) and outputs == "classes":
         outputs = model.outputs  # of an attack within an attack
-    special = precision is not None or compile
-    if special:
-        _check_special(model, size, freeze)
-        model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared):
         return _again(model, eot, size, outputs)
     return _first(model, 1 if eot is None else eot, size, outputs, work, freeze)
-
-
-def _check_special(model: Model | Prepared, size: int, freeze: bool | None) -> None:
-    if freeze is False or size or takes_ids(model.source if isinstance(model, Prepared) else model):
-        raise InputError(
-            "precision, compile: expected neither with freeze=False or a model of ids or whole batches; "
-            "leave them out"
-        )
 
 
 def taken_by(classifier: Prepared, x: Tensor, ids: Tensor, name: str) -> Tensor:

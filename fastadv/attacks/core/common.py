@@ -77,8 +77,6 @@ DEFAULTS = {
     "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "whole_batches": False,
     "freeze": None, "gradient": (),
 }  # fmt: skip
-# arguments that make the task; `precision` and `compile` are those of AutoAttack
-DOOR = {*Common.__annotations__, "precision", "compile"}
 PLACES = "model", "x", "y", "threat"
 
 
@@ -134,7 +132,7 @@ def takes_common(
         model, x = unwrapped(arguments["model"]), arguments["x"]
         called = {place: arguments.pop(place, front.defaults[place]) for place in PLACES}
         asked = door(arguments) if door else {}
-        asked |= {option: arguments.pop(option) for option in DOOR & arguments.keys()}
+        asked |= {option: arguments.pop(option) for option in Common.__annotations__ if option in arguments}
         device = x.device.type if isinstance(x, Tensor) else "cpu"
         # its own arithmetic, too, is not that of an autocast around
         with no_gradient(), no_autocast(device):

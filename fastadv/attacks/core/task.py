@@ -18,7 +18,6 @@ from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.mapped import Mapped
-from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 
@@ -92,14 +91,12 @@ class Task(Classified):
         eot: int = 1,
         whole_batches: bool = False,
         freeze: bool | None = None,
-        precision: Precision | None = None,
-        compile: bool | None = None,
         passes: int = 0,
     ) -> "Task":
         """Return the task of a call, whose arguments, those of every attack, are checked.
 
-        What is classified stands for its classifier, and for the logits at x. `freeze`, `precision` and
-        `compile` are those of `fastadv.freeze`; None decides by the `passes` of a sample that are planned.
+        What is classified stands for its classifier, and for the logits at x. `freeze` says whether to search
+        on a frozen copy; None decides by the `passes` of a sample that are planned.
         """
         task = model if isinstance(model, Classified) else None
         check_threat(threat, maps=True)
@@ -111,8 +108,7 @@ class Task(Classified):
         whole = check_flag("whole_batches", whole_batches)
         classifier = prepare(
             unwrapped(model), averages if averages > 1 else None, work=passes * size, freeze=freeze,
-            size=size if whole else 0, precision=precision, compile=compile,
-            outputs=criterion.outputs,
+            size=size if whole else 0, outputs=criterion.outputs,
         )  # fmt: skip
         if criterion.outputs == "any" and not size:  # no sample meets anything
             y, criterion, targets = torch.zeros(0, dtype=torch.long, device=x.device), WRONG, None

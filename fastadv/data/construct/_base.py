@@ -136,8 +136,7 @@ def prepare(
         return base.fetch(torch.tensor([0], device="cpu"))[0]
 
     work = search.steps * base.count
-    asked: dict[str, Any] = {name: options.get(name) for name in ("precision", "compile")}
-    frozen = prepared(model, work=work, freeze=True, **asked)
+    frozen = prepared(model, work=work, freeze=True)
     base.device = frozen.device or base.device
     x = first()
     logits = frozen.verdict(x)
