@@ -161,21 +161,21 @@ class Followed(torch.autograd.Function):
     """Logits for code that calls a model as PyTorch does: their gradient goes to x alone, and is counted."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plain: Any, rows: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, plain: Any) -> Tensor:
         with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
-            ctx.plain, ctx.rows, ctx.dtype = plain, rows, x.dtype
-            ctx.leaf = plain.leaf(plain.taken(x, rows))
-            ctx.attached, ctx.model = plain.follow(ctx.leaf, rows), plain.model
+            ctx.plain, ctx.dtype = plain, x.dtype
+            ctx.leaf = plain.leaf(plain.taken(x))
+            ctx.attached, ctx.model = plain.follow(ctx.leaf), plain.model
             logits: Tensor = ctx.attached.detach().clone()
             return logits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None]:
         plain = ctx.plain
         with with_gradient(), plain.in_eval(), no_autocast(by_logits.device.type):
             if plain.model is not ctx.model:  # a copy answers from here on: it has no weight gradient
-                ctx.attached, ctx.model = plain.follow(ctx.leaf, ctx.rows), plain.model
-            gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True, ctx.rows)
+                ctx.attached, ctx.model = plain.follow(ctx.leaf), plain.model
+            gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True)
         plain.counts.backwards += plain.eot * len(gradient)
-        return gradient.to(ctx.dtype), None, None
+        return gradient.to(ctx.dtype), None

@@ -66,10 +66,10 @@ def _count(name: str) -> Any:
 class Prepared:
     """A classifier as an attack asks it: logits, input gradients, jacobians, verdicts, counts.
 
-    There are two: `Plain` is the model as given, told its rows as a `ByRow`, and `Frozen`, which
-    `fastadv.freeze` makes, searches on a faster copy; a `Mapped` puts a map of parameters before either. In
-    all, `verdict` and `model` are the model as given, in eval mode. All passes are made outside of autocast,
-    and none computes a weight gradient.
+    There are two: `Plain` is the model as given, and `Frozen`, which `fastadv.freeze` makes, searches on a
+    faster copy; a `Mapped` puts a map of parameters before either, and asks which rows of a batch points are.
+    In all, `verdict` and `model` are the model as given, in eval mode. All passes are made outside of
+    autocast, and none computes a weight gradient.
 
     Attributes:
         source: what the caller gave; of a `Mapped` itself.

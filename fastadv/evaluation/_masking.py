@@ -150,7 +150,6 @@ def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) 
     task = Task.of(
         job.frozen, x, job.labels(y), threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
-        whole_batches=all(bound(attack, "whole_batches") for attack in job.attacks.values()),
     )  # fmt: skip
     return (
         task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), job.frozen.output_shape)

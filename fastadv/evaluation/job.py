@@ -18,7 +18,6 @@ from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import BY_CLASS, first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.by_row import FEWER
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
@@ -114,7 +113,7 @@ class Job:
 
     def judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
         """Return the batch `number` with the verdict on it, of several draws that of its seed."""
-        frozen, criterion = self.frozen.of(x, ids), self.criterion
+        frozen, criterion = self.frozen, self.criterion
         classes = criterion.outputs == "classes"
         known = self.labels(y)
         try:
@@ -123,7 +122,10 @@ class Job:
         except Exception as error:
             if len(x) >= size:
                 raise
-            raise InputError(FEWER.format(error, len(x), size)) from error
+            raise InputError(
+                f"model: expected one that takes any number of rows, got {error} at {len(x)} of {size}; "
+                "let a module around it pad them (docs/guides/attacks.md, A model of one batch size)"
+            ) from error
         if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
             raise InputError(
                 f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "

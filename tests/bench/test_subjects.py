@@ -114,7 +114,9 @@ def test_the_cases_of_make_gpu_are_done_and_their_figures_follow_from_the_times(
         for column in {"times_eager", "times_plain", "times_reference"} & row.keys():
             assert row[column] == 8.0 / taken
         if "share_of_ceiling" in row:
-            assert row["share_of_ceiling"] == (1.0 if "bf16" in row["provider"] else 2.0) / taken
+            # passes alone are named otherwise to construct, and take 2
+            fast = "bf16" in row["provider"] and stage != "construct"
+            assert row["share_of_ceiling"] == (1.0 if fast else 2.0) / taken
         for precision, most in CEILINGS.tflops.items():
             if f"share_of_{precision}_product" in row:
                 rate = row["tflop_per_s"]

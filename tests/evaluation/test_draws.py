@@ -294,15 +294,14 @@ def test_shares_of_samples_are_rounded_to_their_number():
     assert (low.accuracy[0], high.accuracy[0]) == clopper_pearson(29, 100)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_passes_of_draws_are_small_but_for_models_of_whole_batches(whole):
+def test_passes_of_draws_are_small():
     sizes = Counter[int]()
 
-    class ByIds(nets.Threshold):
-        def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+    class Sized(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
             sizes[len(x)] += 1
             return super().forward(x)
 
-    table = drawn(ByIds(), 3, dataset=many(12), attacks=None, batch_size=5, whole_batches=whole)
+    table = drawn(Sized(), 3, dataset=many(12), attacks=None, batch_size=5)
     assert table.draws.right.tolist() == [3] * 12
-    assert sizes == ({5: 3 + 3 * 3} if whole else {5: 2, 2: 1 + 3, SHARED: 6, 1: 6})
+    assert sizes == {5: 2, 2: 1 + 3, SHARED: 6, 1: 6}

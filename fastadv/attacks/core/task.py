@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, check_flag
+from fastadv._checks import check_count
 from fastadv._waiting import surely_finite
 from fastadv.attacks.core.checks import check_images, check_mask, check_threat
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
@@ -89,7 +89,6 @@ class Task(Classified):
         mask: Tensor | None = None,
         ids: Tensor | None = None,
         eot: int = 1,
-        whole_batches: bool = False,
         freeze: bool | None = None,
         passes: int = 0,
     ) -> "Task":
@@ -105,10 +104,9 @@ class Task(Classified):
         x = check_images(x, threat.box, values=not (known and getattr(task, "box", None) == threat.box))
         size, averages = len(x), check_count("eot", eot, 1)
         _check_batch(x, y)
-        whole = check_flag("whole_batches", whole_batches)
         classifier = prepare(
             unwrapped(model), averages if averages > 1 else None, work=passes * size, freeze=freeze,
-            size=size if whole else 0, outputs=criterion.outputs,
+            outputs=criterion.outputs,
         )  # fmt: skip
         if criterion.outputs == "any" and not size:  # no sample meets anything
             y, criterion, targets = torch.zeros(0, dtype=torch.long, device=x.device), WRONG, None

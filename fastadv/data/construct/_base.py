@@ -193,4 +193,4 @@ def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> di
     if isinstance(model, nn.Module):
         state = model.state_dict()
         known = {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
-    return {"frozen": source.describe(), **known, "probe": answers(source, base.fetch(numbers)[0], numbers)}
+    return {"frozen": source.describe(), **known, "probe": answers(source, base.fetch(numbers)[0])}
