@@ -18,7 +18,6 @@ from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, pull
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
 from fastadv.engine.copy import copied
-from fastadv.engine.first_pass import asks_for_gradients
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
@@ -81,7 +80,6 @@ class Plain(Prepared):
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
         normalizes = module is None or any(map(may_normalize, kinds))
         self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
-        self._by_grad_mode = asks_for_gradients(source, self.parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._added = dict[str, None]()
@@ -241,8 +239,7 @@ class Plain(Prepared):
         return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
-        # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
-        if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
+        if self.eot > 1 or not isinstance(self.source, nn.Module) or not x.shape[0]:
             return None
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
             x = self.taken(x)

@@ -163,7 +163,7 @@ def test_logits_are_followed_to_x_alone_and_passes_counted(prepared: Any, way: b
     x, wanted = X.double().requires_grad_(), X.double().requires_grad_()
     (model.net(wanted.float()) * by).sum().backward()
     model.zero_grad()
-    made = prepared(model.train(), eot=EOT)
+    made = prepare(prepared(model.train()), EOT)
     torch.testing.assert_close(made(x), made.verdict(X))
     before = made.forwards
     first, second = made(x), made(x)
