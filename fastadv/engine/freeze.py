@@ -32,11 +32,11 @@ def freeze(
     gradients are compared with the model's on the caller's own batches. Where they differ by more than
     rounding, the model itself replaces the copy; a note and a warning say so.
 
-    The result is a snapshot. Where the model's tensors, parts or hooks change afterwards, or numbers and
-    texts that are attributes of its modules, the next call freezes it anew, which takes as long as the first
-    time; after a change in a list, a closure or an object that it holds, freeze it again. So a model that
-    trains is better attacked as it is. What `copy.deepcopy` refuses to copy, and a model whose copy would run
-    parts of the original, is searched as given; a note and a warning say so.
+    The result is a snapshot. Where the model's tensors, parts, modes or hooks change afterwards, the next
+    call freezes it anew, which takes as long as the first time; so a model that trains is better attacked as
+    it is. After a change of an attribute, such as a number or a function, freeze it again: the search does
+    not see it, the check of successes does. What `copy.deepcopy` refuses to copy, and a model whose copy
+    would run parts of the original, is searched as given; a note and a warning say so.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a

@@ -50,11 +50,11 @@ class Frozen(Prepared):
     they differ, as they do for a randomized model, or the copy fails, the model replaces it from then on,
     with a warning. `forwards` and `backwards` count these comparisons. A batch may pass the copy in parts.
 
-    It is a snapshot by name: each call looks whether the model's parts, their types and hooks, its tensors,
-    and the numbers and texts that are attributes of its modules are what they were. Otherwise `source` is
-    frozen anew by the same options, and the counts go on; a note and, the first time, a line in the log say
-    so. What changes elsewhere, as in a list, a closure or an object that a module holds, is not seen: make a
-    new one then. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts from 0.
+    It is a snapshot: each call looks whether the model's parts, their modes and hooks, and its tensors are
+    what they were. Otherwise `source` is frozen anew by the same options, and the counts go on; a note and,
+    the first time, a line in the log say so. A change of anything else that a module holds, such as a number,
+    is not seen: make a new one then. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts
+    from 0.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K].
@@ -209,7 +209,7 @@ class Frozen(Prepared):
     def refresh(self) -> bool:
         """Take the current values of a model that trains, if this was made to follow it.
 
-        Returns False where parts, attributes, modes or hooks of it have changed.
+        Returns False where parts, modes or hooks of it have changed.
         """
         with self._plain.in_eval():
             if not self.options.follow or self._stamp is None or not self._stamp.same():

@@ -55,7 +55,7 @@ def test_draws_by_hand():
     nan = [math.nan, 0.0, 0.0]
     passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, b, b, nan]])
     parts = iter([part for logits in passes for part in logits.split(SHARED)])  # passes of a few samples
-    stub = SimpleNamespace(verdict=lambda x, rows: next(parts))
+    stub = SimpleNamespace(verdict=lambda x: next(parts))
     counted = Drawing(4).draw(stub, torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64), 0)
     assert counted["right"].tolist() == [4, 2, 2, 0, 3]
     assert counted["early"].tolist() == [2, 2, 2, 0, 2]
