@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -19,7 +19,7 @@ from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import CHECK_EVERY, Feed, check_classes
-from fastadv.train._share import Share, WholeBatch, mean
+from fastadv.train._share import Share, mean
 from fastadv.train.optim import DeviceRates
 from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
@@ -133,13 +133,10 @@ class Steps:
 
     @contextmanager
     def _around(self, at: Step, seed: int, full: bool) -> Iterator[None]:
-        """Set up a step, inside: random numbers, followers, BatchNorm of all processes, compiled model."""
+        """Set up a step, inside: random numbers, followers, compiled model."""
         rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
-        with (
-            (self.followers if full else self.few).in_use(),
-            nullcontext() if at.share.world == 1 else WholeBatch(at.share),
-            called_by(self.model, self.call if full else None),
-        ):
+        followers = self.followers if full else self.few
+        with followers.in_use(), called_by(self.model, self.call if full else None):
             yield
 
     def _captured(self, recipe: Recipe | OwnStep, left: int) -> Captured | None:
