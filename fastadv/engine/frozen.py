@@ -293,30 +293,28 @@ class Frozen(Prepared):
             search.warn(DENIED)
         return True
 
-    def check(self, x: Tensor) -> bool:
+    def check(self, x: Tensor) -> None:
         with self._asked(GRADIENT):
-            settled, asked = self.settle(x), self.asked
+            self.settle(x)
+            asked = self.asked
             try:
                 if GRADIENT in self.search.kinds:
                     self._compare(x, GRADIENT)
             except Exception as error:  # models raise anything
                 self._discount(asked)
                 self.search.leave(self._fault(error))
-        return settled
 
-    def settle(self, x: Tensor) -> bool:
+    def settle(self, x: Tensor) -> None:
         """Prepare the search copy on the first batch."""
         if self.settled or len(x) == 0:
-            return self.settled
+            return
         # A randomized model's next draws do not depend on when it is prepared
         with (
             self._lock, self._plain.in_eval(), generators_kept(x.device), torch.inference_mode(False),
             torch.no_grad(),
         ):  # fmt: skip
-            if self.settled:  # another thread has done it meanwhile
-                return True
-            asked = self.asked
-            self.search.prepare(x[:ROWS], self._plain)
-            self.settled = True
-            self._discount(asked)
-            return True
+            if not self.settled:  # or else another thread has done it meanwhile
+                asked = self.asked
+                self.search.prepare(x[:ROWS], self._plain)
+                self.settled = True
+                self._discount(asked)

@@ -131,8 +131,8 @@ class Mapped(Prepared):
         inner = self.inner.clean_pass(images.detach(), rows)
         return None if inner is None else _CleanPass(self, x, leaf, images, inner.logits, inner)
 
-    def settle(self, x: Tensor) -> bool:
-        return self.inner.settle(self.x)
+    def settle(self, x: Tensor) -> None:
+        self.inner.settle(self.x)
 
     def full_batch(self, x: Tensor) -> int:
         return self.inner.full_batch(self.x)

@@ -202,13 +202,12 @@ class Prepared:
     def captures(self, x: Tensor) -> Captures | None:
         """Return the graphs of steps on rows like x; None where the model has none."""
 
-    def settle(self, x: Tensor) -> bool:
-        """Prepare the search for rows like x; return whether nothing is left to prepare."""
-        return True
+    def settle(self, x: Tensor) -> None:
+        """Prepare the search for rows like x."""
 
-    def check(self, x: Tensor) -> bool:
+    def check(self, x: Tensor) -> None:
         """Settle on rows that represent others, and compare them."""
-        return self.settle(x)
+        self.settle(x)
 
     def layout(self, x: Tensor) -> Tensor:
         """Return `x` in the layout that the search prefers, without a copy where it already has it."""
