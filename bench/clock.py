@@ -49,13 +49,10 @@ class Clock:
 
     @property
     def precisions(self) -> tuple[Any, ...]:
-        """Those in which a search can compute here; on a CPU the two that gain."""
-        if self.on_cpu:
-            return ("fp32", "bf16")
-        from fastadv.engine.precision import AUTO, PRECISIONS, has_tf32
+        """Those in which a search can compute."""
+        from fastadv.engine.precision import PRECISIONS
 
-        left = {AUTO} if has_tf32(self.device) else {AUTO, "tf32"}
-        return tuple(name for name in PRECISIONS if name not in left)
+        return PRECISIONS
 
     @property
     def conv_precision(self) -> str:
@@ -145,7 +142,6 @@ PRODUCTS = {
     "fp32": (torch.float32, "highest"),
     "tf32": (torch.float32, "high"),
     "bf16": (torch.bfloat16, "highest"),
-    "fp16": (torch.float16, "highest"),
 }
 
 
@@ -153,7 +149,7 @@ PRODUCTS = {
 class Ceilings:
     """Gigabytes a second that a copy of `copied` floats moves, and matrix products by precision.
 
-    On a CPU products are measured where they are asked for, in the precisions that gain there; in float32 the
+    On a CPU products are measured where they are asked for, in the precisions of a search; in float32 the
     faster of torch's product and its convolution by 1, which oneDNN computes, counts.
     """
 

@@ -32,7 +32,7 @@ FOREIGN = {
     **dict.fromkeys(("clip_values", "bounds"), "threat=fa.{ball}(radius, box={})"),
     "batch_size": "fa.evaluate(model, dataset, ..., batch_size={})",
     "device": "model.to({!r}) before the call",
-    "precision": "fa.freeze(model, precision={!r}) for the model",
+    **{name: f"fa.freeze(model, {name}={{!r}}) for the model" for name in ("precision", "compile")},
     "verbose": "progress=True in fa.evaluate, or print(out) after the attack",
     "minimal": "fa.attacks.minimum_norm, which finds the least change",
 }

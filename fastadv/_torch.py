@@ -98,13 +98,6 @@ def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     module._apply(change)  # type: ignore[no-untyped-call]
 
 
-def multiplies_in_tf32() -> bool:
-    """Return whether the current GPU has TF32. 2.4 cannot tell: NVIDIA's have it since Ampere."""
-    if hasattr(torch.cuda, "is_tf32_supported"):
-        return torch.cuda.is_tf32_supported()
-    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
-
-
 def copy_all_(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Copy a value into each tensor, in one launch where a GPU can."""
     torch._foreach_copy_(list(tensors), list(values))
@@ -232,9 +225,5 @@ FEATURES = (
     Feature("convolutions by oneDNN's own ops", "2.0", has_onednn_ops(), "PyTorch's own; Winograd is off"),
     Feature("torch.export of ops", "2.1", find_spec("torch.export") is not None, ""),
     Feature("torch.library.opcheck", "2.4", hasattr(torch.library, "opcheck"), ""),
-    Feature(
-        "a TF32 switch for each kind of operation", "2.9", switches_each,
-        "one switch for all products, and one for cuDNN, are set",
-    ),
 )  # fmt: skip
 """What is asked of torch, by the version from which it is there."""

@@ -31,7 +31,7 @@ PROVIDERS: dict[str, Make] = {
     f"{BY_HAND}bf16, captured": by_hand.captured,
     f"{BY_HAND}bf16, compiled, captured": partial(by_hand.captured, compiled=True),
     "fastadv plain": lambda given: partial(pgd.ours, given, given.model),
-    **{f"fastadv {precision}": partial(pgd.frozen, precision) for precision in ("fp32", "tf32", "bf16")},
+    **{f"fastadv {precision}": partial(pgd.frozen, precision) for precision in ("fp32", "bf16")},
     "fastadv bf16, compiled": lambda given: partial(
         pgd.ours, given, fa.freeze(given.model, HALF, compile=True)
     ),
@@ -48,8 +48,7 @@ def measured(session: Session, name: str, count: int, steps: int) -> Iterator[Ro
     """Yield a row of each provider, with its share of the speed of the best by hand."""
     given = pgd.problem(session, name, session.size(count, min(count, 2)))
     given = replace(given, steps=session.size(steps, 2))
-    chosen = {way: make for way, make in PROVIDERS.items() if session.cuda or way != "fastadv tf32"}
-    ways = {way: make(given) for way, make in chosen.items()}
+    ways = {way: make(given) for way, make in PROVIDERS.items()}
     rows = [*session.compare(ways, LOOP, "times_plain", least=3)]
     taken = {row["provider"]: values for row, values in rows if values}
     peers = {name: median(values) for name, values in taken.items() if name.startswith((BY_HAND, LOOP))}

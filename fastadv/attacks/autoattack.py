@@ -16,7 +16,6 @@ from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.masking import Evidence, choose, look
 from fastadv.attacks.masking.evidence import counted
 from fastadv.engine.module import replaced
-from fastadv.engine.precision import Precision
 from fastadv.threat import Threat
 
 __all__ = ["ATTACKS", "VERSIONS", "AutoAttackResult", "Version", "autoattack"]
@@ -34,8 +33,8 @@ def _averages(arguments: dict[str, Any]) -> dict[str, Any]:
 def autoattack(
     model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *,
     version: Version | Sequence[str] = "standard", seed: int = 0, indicators: bool = True,
-    precision: Precision | None = None, compile: bool | None = None, progress: bool = False,
-    on_progress: Callable[[str, int], None] | None = None, **common: Unpack[core.Common],
+    progress: bool = False, on_progress: Callable[[str, int], None] | None = None,
+    **common: Unpack[core.Common],
 ) -> AutoAttackResult:  # fmt: skip
     """Attack with a sequence of attacks, each run on the samples that survived the previous ones.
 
@@ -72,8 +71,6 @@ def autoattack(
             the settings of "standard". For an attack of your own beside them use `fastadv.evaluate`.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
-        precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
-        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless you give another.

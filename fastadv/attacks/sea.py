@@ -39,7 +39,7 @@ class _Stage(Dense):
 
     def value(self, look: ScoredLook) -> Tensor:
         search = self.search
-        return loss_of(look.logits, search.y, search.plan.loss, search.aims, search.ids)
+        return loss_of(look.logits, search.y, search.plan.loss, search.aims)
 
     def _keep_top(self, look: ScoredLook) -> None:
         super()._keep_top(look)

@@ -76,8 +76,8 @@ def transfer(
         for substitute in sources:
             budget = _budget(search)
             task = inner_task(search, budget)
-            rows, about = torch.arange(len(task.x), device=task.x.device), substitute.of(task.x, task.ids)
-            task = replace(task, classifier=about, rows=rows, clean=None)
+            rows = torch.arange(len(task.x), device=task.x.device)
+            task = replace(task, classifier=substitute, rows=rows, clean=None)
             try:
                 out = run_inner(attack, task)
             except InputError:  # a budget attack refuses an infinite radius
@@ -112,9 +112,9 @@ def transfer(
 
 
 def _check_classes(sources: Sequence[Prepared], search: core.Search, classes: int) -> None:
-    x, ids = search.x[:1].to(search.dtype), search.ids[:1]
+    x = search.x[:1].to(search.dtype)
     for number, substitute in enumerate(sources):
-        width = taken_by(substitute, x, ids, "source").shape[1]
+        width = taken_by(substitute, x, "source").shape[1]
         if width != classes:
             which = "" if len(sources) == 1 else f" as number {number}"
             raise InputError(

@@ -118,13 +118,13 @@ def smooth(
         if noise.box != UNIT:
             config["box"] = L2(math.inf, noise.box).describe()["box"]
         parts = torch.split(first_samples(dataset, limit, tell=True), PART)
-        x, _, ids = next(batches(dataset, PART, order=parts[0], workers=0, box=box))
+        x, _, _ = next(batches(dataset, PART, order=parts[0], workers=0, box=box))
         if run_dir is not None or processes.world() > 1:
             used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
             config |= {**FORMAT, "data": describe_data(used), "identity": identity}
             config["model"] = describe(prepared, identity=identity)
             if identity is None:
-                config[ANSWERS] = answers(prepared, x, ids)
+                config[ANSWERS] = answers(prepared, x)
     if processes.world() > 1:
         processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume}, agree)
     judge = judge_of(noise, rule)

@@ -143,17 +143,16 @@ PRECISION = "Precision of the search, by default fp32; successes are checked in 
 class Search:
     batch_size: Annotated[int, BATCH_SIZE] = 256
     precision: Annotated[Precision | None, PRECISION] = None
-    compile: Annotated[bool | None, "Compile the search, or never; by default for long work on a GPU."] = None
     freeze: Annotated[bool | None, "Search on a frozen copy, or never; by default for long work."] = None
 
     def frozen(self, net: nn.Module) -> nn.Module | Prepared:
         """Return the model as attacks take it: by itself, as it is for good, or with a search copy."""
-        asked = self.precision not in (None, "fp32") or self.compile is not None
+        asked = self.precision not in (None, "fp32")
         if self.freeze is False:
             if asked:
-                o.refuse("--no-freeze goes with neither --precision nor --compile; leave one of them out.")
+                o.refuse("--no-freeze does not go with --precision; leave one of them out.")
             return Plain(net)
-        return freeze(net, self.precision, compile=self.compile) if asked or self.freeze else net
+        return freeze(net, self.precision) if asked or self.freeze else net
 
 
 STEPS = "Steps of a search; by default the recipe's, the paper's to construct, else 40 if an attack has none."

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
+from torch import nn
+
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import after_the_step, interruptible, together
@@ -148,6 +150,8 @@ def train(
         dataset, held_out = (drawn.rest, drawn.held_out) if drawn else (dataset, None)
         test_set = tests.load(**images.keywords)
         net = model.load(dataset, machine, fresh=True)
+        if processes.world() > 1 and machine.place().type == "cuda":
+            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         attack = None
         if budget.radius is not None and (test_set is not None or held_out is not None):
             attack = parse_attack("pgd", replace(budget, step_size=None, steps=TEST_STEPS), seed)

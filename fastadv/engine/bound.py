@@ -17,9 +17,6 @@ from fastadv.engine.room import ran_out
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.registration.library import bind
 
-# target size of logit gradients in float16: room to grow 1e3x and shrink 1e7x on the way back
-LARGEST = 64.0
-
 
 def pull(
     attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False, whole: bool = False
@@ -40,16 +37,6 @@ def pull(
             "remove its no_grad, detach or integer step, or use an attack without gradients"
         )
     return gradient
-
-
-def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool) -> Tensor:
-    """Return the same in float32 for a graph in float16, each row of which has a scale of its own."""
-    largest = by_logits.abs().amax(1).nan_to_num(0.0, 0.0)
-    exponent = torch.frexp(largest).exponent.clamp(-121, 128)  # beyond -121 the factor leaves float32
-    factor = torch.ldexp(torch.full_like(largest, LARGEST), -exponent)  # a power of two rounds nothing
-    gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
-    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return wide / factor.view(-1, *[1] * (leaf.ndim - 1))
 
 
 def pull_each(
@@ -174,21 +161,21 @@ class Followed(torch.autograd.Function):
     """Logits for code that calls a model as PyTorch does: their gradient goes to x alone, and is counted."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plain: Any, rows: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, plain: Any) -> Tensor:
         with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
-            ctx.plain, ctx.rows, ctx.dtype = plain, rows, x.dtype
-            ctx.leaf = plain.leaf(plain.taken(x, rows))
-            ctx.attached, ctx.model = plain.follow(ctx.leaf, rows), plain.model
+            ctx.plain, ctx.dtype = plain, x.dtype
+            ctx.leaf = plain.leaf(plain.taken(x))
+            ctx.attached, ctx.model = plain.follow(ctx.leaf), plain.model
             logits: Tensor = ctx.attached.detach().clone()
             return logits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None]:
         plain = ctx.plain
         with with_gradient(), plain.in_eval(), no_autocast(by_logits.device.type):
             if plain.model is not ctx.model:  # a copy answers from here on: it has no weight gradient
-                ctx.attached, ctx.model = plain.follow(ctx.leaf, ctx.rows), plain.model
-            gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True, ctx.rows)
+                ctx.attached, ctx.model = plain.follow(ctx.leaf), plain.model
+            gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True)
         plain.counts.backwards += plain.eot * len(gradient)
-        return gradient.to(ctx.dtype), None, None
+        return gradient.to(ctx.dtype), None

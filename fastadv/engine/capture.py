@@ -182,7 +182,8 @@ def kind_of(model: nn.Module) -> Hashable | None:
     if any(map(_stays_out, parts)) or not all(map(_is_plain, held)) or len(devices) != 1:
         return None
     places = ((tensor.data_ptr(), tensor.dtype) for tensor in held)
-    return _switches(), *places, *((type(part), *_attributes(part)) for part in parts)
+    modes = (part.training for part in parts)
+    return _switches(), *places, *modes, *((type(part), *_attributes(part)) for part in parts)
 
 
 def _stays_out(part: nn.Module) -> bool:

@@ -43,27 +43,27 @@ class CheckedModel:
         mended = self._pairs or (rows == 1 and self.mends_rows) or self.outputs != "classes"
         return True in self._passed and not (self.copies or mended) and self.kernels is nullcontext
 
-    def meet(self, x: Tensor, rows: Tensor | None, model_of: Callable[[Tensor | None], Model]) -> int:
+    def meet(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
         # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
         # is: by two rows, or by all, since some models take one batch size alone.
         weights = self.dtype
         if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
-        passed, every = 0, torch.arange(x.shape[0], device=x.device) if rows is None else rows
+        passed = 0
         for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
             few = x[:count].detach().to(dtype, copy=True)
             passed += len(few)
-            if self._takes(model_of(every[:count]), few):
+            if self._takes(few):
                 self._seen[x.dtype] = dtype
                 return passed
         self._seen[x.dtype] = weights
         return passed
 
-    def _takes(self, model: Model, x: Tensor) -> bool:
+    def _takes(self, x: Tensor) -> bool:
         with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), suppress(Exception):
             with first_pass(self.model):
-                model(x)
+                self.model(x)
             return True
         return False  # models raise anything
 
@@ -71,23 +71,21 @@ class CheckedModel:
         """Return the dtype in which the model sees inputs of that dtype."""
         return self._seen.get(dtype, self.dtype or dtype)
 
-    def __call__(
-        self, x: Tensor, model: Model | None = None, lens: AbstractContextManager[object] | None = None
-    ) -> Tensor:
-        """Return the logits at x by the model, or by the same that knows its rows, seen through a lens."""
-        run, follows = self.model if model is None else model, torch.is_grad_enabled()
+    def __call__(self, x: Tensor, lens: AbstractContextManager[object] | None = None) -> Tensor:
+        """Return the logits at x by the model, seen through a lens."""
+        follows = torch.is_grad_enabled()
         first = x.shape[0] > 0 and follows not in self._passed
         points = x.clone() if first or self.copies else x
         before = version(points)
         with lens or NOTHING, self.kernels(), first_pass(self.model) if first else NOTHING:
             try:
-                logits = _twice(run, points) if self._pairs and x.shape[0] == 1 else run(points)
+                logits = self._twice(points) if self._pairs and x.shape[0] == 1 else self.model(points)
             except Exception as error:  # models raise anything
                 if isinstance(error, TypeError) and "forward() missing" in str(error):
                     raise InputError(NEEDS.format(error)) from error
                 if x.shape[0] != 1 or version(points) != before:
                     raise
-                logits = self._by_pair(run, points, error)
+                logits = self._by_pair(points, error)
         if first:
             self.copies |= version(points) != before
             self._passed.add(follows)
@@ -95,15 +93,18 @@ class CheckedModel:
             raise InputError(WRITES)
         return self._checked(logits, x)
 
-    def _by_pair(self, run: Model, row: Tensor, error: Exception) -> Tensor:
+    def _by_pair(self, row: Tensor, error: Exception) -> Tensor:
         """Return the logits of a single row, which fails in a model that squeezes, by two equal rows."""
         # equal rows have no statistics either
         if not isinstance(error, InputError) and "more than 1 value" not in str(error):
             with suppress(Exception):
-                logits = _twice(run, row)
+                logits = self._twice(row)
                 self._pairs = True
                 return logits
         raise error
+
+    def _twice(self, row: Tensor) -> Tensor:
+        return self.model(torch.cat([row, row]))[:1]
 
     def _checked(self, logits: Any, x: Tensor) -> Tensor:
         rows = self._rows(logits, x.shape[0])
@@ -123,10 +124,6 @@ class CheckedModel:
             if RECURRENT in str(error):
                 self.kernels = without_cudnn
             raise
-
-
-def _twice(run: Model, row: Tensor) -> Tensor:
-    return run(torch.cat([row, row]))[:1]
 
 
 def may_normalize(kind: type) -> bool:

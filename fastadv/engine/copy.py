@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from fastadv._torch import copy_all_, parts_of, tensors_of, version
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import is_compiled
+from fastadv.engine.stamp import OWN
 from fastadv.errors import InputError
 
+PLAIN = frozenset({int, float, bool, str, type(None), FunctionType, BuiltinFunctionType})
 REFUSED = (
     "model: expected a module that copy.deepcopy can copy, got {} ({}); hold what it refuses outside of the "
     "module, or use the model as it is"
@@ -100,7 +103,13 @@ def refuse(parts: set[nn.Module], part: nn.Module) -> None:
 
 
 def take_values(twin: nn.Module, model: nn.Module) -> None:
-    """Write the model's values into a copy."""
+    """Write the model's values into a copy, with its numbers, texts and functions."""
+    parts = dict(model.named_modules())
+    for name, part in twin.named_modules():
+        held = vars(part)
+        for key in held.keys() & vars(parts[name]).keys() - OWN:
+            if type(value := vars(parts[name])[key]) in PLAIN:
+                held[key] = value
     # looked up each time, by all their names: a change of precision replaces buffers one by one, and a
     # `__deepcopy__` may part tied weights
     held, origin = dict(_named(twin)), dict[Tensor, Tensor]()

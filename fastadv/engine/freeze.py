@@ -21,7 +21,7 @@ MALLOC = {"M_MMAP_THRESHOLD": (-3, 1 << 28), "M_TRIM_THRESHOLD": (-1, 1 << 30)}
 @eager
 def freeze(
     model: Model | Prepared, precision: Precision | None = None, *, compile: bool | None = None,
-    cuda_graph: bool | None = None, eot: int | None = None,
+    cuda_graph: bool | None = None,
 ) -> Frozen:  # fmt: skip
     """Prepare a classifier for fast attacks; the model itself is not changed.
 
@@ -32,39 +32,33 @@ def freeze(
     gradients are compared with the model's on the caller's own batches. Where they differ by more than
     rounding, the model itself replaces the copy; a note and a warning say so.
 
-    The result is a snapshot. Where the model's tensors, parts or hooks change afterwards, or numbers and
-    texts that are attributes of its modules, the next call freezes it anew, which takes as long as the first
-    time; after a change in a list, a closure or an object that it holds, freeze it again. So a model that
-    trains is better attacked as it is. What `copy.deepcopy` refuses to copy, and a model whose copy would run
-    parts of the original, is searched as given; a note and a warning say so.
+    The result is a snapshot. Where the model's tensors, parts, modes or hooks change afterwards, the next
+    call freezes it anew, which takes as long as the first time; so a model that trains is better attacked as
+    it is. After a change of an attribute, such as a number or a function, freeze it again: the search does
+    not see it, the check of successes does. What `copy.deepcopy` refuses to copy, and a model whose copy
+    would run parts of the original, is searched as given; a note and a warning say so.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; K >= 2. A bound method of a
             module and a functools.partial of one count as modules. A Frozen is returned as it is, unless
             options are given that differ from its own: then its source is frozen again with those.
-        precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16", of modules,
-            in bfloat16 or float16, with float32 x, logits and gradient (a direction of ascent stays in
-            bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile those of other
-            threads, too; "auto" in the one that is fastest on the first batch. A sample whose activations
-            exceed the range of float16 fails. Passes without a gradient stay in the model's own precision,
-            since attacks that make them compare losses that half precision does not tell apart.
-        compile: run the search copy through torch.compile, whose result is captured like any other. None, the
-            default, does so on a GPU for calls whose work is worth more than a minute: counted from their
-            passes, samples and a sample's operations, so that all processes and resumed runs decide alike.
+        precision: "fp32" (the default) searches in the model's own precision; "bf16", of modules, in
+            bfloat16, with float32 x, logits and gradient (a direction of ascent stays in bfloat16). Passes
+            without a gradient stay in the model's own precision, since attacks that make them compare losses
+            that half precision does not tell apart.
+        compile: True runs the search copy through torch.compile, whose result is captured like any other. It
+            takes 10 to 40 seconds, and pays off where a GPU works for more than a minute.
         cuda_graph: whether steps of bim, pgd, mim, apgd and last_iterate are captured as CUDA graphs; at most
             32 and 1 GiB of them are kept. None, the default, does so on a GPU where the model can be
             captured, as a plain call does; True says in a note where it cannot; False does not, as a model
             needs whose class attributes, globals or closures change between calls of last_iterate.
-        eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
-            1), the expectation over transformation; with more than one the model itself searches. The final
-            check is one pass.
 
     Returns:
         A `Frozen`, which attacks and `fastadv.evaluate` take in place of the model.
 
     Raises:
         InputError: the model is neither a module nor a function, or is lazy; an option is unknown, or cannot
-            be had of this model. On the first batch: the precision is "auto" in a group of processes.
+            be had of this model.
 
     Example:
         >>> import fastadv as fa
@@ -74,11 +68,8 @@ def freeze(
         >>> frozen = fa.freeze(model, precision="bf16")
         >>> bool(fa.attacks.pgd(frozen, x, y, fa.Linf(0.3), steps=10).success.all())
         True
-
-    Source:
-        Athalye et al. 2018 (arXiv 1802.00420), for `eot`.
     """
-    asked = {"precision": precision, "compile": compile, "cuda_graph": cuda_graph, "eot": eot}
+    asked = {"precision": precision, "compile": compile, "cuda_graph": cuda_graph}
     chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **chosen)
     if isinstance(model, Frozen) and options == model.options:

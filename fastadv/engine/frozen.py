@@ -13,15 +13,16 @@ from torch import Tensor
 from fastadv._checks import eager
 from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import CAPTURED, Captures, in_step
-from fastadv.engine.compare import Apart, compare, fastest
+from fastadv.engine.compare import Apart, compare
 from fastadv.engine.copy import RunsOriginal
 from fastadv.engine.guard import allowed
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import AUTO, NOTHING, Options, check_possible, no_gradient, with_gradient
+from fastadv.engine.precision import NOTHING, Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, read_from
 from fastadv.engine.room import GRADIENT
 from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
@@ -49,11 +50,11 @@ class Frozen(Prepared):
     they differ, as they do for a randomized model, or the copy fails, the model replaces it from then on,
     with a warning. `forwards` and `backwards` count these comparisons. A batch may pass the copy in parts.
 
-    It is a snapshot by name: each call looks whether the model's parts, their types and hooks, its tensors,
-    and the numbers and texts that are attributes of its modules are what they were. Otherwise `source` is
-    frozen anew by the same options, and the counts go on; a note and, the first time, a line in the log say
-    so. What changes elsewhere, as in a list, a closure or an object that a module holds, is not seen: make a
-    new one then. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts from 0.
+    It is a snapshot: each call looks whether the model's parts, their modes and hooks, and its tensors are
+    what they were. Otherwise `source` is frozen anew by the same options, and the counts go on; a note and,
+    the first time, a line in the log say so. A change of anything else that a module holds, such as a number,
+    is not seen: make a new one then. A copy by `copy.deepcopy` or `pickle` is frozen anew, too, and counts
+    from 0.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K].
@@ -72,14 +73,15 @@ class Frozen(Prepared):
 
     outputs, describe = read_from("options", "outputs", "describe")
     output_shape, sees = read_from("_plain", "output_shape", "sees")
+    eot = 1  # of several passes the model as given searches
 
     def __init__(self, model: Model | Prepared, options: Options) -> None:
-        self.options, self.eot, self.counts = options, options.eot, Counts()
-        self._lock, self._refreshed, self._others = RLock(), 0, dict[Options, Frozen]()
+        self.options, self.counts = options, Counts()
+        self._lock, self._refreshed, self._others = RLock(), 0, dict[Outputs, Frozen]()
         self._freeze(model)
 
     def _freeze(self, model: Model | Prepared) -> None:
-        plain = Plain(model, self.eot, self.counts, self.outputs)
+        plain = Plain(model, counts=self.counts, outputs=self.outputs)
         module = as_module(plain.source)
         check_possible(self.options, type(plain.source).__name__, module, plain.device)
         self.source, self.parts, self._plain = plain.source, plain.parts, plain
@@ -88,9 +90,8 @@ class Frozen(Prepared):
             self.search = SearchCopy(plain, self.options)
             self._stamp = None if module is None else Stamp(module, values=not self.options.follow)
         self._looked = set[str]()  # kinds of questions, of which one has shown what the model itself writes
-        self._measures = self.options.precision == AUTO
-        # Settled means that the search copy was chosen and prepared
-        self.settled = self.search.idle and not self._measures
+        # Settled means that the search copy was prepared
+        self.settled = self.search.idle
 
     def _renew(self) -> None:
         """Freeze the source anew where it has changed; in eval mode."""
@@ -152,12 +153,13 @@ class Frozen(Prepared):
             raise error
         return f"the search copy failed ({first_line(error)})"
 
-    def having(self, **options: Any) -> "Frozen":
-        """Return the same with other options, made once."""
-        wanted = replace(self.options, **options)
-        if wanted not in self._others:
-            self._others[wanted] = Frozen(self.source, wanted)
-        return self._others[wanted]
+    def having(self, *, eot: int, outputs: Outputs) -> Prepared:
+        """Return the same for other outputs, made once; of several passes, the model as given."""
+        if eot > 1:
+            return Plain(self.source, eot, outputs=outputs)
+        if outputs not in self._others:
+            self._others[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
+        return self._others[outputs]
 
     def in_eval(self) -> InEval:
         module = as_module(self.source)  # whose parts may have changed since
@@ -207,7 +209,7 @@ class Frozen(Prepared):
     def refresh(self) -> bool:
         """Take the current values of a model that trains, if this was made to follow it.
 
-        Returns False where parts, attributes, modes or hooks of it have changed.
+        Returns False where parts, modes or hooks of it have changed.
         """
         with self._plain.in_eval():
             if not self.options.follow or self._stamp is None or not self._stamp.same():
@@ -282,7 +284,7 @@ class Frozen(Prepared):
     def differs(self, apart: Tensor, verdict: Tensor) -> bool:
         """Compare the search anew where its losses are not those of the verdict."""
         search = self.search
-        if self.eot > 1 or bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
+        if bool(apart <= 2 * allowed(verdict, search.formats(verdict.device))):
             return False
         if DENIED in search.notes:  # though it was compared again
             search.leave(DENIED)
@@ -291,40 +293,28 @@ class Frozen(Prepared):
             search.warn(DENIED)
         return True
 
-    def check(self, x: Tensor) -> bool:
-        if self._measures:  # which waits for the batch that is attacked
-            return True
+    def check(self, x: Tensor) -> None:
         with self._asked(GRADIENT):
-            settled, asked = self.settle(x), self.asked
+            self.settle(x)
+            asked = self.asked
             try:
                 if GRADIENT in self.search.kinds:
                     self._compare(x, GRADIENT)
             except Exception as error:  # models raise anything
                 self._discount(asked)
                 self.search.leave(self._fault(error))
-        return settled
 
-    def settle(self, x: Tensor) -> bool:
-        """Choose the search copy, and prepare it, on the first batch."""
+    def settle(self, x: Tensor) -> None:
+        """Prepare the search copy on the first batch."""
         if self.settled or len(x) == 0:
-            return self.settled
+            return
         # A randomized model's next draws do not depend on when it is prepared
         with (
             self._lock, self._plain.in_eval(), generators_kept(x.device), torch.inference_mode(False),
             torch.no_grad(),
         ):  # fmt: skip
-            if self.settled:  # another thread has done it meanwhile
-                return True
-            asked = self.asked
-            if not self._measures:
+            if not self.settled:  # or else another thread has done it meanwhile
+                asked = self.asked
                 self.search.prepare(x[:ROWS], self._plain)
                 self.settled = True
-            elif choice := fastest(lambda one: Frozen(self.source, replace(self.options, precision=one)), x):
-                best, note = choice
-                best.add_note(note)
-                self.search, self.settled = best.search, True
-                self.forwards += best.forwards
-                self.backwards += best.backwards
-                self.search.counts = self.counts
-            self._discount(asked)
-            return self.settled
+                self._discount(asked)

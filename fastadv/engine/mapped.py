@@ -31,7 +31,7 @@ class Mapped(Prepared):
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
         """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
-        self.inner, self.threat, self.x, self.ids, self.source = inner.of(x, ids), threat, x, ids, self
+        self.inner, self.threat, self.x, self.ids, self.source = inner, threat, x, ids, self
         if repeats(ids):
             raise InputError(
                 f"ids: expected each once with {threat.name}, which goes by them, got one twice; "
@@ -131,8 +131,8 @@ class Mapped(Prepared):
         inner = self.inner.clean_pass(images.detach(), rows)
         return None if inner is None else _CleanPass(self, x, leaf, images, inner.logits, inner)
 
-    def settle(self, x: Tensor) -> bool:
-        return self.inner.settle(self.x)
+    def settle(self, x: Tensor) -> None:
+        self.inner.settle(self.x)
 
     def full_batch(self, x: Tensor) -> int:
         return self.inner.full_batch(self.x)

@@ -18,7 +18,6 @@ from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, pull
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
 from fastadv.engine.copy import copied
-from fastadv.engine.first_pass import asks_for_gradients
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
@@ -59,7 +58,6 @@ class Plain(Prepared):
         InputError: the model is neither a module nor a function, or is lazy.
     """
 
-    halves = True  # whether batches may pass in parts
     outputs, output_shape, sees = read_from("checked", "outputs", "shape", "sees")
 
     def __init__(
@@ -82,7 +80,6 @@ class Plain(Prepared):
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
         normalizes = module is None or any(map(may_normalize, kinds))
         self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
-        self._by_grad_mode = asks_for_gradients(source, self.parts)
         self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._added = dict[str, None]()
@@ -94,13 +91,6 @@ class Plain(Prepared):
 
     @property
     def model(self) -> Model:  # type: ignore[override]
-        return self.checked.model
-
-    def model_of(self, rows: Tensor | None) -> Model:
-        """Return what is called for points of the samples `rows` int64 [n] of a batch, None for all of it.
-
-        It may be called with the points of all these rows twice, one after the other.
-        """
         return self.checked.model
 
     def in_eval(self) -> InEval:
@@ -122,51 +112,51 @@ class Plain(Prepared):
     @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with no_gradient(), self.in_eval():
-            x = self.taken(x, rows).contiguous()
+            x = self.taken(x).contiguous()
             self.counts.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 x = x.to(self.sees(x.dtype))
-                return self._room.passes(VERDICT, self._logits, x, rows, apart=self._rows_apart)
+                return self._room.passes(VERDICT, self._logits, x, apart=self._rows_apart)
 
-    def _logits(self, x: Tensor, rows: Tensor | None) -> Tensor:
+    def _logits(self, x: Tensor) -> Tensor:
         # copied, as the next pass may overwrite them
-        return self.checked(x, self.model_of(rows)).clone()
+        return self.checked(x).clone()
 
     @eager
     def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         confidence = getattr(self.model, "confidence", None)
         if not callable(confidence) or isinstance(confidence, nn.Module):  # a part of that name is no method
-            return log_confidence(self.model, self.verdict(x, rows)).exp()
+            return log_confidence(self.model, self.verdict(x)).exp()
         with no_gradient(), self.in_eval():
-            x = self.taken(x, rows).contiguous()
+            x = self.taken(x).contiguous()
             self.counts.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 values: Tensor = confidence(x.to(self.sees(x.dtype)))
                 return values.clone()
 
-    def taken(self, x: object, rows: Tensor | None = None) -> Tensor:
+    def taken(self, x: object) -> Tensor:
         """Return x [B, ...] checked, once the model has met the like."""
         x = check_input(x, self.device)
-        self.counts.forwards += self.checked.meet(x, rows, self.model_of)
+        self.counts.forwards += self.checked.meet(x)
         return x
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
-            logits: Tensor = Followed.apply(x, self, rows)  # type: ignore[no-untyped-call]
+            logits: Tensor = Followed.apply(x, self)  # type: ignore[no-untyped-call]
             return logits
-        return mean_of([self.verdict(x, rows) for _ in range(self.eot)])
+        return mean_of([self.verdict(x) for _ in range(self.eot)])
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
         with with_gradient(), self.in_eval():
-            x = self.taken(x, rows)
+            x = self.taken(x)
             y, targets = classes_for(loss, y, targets)
             direction = direction and self.eot == 1
             if callable(loss) or self._room.most(GRADIENT, x) == x.shape[0]:
                 try:
-                    return self._gradient(x, y, targets, rows, loss, direction)
+                    return self._gradient(x, y, targets, loss, direction)
                 except Exception as error:
                     # a loss that is a function may hold one value for each sample of the batch
                     if callable(loss) or len(x) < 2 or not (ran_out(error) and self._rows_apart()):
@@ -174,23 +164,22 @@ class Plain(Prepared):
                 # Outside of `except`: the error holds on to what the pass had in memory
                 self._room.halve(GRADIENT, x, len(x))
             step = partial(self._gradient, loss=loss, direction=direction)
-            return self._room.passes(GRADIENT, step, x, y, targets, rows, apart=self._rows_apart)
+            return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
 
     def _gradient(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, rows: Tensor | None, loss: losses.Loss,
-        direction: bool,
-    ) -> Gradient:  # fmt: skip
+        self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
+    ) -> Gradient:
         passes: list[Gradient] = []
         for _ in range(self.eot):
             leaf = self.leaf(x)
             with no_autocast(x.device.type):
-                with self._refusals(leaf, rows):
-                    attached = self.checked(leaf, self.model_of(rows))
+                with self._refusals(leaf):
+                    attached = self.checked(leaf)
                 self.counts.forwards += x.shape[0]
                 # copied, since they may be a part of x itself
                 logits = attached.detach().clone()
                 value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-                gradient = self.pull(leaf, attached, by_logits, rows=rows)
+                gradient = self.pull(leaf, attached, by_logits)
             self.counts.backwards += x.shape[0]
             passes.append((value, logits, gradient.to(x.dtype)))
         value, logits, gradient = map(mean_of, zip(*passes, strict=True))
@@ -201,12 +190,12 @@ class Plain(Prepared):
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
-            x = self.taken(x, rows)
+            x = self.taken(x)
             leaf = self.leaf(x)
 
             def follow() -> Tensor:
-                with self._refusals(leaf, rows):
-                    return self.follow(leaf, rows)
+                with self._refusals(leaf):
+                    return self.follow(leaf)
 
             attached, whole = follow(), self._whole
             logits = attached.detach().clone()
@@ -215,7 +204,7 @@ class Plain(Prepared):
                 nonlocal attached, whole
                 if self._whole != whole:  # a copy answers from here on: it has no weight gradient
                     attached, whole = follow(), self._whole
-                return self.pull(leaf, attached, by_logits, retain_graph, rows)
+                return self.pull(leaf, attached, by_logits, retain_graph)
 
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()
@@ -250,16 +239,15 @@ class Plain(Prepared):
         return kind_of(cast(nn.Module, self.source))
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
-        # A forward that may answer otherwise if a gradient is followed has its verdict in a pass of its own
-        if self.eot > 1 or self._by_grad_mode or not x.shape[0]:
+        if self.eot > 1 or not isinstance(self.source, nn.Module) or not x.shape[0]:
             return None
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
-            x = self.taken(x, rows)
+            x = self.taken(x)
             if not self._fits(x):
                 return None
             leaf = self.leaf(x)
             try:
-                attached = self.checked(leaf, self.model_of(rows))
+                attached = self.checked(leaf)
             except InputError:
                 raise
             except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
@@ -272,13 +260,13 @@ class Plain(Prepared):
         seen = self.sees(x.dtype)
         return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
 
-    def follow(self, leaf: Tensor, rows: Tensor | None) -> Tensor:
+    def follow(self, leaf: Tensor) -> Tensor:
         """Return the logits at a leaf with their graph, the mean of `eot` passes."""
         self.forwards += self.eot * len(leaf)
-        return mean_of([self.checked(leaf, self.model_of(rows)) for _ in range(self.eot)])
+        return mean_of([self.checked(leaf) for _ in range(self.eot)])
 
     @contextmanager
-    def _refusals(self, leaf: Tensor, rows: Tensor | None) -> Iterator[None]:
+    def _refusals(self, leaf: Tensor) -> Iterator[None]:
         """Raise Refusal where the model refuses to be followed inside."""
         try:
             yield
@@ -288,13 +276,10 @@ class Plain(Prepared):
                 raise
             refusal = error
         with torch.no_grad():
-            self.checked(leaf.detach(), self.model_of(rows))  # it raises where the gradient is not to blame
+            self.checked(leaf.detach())  # it raises where the gradient is not to blame
         raise Refusal(REFUSES.format("forward", first_line(refusal))) from refusal
 
-    def pull(
-        self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False,
-        rows: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
@@ -314,17 +299,17 @@ class Plain(Prepared):
             self._use_copy()
         self.forwards += len(leaf)
         with self.in_eval():
-            attached = checked(leaf, self.model_of(rows))
+            attached = checked(leaf)
             with checked.differentiated():
                 return pull(attached, leaf, by_logits, retain_graph, self._whole)
 
     def _fits(self, x: Tensor) -> bool:
         """Return whether x passes with its gradient at once, as far as is known."""
-        return not self.halves or self._room.most(GRADIENT, x) >= x.shape[0]
+        return self._room.most(GRADIENT, x) >= x.shape[0]
 
     def _rows_apart(self) -> bool:
-        """Return whether no sample depends on its place in the batch or on the statistics of that."""
-        return self.halves and not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
+        """Return whether no sample depends on the statistics of the batch."""
+        return not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
 
 
 def _by_following(error: Exception) -> bool:

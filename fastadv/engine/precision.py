@@ -1,7 +1,7 @@
-"""The options of `freeze`, the precision of a search, and the switches of torch for TF32 and cuDNN."""
+"""The options of `freeze`, the precision of a search, and torch's switches for TF32 and cuDNN."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -9,40 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_count
-from fastadv._torch import NormBase, convert, multiplies_in_tf32, switches_each
+from fastadv._checks import check_flag
+from fastadv._torch import NormBase, convert, switches_each
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
-
-
-def _shared(switch: Callable[[], AbstractContextManager[None]]) -> Callable[[], AbstractContextManager[None]]:
-    """Return the same for several threads, the last of which to leave switches back."""
-    lock, within, switched = threading.Lock(), list[object](), ExitStack()
-
-    @contextmanager
-    def shared() -> Iterator[None]:
-        this = object()
-        with lock:
-            if not within:
-                switched.enter_context(switch())
-            within.append(this)
-        try:
-            yield
-        finally:
-            with lock:
-                within.remove(this)
-                if not within:
-                    switched.close()
-
-    return shared
-
-
-def has_tf32(device: torch.device) -> bool:
-    """Return whether the device multiplies float32 in TF32 where it may."""
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):
-        return multiplies_in_tf32()
 
 
 def switches() -> list[tuple[Any, str, Any]]:
@@ -62,55 +32,27 @@ def rounds_as(format: torch.dtype | str | None, device: torch.device) -> torch.d
     )
 
 
-@contextmanager
-def _switch() -> Iterator[None]:
-    """Switch inside, as well as an older switch of torch, which may not disagree."""
-    backends: Any = torch.backends
-    turned = [(backend, name, on) for backend, name, on in switches() if getattr(backend, name) != on]
-    kept = [(backend, name) for backend, name, _ in turned]
-    if switches_each:
-        kept.append((backends.mkldnn.matmul, "fp32_precision"))
-    before = [getattr(backend, name) for backend, name in kept]
-    older = _older() if turned and turned[0][0] is backends.cuda.matmul else None
-    try:
-        if older is not None:
-            torch.set_float32_matmul_precision("high")
-        for backend, name, on in turned:
-            setattr(backend, name, on)
-        yield
-    finally:
-        if older is not None:
-            torch.set_float32_matmul_precision(older)  # which turns oneDNN's, too
-        for (backend, name), value in zip(kept, before, strict=True):
-            setattr(backend, name, value)
-
-
-def _older() -> str | None:
-    """Return the older switch; None where it cannot be read, because the caller has set the others alone."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return None
+_lock, _before = threading.Lock(), list[bool]()  # whether cuDNN was on when each thread inside came
 
 
 @contextmanager
-def _cudnn_off() -> Iterator[None]:
+def without_cudnn() -> Iterator[None]:
+    """Leave cuDNN inside, for all threads; the last that leaves switches it back."""
     cudnn: Any = torch.backends.cudnn
-    before, cudnn.enabled = cudnn.enabled, False
+    with _lock:
+        _before.append(cudnn.enabled)
+        cudnn.enabled = False
     try:
         yield
     finally:
-        cudnn.enabled = before
+        with _lock:
+            before = _before.pop()
+            if not _before:
+                cudnn.enabled = before
 
 
-switched_on = _shared(_switch)  # lets CUDA multiply float32 in TF32 inside
-without_cudnn = _shared(_cudnn_off)
-
-
-Precision = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
+Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-AUTO = "auto"  # the fastest on the first batch
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # those that are dtypes of weights
 
 
 @dataclass(frozen=True)
@@ -118,21 +60,20 @@ class Options:
     """The options of `freeze`; `follow`: a model in training, whose values each `Frozen.refresh` takes."""
 
     precision: Precision = "fp32"
-    compile: bool | None = None  # None: where an attack plans work that is worth it
+    compile: bool = False
     cuda_graph: bool | None = None
-    eot: int = 1
     follow: bool = False
     outputs: Outputs = "classes"  # that the model returns
 
     @property
     def special(self) -> bool:
         """Whether a copy is more than the model with functions rewritten."""
-        return self.precision != "fp32" or bool(self.compile)
+        return self.precision != "fp32" or self.compile
 
     @property
     def half(self) -> torch.dtype | None:
         """The dtype of weights in half precision."""
-        return HALF.get(self.precision)
+        return torch.bfloat16 if self.precision == "bf16" else None
 
     def asked(self) -> dict[str, Any]:
         """Return the arguments of `freeze` that ask for them."""
@@ -140,39 +81,25 @@ class Options:
 
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run."""
-        return {"precision": self.precision, "compile": bool(self.compile), "eot": self.eot}
+        return {"precision": self.precision, "compile": self.compile}
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise InputError(
                 f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
             )
-        for name in ("compile", "cuda_graph"):
-            if (value := getattr(self, name)) is not None and not isinstance(value, bool):
-                raise InputError(f"freeze: expected None, True or False for {name}, got {value!r}")
-        check_count("eot", self.eot, 1)
-        if self.eot > 1 and self.cuda_graph:
-            raise InputError(
-                f"freeze: expected eot=1 with cuda_graph, got eot={self.eot}; a captured pass repeats random "
-                "numbers that Python drew, so leave one of the two out"
-            )
+        check_flag("compile", self.compile)
+        if self.cuda_graph is not None:
+            check_flag("cuda_graph", self.cuda_graph)
 
 
 def check_possible(
     options: Options, name: str, module: nn.Module | None, device: torch.device | None
 ) -> None:
     """Raise InputError where the options cannot be had of a model of that name."""
-    place = device or torch.device("cpu")
-    if options.cuda_graph and place.type != "cuda":
+    if options.cuda_graph and (device or torch.device("cpu")).type != "cuda":
         raise InputError(
             f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
-        )
-    weights = () if module is None else module.parameters()
-    single = any(weight.dtype == torch.float32 for weight in weights)
-    if options.precision == "tf32" and not (single and has_tf32(place)):
-        raise InputError(
-            "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
-            f"got {name} on {device}; leave the precision out"
         )
     if options.half and module is None:
         raise InputError(
@@ -221,10 +148,3 @@ def _outside_inference(mode: AbstractContextManager[object]) -> AbstractContextM
     inside.enter_context(torch.inference_mode(False))
     inside.enter_context(mode)
     return inside
-
-
-@contextmanager
-def tf32(device: str) -> Iterator[None]:
-    """Let CUDA multiply float32 in TF32 inside, and cast nothing."""
-    with switched_on(), no_autocast(device):
-        yield

@@ -1,26 +1,19 @@
 """prepare: which engine answers, the plain one or a frozen copy."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_flag
-from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
-from fastadv.engine.by_row import ByRow, takes_ids
-from fastadv.engine.freeze import freeze as freeze_as_asked
 from fastadv.engine.frozen import Frozen
-from fastadv.engine.mapped import Mapped
 from fastadv.engine.module import as_module, device_of
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Options, Precision
+from fastadv.engine.precision import Options
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_batch_norm, has_conv2d
 from fastadv.engine.room import ran_out
-from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs.identity import probe
 from fastadv.text import first_line
@@ -33,63 +26,45 @@ FIRST_SAMPLES = 16  # whose logits tell a model from another
 
 def prepare(
     model: Model | Prepared, eot: int | None = None, *, work: int = 0, freeze: bool | None = None,
-    size: int = 0, precision: Precision | None = None, compile: bool | None = None,
-    rows: Callable[[], Tensor] | None = None, outputs: Outputs = "classes",
+    outputs: Outputs = "classes",
 ) -> Prepared:  # fmt: skip
     """Return the model as an attack asks it: plain, or frozen where that pays.
 
     What was prepared before is used as it is. Otherwise a module with a convolution or BatchNorm is frozen
     where `work` is at least WORTH, on a GPU WORTH_ON_GPU, without settings of the process. Anything else
-    stays plain, and so does a model that takes the ids of its rows, or batches of one `size` alone. What was
-    frozen without a word on `compile` is compiled where `rows` are known, and the work is worth it.
+    stays plain.
 
     Args:
         model: module, function or prepared.
-        eot: passes over which the search averages; None takes those of a prepared model, or else 1.
+        eot: passes over which the search averages, by the model as given where there are several; None takes
+            those of a prepared model, or else 1.
         work: planned passes times samples.
         freeze: True freezes any module for any work, False none; None, the default, decides.
-        size: of the batches that the model takes; 0 for any.
-        precision: as in `fastadv.freeze`; the model is frozen with it.
-        compile: the same.
-        rows: reads samples [B, ...] of the work.
         outputs: what the model returns.
 
     Returns:
         A prepared model.
 
     Raises:
-        InputError: the model cannot be called, `freeze` is no flag, or a copy is asked for that cannot be.
+        InputError: the model cannot be called, or `freeze` is no flag.
     """
     if freeze is not None:
         check_flag("freeze", freeze)
-    if isinstance(model, Prepared) and outputs == "classes":
-        outputs = model.outputs  # of an attack within an attack
-    special = precision is not None or compile
-    if special:
-        _check_special(model, size, freeze)
-    if special or (compile is False and isinstance(model, Frozen)):
-        model = freeze_as_asked(model, precision, compile=compile)
     if isinstance(model, Prepared):
-        prepared = _again(model, eot, size, outputs)
-    else:
-        prepared = _first(model, 1 if eot is None else eot, size, outputs, work, freeze)
-    if rows is None or compile is not None or not isinstance(prepared, Frozen):
-        return prepared
-    return _compiled_where_worth(prepared, rows, work)
+        outputs = model.outputs if outputs == "classes" else outputs  # of an attack within an attack
+        eot = model.eot if eot is None else eot
+        same = (eot, outputs) == (model.eot, model.outputs)
+        return model if same else model.having(eot=eot, outputs=outputs)
+    module, eot = as_module(model), 1 if eot is None else eot
+    if module is not None and eot == 1 and gains(module, work, freeze):
+        return Frozen(model, Options(outputs=outputs))  # nothing of the process is set
+    return Plain(model, eot, outputs=outputs)
 
 
-def _check_special(model: Model | Prepared, size: int, freeze: bool | None) -> None:
-    if freeze is False or size or takes_ids(model.source if isinstance(model, Prepared) else model):
-        raise InputError(
-            "precision, compile: expected neither with freeze=False or a model of ids or whole batches; "
-            "leave them out"
-        )
-
-
-def taken_by(classifier: Prepared, x: Tensor, ids: Tensor, name: str) -> Tensor:
+def taken_by(classifier: Prepared, x: Tensor, name: str) -> Tensor:
     """Return the logits of x; InputError about the argument `name` where the net refuses such images."""
     try:
-        return classifier.of(x, ids).verdict(x)
+        return classifier.verdict(x)
     except Exception as error:  # models raise anything
         if isinstance(error, InputError) or ran_out(error):
             raise
@@ -98,35 +73,6 @@ def taken_by(classifier: Prepared, x: Tensor, ids: Tensor, name: str) -> Tensor:
             f"{name}: expected nets that take x [B, {', '.join(map(str, size))}], got one that raises "
             f"({first_line(error)}); resize in front of it: nn.Sequential(nn.Upsample((height, width)), net)"
         ) from error
-
-
-def _first(model: Model, eot: int, size: int, outputs: Outputs, work: int, freeze: bool | None) -> Prepared:
-    """Prepare a model as the caller gave it."""
-    if size or takes_ids(model):
-        return ByRow(model, eot, size, outputs)
-    module = as_module(model)
-    if module is not None and gains(module, work, freeze):
-        return Frozen(model, Options(eot=eot, outputs=outputs))  # nothing of the process is set
-    return Plain(model, eot, outputs=outputs)
-
-
-def _again(model: Prepared, eot: int | None, size: int, outputs: Outputs) -> Prepared:
-    """Return what was prepared before, or the same for other outputs, passes or whole batches."""
-    eot = model.eot if eot is None else eot
-    # what is inside a map was prepared with all that was asked, except passes
-    told = isinstance(model, Mapped) or (isinstance(model, ByRow) and model.size >= size)
-    if not told and (size or takes_ids(model.source)):
-        return ByRow(model, eot, size, outputs)
-    same = (eot, outputs) == (model.eot, model.outputs)
-    return model if same else model.having(eot=eot, outputs=outputs)
-
-
-def _compiled_where_worth(frozen: Frozen, rows: Callable[[], Tensor], work: int) -> Frozen:
-    device = frozen.device  # None for a function
-    if frozen.options.compile is not None or device is None or not waits(device) or work < WORTH:
-        return frozen
-    worth = worth_compiling(frozen.as_given, rows()[:1].to(device), work)
-    return frozen.having(compile=True) if worth else frozen
 
 
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
@@ -139,16 +85,13 @@ def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
     return work >= least and (has_conv2d(module) or has_batch_norm(module))
 
 
-def answers(prepared: Prepared, x: Tensor, ids: Tensor | None = None) -> dict[str, Any]:
+def answers(prepared: Prepared, x: Tensor) -> dict[str, Any]:
     """Return what tells a model from others: numbers of its logits of the first rows of x [B, ...].
 
     The model as given passes x twice, under a fixed seed; `prepared` counts nothing.
     """
-    size = prepared.size if isinstance(prepared, ByRow) else 0
-    plain = prepare(prepared.source, freeze=False, size=size, outputs=prepared.outputs)
-    ids = torch.arange(len(x), device="cpu") if ids is None else ids
-    x, ids = (each.to(device=plain.device) for each in (x, ids))
-    plain = plain.of(x, ids)
+    plain = Plain(prepared, outputs=prepared.outputs)
+    x = x.to(device=plain.device)
 
     def logits() -> Tensor:
         with rng.generators_kept(x.device, seed=0):

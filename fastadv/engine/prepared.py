@@ -66,10 +66,10 @@ def _count(name: str) -> Any:
 class Prepared:
     """A classifier as an attack asks it: logits, input gradients, jacobians, verdicts, counts.
 
-    There are two: `Plain` is the model as given, told its rows as a `ByRow`, and `Frozen`, which
-    `fastadv.freeze` makes, searches on a faster copy; a `Mapped` puts a map of parameters before either. In
-    all, `verdict` and `model` are the model as given, in eval mode. All passes are made outside of autocast,
-    and none computes a weight gradient.
+    There are two: `Plain` is the model as given, and `Frozen`, which `fastadv.freeze` makes, searches on a
+    faster copy; a `Mapped` puts a map of parameters before either, and asks which rows of a batch points are.
+    In all, `verdict` and `model` are the model as given, in eval mode. All passes are made outside of
+    autocast, and none computes a weight gradient.
 
     Attributes:
         source: what the caller gave; of a `Mapped` itself.
@@ -202,13 +202,12 @@ class Prepared:
     def captures(self, x: Tensor) -> Captures | None:
         """Return the graphs of steps on rows like x; None where the model has none."""
 
-    def settle(self, x: Tensor) -> bool:
-        """Prepare the search for rows like x; return whether nothing is left to prepare."""
-        return True
+    def settle(self, x: Tensor) -> None:
+        """Prepare the search for rows like x."""
 
-    def check(self, x: Tensor) -> bool:
+    def check(self, x: Tensor) -> None:
         """Settle on rows that represent others, and compare them."""
-        return self.settle(x)
+        self.settle(x)
 
     def layout(self, x: Tensor) -> Tensor:
         """Return `x` in the layout that the search prefers, without a copy where it already has it."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from threading import RLock
 from typing import Any, TypeVar, cast
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import classes_for
-from fastadv.engine.bound import Gradient, pull, pull_each, pull_scaled
+from fastadv.engine.bound import Gradient, pull, pull_each
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied, take_values
@@ -20,7 +20,7 @@ from fastadv.engine.cpu.winograd import WINOGRAD, gains_by_rows
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import Options, no_autocast, rounds_as, tf32, to_half
+from fastadv.engine.precision import Options, no_autocast, rounds_as, to_half
 from fastadv.engine.prepared import Directions
 from fastadv.engine.rewrite import Lens, Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
@@ -35,8 +35,6 @@ LOGITS, JACOBIAN = "logits", "jacobian"  # kinds of passes beside GRADIENT
 BEFORE = CHANNELS_LAST, FOLD  # rewrites of a copy that is compiled then
 ROWS = 16  # of a batch that are watched and compared
 MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
-MEANS = "searched as it is: the mean of several passes"
-SEARCHES = {"bf16": "bfloat16 search", "fp16": "float16 search", "tf32": "TF32 search"}
 
 
 class SearchCopy:
@@ -48,7 +46,7 @@ class SearchCopy:
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
         self.counts = plain.counts
         self.dtype, self.sees, self.weights = plain.dtype, plain.sees, options.half or plain.dtype
-        self.half, self.tf32 = self.weights in HALVES, options.precision == "tf32"
+        self.half = self.weights in HALVES
         self.ordinary = not (options.special or options.follow)  # for few values the model as given is faster
         self.room, self.lock, self.pairs = room_of(plain.source), RLock(), list[Pair]()
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
@@ -69,7 +67,7 @@ class SearchCopy:
     def _kinds(self) -> set[str]:
         """Return what a copy may answer, if it gains."""
         # Statistics of a batch: what a search finds in one is not proved by a part of it
-        if self.options.eot > 1 or self._mixes or (self.module is None and not self.options.compile):
+        if self._mixes or (self.module is None and not self.options.compile):
             return set()
         # half precision does not tell apart losses that attacks without a gradient compare
         return {GRADIENT, JACOBIAN} if self.half else {GRADIENT, JACOBIAN, LOGITS}
@@ -110,10 +108,9 @@ class SearchCopy:
         options, bpda = self.options, in_words(replaced(self.module))
         notes = {
             "channels-last": self.channels_last,
-            SEARCHES.get(options.precision, ""): options.precision in SEARCHES and not self.idle,
+            "bfloat16 search": options.precision == "bf16" and not self.idle,
             MIXES: self._mixes,
-            MEANS: options.eot > 1 and options.special,
-            "compiled": bool(options.compile) and not self.idle,
+            "compiled": options.compile and not self.idle,
             CAPTURED: options.cuda_graph is True,
             bpda: bool(bpda),
         }
@@ -123,11 +120,6 @@ class SearchCopy:
     def idle(self) -> bool:
         """Whether the model as given answers alone."""
         return not self.kinds
-
-    @property
-    def format(self) -> Format:
-        """The precision of passes; None where the weights have not exactly one."""
-        return "tf32" if self.tf32 else self.weights
 
     def layout(self, x: Tensor) -> Tensor:
         return laid_out(x, self.channels_last)
@@ -222,7 +214,7 @@ class SearchCopy:
 
     def formats(self, device: torch.device) -> list[Format]:
         """Return the formats by which logits of the copy and of the model as given round."""
-        return [rounds_as(format, device) for format in (self.dtype, self.format)]
+        return [rounds_as(format, device) for format in (self.dtype, self.weights)]
 
     def captures(self, x: Tensor) -> Captures | None:
         model = self.model
@@ -234,15 +226,11 @@ class SearchCopy:
     def _ready(self, x: Tensor) -> Tensor:
         return self.layout(x).to(self.sees(x.dtype) if self.weights == self.dtype else self.weights)
 
-    def _precisely(self, device: str) -> AbstractContextManager[object]:
-        """Compute in the precision of the copy inside, whatever autocast is on around."""
-        return tf32(device) if self.tf32 else no_autocast(device)
-
     @contextmanager
     def _seen_by(self, x: Tensor, rewriting: Rewriting) -> Iterator[Lens | None]:
         """Compute as the copy does inside, and note what the lens that comes has rewritten."""
         lens = rewriting.lens()
-        with self._precisely(x.device.type):
+        with no_autocast(x.device.type):
             yield lens
         if lens is not None:
             used = (note for name, note in rewriting.notes.items() if note and name in lens.used)
@@ -259,12 +247,10 @@ class SearchCopy:
     def backward(
         self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
-        """Return `pull` in the copy's precision, scaled for float16, where gradients would underflow."""
         # the lens is for what a checkpoint computes again
         lens = self.rewriting.lens() or nullcontext()
-        with self._precisely(leaf.device.type), lens, self.checked.differentiated():
-            scaled = pull_scaled if self.weights == torch.float16 else pull
-            return scaled(attached, leaf, by_logits, retain_graph)
+        with no_autocast(leaf.device.type), lens, self.checked.differentiated():
+            return pull(attached, leaf, by_logits, retain_graph)
 
 
 def kind_of_pass(x: Tensor, kind: str) -> Hashable:

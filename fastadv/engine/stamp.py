@@ -1,4 +1,4 @@
-"""Stamp: whether a model is what it was when it was looked at, by name."""
+"""Stamp: whether a model is what it was when it was looked at."""
 
 from collections.abc import Hashable
 from contextlib import suppress
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fastadv._torch import parts_of, tensors_of, version
 
-PLAIN = frozenset({int, float, bool, str, type(None)})  # kinds of attributes that are compared
 ORDINARY = frozenset({Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor)})
 OWN = frozenset(vars(nn.Module()))  # what every module has: its mode, tensors, parts and hooks
 HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backward_hook")
@@ -20,10 +19,9 @@ HOLDS = (*HOOKS, "_parameters", "_buffers", "_modules")
 
 
 class Stamp:
-    """The parts of a model with their types, modes and hooks, their tensors, and their numbers and texts.
+    """The parts of a model with their modes and hooks, where their tensors lie, and what was written there.
 
-    Of a tensor it sees where it lies, and what torch counts as writes into it; of a function, that it is
-    another. What a module holds in lists, dictionaries, closures and other objects it does not see.
+    What a module holds besides, such as a number, a function or a list, it does not see.
     """
 
     def __init__(self, model: nn.Module, values: bool = True) -> None:
@@ -33,18 +31,16 @@ class Stamp:
 
     def _look(self) -> None:
         self._parts = parts_of(self._model)
-        attributes = list(map(vars, self._parts))
-        inner = [held[name] for held in attributes for name in HOLDS if name in held]
+        held = [vars(part).get(name) for part in self._parts for name in HOLDS]
         # each as it is and as it was; not all are dictionaries in scripts
-        self._held: list[dict[str, Any]] = [*attributes, *(held for held in inner if isinstance(held, dict))]
+        self._held: list[dict[str, Any]] = [of_kind for of_kind in held if isinstance(of_kind, dict)]
         self._then = list(map(dict, self._held))
-        weights, buffers = tensors_of(self._parts)
-        others = (value for held in attributes for value in held.values() if isinstance(value, Tensor))
-        self._tensors = [*weights, *buffers, *others]
+        self._tensors = [tensor for of_kind in tensors_of(self._parts) for tensor in of_kind]
         self._facts = self._now()
 
     def _now(self) -> list[Hashable]:
-        return [*map(type, self._parts), *map(self._fact, self._tensors)]
+        modes = ((type(part), getattr(part, "training", None)) for part in self._parts)
+        return [*modes, *map(self._fact, self._tensors)]
 
     def _fact(self, tensor: Tensor) -> Hashable:
         lies = type(tensor) in ORDINARY and tensor.layout is torch.strided
@@ -69,20 +65,10 @@ class Stamp:
         pairs = zip([*self._parts, *self._tensors], now, self._facts, strict=True)
         changed: set[Hashable] = {id(one) for one, new, old in pairs if new != old}
         for place, (held, then) in enumerate(zip(self._held, self._then, strict=True)):
-            # in place of a part, a tensor or a hook any other counts
-            fact = _fact_of if place < len(self._parts) else id
-            for name in held.keys() | then.keys():
-                if fact(held.get(name, self)) != fact(then.get(name, self)):
-                    changed.add((place, name))
+            changed |= {
+                (place, name) for name in held.keys() | then.keys() if held.get(name) is not then.get(name)
+            }
         return changed - self._own
-
-
-def _fact_of(value: object) -> Hashable:
-    """Return what is compared of the value of an attribute: nothing of an object of other kinds."""
-    if type(value) in PLAIN:
-        return (value,)
-    # torch.relu is built in
-    return id(value) if isinstance(value, Tensor | FunctionType | BuiltinFunctionType) else None
 
 
 FIXED: tuple[type, ...] = (

@@ -42,7 +42,7 @@ def indicators(
     # `criterion` says which samples are right, and those that are bound to attacks what a success is
     asked = [bound(attack, "criterion") for attack in job.attacks.values()]
     goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked if one is not None)}
-    evidence = [_evidence(*one, criterion, goals, frozen.eot) for one in ran]
+    evidence = [_evidence(*one, criterion, goals) for one in ran]
     metrics = {attack.threat.metric for attack in evidence if attack.threat is not None}
     alike = [[one for one in evidence if one.threat and one.threat.metric == metric] for metric in metrics]
     raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
@@ -52,7 +52,7 @@ def indicators(
     if threat is not None:
         within = [attack.within(threat, row.distance) for row, attack in zip(rows, evidence, strict=True)]
         evidence = [attack for attack in within if attack is not None and attack.goal.like(goal)]
-    passes = sum(row.forwards + row.backwards for row in rows) / frozen.eot
+    passes = sum(row.forwards + row.backwards for row in rows)
     raised += [name for name in RAISED if _says(rows, name)]
     sought = "zero_gradient" in raised
     if as_module(frozen.source) is None and any(one.startswith(NOT_RUN) for row in rows for one in row.flags):
@@ -90,8 +90,7 @@ def _given(threat: Threat | None, given: Sequence[Any]) -> Threat | None:
 def _eot(job: Job) -> int:
     """Return the most passes over which an attack averages a gradient."""
     passes = (bound(a, "eot") or EOT * (bound(a, "version") == "rand") for a in job.attacks.values())
-    most: int = max(job.frozen.eot, *passes)
-    return most
+    return max([1, *map(int, passes)])
 
 
 def _queries(attack: Any) -> int:
@@ -101,7 +100,7 @@ def _queries(attack: Any) -> int:
 
 
 def _evidence(
-    row: Row, parts: Sequence[Part], attack: Any, judged: Criterion, goals: Mapping[str, Criterion], eot: int
+    row: Row, parts: Sequence[Part], attack: Any, judged: Criterion, goals: Mapping[str, Criterion]
 ) -> Evidence:
     """Return what all batches of one attack say."""
     # The criterion that an attack keeps to itself is not known here.
@@ -114,7 +113,7 @@ def _evidence(
         row.broken & (not elsewhere),
         unmoved=joined(parts, "unmoved") | joined(parts, "failed.attack"),
         held=bool((row.correct & ~row.broken).any()),
-        queries=_queries(attack) or row.forwards / max(1, int(row.correct.sum())) / eot,
+        queries=_queries(attack) or row.forwards / max(1, int(row.correct.sum())),
         backwards=row.backwards + elsewhere,
         parts=None if components is None else (components.costs, components.by_any_of),
         unfinished=joined(parts, "unfinished"),
@@ -151,7 +150,6 @@ def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) 
     task = Task.of(
         job.frozen, x, job.labels(y), threat, targets=targets, criterion=goal.criterion, ids=numbers,
         mask=None if mask is None else mask.to(x.device),
-        whole_batches=all(bound(attack, "whole_batches") for attack in job.attacks.values()),
     )  # fmt: skip
     return (
         task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), job.frozen.output_shape)

@@ -138,7 +138,7 @@ def attempted(
     options |= {"indicators": False} if "indicators" in parameters_of(attack, wrapped=False) else {}
     x, y, right, check = batch.x, batch.y, batch.correct, is_own(attack)
     # an attack of the caller's own may pass the model without more
-    frozen = batch.classifier.of(x, batch.ids)
+    frozen = batch.classifier
     model, forwards, backwards = frozen if check else batch, frozen.forwards, frozen.backwards
     out: Any
     try:

@@ -228,9 +228,7 @@ def accuracy_against_radius(
             ball = None if threat is None else threat.resized(radius)
             attacks |= named({f"radius {radius!r}": attack_for_radius(radius)}, ball)
         check_progress(progress)
-        job = prepared(
-            model, dataset, attacks, batch_size, limit, None, criterion, freeze=freeze, may_compile=False
-        )
+        job = prepared(model, dataset, attacks, batch_size, limit, None, criterion, freeze=freeze)
         about = description(job) if processes.world() > 1 else {}
     if about:
         about |= {"data": describe_data(job.dataset), "radii": tried.tolist()}

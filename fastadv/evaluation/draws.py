@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
 from fastadv.engine import Prepared
-from fastadv.engine.by_row import ByRow
 from fastadv.text import aligned, percent
 
 FIGURES = ("one_draw", "majority", "worst")
@@ -104,14 +103,11 @@ class Drawing:
         """Classify batch `number`, x [B, ...], `count` times as given; right, voted and early [B]."""
         # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
         # for x and for each x_adv, so that these draws of an attack that changes nothing are those of x
-        size = len(x) if isinstance(frozen, ByRow) and frozen.size else SHARED
-        rows = torch.arange(len(x), device=x.device)
-        parts = [*zip(torch.split(x, size), torch.split(rows, size), strict=True)]
         votes = torch.zeros(len(y), 1, device=y.device)
         early = right = votes[:, 0]
         with self.kept(x.device, number, 0, 0):
             for draw in range(self.count):
-                logits = torch.cat([frozen.verdict(*part) for part in parts])
+                logits = torch.cat([frozen.verdict(part) for part in torch.split(x, SHARED)])
                 finite = logits.isfinite().all(1, keepdim=True)
                 votes = votes + nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * finite
                 right = votes.gather(1, y[:, None]).squeeze(1)

@@ -18,7 +18,6 @@ from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT, Boxes
 from fastadv.data.sampling import BY_CLASS, first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.by_row import FEWER
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
@@ -98,9 +97,8 @@ class Job:
     def _compare_first(self, positions: Tensor) -> None:
         """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
         with processes.agreement():
-            for x, _, _ in self.read(positions, ROWS, workers=0):
-                if self.frozen.check(x):
-                    return
+            x, _, _ = next(self.read(positions[:ROWS], ROWS, workers=0))
+            self.frozen.check(x)
 
     def _numbered(
         self, parts: Sequence[Tensor], numbers: Sequence[int]
@@ -114,7 +112,7 @@ class Job:
 
     def judged(self, number: int, x: Tensor, y: Tensor, ids: Tensor, size: int) -> Batch:
         """Return the batch `number` with the verdict on it, of several draws that of its seed."""
-        frozen, criterion = self.frozen.of(x, ids), self.criterion
+        frozen, criterion = self.frozen, self.criterion
         classes = criterion.outputs == "classes"
         known = self.labels(y)
         try:
@@ -123,7 +121,10 @@ class Job:
         except Exception as error:
             if len(x) >= size:
                 raise
-            raise InputError(FEWER.format(error, len(x), size)) from error
+            raise InputError(
+                f"model: expected one that takes any number of rows, got {error} at {len(x)} of {size}; "
+                "let a module around it pad them (docs/guides/attacks.md, A model of one batch size)"
+            ) from error
         if criterion.outputs != "any" and (y.min() < 0 or y.max() >= logits.shape[1]):
             raise InputError(
                 f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
@@ -152,7 +153,7 @@ class Job:
 
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
-    threat: Threats | None = None, criterion: Criterion | None = None, *, may_compile: bool = True,
+    threat: Threats | None = None, criterion: Criterion | None = None, *,
     grey_box: Model | Prepared | None = None, seed: int = 0, **options: Any,
 ) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
@@ -163,8 +164,7 @@ def prepared(
     box = boxes_of(attacks, threat, dataset=dataset)
     judged = for_data(judged, dataset, box)
     work = planned(*attacks.values()) * sample_count(dataset, limit)
-    rows = (lambda: _first(dataset, box, judged)[0]) if may_compile else None
-    frozen = prepare(model, work=work, rows=rows, outputs=judged.outputs, **options)
+    frozen = prepare(model, work=work, outputs=judged.outputs, **options)
     return Job(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
 
 
@@ -172,12 +172,8 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
     """Return the criterion for labels like those of the data."""
     if criterion.outputs == "classes":
         return criterion
-    return criterion.for_labels(_first(dataset, box, criterion)[1])
-
-
-def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first sample, with its label and number."""
-    return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+    _, y, _ = next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
+    return criterion.for_labels(y)
 
 
 def description(job: Job, identity: str | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import OnEvent, check_flag, check_on_event, knowing
+from fastadv._checks import OnEvent, check_on_event, knowing
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
@@ -23,7 +23,7 @@ from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, Model, Prepared
 from fastadv.engine.module import replaced
-from fastadv.engine.precision import Options, Precision
+from fastadv.engine.precision import Options
 from fastadv.engine.prepare import answers
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
@@ -54,8 +54,8 @@ def evaluate(
     keep_samples: bool = False, draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None,
     resume: bool = False, identity: str | None = None, indicators: bool = True, rank: int | None = None,
     world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
-    freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
-    whole_batches: bool = False, criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
+    freeze: bool | None = None, criterion: Criterion | None = None,
+    grey_box: Model | Prepared | None = None,
     corruptions: str | Sequence[str] | None = None, severities: int | Sequence[int] = SEVERITIES,
     published: str | PathLike[str] | None = None,
 ) -> Table:  # fmt: skip
@@ -120,10 +120,6 @@ def evaluate(
             Where a corruption is done at a severity, it has "corruption", "severity" and "accuracy".
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
-        precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
-        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
-        whole_batches: whether each pass has `batch_size` rows in their places, also of the last batch, for a
-            model that takes batches of one size; False is the default.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
             the share of samples that are right by it. It may add figures of its own to the table. Three
             indicators are of classes or one logit, several draws of classes alone.
@@ -159,13 +155,11 @@ def evaluate(
         drawing = Drawing(draws, seed)
         check_on_event(on_event)
         check_progress(progress)
-        check_flag("whole_batches", whole_batches)
         if resume and run_dir is None:
             raise InputError("resume: expected the run_dir of an evaluation, got none; pass run_dir=")
         job = prepared(
             model, dataset, attacks, batch_size, limit, threat, criterion,
-            freeze=freeze, precision=precision, compile=compile, size=batch_size if whole_batches else 0,
-            grey_box=grey_box, seed=seed,
+            freeze=freeze, grey_box=grey_box, seed=seed,
         )  # fmt: skip
         names = ["draws"] * (draws > 1) + ["corruptions"] * (corruptions is not None)
         if job.criterion.outputs != "classes" and names:
@@ -189,14 +183,12 @@ def evaluate(
             config |= description(job, identity)
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
-            search = {"precision": precision or options.precision, "eot": job.frozen.eot}
-            search["compile"] = bool(options.compile if compile is None else compile)
-            config["search"] = {**search, "whole_batches": whole_batches}
+            config["search"] = options.describe()
             config["data"] = describe_data(job.dataset)
             if identity is None:
                 size = min(batch_size, count)
-                x, _, ids = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
-                config[ANSWERS] = answers(job.frozen, x, ids)
+                x, _, _ = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
+                config[ANSWERS] = answers(job.frozen, x)
         config["attacks"] += chosen.describe()
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}

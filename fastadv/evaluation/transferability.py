@@ -139,13 +139,13 @@ def transferability(
     failed, misread = right.new_zeros(len(made)), right.new_zeros(len(made))
     fooled = right.repeat(len(made), 1)
     for x, y, ids in batches(dataset, batch_size, order=order, box=box):
-        before, says = _decided(asked, x, ids) == y.cpu(), _decided(made, x, ids, "sources")
+        before, says = _decided(asked, x) == y.cpu(), _decided(made, x, "sources")
         right += before.sum(1)
         usable = says >= 0
         failed += (~usable).sum(1)
         misread += (usable & (says != y.cpu())).sum(1)
         for row, kept, source in zip(fooled, usable, made.values(), strict=True):
-            after = _decided(asked, _attacked(attack, sizes, source, kept, x, y, ids), ids)
+            after = _decided(asked, _attacked(attack, sizes, source, kept, x, y, ids))
             row += (before & (after != y.cpu()) & (after >= 0)).sum(1)
     return Transferability((*made,), (*asked,), fooled, right, failed, len(order), name_of(attack), misread)
 
@@ -158,7 +158,7 @@ def _attacked(
     if not len(x):
         return batch[0]
     attack = by_ids(attack, x, ids, sizes)
-    out: Any = attack(source.of(x, ids), x, y, **({"ids": ids} if takes(attack, "ids") else {}))
+    out: Any = attack(source, x, y, **({"ids": ids} if takes(attack, "ids") else {}))
     x_adv = getattr(out, "x_adv", out)
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
         got = f"{x_adv.dtype} {list(x_adv.shape)}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
@@ -173,11 +173,10 @@ def _attacked(
     return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 
 
-def _decided(models: Mapping[str, Prepared], x: Any, ids: Tensor, which: str = "targets") -> Tensor:
+def _decided(models: Mapping[str, Prepared], x: Any, which: str = "targets") -> Tensor:
     """Return int64 [T, B], the class for which each model decides; -1 without finite logits."""
     rows = []
     for model in models.values():
-        seen = x.to(model.device)
-        logits = taken_by(model, seen, ids.to(model.device), which)
+        logits = taken_by(model, x.to(model.device), which)
         rows.append(logits.argmax(1).where(logits.isfinite().all(1), -1).cpu())
     return torch.stack(rows)

@@ -11,8 +11,9 @@ from torch.nn.functional import linear, normalize
 
 from fastadv._checks import check_count, warn
 from fastadv._torch import parts_of
+from fastadv.engine.guard import HALVES
 from fastadv.engine.mode import InEval
-from fastadv.engine.precision import HALF, no_autocast
+from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 from fastadv.models.processor import Processing, Processor, constants, processing_of
 
@@ -202,4 +203,4 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _half(model: nn.Module) -> torch.dtype | None:
-    return next((weight.dtype for weight in model.parameters() if weight.dtype in HALF.values()), None)
+    return next((weight.dtype for weight in model.parameters() if weight.dtype in HALVES), None)

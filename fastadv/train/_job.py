@@ -28,13 +28,13 @@ from fastadv.runs.card import data_hash
 from fastadv.runs.checkpoint import RunRecord
 from fastadv.runs.identity import FORMAT, describe, describe_model, unsaved
 from fastadv.train import optim
-from fastadv.train._feed import Feed, check_sets, first_rows
+from fastadv.train._feed import Feed, check_sets
 from fastadv.train._results import Results
 from fastadv.train._run import Run
 from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.measuring import Measures
-from fastadv.train.options import Ending, Execution, Measuring, Optimization, check_execution, decided
+from fastadv.train.options import Ending, Execution, Measuring, Optimization, check_execution
 from fastadv.train.recipes import RECIPES, OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe, innermost, owns_step
 
@@ -182,15 +182,9 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
                 classes = check_sets(*asked, batch_size)  # a model may take batches of one size alone
             except InputError:
                 raise error from None
-    # A run with a constant schedule may be made longer
-    planned = 1 if optimization.schedule == "constant" else job.epochs
-    execution = decided(
-        job.execution, model, recipe, planned * sample_count(job.train_set),
-        lambda: first_rows(job.train_set, 1, box, labels)[0].to(place),
-    )  # fmt: skip
     feed = Feed(
         dataset=job.train_set, batch_size=batch_size, augment=augment, seed=job.seed, device=place,
-        workers=execution.workers, dtype=dtype_of(model),
+        workers=job.execution.workers, dtype=dtype_of(model),
         drop_last=optimization.drop_last, box=box, labels=labels, within=boxes_of({}, recipe=inner),
     )  # fmt: skip
     # A recipe with a step of its own reads the rate itself, and takes no fused step
@@ -199,8 +193,8 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     scheduler = optim.make_schedule(optimizer, optimization, job.epochs, feed.steps)
     return Steps(
         model=model, feed=feed, recipe=recipe, ramp=ramp, optimizer=optimizer, scheduler=scheduler,
-        classes=classes, optimization=optimization, execution=execution, rates=rates,
-        untried=job.execution.compile is None, criterion=criterion,
+        classes=classes, optimization=optimization, execution=job.execution, rates=rates,
+        criterion=criterion,
     )  # fmt: skip
 
 
@@ -255,7 +249,7 @@ def _config(job: Job, steps: Steps) -> dict[str, Any]:
         "schedule": describe(optimization.schedule, model, job.identity),
         "augment": feed.augment and describe(feed.augment.parts, model, job.identity),
         "precision": steps.execution.precision,
-        "compile": bool(steps.execution.compile),
+        "compile": steps.execution.compile,
         "seed": job.seed,
         "identity": job.identity,
     }

@@ -234,7 +234,7 @@ class Run:
         x, ids, plain = x.to(feed.device, feed.dtype), ids.to(feed.device), Plain(self.steps.model)
         with rng.generators_kept(feed.device), torch.inference_mode(False), torch.no_grad(), plain.in_eval():
             try:
-                y = plain.of(x, ids).verdict(x).argmax(1)
+                y = plain.verdict(x).argmax(1)
             except Exception:  # a model may take batches of one size alone
                 return ""
             tasks = (Task.of(plain, x, y, threat, ids=ids) for threat in threats)
@@ -253,9 +253,9 @@ class Run:
         if self.record.path is None or self.record.config["identity"] is not None:
             return {}
         feed, criterion = self.steps.feed, self.steps.criterion
-        x, _, ids = first_rows(feed.dataset, FIRST_SAMPLES, feed.box, feed.labels)
+        x, _, _ = first_rows(feed.dataset, FIRST_SAMPLES, feed.box, feed.labels)
         given = Plain(self.steps.model, outputs=criterion.outputs)
-        return {ANSWERS: answers(given, x.to(feed.device, feed.dtype), ids)}
+        return {ANSWERS: answers(given, x.to(feed.device, feed.dtype))}
 
 
 class Epochs(Iterator[EpochReport]):

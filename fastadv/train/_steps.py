@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -17,10 +17,9 @@ from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.runs import checkpoint, processes
-from fastadv.text import first_line
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import CHECK_EVERY, Feed, check_classes
-from fastadv.train._share import Share, WholeBatch, mean
+from fastadv.train._share import Share, mean
 from fastadv.train.optim import DeviceRates
 from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
@@ -84,7 +83,6 @@ class Steps:
     # Tensors that the recipe keeps between batches, and those of this process's places in a batch
     state: dict[str, Tensor] = field(default_factory=dict)
     places: dict[str, Tensor] = field(default_factory=dict)
-    untried: bool = False  # whether a compiler that nobody asked for has yet to show that it works
     learning_rate: float = 0.0  # of the last step
     criterion: Criterion = WRONG
 
@@ -96,10 +94,10 @@ class Steps:
             self.losses = torch.zeros(self.feed.steps, dtype=torch.float64, device=self.feed.device)
         searched = cast(Precision, self.execution.precision)
         self.call = compiled_form(self.model) if self.execution.compile else None
-        self.followers = Followers(searched, self.execution.cuda_graph, bool(self.execution.compile))
+        self.followers = Followers(searched, self.execution.cuda_graph, self.execution.compile)
         # Followers for batches that do not fill a step, as a compiler takes long for each size
         self.few = self.followers if self.call is None else Followers(searched, False)
-        self.refused, self.untried = False, self.untried and self.call is not None
+        self.refused = False
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
@@ -117,17 +115,8 @@ class Steps:
                 full = at.share.size == self.feed.batch_size
                 take = captured.take if full and captured else plainly
                 seed = rng.derive(self.feed.seed, "torch", epoch, step, *at.share.key)
-                trying = True
-                while trying:
-                    try:
-                        with self._around(at, seed, full):
-                            take(at)
-                        trying = False
-                    except Exception as error:  # a compiler raises anything
-                        if not (full and self.untried):
-                            raise
-                        self._leave_compiler(first_line(error))
-                self.untried = self.untried and not full
+                with self._around(at, seed, full):
+                    take(at)
                 self.scheduler.step()
                 if self.average is not None:
                     self.average.update(self.scheduler.last_epoch)
@@ -144,18 +133,11 @@ class Steps:
 
     @contextmanager
     def _around(self, at: Step, seed: int, full: bool) -> Iterator[None]:
-        """Set up a step, inside: random numbers, followers, BatchNorm of all processes, compiled model."""
+        """Set up a step, inside: random numbers, followers, compiled model."""
         rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
-        with (
-            (self.followers if full else self.few).in_use(),
-            nullcontext() if at.share.world == 1 else WholeBatch(at.share),
-            called_by(self.model, self.call if full else None),
-        ):
+        followers = self.followers if full else self.few
+        with followers.in_use(), called_by(self.model, self.call if full else None):
             yield
-
-    def _leave_compiler(self, why: str) -> None:
-        logger.warning("training: the model is not compiled: %s", why)
-        self.call, self.untried, self.followers.compile = None, False, False
 
     def _captured(self, recipe: Recipe | OwnStep, left: int) -> Captured | None:
         """Return what takes the full steps that are left of an epoch; None where they run as they are."""

@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
 from fastadv._checks import check_choice
-from fastadv._torch import NormBase
+from fastadv._torch import BatchNorm, NormBase
 from fastadv._waiting import waits
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.runs.checkpoint import check_keeps
 from fastadv.threat import Threat
 from fastadv.train.options import Optimization
@@ -38,6 +39,13 @@ def check_norms(options: Optimization, model: nn.Module) -> None:
         raise InputError(
             "batch_norm_momentum: expected a model with BatchNorm that keeps statistics, got "
             f"{type(model).__name__} without; leave it out"
+        )
+    norms = (m for m in model.modules() if isinstance(m, BatchNorm) and not isinstance(m, nn.SyncBatchNorm))
+    if processes.world() > 1 and (norm := next(norms, None)) is not None:
+        raise InputError(
+            f"model: expected no BatchNorm in {processes.world()} processes, as each would see a part of the "
+            f"batch, got {type(norm).__name__}; take torch.nn.SyncBatchNorm.convert_sync_batchnorm(model), "
+            "which is for GPUs, or one process"
         )
 
 

@@ -1,11 +1,10 @@
 """The options of `fit` in groups: optimization, what is measured, when a run ends, how it is carried out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import (
@@ -17,13 +16,9 @@ from fastadv._checks import (
     check_on_event,
     check_share,
 )
-from fastadv._waiting import waits
-from fastadv.engine import Plain
-from fastadv.engine.worth import worth_compiling
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train.recipes._common import check_positive
-from fastadv.train.recipes.base import innermost
 from fastadv.train.schedules import DEFAULT, Schedule, find_schedule
 
 # floats in a run's identity, so that 1 and 1.0 are the same run
@@ -170,15 +165,14 @@ class Execution:
             log says once why: the recipe owns its step, several processes, or a model that has hooks, reads
             values, draws random numbers on the CPU, or counts outside itself (which is not seen).
         compile: whether the model and its search go through torch.compile in steps that a batch fills, which
-            takes a minute at the start. None, the default, does so on one GPU for work that is worth it (see
-            `fastadv.freeze`), and trains on without where the first step fails.
+            takes a minute at the start, in one process.
     """
 
     precision: str = "fp32"
     workers: int | None = None
     checkpoint_every: int | None = None
     cuda_graph: bool | None = None
-    compile: bool | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.precision == "fp16":
@@ -188,23 +182,9 @@ class Execution:
             )
         check_choice("precision", self.precision, PRECISIONS)
         check_unless_none(check_flag, "cuda_graph", self.cuda_graph)
-        check_unless_none(check_flag, "compile", self.compile)
+        check_flag("compile", self.compile)
         check_unless_none(check_count, "workers", self.workers, 0)
         check_unless_none(check_count, "checkpoint_every", self.checkpoint_every, 1)
-
-
-def decided(
-    execution: Execution, model: nn.Module, recipe: Any, images: int, row: Callable[[], Tensor]
-) -> Execution:
-    """Return the execution, with `compile` decided by the gradients of so many images, rows like `row`."""
-    if execution.compile is not None:
-        return execution
-    # besides the steps of a search, a training step takes about two gradients
-    gradients = images * (getattr(innermost(recipe), "steps", 0) + 2)
-    device = next(model.parameters()).device
-    plain, alone = Plain(model, outputs="any"), processes.world() == 1
-    worth = waits(device) and alone and worth_compiling(plain, row(), gradients)
-    return replace(execution, compile=worth)
 
 
 def check_execution(execution: Execution, device: torch.device, run_dir: Any) -> None:

@@ -116,7 +116,7 @@ class _Ascent:
     def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return sums over samples, in float64: of `SUMS` numbers, and of their weighted gradients."""
         # a sample whose gradient is not finite counts for nothing
-        classifier, now = self.classifier.of(x, ids), self.state.points["now"]
+        classifier, now = self.classifier, self.state.points["now"]
         known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
         meant = WRONG if self.criterion.outputs == "logit" else self.criterion
         if number < self.checks:
@@ -281,7 +281,7 @@ def universal(
         meant = criterion if targets is None else Towards(criterion, targets)
         judged = for_data(meant, dataset, threat.box)
         first = partial(first_rows, dataset, 1, threat.box, labels)
-        classifier = prepare(model, work=epochs * size, rows=lambda: first()[0], outputs=judged.outputs)
+        classifier = prepare(model, work=epochs * size, outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
         about = {"model": classifier, "threat": threat, "criterion": meant}
@@ -290,8 +290,8 @@ def universal(
         config |= {"identity": identity, "targets": None}  # Folders of the last version name targets
         config |= {**FORMAT, "data": describe_data(dataset)}
         if run_dir is not None and identity is None:
-            x, _, ids = first_rows(dataset, min(batch_size, size), threat.box, labels)
-            config[ANSWERS] = answers(classifier, x, ids)
+            x, _, _ = first_rows(dataset, min(batch_size, size), threat.box, labels)
+            config[ANSWERS] = answers(classifier, x)
     if processes.world() > 1:
         asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
         processes.check_alike(config | asked, agree)

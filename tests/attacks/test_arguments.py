@@ -137,6 +137,7 @@ FOREIGN = {
     "batch_size": (9, "fa.evaluate(model, dataset, ..., batch_size=9)"), "minimal": (True, "fa.attacks.mini"),
     "kappa": (0.5, "criterion=fa.attacks.WrongBy(0.5)"), "device": ("cpu", "model.to('cpu')"),
     "precision": ("bf16", "fa.freeze(model, precision='bf16')"),
+    "compile": (True, "fa.freeze(model, compile=True)"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""freeze(model, eot=n): means over the passes of a randomized model, and the check of its search copy."""
+"""Means over the passes of a randomized model, by the model as given, and the check of its search copy."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
+from fastadv.engine import Plain, freeze, prepare
 from fastadv.losses import loss_and_grad
 from tests.engine.nets import convnet
 from tests.zoo.net import module
@@ -51,22 +51,22 @@ def expected(eot: int, loss: str, targets: Tensor | None) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("eot", [2, 4])
 def test_means_over_the_passes(eot: int, loss: str, targets: Tensor | None, direction: bool) -> None:
     """`direction` must not scale the passes differently: with four, the last one decides by its size."""
-    found = freeze(Turning(), eot=eot).input_gradient(X, Y, loss, targets, direction)
+    found = Plain(Turning(), eot).input_gradient(X, Y, loss, targets, direction)
     torch.testing.assert_close(found, expected(eot, loss, targets), rtol=1e-12, atol=1e-12)
 
 
 def test_logits_are_means_and_the_verdict_is_one_pass() -> None:
     logits = (X.flatten(1) @ WEIGHT).sin()
-    torch.testing.assert_close(freeze(Turning(), eot=4)(X), logits * sum(FACTORS) / 4, rtol=1e-12, atol=0)
-    torch.testing.assert_close(freeze(Turning(), eot=4).verdict(X), logits * FACTORS[0], rtol=1e-12, atol=0)
-    assert not freeze(Turning(), eot=2).exact
-    assert freeze(Turning(), eot=1).exact
+    torch.testing.assert_close(Plain(Turning(), 4)(X), logits * sum(FACTORS) / 4, rtol=1e-12, atol=0)
+    torch.testing.assert_close(Plain(Turning(), 4).verdict(X), logits * FACTORS[0], rtol=1e-12, atol=0)
+    assert not Plain(Turning(), 2).exact
+    assert Plain(Turning()).exact
 
 
 def test_jacobian_of_the_mean_logits() -> None:
-    frozen, rows = freeze(Turning(), eot=3), torch.eye(3).expand(5, 3, 3)
+    plain, rows = Plain(Turning(), 3), torch.eye(3).expand(5, 3, 3)
     seen: list[Tensor] = []
-    logits, gradients = frozen.jacobian(X, lambda z: seen.append(z) or rows)  # type: ignore[func-returns-value]
+    logits, gradients = plain.jacobian(X, lambda z: seen.append(z) or rows)  # type: ignore[func-returns-value]
     mean = sum(FACTORS[:3]) / 3
     torch.testing.assert_close(logits, mean * (X.flatten(1) @ WEIGHT).sin(), rtol=1e-12, atol=0)
     by_hand = mean * (X.flatten(1) @ WEIGHT).cos()[:, :, None] * WEIGHT.t()
@@ -82,10 +82,18 @@ def test_counts(eot: int) -> None:
         (lambda f: f.jacobian(X, torch.ones(5, 4, 3)), 20 * eot),
     ):
         model = Turning()
-        frozen = freeze(model, eot=eot)
-        call(frozen)
-        assert (frozen.forwards, frozen.backwards) == (5 * eot, backward)
+        plain = Plain(model, eot)
+        call(plain)
+        assert (plain.forwards, plain.backwards) == (5 * eot, backward)
         assert (model.seen["forward"], model.seen["backward"]) == (5 * eot, backward)
+
+
+def test_of_several_passes_the_model_as_given_searches() -> None:
+    frozen = freeze(convnet())
+    assert prepare(frozen, 1) is frozen
+    for model in (frozen, frozen.source):
+        several = prepare(model, 3, freeze=True)
+        assert (type(several), several.source, several.eot) == (Plain, frozen.source, 3)
 
 
 def noisy() -> nn.Module:

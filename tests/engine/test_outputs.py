@@ -48,17 +48,6 @@ def test_a_frozen_model_is_the_same_again_for_the_same_outputs() -> None:
     refuses(r"got torch.float32 .*Share", frozen, X)
 
 
-def test_a_model_of_whole_batches_may_return_one_logit() -> None:
-    def model(x: torch.Tensor) -> torch.Tensor:
-        assert len(x) == 6
-        return ONE(x)
-
-    y = (ONE(X)[:, 0] > 0).long()
-    options = {"threat": fa.Linf(0.2), "criterion": fa.attacks.Signs(), "steps": 5}
-    whole = fa.attacks.pgd(model, X, y, whole_batches=True, **options)
-    assert torch.equal(whole.success, fa.attacks.pgd(ONE, X, y, **options).success)
-
-
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [

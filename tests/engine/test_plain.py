@@ -17,6 +17,7 @@ from fastadv.engine.mapped import Mapped
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
+from tests.refusals import refuses
 from tests.zoo.net import module
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
@@ -162,7 +163,7 @@ def test_logits_are_followed_to_x_alone_and_passes_counted(prepared: Any, way: b
     x, wanted = X.double().requires_grad_(), X.double().requires_grad_()
     (model.net(wanted.float()) * by).sum().backward()
     model.zero_grad()
-    made = prepared(model.train(), eot=EOT)
+    made = prepare(prepared(model.train()), EOT)
     torch.testing.assert_close(made(x), made.verdict(X))
     before = made.forwards
     first, second = made(x), made(x)
@@ -272,6 +273,20 @@ def test_logits_that_lie_in_x_stay_when_points_move() -> None:
         logits = ask(points)[1]
         points.add_(1)
         assert torch.equal(logits, wanted)
+
+
+def test_a_map_is_never_asked_about_other_rows() -> None:
+    """Points of some samples need their rows; of parameters of others there are none."""
+    light = fa.Through(lambda x, t: (x + t.view(-1, 1, 1, 1)).clamp(0, 1), fa.Linf(0.3, box=(-1, 1)),
+                       still=lambda x: x.new_zeros(len(x), 1))  # fmt: skip
+    plain, numbers, rows = Plain(convnet()), torch.tensor([3, 70, 41]), torch.tensor([1, 2, 1, 0])
+    mapped, t = Mapped(plain, light, X[:3], numbers), torch.rand(4, 1)
+    torch.testing.assert_close(mapped(t, rows), plain(light.image(t, X[rows])))
+    part = mapped.of(t[:2], numbers[1:])
+    torch.testing.assert_close(part(t[:2]), plain(light.image(t[:2], X[1:3])))
+    for points, some in ((t, None), (t, rows[:3]), (t[:2], None)):
+        refuses("rows: expected one for each of", mapped, points, some)
+    refuses("ids: expected some of the batch", mapped.of, t[:2], torch.tensor([3, 4]))
 
 
 def test_a_map_is_asked_with_the_passes_of_a_call() -> None:

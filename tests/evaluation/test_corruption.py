@@ -59,7 +59,7 @@ def whole(folder: Path, rank: int = 0) -> None:
     (folder / f"table-{rank}").write_text(json.dumps([figures, ticks[-1], told]))
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_size": 7}, {"whole_batches": True}, {"freeze": True}])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 7}, {"freeze": True}])
 def test_a_cell_is_the_accuracy_on_the_corrupted_set(options):
     told, ticks = [], []
     table = run(Means(mark=1), seed=3, on_event=told.append, progress=lambda *at: ticks.append(at), **options)

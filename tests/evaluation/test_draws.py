@@ -55,7 +55,7 @@ def test_draws_by_hand():
     nan = [math.nan, 0.0, 0.0]
     passes = torch.tensor([[a, a, a, b, a], [a, a, a, b, a], [a, b, b, b, a], [a, c, b, b, nan]])
     parts = iter([part for logits in passes for part in logits.split(SHARED)])  # passes of a few samples
-    stub = SimpleNamespace(verdict=lambda x, rows: next(parts))
+    stub = SimpleNamespace(verdict=lambda x: next(parts))
     counted = Drawing(4).draw(stub, torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64), 0)
     assert counted["right"].tolist() == [4, 2, 2, 0, 3]
     assert counted["early"].tolist() == [2, 2, 2, 0, 2]
@@ -294,15 +294,14 @@ def test_shares_of_samples_are_rounded_to_their_number():
     assert (low.accuracy[0], high.accuracy[0]) == clopper_pearson(29, 100)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_passes_of_draws_are_small_but_for_models_of_whole_batches(whole):
+def test_passes_of_draws_are_small():
     sizes = Counter[int]()
 
-    class ByIds(nets.Threshold):
-        def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+    class Sized(nets.Threshold):
+        def forward(self, x: Tensor) -> Tensor:
             sizes[len(x)] += 1
             return super().forward(x)
 
-    table = drawn(ByIds(), 3, dataset=many(12), attacks=None, batch_size=5, whole_batches=whole)
+    table = drawn(Sized(), 3, dataset=many(12), attacks=None, batch_size=5)
     assert table.draws.right.tolist() == [3] * 12
-    assert sizes == ({5: 3 + 3 * 3} if whole else {5: 2, 2: 1 + 3, SHARED: 6, 1: 6})
+    assert sizes == {5: 2, 2: 1 + 3, SHARED: 6, 1: 6}

@@ -24,6 +24,13 @@ from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 from tests.refusals import refuses
 
 
+def test_a_model_of_one_batch_size_is_to_be_padded():
+    def four(x):
+        return Threshold()(x.view(4, 1)) if len(x) == 4 else x.view(4, 1)
+
+    refuses("got .* at 2 of 4; let a module around it pad", evaluate, four, DATA, batch_size=4)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_figures_by_hand(batch_size):
     table = evaluate(Threshold(), DATA, {"small": pgd(0.15), "large": pgd(0.35)}, batch_size=batch_size)

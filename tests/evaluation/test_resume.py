@@ -81,7 +81,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         ({"attacks": {"near": partial(nearest, past=0.02), "pgd": pgd(0.25)}}, "attacks.near.func "),
         ({"model": model}, "model.weights"),
         ({"model": nn.Sequential(Threshold())}, "model.parts"),
-        ({"precision": "bf16"}, r"search.precision \(fp32 there, bf16 here\)"),
+        ({"model": fa.freeze(Threshold(), "bf16")}, r"search.precision \(fp32 there, bf16 here\)"),
         ({"draws": 3}, r"draws \(None there, 3 here\)"),
         ({"identity": "v2"}, "identity "),
         ({"dataset": pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])}, "dataset="),

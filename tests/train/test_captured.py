@@ -8,7 +8,6 @@ from torch import nn
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.engine import worth
 from fastadv.train import (
     AWP,
     MART,
@@ -176,30 +175,3 @@ def test_a_compiled_run_trains_the_same(case, captured, monkeypatch):
         assert_same(model, expected)
         assert vars(model).keys() == vars(net()).keys()
         assert full == 2 * [*6 * [True], False]
-
-
-def test_work_worth_a_minute_is_compiled_and_trains_on_where_a_compiler_fails(captured, monkeypatch, logged):
-    expected, _ = trained(PGD, cuda_graph=False)
-    compiled = []
-
-    def fails(function, **options):
-        def call(*args):
-            compiled.append(True)
-            raise RuntimeError("no compiler")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", fails)
-    row, gradients = images()[0][0][None], 2 * len(images()) * (PGD.steps + 2)
-    monkeypatch.setattr(worth, "MINUTE", gradients * worth.operations(fa.engine.Plain(net()), row) + 1)
-    trained(PGD)
-    assert not compiled
-    monkeypatch.setattr(worth, "MINUTE", worth.MINUTE - 1)
-    trained(PGD, execution={"compile": False})
-    assert not compiled
-    model, _ = trained(PGD)
-    assert compiled
-    assert "the model is not compiled: no compiler" in logged.text
-    assert_same(model, expected)
-    with pytest.raises(RuntimeError, match="no compiler"):
-        trained(PGD, execution={"compile": True})

@@ -359,10 +359,9 @@ def test_a_run_goes_on_from_any_epoch(make, seed, tmp_path):
 def test_passes_are_what_the_model_saw(eot):
     seen, model = [], net()
     model.register_forward_hook(lambda module, _, out: seen.append(len(out)))
-    frozen = fa.engine.freeze(model, eot=eot)
     data = labeled(net(), images())
     seen.clear()
-    out = universal(frozen, data, fa.Linf(0.1), epochs=3, batch_size=16)
+    out = universal(fa.engine.Plain(model, eot), data, fa.Linf(0.1), epochs=3, batch_size=16)
     assert out.forwards == sum(seen)
     assert out.backwards == 3 * 40 * eot
 

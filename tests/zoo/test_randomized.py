@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
+from fastadv.engine import Plain
 
 from . import nets  # noqa: F401
 from .judge import eager
@@ -45,7 +46,7 @@ def drawn(ask: Callable[[], Tensor]) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("net", RANDOMIZED)
 def test_a_search_draws_as_the_model_and_its_expectations_average_fresh_draws(net: Net) -> None:
-    model, frozen, four = net.build(), fa.freeze(net.build()), fa.freeze(net.build(), eot=4)
+    model, frozen, four = net.build(), fa.freeze(net.build()), Plain(net.build(), 4)
     x, y = net.images(4)
     with torch.no_grad():
         wanted = drawn(lambda: model(x))

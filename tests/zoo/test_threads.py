@@ -104,7 +104,7 @@ def cases() -> list[Case]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], precision: str) -> None:
     """Each thread has batches of another size, which may be searched in another way."""
     with unrelated_models():

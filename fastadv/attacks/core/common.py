@@ -20,7 +20,6 @@ from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.task import Classified, Task, unwrapped
 from fastadv.attacks.special.training import warn_of_training
 from fastadv.engine import Model, Prepared
-from fastadv.engine.by_row import explained, takes_ids
 from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.errors import InputError
 from fastadv.losses import LOSSES, check_loss
@@ -60,7 +59,6 @@ class Common(TypedDict, total=False):
     mask: Tensor | None
     eot: int
     ids: Tensor | None
-    whole_batches: bool
     freeze: bool | None
 
 
@@ -74,11 +72,9 @@ for kind in (Common, GradientCommon):
     kind.__doc__ = documented(f"{kind.__doc__}", kind.__annotations__, {}, returns=False)
 
 DEFAULTS = {
-    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "whole_batches": False,
+    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None,
     "freeze": None, "gradient": (),
 }  # fmt: skip
-# arguments that make the task; `precision` and `compile` are those of AutoAttack
-DOOR = {*Common.__annotations__, "precision", "compile"}
 PLACES = "model", "x", "y", "threat"
 
 
@@ -134,21 +130,16 @@ def takes_common(
         model, x = unwrapped(arguments["model"]), arguments["x"]
         called = {place: arguments.pop(place, front.defaults[place]) for place in PLACES}
         asked = door(arguments) if door else {}
-        asked |= {option: arguments.pop(option) for option in DOOR & arguments.keys()}
+        asked |= {option: arguments.pop(option) for option in Common.__annotations__ if option in arguments}
         device = x.device.type if isinstance(x, Tensor) else "cpu"
         # its own arithmetic, too, is not that of an autocast around
         with no_gradient(), no_autocast(device):
-            try:
-                task = Task.of(**called, **asked, passes=work)
-                _check_through(name, through, task, x.shape)
-                if model is called["model"]:
-                    warn_of_training(name, model, task.classifier, "ids" in asked)
-                with task.classifier.in_eval():
-                    out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
-            except Exception as error:
-                if (explanation := explained(error, model, x)) is error:
-                    raise
-                raise explanation from error
+            task = Task.of(**called, **asked, passes=work)
+            _check_through(name, through, task, x.shape)
+            if model is called["model"]:
+                warn_of_training(name, model, task.classifier, "ids" in asked)
+            with task.classifier.in_eval():
+                out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
         if isinstance(out, AttackResult):
             out = task.with_images(out) if isinstance(called["threat"], Through) else out
             out = replace(out, attack=name)
@@ -306,10 +297,7 @@ def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[.
     def value(rows: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return loss(criterion.in_shape(rows, y), y, targets)
 
-    def value_of_rows(rows: Tensor, y: Tensor, targets: Tensor | None, ids: Tensor) -> Tensor:
-        return loss(criterion.in_shape(rows, y), y, targets, ids=ids)
-
-    return value_of_rows if takes_ids(loss) else value
+    return value
 
 
 def passes(arguments: Mapping[str, Any]) -> int:

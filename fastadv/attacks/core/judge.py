@@ -7,7 +7,6 @@ its point wins nothing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -19,7 +18,6 @@ from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Plan, Record
 from fastadv.attacks.core.task import Task
-from fastadv.engine.by_row import takes_ids
 from fastadv.ops import largest
 from fastadv.ops._rows import PerRow, limits, per_row
 from fastadv.ops.keep_best import keep_best_
@@ -116,7 +114,7 @@ class Judge:
         """Return by what points compete with a budget, of the loss of the plan."""
         task, shape = self.task, logits.shape[:-1]
         if value is None:
-            value = loss_of(logits, task.y, self.plan.loss, task.targets, task.ids)
+            value = loss_of(logits, task.y, self.plan.loss, task.targets)
         y, targets = self._labels(shape)
         value = graded(value.flatten(), logits.flatten(0, -2), y, self.plan.loss, targets)
         return ranked(value.view(shape), turned)
@@ -179,17 +177,9 @@ def repeated(values: V, count: int = 1) -> V:
     return values if values is None or count == 1 else values.repeat_interleave(count, 0)
 
 
-def of_rows(loss: losses.Loss, ids: Tensor) -> losses.Loss:
-    """Return the loss, with the ids of its rows where it takes them."""
-    if not (callable(loss) and takes_ids(loss)):
-        return loss
-    return partial(loss, ids=ids)  # type: ignore[call-arg]
-
-
-def loss_of(logits: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None, ids: Tensor) -> Tensor:
+def loss_of(logits: Tensor, y: Tensor, loss: losses.Loss, aims: Tensor | None) -> Tensor:
     """Return the loss [n] or [n, C] of logits [n, K] or [n, C, K]."""
     shape, logits = logits.shape[:-1], logits.flatten(0, -2)
-    loss = of_rows(loss, repeated(ids, *shape[1:]))
     return losses.loss_value(logits, repeated(y, *shape[1:]), loss, repeated(aims, *shape[1:])).view(shape)
 
 

@@ -17,9 +17,7 @@ MEANINGS = {
     pass misreads it, all steps are taken, and an attack with a radius returns the last point of a run, of
     several runs that of the largest mean; one for the nearest keeps the nearest success of the means.""",
     "ids": """int [B], sample numbers, by default 0 to B - 1. Random numbers depend on them, not on the place
-    in the batch. A model or loss with an argument `ids` gets those of the rows that it is given.""",
-    "whole_batches": """whether each pass has all rows of x in their places, for a model that takes batches of
-    one size, or keeps something of each row. False, the default, passes those still to be broken.""",
+    in the batch.""",
     "freeze": """whether to search on a frozen copy of the model (`fastadv.freeze`); None, the default, does
     so where steps times samples are many. A Frozen is used as it is.""",
     "gradient": """rules that make the gradient to follow, such as those of docs/transfer.md; the first one

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.judge import Answer, graded, loss_of, of_rows, repeated
+from fastadv.attacks.core.judge import Answer, graded, loss_of, repeated
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.record import Record, Rows, Steps
@@ -222,8 +222,7 @@ class Search(Samples[R_co]):
         """Return what gives loss, logits and gradient in a pass of its own."""
         task, interval = self.problem, self._interval(loss)
         if interval is None:
-            of = of_rows(loss, self.ids)
-            about: dict[str, Any] = {"loss": of, "targets": self.aims, "direction": direction}
+            about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
             pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=task.rows, **about)
         else:
             before = self.plan.minimum and loss == "margin"
@@ -239,7 +238,7 @@ class Search(Samples[R_co]):
         if not (points is self._start or torch.equal(points, self.x)):
             return pull(points)
         rows = None if len(points) == len(clean.logits) else self._places
-        return clean.gradient(rows, self.y, of_rows(loss, self.ids), self.aims, direction)
+        return clean.gradient(rows, self.y, loss, self.aims, direction)
 
     def _interval(self, loss: losses.Loss) -> Tensor | None:
         """Return into which interval outputs were squashed that a loss sees as they were before; or None."""
@@ -262,7 +261,7 @@ class Search(Samples[R_co]):
     def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
         """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
         logits = self._logits(points)
-        return loss_of(logits, self.y, loss, self.aims, self.ids), logits
+        return loss_of(logits, self.y, loss, self.aims), logits
 
     def _logits(self, points: Tensor) -> Tensor:
         """Return [n, K] or [n, C, K] of candidates [n, C, ...]."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, check_flag
+from fastadv._checks import check_count
 from fastadv._waiting import surely_finite
 from fastadv.attacks.core.checks import check_images, check_mask, check_threat
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
@@ -18,7 +18,6 @@ from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.mapped import Mapped
-from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 
@@ -90,16 +89,13 @@ class Task(Classified):
         mask: Tensor | None = None,
         ids: Tensor | None = None,
         eot: int = 1,
-        whole_batches: bool = False,
         freeze: bool | None = None,
-        precision: Precision | None = None,
-        compile: bool | None = None,
         passes: int = 0,
     ) -> "Task":
         """Return the task of a call, whose arguments, those of every attack, are checked.
 
-        What is classified stands for its classifier, and for the logits at x. `freeze`, `precision` and
-        `compile` are those of `fastadv.freeze`; None decides by the `passes` of a sample that are planned.
+        What is classified stands for its classifier, and for the logits at x. `freeze` says whether to search
+        on a frozen copy; None decides by the `passes` of a sample that are planned.
         """
         task = model if isinstance(model, Classified) else None
         check_threat(threat, maps=True)
@@ -108,10 +104,8 @@ class Task(Classified):
         x = check_images(x, threat.box, values=not (known and getattr(task, "box", None) == threat.box))
         size, averages = len(x), check_count("eot", eot, 1)
         _check_batch(x, y)
-        whole = check_flag("whole_batches", whole_batches)
         classifier = prepare(
             unwrapped(model), averages if averages > 1 else None, work=passes * size, freeze=freeze,
-            size=size if whole else 0, precision=precision, compile=compile, rows=lambda: x,
             outputs=criterion.outputs,
         )  # fmt: skip
         if criterion.outputs == "any" and not size:  # no sample meets anything

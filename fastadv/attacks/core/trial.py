@@ -48,7 +48,7 @@ class Verdict:
         """Return the loss [B] of an attack, computed once."""
         if self._loss is None:
             losses_of = loss_of if len(task.y) else lambda logits, *_: logits.new_zeros(0)
-            self._loss = losses_of(self.logits, task.y, loss, task.targets, task.ids)
+            self._loss = losses_of(self.logits, task.y, loss, task.targets)
         return self._loss
 
 
@@ -161,7 +161,7 @@ class Trial:
         if not bool(broken.any()):
             return False
         task = self.problem
-        margin = loss_of(verdict.logits, task.y, task.margin, task.targets, task.ids)
+        margin = loss_of(verdict.logits, task.y, task.margin, task.targets)
         return bool((broken & (margin < -self._rounding())).any())
 
     def _rounding(self) -> float:

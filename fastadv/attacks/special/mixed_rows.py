@@ -5,7 +5,7 @@ from torch import Tensor
 from fastadv.engine import Prepared
 
 WORDS = "logits depend on the rest of the batch, or on the place in it, and no two passes of one batch differ"
-ADVICE = "give BatchNorm its statistics, or attack with whole_batches=True, at batch_size=1 where rows mix"
+ADVICE = "give BatchNorm its statistics, or attack a module around it that passes each row alone"
 FLAG = f"mixed_rows: {WORDS}: {ADVICE}; a final pass of the whole batch decided"
 FEW = 2  # rows that pass alone
 AGAIN = 4  # times; a model that draws once for a batch, such as a shift, may repeat itself by chance

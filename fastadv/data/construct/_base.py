@@ -136,8 +136,7 @@ def prepare(
         return base.fetch(torch.tensor([0], device="cpu"))[0]
 
     work = search.steps * base.count
-    asked: dict[str, Any] = {name: options.get(name) for name in ("precision", "compile")}
-    frozen = prepared(model, work=work, freeze=True, rows=first, **asked)
+    frozen = prepared(model, work=work, freeze=True)
     base.device = frozen.device or base.device
     x = first()
     logits = frozen.verdict(x)
@@ -183,7 +182,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
         )
     if isinstance(source, Frozen):
         return _compared(freeze(cut, **source.options.asked()), base)
-    return prepared(cut, source.eot)
+    return prepared(cut)
 
 
 def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
@@ -194,4 +193,4 @@ def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> di
     if isinstance(model, nn.Module):
         state = model.state_dict()
         known = {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
-    return {"frozen": source.describe(), **known, "probe": answers(source, base.fetch(numbers)[0], numbers)}
+    return {"frozen": source.describe(), **known, "probe": answers(source, base.fetch(numbers)[0])}

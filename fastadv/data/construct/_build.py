@@ -24,7 +24,6 @@ from fastadv.data.shards import (
     write_shard,
 )
 from fastadv.engine import Prepared
-from fastadv.engine.precision import Precision
 from fastadv.errors import InputError
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
@@ -36,7 +35,7 @@ DTYPES = ("uint8", "float32")
 
 
 class BuildOptions(TypedDict, total=False):
-    """The options that every construction takes by name; only `dtype` and `precision` change the set.
+    """The options that every construction takes by name; only `dtype` changes the set.
 
     Where a process group is initialized, as under torchrun, its processes take the shards in turn, each reads
     and writes its own in `out_dir`, which all must see, and all return the set of one process. Without
@@ -52,8 +51,6 @@ class BuildOptions(TypedDict, total=False):
             default, keeps everything in memory.
         shard_size: samples of each shard; 1024 by default. Whatever stops a process loses at most this many
             of its samples.
-        precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
-        compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
             is otherwise known by its code.
         rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
@@ -67,8 +64,6 @@ class BuildOptions(TypedDict, total=False):
     dtype: str | None
     out_dir: str | PathLike[str] | None
     shard_size: int
-    precision: Precision | None
-    compile: bool | None
     identity: str | None
     rank: int | None
     world_size: int | None
@@ -96,7 +91,6 @@ def build(
     construction: Construction, base: Base, *, batch_size: int = 256, dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None, shard_size: int = 1024, identity: str | None = None,
     rank: int | None = None, world_size: int | None = None, progress: Progress = False,
-    precision: Precision | None = None, compile: bool | None = None,
 ) -> ConstructedSet:  # fmt: skip
     """Run `construction`, whose source is prepared, over `base`; BuildOptions describes the arguments."""
     with processes.agreement():

@@ -103,11 +103,7 @@ def _predicted(
         return None, None
 
     def logits(x: Tensor) -> Tensor:
-        rows = []
-        for part, ids in zip(torch.split(x, BATCH), torch.split(samples.ids, BATCH), strict=True):
-            about = part.to(device=frozen.device)
-            rows.append(frozen.of(about, ids.to(about.device)).verdict(about).cpu())
-        return torch.cat(rows)
+        return torch.cat([frozen.verdict(part.to(frozen.device)).cpu() for part in torch.split(x, BATCH)])
 
     seen, clean = logits(samples.x_adv).argmax(1), logits(samples.x)
     if names is not None and len(names) != (number := clean.shape[1]):

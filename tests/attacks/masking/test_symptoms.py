@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import grad as imported_grad
 
 from fastadv.attacks.masking.symptoms import symptoms
-from fastadv.engine import Plain, freeze
+from fastadv.engine import Plain, freeze, prepare
 from tests.attacks.contract.unchanged import unchanged
 from tests.attacks.nets import explained
 from tests.defenses import Defended, Pointwise
@@ -34,7 +34,7 @@ def changed(before: Change | None = None, after: Change | None = None) -> nn.Mod
     return Defended(net(), before=before and Pointwise(before), after=after and Pointwise(after)).eval()
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"eot": 2}])
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}])
 def test_none_for_an_ordinary_network(options: dict[str, Any]) -> None:
     assert symptoms(freeze(net(), **options), X) == ()
     assert symptoms(freeze(net(), **options), X[:1]) == ()
@@ -53,7 +53,7 @@ NOISE: dict[str, Change] = {
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
 @pytest.mark.parametrize("eot", [1, 3])
 def test_randomized(noise: Change, eot: int) -> None:
-    assert symptoms(freeze(changed(noise), eot=eot), X) == ("randomized",)
+    assert symptoms(prepare(changed(noise), eot, freeze=True), X) == ("randomized",)
 
 
 @pytest.mark.parametrize(("level", "expected"), [(1e-6, False), (5e-4, True), (1e-2, True)])

@@ -147,26 +147,6 @@ def test_models_that_may_answer_otherwise_are_asked_to_the_end(kind: str, count:
     assert (out.backwards < 60 * count) == out.cycled.any() == leaves
 
 
-class Told(Alone):
-    """A net that is told the numbers of its rows."""
-
-    def forward(self, x: Tensor, ids: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x) + 0.01 * ids[:, None] * torch.arange(3)
-
-
-@pytest.mark.parametrize("count", [2, COUNT])
-@pytest.mark.parametrize("told", [False, True])
-def test_samples_of_models_that_know_their_rows_leave(
-    told: bool, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, x = Told(mlp()) if told else Alone(mlp(), odd=ODD["has one size"]), images(count)
-    model.size, y = count, labels(Alone(mlp()), x)
-    options: Any = {"steps": 60, "step_size": 0.02, "whole_batches": not told, "stop_early": False}
-    short, long = both(monkeypatch, lambda: fa.attacks.pgd(model, x, y, fa.Linf(0.05), **options))
-    assert short.cycled.any()
-    assert short.backwards < long.backwards
-
-
 def test_steps_are_counted_as_if_taken_and_the_last_ones_are() -> None:
     record = Record.start(torch.zeros(2, 1))
     record.rank = torch.tensor([1.0, 2.0])

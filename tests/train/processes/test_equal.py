@@ -77,6 +77,8 @@ def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path):
     assert second["folder"].startswith("InputError: process 0: run_dir: expected a folder")
     assert first["batch"] == second["batch"]
     assert "batch_size: expected at least one image for each of 2 processes, got 1" in first["batch"]
+    assert first["norm"] == second["norm"]
+    assert re.search("in 2 processes, .* got BatchNorm1d; take torch.nn.SyncBatchNorm", first["norm"])
     assert first["nan"] == second["nan"]
     assert "FloatingPointError: training: expected a finite loss, got inf in epoch 1" in first["nan"]
     assert re.search(r"\(samples .*\b5\b", first["nan"])

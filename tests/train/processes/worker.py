@@ -23,12 +23,12 @@ THREAT = Linf(0.1)
 
 
 def net() -> nn.Module:
-    """BatchNorm of images and of rows, and a weight that no loss reaches, in double precision."""
+    """A net with a weight that no loss reaches, in double precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Dropout(0.0),
-            nn.Linear(144, 6), nn.BatchNorm1d(6, momentum=None), nn.Softplus(), nn.Linear(6, 3),
+            nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Softplus(), nn.Flatten(), nn.Dropout(0.0),
+            nn.Linear(144, 6), nn.LayerNorm(6), nn.Softplus(), nn.Linear(6, 3),
         ).double()  # fmt: skip
     model.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
     return Doubled(model)
@@ -140,6 +140,7 @@ def faults(folder: Path, rank: int) -> None:
         "folder": {"run_dir": folder / "file"},
         "batch": {"batch_size": 1},
         "nan": {"recipe": Spoiled()},
+        "norm": {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))},
     }
     said = {}
     for name, options in wrong.items():

@@ -44,9 +44,6 @@ CHANGES = {
     "module": lambda net: setattr(net, "last", nn.Linear(144, 3)),
     "module within": lambda net: net.parts.append(nn.ReLU()),
     "hook": lambda net: net.last.register_forward_hook(_hook),
-    "attribute": lambda net: setattr(net, "temperature", 2.0),
-    "new attribute": lambda net: setattr(net, "another", None),
-    "function": lambda net: setattr(net, "logits_of", lambda x: x * 2),
     "place of weights": lambda net: setattr(net.last.weight, "data", torch.ones(3, 144)),
     "layout": lambda net: net.to(memory_format=torch.channels_last),
     "buffer": lambda net: setattr(net, "shift", torch.ones(3)),
@@ -67,6 +64,17 @@ def test_a_change_makes_another_follower(change):
         assert second is not first
         assert follower(net) is second
     assert torch.equal(second.verdict(x), Plain(net).verdict(x))
+
+
+@pytest.mark.usefixtures("search_copy")
+def test_a_follower_has_the_attributes_of_its_model():
+    net, followers, x = Net(), Followers(), images().x[:2]
+    with followers.in_use():
+        first = follower(net)
+        first(x)
+        net.temperature, net.logits_of = 2.0, lambda x: x * 2
+        assert follower(net) is first
+    torch.testing.assert_close(first(x), Plain(net).verdict(x))
 
 
 @dataclass
