@@ -27,7 +27,6 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
-from fastadv.cli._merge import merge
 from fastadv.cli._models import models
 from fastadv.cli._options import Spoken
 from fastadv.cli._output import note
@@ -56,7 +55,6 @@ for command, example in (
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (certify, f"fastadv certify {MODEL} --sigma 0.25 --rounded --run-dir runs/certified"),
-    (merge, "fastadv merge runs/judged --out runs/judged"),
     (models, "fastadv models --data cifar10 --norm linf"),
     (doctor, "fastadv doctor"),
 ):

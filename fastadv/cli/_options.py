@@ -101,13 +101,6 @@ def check_samples(text: str) -> None:
     check_choice("ending", Path(text).suffix.lower(), (".safetensors", ".npz", ".pt"))
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        refuse(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text!r}.")
-    return int(number), int(count)
-
-
 def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) -> Any:
     """Declare an option whose text has a parser of its own."""
     return typer.Option(parser=usage()(parser), metavar=metavar, help=help)
@@ -125,11 +118,6 @@ Report = Annotated[Path, text(partial(parse_place, what="file", check=check_repo
 Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]
 Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
-SHARD = (
-    "Do share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each its "
-    "own; fastadv merge puts those together."
-)
-Shard = Annotated[tuple[int, int], text(parse_shard, "I/N", SHARD)]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
 FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
 Split = Literal["train", "test"]

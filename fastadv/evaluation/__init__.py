@@ -1,7 +1,6 @@
 """Evaluation: a model under attacks as a table, draws of a randomized one, curves, and intervals."""
 
 from fastadv.evaluation import robustbench as robustbench
-from fastadv.evaluation._parts import merge
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.export import OverSeeds, over_seeds
 from fastadv.evaluation.measure import evaluate
@@ -23,7 +22,6 @@ __all__ = [
     "bootstrap",
     "clopper_pearson",
     "evaluate",
-    "merge",
     "over_seeds",
     "report",
     "transferability",

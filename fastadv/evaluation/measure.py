@@ -52,8 +52,8 @@ def evaluate(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None = None, *,
     threat: Threats | None = None, batch_size: int = 256, limit: int | None = None,
     keep_samples: bool = False, draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None,
-    resume: bool = False, identity: str | None = None, indicators: bool = True, rank: int | None = None,
-    world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
+    resume: bool = False, identity: str | None = None, indicators: bool = True,
+    progress: Progress = False, on_event: OnEvent | None = None,
     freeze: bool | None = None, precision: Precision | None = None, compile: bool | None = None,
     whole_batches: bool = False, criterion: Criterion | None = None, grey_box: Model | Prepared | None = None,
     corruptions: str | Sequence[str] | None = None, severities: int | Sequence[int] = SEVERITIES,
@@ -107,11 +107,6 @@ def evaluate(
             attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
             nothing, and a flag says so.
-        rank: for processes that do not communicate, such as the jobs of an array: this one works on the
-            batches k with k % world_size == rank, returns the table of these, without indicators, and records
-            in `run_dir`, its own or a common one, that it is done. With all shares, put together by
-            `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
-        world_size: the number of such processes.
         progress: True shows a bar on stderr, with the attack and the robust accuracy so far; a function is
             called with (samples done, samples) summed over the attacks.
         on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
@@ -174,11 +169,6 @@ def evaluate(
             )
         chosen = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
-        share = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
-        if apart := (rank, world_size) != (None, None):
-            if run_dir is None:
-                raise InputError("run_dir: expected a folder for a share of an evaluation, got None")
-            share(-(-count // batch_size))  # before the folder is that of an evaluation that cannot be
         config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
         config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
@@ -202,18 +192,14 @@ def evaluate(
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)}, agree)
     showing = shown(progress, "evaluating")
-    with job.frozen.in_eval(), Parts(run_dir, shared=apart) as parts, showing as tick:
+    with job.frozen.in_eval(), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
         before = (parts.identity or config)["samples"]
         earlier = [samples for samples in before if samples < count]
-        job = replace(job, drawing=drawing, share=share, earlier=earlier)
+        job = replace(job, drawing=drawing, earlier=earlier)
         events = Events(on_event, tick, count * len(config["attacks"]))
-        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen).table()
-        if apart:
-            number = len(job.positions())
-            parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
-        return table
+        return Evaluation(job, keep_samples, parts, indicators, events, chosen).table()
 
 
 @dataclass(frozen=True)
@@ -343,5 +329,5 @@ class Evaluation:
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
-            unserved=unserved, chosen=self.job.chosen(ids),
+            unserved=unserved, chosen=self.job.chosen,
         )  # fmt: skip

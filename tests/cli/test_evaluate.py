@@ -201,8 +201,6 @@ def test_the_summary_has_each_attack_and_what_failed(fastadv, net, folder):
         ("--radius 0.1 --fail-under pgd=0.5", "share: expected one of robust, clean, got 'pgd'"),
         ("--radius 0.1 --fail-under robust", "KEY=VALUE"),
         ("-a fmn --fail-under robust=0.5", "no attack has a radius"),
-        ("--radius 0.1 --run-dir a --shard 0/2 --fail-under clean=0.5", "--fail-under is of all images"),
-        ("--radius 0.1 --run-dir a --shard 0/2 --summary a.md", "--summary is of all images"),
         ("-a fmn -a fmn:norm=l2 --out a.safetensors", "one norm"),
         ("-a fmn --radius 0.1 --radii 0,0.2", "beyond the radius 0.1"),
         ("-a fmn --radii 0.1,inf", "radii: expected finite numbers of at least 0"),
