@@ -322,11 +322,11 @@ def row(
 def unserved(attacks: Iterable[Attack], rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the threats with a radius in which attacks were asked for, and none ran."""
     asked = [(threat_of(attack), row) for attack, row in zip(attacks, rows, strict=True)]
-    ran = [describe(threat) for threat, row in asked if not row.refused]
+    ran = [describe(threat, kept=False) for threat, row in asked if not row.refused]
     lacks = {
         row.within if row.threat else threat_text(threat)
         for threat, row in asked
-        if row.refused and (threat is None or (threat.finite and describe(threat) not in ran))
+        if row.refused and (threat is None or (threat.finite and describe(threat, kept=False) not in ran))
     }
     return tuple(sorted(lacks))
 

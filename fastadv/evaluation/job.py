@@ -25,7 +25,7 @@ from fastadv.evaluation._outcome import Batch
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import Attack, Attacks, Threats, boxes_of, criterion_of, labels_of, named
 from fastadv.runs import processes
-from fastadv.runs.identity import describe
+from fastadv.runs.identity import BY_NAME, describe
 
 T = TypeVar("T")
 
@@ -176,13 +176,12 @@ def _first(dataset: Dataset[Any], box: Boxes, criterion: Criterion) -> tuple[Ten
     return next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
 
 
-def description(job: Job, identity: str | None = None) -> dict[str, Any]:
+def description(job: Job, identity: str | None = BY_NAME) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
-    model = describe(job.frozen.model, identity=identity)
+    model = describe(job.frozen.model, identity=BY_NAME)  # whose answers tell the rest
     return {
         "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
         "attacks": [[name, describe(attack, identity=identity)] for name, attack in job.attacks.items()],
-        "identity": identity,
     }
 
 

@@ -42,7 +42,7 @@ from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, describe
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -101,8 +101,9 @@ def evaluate(
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
             there may be more attacks and more samples, which are added to what is there.
         identity: a text that represents your own model and attacks. Without it a model is known by its
-            weights and its logits of 16 samples, an attack by its arguments and the code of its function:
-            what that reads or calls in its module may change unnoticed, unless `identity` tells.
+            weights and its logits of 16 samples, an attack by its arguments and the source of its function:
+            what that reads or calls in its module may change unnoticed. With a `run_dir` it is needed for a
+            lambda, and for a function that holds objects.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
@@ -169,14 +170,16 @@ def evaluate(
             )
         chosen = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
+        known = BY_NAME if run_dir is None else identity
         config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
         config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
-            config["criterion"] = describe(criterion)
+            config["criterion"] = describe(criterion, identity=known)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
-            config |= description(job, identity)
+            config |= description(job, known)
+            config["identity"] = identity
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             search = {"precision": precision or options.precision, "eot": job.frozen.eot}

@@ -55,7 +55,7 @@ class BuildOptions(TypedDict, total=False):
         precision: of the search, as in `fastadv.freeze`; None is the model's own, or that of a Frozen.
         compile: whether to compile the search, as in `fastadv.freeze`; None decides by the work.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
-            is otherwise known by its code.
+            is otherwise known by its answers.
         progress: True shows a bar on stderr; a function is called with (samples done, samples to do).
     """
 
@@ -162,7 +162,7 @@ def _config(
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
             "base": base.fingerprint(),
-            "model": fingerprint(construction.source, base, identity),
+            "model": fingerprint(construction.source, base),
             "threat": construction.threat.describe(),
             "metric": construction.threat.metric,
             "dtype": dtype,
