@@ -17,7 +17,6 @@ from fastadv.runs import processes
 from fastadv.text import number, percent
 from fastadv.threat import THREATS
 
-SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
 # The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 KIND = "D_R, D_NR, D_rand or D_det of Ilyas et al. 2019."
@@ -57,7 +56,6 @@ def construct(
     search: Search,
     machine: Machine,
     out: Annotated[o.Folder, "Folder for the set; what is there already is kept and the rest is built."],
-    shard_size: Annotated[int, SHARD_SIZE] = 1024,
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
@@ -65,7 +63,6 @@ def construct(
     interruption. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
-    What stops one loses at most --shard-size images.
     """
     settings = _settings(kind, construction, machine.seed)
     build = getattr(library, kind.replace("-", "_"))
@@ -74,8 +71,8 @@ def construct(
         dataset = images(part="train")
         net = search.frozen(model.load(dataset, machine))
         built = build(
-            net, dataset, **settings, out_dir=out, shard_size=shard_size,
-            batch_size=search.batch_size, progress=tick,
+            net, dataset, **settings, out_dir=out, batch_size=search.batch_size,
+            progress=tick,
         )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells

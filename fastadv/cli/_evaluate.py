@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -51,11 +50,10 @@ TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 MEASURE = Front(
     measure,
-    "run_dir resume draws indicators corruptions severities published",
+    "run_dir resume draws indicators corruptions severities",
     types={
         "corruptions": Annotated[Any, o.text(lambda t: named(t.split(",") if "," in t else t), "NAMES")],
         "severities": Sequence[float],
-        "published": Annotated[Path, typer.Option(metavar="FOLDER")],
     },
     defaults={"severities": "1,2,3,4,5"},
 )
@@ -119,7 +117,7 @@ class RobustBench:
             why = "writes the result of --suite robustbench: give that, too."
             o.refuse_set(why, robustbench=self.robustbench)
             return texts or default, budget
-        taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
+        taken = {"attack": texts, "size": images["size"]} | budget.chosen
         o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
         (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
         if (data, norm) not in RADII:

@@ -17,7 +17,6 @@ from fastadv._checks import SEEDS, check_choice, meant
 from fastadv.attacks import ATTACKS, Attack
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
-from fastadv.evaluation.figures import check_path
 from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS
 
@@ -78,12 +77,6 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
-def parse_two(text: str) -> tuple[float, ...]:
-    if text.count(",") != 1:
-        refuse(f"expected FROM,TO such as 10,1, got {text!r}.")
-    return parse_numbers(text)
-
-
 def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> Path:
     """Check the name of a file or a folder before the work: it lies where it can be written."""
     check(text)
@@ -115,12 +108,10 @@ SAMPLES = (
 )
 Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE", SAMPLES)]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
-Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]
 Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
 FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
-Split = Literal["train", "test"]
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("kind", "way"), PAIRS)
 def test_a_table_is_the_same(kind, way, tables, tmp_path):
-    """Each kind in four of the ways, each way for four kinds or more; a random model draws once for a batch."""
+    """Each kind in four of the ways, each way for four kinds; a random model draws once for a batch."""
     table, whole = way(kind, tmp_path), tables[kind]
     if way is of_batches:  # whose flags count the batches
         torch.testing.assert_close(contents(table)[0], contents(whole)[0], rtol=0, atol=0, equal_nan=True)
