@@ -2,7 +2,6 @@
 
 from fastadv.evaluation import robustbench as robustbench
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
-from fastadv.evaluation.export import OverSeeds, over_seeds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack
 from fastadv.evaluation.report.page import report
@@ -14,7 +13,6 @@ from fastadv.intervals import bootstrap, clopper_pearson
 __all__ = [
     "Attack",
     "Curve",
-    "OverSeeds",
     "Row",
     "Table",
     "Transferability",
@@ -22,7 +20,6 @@ __all__ = [
     "bootstrap",
     "clopper_pearson",
     "evaluate",
-    "over_seeds",
     "report",
     "transferability",
 ]

@@ -29,7 +29,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation import _outcome as outcomes
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Batch, Part, Shelf, attempted, joined
+from fastadv.evaluation._outcome import Batch, Part, attempted, joined
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
@@ -218,9 +218,9 @@ class Evaluation:
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
-        started, done, shelf = time.perf_counter(), list[list[Part]](), Shelf()
+        started, done = time.perf_counter(), list[list[Part]]()
         with self.job.drawing.kept(self.job.frozen.device):
-            for clean, *attacked in map(shelf.keep, self.job.results(self.measure)):
+            for clean, *attacked in self.job.results(self.measure):
                 done.append([clean, *attacked])
                 if processes.world() > 1:
                     for name, part in zip(self.job.attacks, attacked, strict=True):
