@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     for attack in config.getoption("--attack"):
-        from fastadv.attacks.core.contract import checks  # torch loads only where it is asked for
+        from fastadv.attacks.contract import checks  # torch loads only where it is asked for
         from fastadv.errors import InputError
 
         if (here := str(config.invocation_params.dir)) not in sys.path:

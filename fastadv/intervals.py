@@ -17,6 +17,8 @@ from fastadv import rng
 from fastadv._checks import check_count, check_share
 from fastadv.errors import InputError
 
+__all__ = ["Interval", "bootstrap", "clopper_pearson"]
+
 BLOCK = 1 << 20  # positions drawn at once
 Statistic = Callable[[NDArray[Any]], ArrayLike]
 

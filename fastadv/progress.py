@@ -10,6 +10,8 @@ from typing import Any
 from fastadv.errors import InputError
 from fastadv.runs import processes
 
+__all__ = ["Progress", "Tick"]
+
 EVERY = 10.0  # seconds from one line to the next
 Tick = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -18,6 +18,19 @@ from fastadv._checks import check_count, check_seed
 from fastadv.errors import InputError
 from fastadv.ops.philox import philox
 
+__all__ = [
+    "bits",
+    "derive",
+    "fresh_seed",
+    "generators_kept",
+    "integers",
+    "normal",
+    "permutation",
+    "seed_all",
+    "signs",
+    "uniform",
+]
+
 _BLOCK = 1 << 20
 CPU = torch.device("cpu")
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fastadv.threat import Named, Threat
 
+__all__ = ["in_markdown", "number", "percent", "threat_text"]
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share from 0 to 1 as a percentage, with up to three digits more near 0 and 1."""

@@ -93,7 +93,7 @@ class Noise:
             raise InputError(
                 f"x: expected images on the grid of 1/255 in [{low:g}, {high:g}], as 8-bit images divided by "
                 "255 are in [0, 1]; put normalization into the model, round the images, say their box, or "
-                "certify their nearest points on the grid: pass sound=False (--rounded)"
+                "certify their nearest points on the grid: pass sound=False"
             )
         return (whole * self.steps).to(torch.int32)
 

@@ -31,7 +31,7 @@ from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import seal
-from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, describe
 from fastadv.runs.work import Keeper
 from fastadv.threat import L2
 from fastadv.threat.base import check_box
@@ -122,7 +122,7 @@ def smooth(
         if run_dir is not None or processes.world() > 1:
             used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
             config |= {**FORMAT, "data": describe_data(used), "identity": identity}
-            config["model"] = describe(prepared, identity=identity)
+            config["model"] = describe(prepared, identity=BY_NAME)
             if identity is None:
                 config[ANSWERS] = answers(prepared, x)
     if processes.world() > 1:

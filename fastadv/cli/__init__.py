@@ -1,4 +1,4 @@
-"""The command line: `fastadv demo | attack | train | construct | evaluate | abs | ...`.
+"""The command line: `fastadv demo | train | construct | evaluate | doctor`.
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 an evaluation with --strict is in doubt, 4 it is below
 --fail-under, 130 interrupted by Ctrl-C, 143 by SIGTERM. Errors are one line on stderr; --debug adds the
@@ -19,16 +19,11 @@ import typer
 import fastadv
 from fastadv._checks import meant
 from fastadv._extras import unfit
-from fastadv.cli._abs import abs_app
-from fastadv.cli._attack import attack
-from fastadv.cli._certify import certify
 from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
-from fastadv.cli._merge import merge
-from fastadv.cli._models import models
 from fastadv.cli._options import Spoken
 from fastadv.cli._output import note
 from fastadv.cli._signature import add, eager, taking
@@ -51,28 +46,12 @@ app = typer.Typer(
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
-    (attack, f"fastadv attack {MODEL} --radius 0.1 --out adv.safetensors"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
-    (certify, f"fastadv certify {MODEL} --sigma 0.25 --rounded --run-dir runs/certified"),
-    (merge, "fastadv merge runs/judged --out runs/judged"),
-    (models, "fastadv models --data cifar10 --norm linf"),
     (doctor, "fastadv doctor"),
 ):
     add(app, command, example)
-app.add_typer(abs_app, name="abs")
-
-
-@app.command(
-    hidden=True,
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def study() -> int:
-    """Say where the papers went."""
-    note("the papers are beside the library: in its repository, python -m papers")
-    return 2
 
 
 def _version(asked: bool) -> None:

@@ -1,20 +1,16 @@
-"""`fastadv attack`: one attack on a model; and from text such as `pgd:steps=100` to an attack."""
+"""From text such as `pgd:steps=100` to an attack."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastadv.attacks import Attack, AttackResult, Signs
 from fastadv.attacks.core.card import card_of
 from fastadv.attacks.methods.claims import Within, is_own
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import NOTHING_KEPT, print_results, progress, say_where, write_samples
-from fastadv.cli._shared import IMAGES, Budget, Machine, Processed, Search
-from fastadv.evaluation import evaluate
-from fastadv.runs.card import card
+from fastadv.cli._shared import Budget
 from fastadv.text import threat_text
 from fastadv.threat import THREATS
 
@@ -125,37 +121,3 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{bound}" if bounded or bound else short
     judged = {"criterion": criterion} if criterion else {}
     return NamedAttack(name, label, norm, attack, arguments, frozenset(shared), float(radius), judged)
-
-
-def attack(
-    model: Processed,
-    images: Annotated[partial[Any], replace(IMAGES, defaults={"samples": 1000})],
-    budget: Budget,
-    search: Search,
-    machine: Machine,
-    attack: Annotated[str, ATTACK] = "pgd",
-    criterion: Annotated[Criterion | None, CRITERION] = None,
-    out: o.Samples | None = None,
-) -> Iterator[Any]:
-    """Attack a model, and report which samples were broken and at which distance.
-
-    A minimum-norm attack needs no --radius; it limits which successes count.
-
-    {naming}
-    """
-    (named,) = parse_attacks([attack], budget, machine.seed, criterion).values()
-    with interruptible(NOTHING_KEPT), progress(named.label) as tick:
-        dataset = images()
-        net = search.frozen(model.load(dataset, machine))
-        table = evaluate(
-            net, dataset, {named.label: named.run}, batch_size=search.batch_size, progress=tick,
-            keep_samples=out is not None,
-        )  # fmt: skip
-    rest = {"batch_size": search.batch_size, "precision": search.precision or "fp32"}
-    config = {**model.config, **named.config, "data": dataset.describe(), **rest}
-    result = card("attack", config, **table.to_dict())
-    if out is not None:
-        write_samples(out, vars(table.samples), result)
-    yield result
-    print_results(table, model.model, dataset)
-    say_where({"adversarial examples": out})

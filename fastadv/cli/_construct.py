@@ -17,7 +17,6 @@ from fastadv.runs import processes
 from fastadv.text import number, percent
 from fastadv.threat import THREATS
 
-SHARD_SIZE = "Samples in a file. A process holds one file at a time; a kill loses at most that many."
 # The set of a construction in the paper
 PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 KIND = "D_R, D_NR, D_rand or D_det of Ilyas et al. 2019."
@@ -57,8 +56,6 @@ def construct(
     search: Search,
     machine: Machine,
     out: Annotated[o.Folder, "Folder for the set; what is there already is kept and the rest is built."],
-    shard_size: Annotated[int, SHARD_SIZE] = 1024,
-    shard: o.Shard | None = None,
 ) -> Iterator[Any]:
     """Build a data set from a model: with robust or non-robust features, or with labels of an attack.
 
@@ -66,23 +63,21 @@ def construct(
     interruption. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
-    Jobs of an array share it with --shard. What stops one loses at most --shard-size images.
     """
     settings = _settings(kind, construction, machine.seed)
-    rank, jobs = shard or (None, None)
     build = getattr(library, kind.replace("-", "_"))
     kept = f"finished shards are kept in {out}; run the same command to resume"
     with interruptible(kept), progress(kind) as tick:
         dataset = images(part="train")
         net = search.frozen(model.load(dataset, machine))
         built = build(
-            net, dataset, **settings, out_dir=out, shard_size=shard_size,
-            batch_size=search.batch_size, progress=tick, rank=rank, world_size=jobs,
+            net, dataset, **settings, out_dir=out, batch_size=search.batch_size,
+            progress=tick,
         )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):
-        if dataset.shape[0] in (1, 3) and not shard:
+        if dataset.shape[0] in (1, 3):
             figures.thumbnails(built, dataset, out / "thumbnails.png")
     yield {"out": str(out), **built.card}
     measured = built.card["measured"]
@@ -99,9 +94,6 @@ def construct(
         ["images of a label", f"{min(counts):,} to {max(counts):,}"],
     ]
     print_table(f"{built.name}: {len(built):,} images in {out}", cells, [built.note])
-    if len(built) < built.card["config"]["base"]["samples"]:
-        say(f"share {rank} of {jobs} is kept in {out}; when all are done: fastadv merge {out} --out {out}")
-        return
     data = images.keywords["data"]
     test = f" --test-data {data}" if is_named(data) else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

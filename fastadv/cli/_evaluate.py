@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -40,12 +39,10 @@ from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import write_text
-from fastadv.text import percent, several
+from fastadv.text import percent
 from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
-OF_ALL = "is of all images: give it without --shard, after fastadv merge."
-WHOLE = ("radii", "out", "report", "strict", "fail_under", "summary")
 Suite = Literal["robustbench"]
 PREPARED = {"imagenet": "preprocessing"}  # each of its models names its own
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
@@ -53,11 +50,10 @@ TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 MEASURE = Front(
     measure,
-    "run_dir resume draws indicators corruptions severities published",
+    "run_dir resume draws indicators corruptions severities",
     types={
         "corruptions": Annotated[Any, o.text(lambda t: named(t.split(",") if "," in t else t), "NAMES")],
         "severities": Sequence[float],
-        "published": Annotated[Path, typer.Option(metavar="FOLDER")],
     },
     defaults={"severities": "1,2,3,4,5"},
 )
@@ -76,7 +72,6 @@ class Results:
     radii: Annotated[Sequence[float] | None, "Also the accuracy at each of these radii: 0,0.1,0.2."] = None
     out: o.Samples | None = None
     report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
-    shard: o.Shard | None = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
     fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
     summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
@@ -98,8 +93,6 @@ class Results:
             o.refuse("--fail-under robust: no attack has a radius; give --radius.")
         if self.strict and not indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
-        if self.shard:
-            o.refuse_set(OF_ALL, **{name: getattr(self, name) or None for name in WHOLE})
         return radii
 
 
@@ -124,7 +117,7 @@ class RobustBench:
             why = "writes the result of --suite robustbench: give that, too."
             o.refuse_set(why, robustbench=self.robustbench)
             return texts or default, budget
-        taken = {"attack": texts, "split": images["split"], "size": images["size"]} | budget.chosen
+        taken = {"attack": texts, "size": images["size"]} | budget.chosen
         o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
         (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
         if (data, norm) not in RADII:
@@ -181,13 +174,9 @@ def evaluate(
     --suite robustbench evaluates as RobustBench does; --data and --norm choose the table.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
-    Jobs of an array share it with --shard, which needs --run-dir; after fastadv merge the same command with
-    --resume and without --shard gives the table.
 
     {naming}
     """
-    if results.shard:
-        o.refuse_set(OF_ALL, suite=benchmark.suite)
     default = [] if evaluation.keywords["corruptions"] and not (budget.chosen or threat) else ["fgsm", "pgd"]
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
     if threat is not None:
@@ -199,13 +188,12 @@ def evaluate(
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])
     attacks = {label: attack.run for label, attack in named.items()}
-    rank, jobs = results.shard or (None, None)
     with interruptible(partial(kept_in, run_dir)), progress("attacks") as tick:
         dataset = images()
         lacks = benchmark.lacks(images.keywords, len(dataset))
         net = search.frozen(model.load(dataset, machine))
         table = evaluation(
-            net, dataset, attacks, batch_size=batch_size, seed=machine.seed, rank=rank, world_size=jobs,
+            net, dataset, attacks, batch_size=batch_size, seed=machine.seed,
             keep_samples=bool(results.out or results.report), progress=tick,
         )  # fmt: skip
         curves = {}
@@ -217,10 +205,6 @@ def evaluate(
             curves[label] = accuracy_against_radius(
                 net, dataset, one.at, radii, batch_size=batch_size, progress=tick
             )
-    if results.shard:
-        yield {"shard": [rank, jobs], "run_dir": str(run_dir), "samples": len(table.ids)}
-        say(f"share {rank} of {jobs}, {several(len(table.ids), 'image')}, is kept in {run_dir}")
-        return
     if processes.rank():
         return  # the first process tells and writes
     config = {

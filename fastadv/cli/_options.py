@@ -17,7 +17,6 @@ from fastadv._checks import SEEDS, check_choice, meant
 from fastadv.attacks import ATTACKS, Attack
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
-from fastadv.evaluation.figures import check_path
 from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS
 
@@ -78,12 +77,6 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
-def parse_two(text: str) -> tuple[float, ...]:
-    if text.count(",") != 1:
-        refuse(f"expected FROM,TO such as 10,1, got {text!r}.")
-    return parse_numbers(text)
-
-
 def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> Path:
     """Check the name of a file or a folder before the work: it lies where it can be written."""
     check(text)
@@ -101,13 +94,6 @@ def check_samples(text: str) -> None:
     check_choice("ending", Path(text).suffix.lower(), (".safetensors", ".npz", ".pt"))
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        refuse(f"expected I/N with I from 0 to N - 1, such as 0/8, got {text!r}.")
-    return int(number), int(count)
-
-
 def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) -> Any:
     """Declare an option whose text has a parser of its own."""
     return typer.Option(parser=usage()(parser), metavar=metavar, help=help)
@@ -122,17 +108,10 @@ SAMPLES = (
 )
 Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE", SAMPLES)]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
-Picture = Annotated[Path, text(partial(parse_place, what="file", check=check_path), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]
 Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
-SHARD = (
-    "Do share I of N alone, I from 0 to N - 1, as an independent job. Jobs may have one folder or each its "
-    "own; fastadv merge puts those together."
-)
-Shard = Annotated[tuple[int, int], text(parse_shard, "I/N", SHARD)]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
 FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
-Split = Literal["train", "test"]
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:

@@ -29,7 +29,6 @@ Check = tuple[str, str, int]
 BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
 SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
 DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
-NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
 PIPE_WIDTH = 100  # columns where the output is no terminal
 WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
 NUMBER = re.compile(r"\s*(-|~?-?[\d,]*(\.\d+)?(e[+-]?\d+)?%?|-?inf|nan)\s*")

@@ -1,11 +1,11 @@
 """The options that commands share, and how devices, data sets and models are found by them."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from inspect import Parameter, isroutine, signature
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -15,7 +15,6 @@ from fastadv import data as sets
 from fastadv import models, rng
 from fastadv._checks import check_device
 from fastadv.cli import _options as o
-from fastadv.cli._models import ZOO, check_name, load_entry
 from fastadv.cli._output import note
 from fastadv.cli._signature import Front
 from fastadv.data._load import is_set
@@ -23,11 +22,13 @@ from fastadv.engine import Plain, Prepared, freeze
 from fastadv.engine.precision import Precision
 from fastadv.models.processor import Processor
 from fastadv.models.registry import SOURCES, factory
+from fastadv.models.zoo import find, robustbench_entries
 
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
 SAMPLES = "Use only N samples: the first, or of a sorted set, as of class folders, some of each by its share."
 BATCH_SIZE = "Samples worked on at once."
 DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
+ZOO = "rb:"  # before an entry of RobustBench's zoo
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there is a file of them
 WEIGHTS = "Safetensors or torch file, of a net for images in [0, 1]; of rb:NAME also a folder of such."
 
@@ -41,20 +42,17 @@ def load_data(
     data_dir: Annotated[o.DataDir | None, DATA_DIR] = None,
     size: Annotated[int | None, "Resize images to N x N; of files, the shorter side, then crop."] = None,
     samples: Annotated[int | None, SAMPLES] = None,
-    split: Annotated[o.Split | None, "Part of the data set; by default test, to construct train."] = None,
     *,
-    part: o.Split = "test",
+    part: Literal["train", "test"] = "test",
 ) -> Any:
-    """Load the data set of that name, of it `part` without a `split`; or the set in that folder."""
+    """Load `part` of the data set of that name; or the set in that folder."""
     if sets.is_named(data) or not is_set(data):
-        return sets.load(data, split or part, data_dir=data_dir, size=size, limit=samples)
-    o.refuse_set(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
+        return sets.load(data, part, data_dir=data_dir, size=size, limit=samples)
+    o.refuse_set(f"has no effect on the constructed set {data}; leave it out.", size=size)
     return sets.load(data, limit=samples)
 
 
-IMAGES = Front(load_data, "data data_dir size samples split")
-Images = Annotated[partial[Any], IMAGES]
-TrainImages = Annotated[partial[Any], replace(IMAGES, names="data data_dir size samples")]
+Images = Annotated[partial[Any], Front(load_data, "data data_dir size samples")]
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ class Network:
         rng.seed_all(machine.seed, device)  # from which your own module draws its weights, and its noise
         offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):
-            return load_entry(name, chosen, self.weights, dataset).to(device)
-        check_name(name)
+            return _load_entry(name, chosen, self.weights, dataset).to(device)
+        _check_name(name)
         if ":" not in name:
             if chosen.keys() & offered.keys() - {"seed"}:
                 o.refuse("--option: shape and classes follow from --data; leave them out.")
@@ -105,6 +103,36 @@ class Network:
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
             note(f"{name} has its first, untrained weights; give trained ones with --weights")
         return model.to(device).eval()
+
+
+def _check_name(name: str) -> None:
+    known = {text.lower() for entry in robustbench_entries() for text in (entry.name, entry.path)}
+    if name.lower() in known:
+        o.refuse(f"--model {name}: expected {ZOO} before an entry of RobustBench's zoo; give {ZOO}{name}.")
+
+
+def _load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset: Any) -> nn.Module:
+    """Load an entry for the images of `dataset`, and say what it is published with."""
+    if options:
+        o.refuse(f"--option: {name} says all about the model; leave it out.")
+    entry = find(name.removeprefix(ZOO))
+    called = getattr(dataset, "name", "images").partition(" ")[0]
+    another = called in sets.names() and not called.startswith(entry.dataset)
+    images = entry.dataset + (f":preprocessing={entry.preprocessing}" if entry.preprocessing else "")
+    if tuple(dataset.shape) != entry.shape or dataset.num_classes != entry.classes or another:
+        o.refuse(
+            f"--model {name} takes images of {entry.dataset}, {[*entry.shape]} of {entry.classes} classes, "
+            f"got {called}, {list(dataset.shape)} of {dataset.num_classes}; give --data {images}."
+        )
+    model = models.robustbench(entry.path, weights)
+    if entry.clean is not None:
+        note(
+            f"RobustBench lists {entry.path} with {entry.clean:.2f}% clean and {entry.robust:.2f}% under "
+            f"AutoAttack at {entry.threat} {entry.radius:.3g}"
+        )
+    if (prepared := getattr(dataset, "preprocessing", None)) != entry.preprocessing:
+        note(f"RobustBench's images are {images}, these have preprocessing {prepared or 'unknown'}")
+    return model
 
 
 PROCESSOR = (

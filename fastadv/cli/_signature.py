@@ -26,15 +26,12 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 MOST = 13  # options that --help shows: of a command that has more, what is required and these
 COMMON = {
     *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
-    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "shard_size", "sigma", "draws", "sound"),
-    *("help", "help_all"),
+    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "help", "help_all"),
 }
 FLAGS = {
     **{name: (f"--{name}", f"-{name[0]}") for name in ("model", "option", "weights", "data", "attack")},
     "samples": ("--samples", "-n"),
     "verbose": ("--verbose", "-v"),
-    "sequential": ("--sequential/--all-draws",),
-    "sound": ("--sound/--rounded",),
 }
 NAMING = f"""An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.
 
@@ -47,7 +44,6 @@ TYPES: dict[Any, Any] = {
     int: typer.Option(metavar="N", min=1),
     float: o.text(o.parse_number, "NUMBER"),
     Sequence[float]: o.text(o.parse_numbers, "NUMBERS"),
-    tuple[float, float]: o.text(o.parse_two, "FROM,TO"),
     PathLike[str]: get_args(o.Folder)[1],
     Path: typer.Option(metavar="FILE"),
     str: typer.Option(metavar="NAME"),
@@ -72,31 +68,29 @@ def _first_sentence(text: str) -> str:
 
 @dataclass(frozen=True)
 class Front:
-    """Arguments of a function or a class as options: all, or those of `names`, where "draws=n" renames n."""
+    """Arguments of a function or a class as options: all, or those of `names`."""
 
     function: Callable[..., Any]
     names: str | None = None
     types: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def pairs(self) -> dict[str, str]:
-        """Return the argument behind each option."""
-        names = inspect.signature(self.function).parameters if self.names is None else self.names.split()
-        return {name.partition("=")[0]: name.rpartition("=")[2] for name in names}
+    @property
+    def arguments(self) -> list[str]:
+        return [*inspect.signature(self.function).parameters] if self.names is None else self.names.split()
 
     def options(self, panel: str | None) -> list[inspect.Parameter]:
         taken, lines = inspect.signature(self.function).parameters, argument_lines(self.function)
         options = []
-        for name, argument in self.pairs().items():
-            kind = self.types.get(name, taken[argument].annotation)
-            default = self.defaults.get(name, taken[argument].default)
-            options.append(_option(name, kind, default, lines.get(argument, ""), panel))
+        for name in self.arguments:
+            kind = self.types.get(name, taken[name].annotation)
+            default = self.defaults.get(name, taken[name].default)
+            options.append(_option(name, kind, default, lines.get(name, ""), panel))
         return options
 
     def bind(self, options: Mapping[str, Any]) -> Any:
         """Return an object of the class, or the function with these arguments bound to it."""
-        arguments = {argument: options[name] for name, argument in self.pairs().items()}
-        call = partial(self.function, **arguments)
+        call = partial(self.function, **{name: options[name] for name in self.arguments})
         return call() if is_dataclass(self.function) else call
 
 

@@ -12,7 +12,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import after_the_step, interruptible, together
 from fastadv.cli._output import kept_in, note, print_table, progress, say
-from fastadv.cli._shared import Budget, Machine, Network, TrainImages, load_data
+from fastadv.cli._shared import Budget, Images, Machine, Network, load_data
 from fastadv.cli._signature import Front
 from fastadv.data import hold_out, is_named
 from fastadv.runs import processes
@@ -121,7 +121,7 @@ class Tests:
 @together
 def train(
     model: Network,
-    images: TrainImages,
+    images: Images,
     recipe: RecipeOptions,
     budget: Budget,
     training: Annotated[partial[Any], TRAINING],

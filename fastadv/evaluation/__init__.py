@@ -1,9 +1,7 @@
 """Evaluation: a model under attacks as a table, draws of a randomized one, curves, and intervals."""
 
 from fastadv.evaluation import robustbench as robustbench
-from fastadv.evaluation._parts import merge
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
-from fastadv.evaluation.export import OverSeeds, over_seeds
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.named import Attack
 from fastadv.evaluation.report.page import report
@@ -15,7 +13,6 @@ from fastadv.intervals import bootstrap, clopper_pearson
 __all__ = [
     "Attack",
     "Curve",
-    "OverSeeds",
     "Row",
     "Table",
     "Transferability",
@@ -23,8 +20,6 @@ __all__ = [
     "bootstrap",
     "clopper_pearson",
     "evaluate",
-    "merge",
-    "over_seeds",
     "report",
     "transferability",
 ]

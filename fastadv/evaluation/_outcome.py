@@ -1,6 +1,5 @@
 """What one attack did to one batch, and what that comes to over all batches."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -37,7 +36,6 @@ FAR = 0.1  # how far below the stated accuracy the interval of the one measured 
 NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
 NOT_RUN = "zero_gradient: the attack could not run"
 ELSEWHERE = "grey_box: made without a pass of the model given to the attack; one that sees it may break more"
-BLOCK, LINE = 1 << 20, 64  # bytes of a block of small results, and to which each is aligned
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,29 +75,6 @@ def columns(parts: Sequence[Part], group: str) -> dict[str, Tensor]:
     """Return the tensors of all batches whose names begin with that of the group, by the rest."""
     names = [name for name in parts[0].tensors if name.startswith(f"{group}.")]
     return {name.removeprefix(f"{group}."): joined(parts, name) for name in names}
-
-
-class Shelf:
-    """Copies tensors into blocks of their own."""
-
-    # small results between batches split the memory which their passes leave, and the next need more
-
-    def __init__(self) -> None:
-        self._free = torch.empty(0, dtype=torch.uint8, device="cpu")
-
-    def keep(self, parts: Sequence[Part]) -> list[Part]:
-        """Return parts with copies of their small tensors."""
-        tensors = ({name: self._kept(value) for name, value in part.tensors.items()} for part in parts)
-        return [replace(part, tensors=kept) for part, kept in zip(parts, tensors, strict=True)]
-
-    def _kept(self, tensor: Tensor) -> Tensor:
-        size = tensor.numel() * tensor.element_size()
-        if size > BLOCK // 4:
-            return tensor
-        if size > len(self._free):
-            self._free = torch.empty(BLOCK, dtype=torch.uint8, device="cpu")
-        place, self._free = self._free[:size], self._free[math.ceil(size / LINE) * LINE :]
-        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def by_ids(attack: Attack, x: Tensor, ids: Tensor, sizes: Sequence[int]) -> Attack:
@@ -322,11 +297,11 @@ def row(
 def unserved(attacks: Iterable[Attack], rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the threats with a radius in which attacks were asked for, and none ran."""
     asked = [(threat_of(attack), row) for attack, row in zip(attacks, rows, strict=True)]
-    ran = [describe(threat) for threat, row in asked if not row.refused]
+    ran = [describe(threat, kept=False) for threat, row in asked if not row.refused]
     lacks = {
         row.within if row.threat else threat_text(threat)
         for threat, row in asked
-        if row.refused and (threat is None or (threat.finite and describe(threat) not in ran))
+        if row.refused and (threat is None or (threat.finite and describe(threat, kept=False) not in ran))
     }
     return tuple(sorted(lacks))
 

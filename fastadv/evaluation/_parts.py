@@ -1,24 +1,18 @@
-"""What an evaluation has finished, attack by attack and batch by batch, in the folder of its run.
+"""What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
 
-Shares of one evaluation, which processes that knew nothing of each other made, are put together by `merge`.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping
 from itertools import product
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
-from fastadv.runs.files import read_json, seal, write_json
+from fastadv.runs.files import seal
 from fastadv.runs.identity import ANSWERS, check_same, plain
-from fastadv.runs.work import Keeper, Pieces, read_part
-from fastadv.runs.work import merge as merge_pieces
+from fastadv.runs.work import Keeper
 
 IDENTITY = "evaluation.json"
 GROWS = ("attacks", "samples", "data")  # what an evaluation may have more of, and yet be the same
@@ -64,12 +58,6 @@ class Parts(Keeper):
     def _seal(self, name: str) -> str:
         return "" if self.identity is None else _seal(self.identity, name, self.places.values())
 
-    def finished(self, rank: int, world_size: int, batches: int, attacks: int) -> None:
-        """Write that the share `rank` of `world_size` is done."""
-        done: dict[str, Any] = {"rank": rank, "world_size": world_size, "of": _seal_of(self.identity)}
-        done |= {"batches": batches, "attacks": attacks}
-        self.result(f"share-{rank:05d}.json", partial(write_json, value=done))
-
 
 def _file_of(name: str) -> str:
     return f"part-{name}.safetensors" if name[0].isdigit() else f"{name}.safetensors"
@@ -106,67 +94,3 @@ def _seal(identity: Mapping[str, Any], name: str, places: Iterable[int] = ()) ->
     base = {key: value for key, value in identity.items() if key not in (*GROWS, ANSWERS)}
     attacks, place = identity["attacks"], name.partition("-")[2]
     return seal([base, attacks[int(place)] if place else [attacks[k] for k in places], name])
-
-
-def _seal_of(identity: Mapping[str, Any]) -> str:
-    """Return the seal of an evaluation; answers of other machines differ by rounding."""
-    return seal({key: value for key, value in identity.items() if key != ANSWERS})
-
-
-def merge(folders: Sequence[str | PathLike[str]], run_dir: str | PathLike[str]) -> dict[str, Any]:
-    """Put the shares of an evaluation together in one folder.
-
-    `evaluate(..., run_dir=, resume=True)` with the same arguments, without a rank, then reads all and gives
-    the table of one process.
-
-    Args:
-        folders: where `evaluate(..., rank=, world_size=)` worked, one folder for each share or for several.
-        run_dir: the folder to write, which may be one of `folders`.
-
-    Returns:
-        The number of shares and of files found.
-
-    Raises:
-        InputError: a folder, or `run_dir`, holds no share or one of another evaluation; a share is missing,
-            or there twice.
-        CorruptFileError: a file is damaged or missing.
-    """
-    _, shares, files = merge_pieces(folders, run_dir, _SHARES, "run_dir")
-    return {"shares": shares, "files": files - 2 * shares}  # beside the identity and the file of each
-
-
-def _identity_of(path: Path) -> dict[str, Any]:
-    home = path.parent / IDENTITY
-    if not home.is_file():
-        raise InputError(f"{home}: expected what the share beside it is of, got no file; run it again")
-    return dict(read_json(home))
-
-
-def _files_of(path: Path, first: Path) -> list[Path]:
-    """Return the files of the share `path`, verified, which belongs to `first`."""
-    share, world = read_json(path), read_json(first)["world_size"]
-    identity = _identity_of(path)
-    if share["of"] != _seal_of(identity) or share["world_size"] != world:
-        raise InputError(
-            f"{path}: expected a share of {world} of the same evaluation, got one of "
-            f"{share['world_size']} or of another; merge those that belong together"
-        )
-    files = [path.parent / IDENTITY, path]
-    for number in range(share["rank"], share["batches"], world):
-        for place in range(share["attacks"]):
-            name = f"{number:05d}-{place:02d}"
-            files.append(path.parent / _file_of(name))
-            if not files[-1].is_file() or read_part(files[-1], _seal(identity, name)) is None:
-                raise CorruptFileError(
-                    f"{files[-1]}: expected a part of this evaluation, got none or another; "
-                    "run the command of its share again, with --resume"
-                )
-    return files
-
-
-def _total(path: Path) -> int:
-    return int(read_json(path)["world_size"])
-
-
-_SHARED = "finished shares of an evaluation"
-_SHARES = Pieces("share", _SHARED, "share-*.json", IDENTITY, _identity_of, _total, _files_of)

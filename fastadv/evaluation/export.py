@@ -1,23 +1,17 @@
-"""Results as papers and other programs take them: LaTeX, CSV, pandas, and means over seeds."""
+"""Results as papers and other programs take them: LaTeX, CSV, pandas."""
 
 import csv
 import importlib
 import io
 import os
-import statistics
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from fastadv._extras import need
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.errors import InputError
-from fastadv.intervals import of_share
 from fastadv.runs.files import write_text
-from fastadv.text import aligned, ends, percent, several
 
 # how papers write what `upper` does not
 SPELLED = {
@@ -107,97 +101,3 @@ class Exported:
 
 def _latex(text: str) -> str:
     return "--" if text == "-" else "".join(LATEX.get(one, one) for one in text)
-
-
-@dataclass(frozen=True)
-class OverSeeds(Exported):
-    """Accuracies of several tables of the same attacks; `print` shows mean and deviation.
-
-    Attributes:
-        samples: in each table.
-        accuracy: by the name of a line ("none", each attack, the worst of all), one share for each table.
-        headline: of how many tables the accuracies are not robust ones, and why; "" of none.
-    """
-
-    accuracy: dict[str, tuple[float, ...]]
-    headline: str = ""
-    samples: int = 0
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return a dictionary for each line: mean, deviation (n - 1), the least and the largest, and n."""
-        lead = {"headline": self.headline} if self.headline else {}
-        return [
-            {
-                "attack": name, "mean": statistics.fmean(shares), "deviation": statistics.stdev(shares),
-                "least": min(shares), "most": max(shares), "seeds": len(shares),
-                "95%": list(of_share(statistics.fmean(shares), self.samples)), **lead,
-            }
-            for name, shares in self.accuracy.items()
-        ]  # fmt: skip
-
-    def paper_cells(self) -> list[list[str]]:
-        lines = [["attack", "accuracy", "95%", "least"]]
-        for one in self.records():
-            accuracy = f"{percent(one['mean'])} ± {100 * one['deviation']:.1f}"
-            lines.append([one["attack"], accuracy, ends(*one["95%"]), percent(one["least"])])
-        return lines
-
-    def __str__(self) -> str:
-        (count,) = {len(shares) for shares in self.accuracy.values()}
-        over = f"mean and standard deviation over {several(count, 'table')}; 95%: of the mean, over images"
-        return f"{self.headline}\n{aligned(self.paper_cells())}\n{over}".lstrip()
-
-
-def over_seeds(tables: Sequence[Any]) -> OverSeeds:
-    """Return the mean and the deviation of accuracies over tables, as of models trained with several seeds.
-
-    Args:
-        tables: two `Table` or more, of the same attacks and threats on the same samples, which are known by
-            their numbers. Lines without an accuracy, as of a search for the nearest example, are left out.
-
-    Returns:
-        An `OverSeeds`.
-
-    Raises:
-        InputError: fewer than two tables, or tables of other attacks, threats or samples, or two lines alike.
-
-    Example:
-        >>> import fastadv as fa
-        >>> digits = fa.data.load("digits", "test")
-        >>> nets = [fa.models.create("softmax", shape=digits.shape, seed=seed) for seed in (0, 1)]
-        >>> tables = [fa.evaluate(net, digits, "fgsm", threat=fa.Linf(0.1), limit=50) for net in nets]
-        >>> [*fa.evaluation.over_seeds(tables).accuracy]
-        ['none', 'FGSM']
-    """
-    if not isinstance(tables, Sequence) or len(tables) < 2:
-        raise InputError(f"tables: expected a list of two or more, got {type(tables).__name__}")
-    lines = [table.records() for table in tables]
-    kinds = [[(one["attack"], one.get("norm"), one.get("radius")) for one in each] for each in lines]
-    for table, kind in zip(tables, kinds, strict=True):
-        if kind != kinds[0] or not torch.equal(table.ids, tables[0].ids):
-            (one, other), count = ([_kind(*line) for line in each] for each in (kinds[0], kind)), table.n
-            raise InputError(
-                f"tables: expected the same attacks, threats and samples in all, got {', '.join(one)} of "
-                f"{tables[0].n} samples, and {', '.join(other)} of {count}"
-            )
-    alone = [one for one, *_ in kinds[0]]
-    names = [one[0] if alone.count(one[0]) == 1 else _kind(*one) for one in kinds[0]]
-    if len({*names}) < len(names):
-        raise InputError(f"tables: expected lines with names of their own, got {names}")
-    columns = zip(*([one["accuracy"] for one in each] for each in lines), strict=True)
-    known = zip(names, columns, strict=True)
-    doubts = [why for table, each in zip(tables, lines, strict=True) if (why := _doubts(table, each))]
-    whole = " ".join(dict.fromkeys(text for why in doubts for text in why))
-    of = f"{len(doubts)} of {several(len(tables), 'table')}: {whole}" * bool(doubts)
-    return OverSeeds({name: shares for name, shares in known if None not in shares}, of, tables[0].n)
-
-
-def _doubts(table: Any, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what casts doubt on a table's accuracies, or leaves one out."""
-    lead = table.indicators.lead if table.indicators else ""
-    refused = (f"{one['attack']} did not run: {one['refused']}." for one in lines if "refused" in one)
-    return [*filter(None, [lead]), *refused]
-
-
-def _kind(attack: str, norm: str | None, radius: float | None) -> str:
-    return " ".join([attack, *([norm] if norm else []), *([f"{radius:g}"] if radius is not None else [])])

@@ -24,7 +24,7 @@ from fastadv.evaluation._outcome import Batch
 from fastadv.evaluation.draws import ONE_DRAW, Drawing
 from fastadv.evaluation.named import Attack, Attacks, Threats, boxes_of, criterion_of, labels_of, named
 from fastadv.runs import processes
-from fastadv.runs.identity import describe
+from fastadv.runs.identity import BY_NAME, describe
 
 T = TypeVar("T")
 
@@ -41,7 +41,6 @@ class Job:
     box: Boxes = UNIT
     criterion: Criterion = WRONG
     drawing: Drawing = ONE_DRAW
-    share: Callable[[int], Sequence[int]] = range  # the batches to work on, of so many
     earlier: Sequence[int] = ()  # numbers of samples that the folder had before there were more
 
     @property
@@ -61,12 +60,11 @@ class Job:
             seen = torch.cat(parts)
         return parts
 
-    def chosen(self, ids: Tensor) -> str:
-        """Return which samples these are, where they are not the first ones."""
+    @property
+    def chosen(self) -> str:
+        """Say which samples are evaluated, where they are not the first ones."""
         count, asked = self.sizes[1], first_samples(self.dataset, self.limit)
-        drawn = f"not the first samples, but {BY_CLASS}, as the set is sorted" * int(asked[-1] >= count)
-        share = "one process's share of the samples" * (len(ids) < count)
-        return "; ".join(filter(None, (drawn, share)))
+        return f"not the first samples, but {BY_CLASS}, as the set is sorted" * int(asked[-1] >= count)
 
     def read(self, order: Tensor, size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the samples at these positions in batches, on the model's device."""
@@ -90,9 +88,7 @@ class Job:
         parts = self.positions()
         with self.drawing.kept(self.frozen.device, 0):
             self._compare_first(torch.cat(parts))
-        with processes.agreement():
-            numbers = self.share(len(parts))
-        return len(numbers), self._numbered(parts, processes.share_of(numbers))
+        return len(parts), self._numbered(parts, processes.share_of(range(len(parts))))
 
     def _compare_first(self, positions: Tensor) -> None:
         """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
@@ -145,9 +141,9 @@ class Job:
         return self.drawing.draw(batch.classifier, batch.x, batch.y, batch.number)["right"]
 
     def check_finite(self, samples: int, failed: int) -> None:
-        """Raise InputError where no sample has finite logits, unless those of another share may have some."""
+        """Raise InputError where no sample has finite logits."""
         with processes.agreement():
-            if failed == samples == sample_count(self.dataset, self.limit):
+            if failed == samples:
                 raise InputError(NOT_FINITE)
 
 
@@ -176,13 +172,12 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
     return criterion.for_labels(y)
 
 
-def description(job: Job, identity: str | None = None) -> dict[str, Any]:
+def description(job: Job, identity: str | None = BY_NAME) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
-    model = describe(job.frozen.model, identity=identity)
+    model = describe(job.frozen.model, identity=BY_NAME)  # whose answers tell the rest
     return {
         "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
         "attacks": [[name, describe(attack, identity=identity)] for name, attack in job.attacks.items()],
-        "identity": identity,
     }
 
 

@@ -29,7 +29,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation import _outcome as outcomes
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Batch, Part, Shelf, attempted, joined
+from fastadv.evaluation._outcome import Batch, Part, attempted, joined
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
@@ -42,7 +42,7 @@ from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.identity import ANSWERS, FORMAT, agree, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, describe
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -52,12 +52,10 @@ def evaluate(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None = None, *,
     threat: Threats | None = None, batch_size: int = 256, limit: int | None = None,
     keep_samples: bool = False, draws: int = 1, seed: int = 0, run_dir: str | PathLike[str] | None = None,
-    resume: bool = False, identity: str | None = None, indicators: bool = True, rank: int | None = None,
-    world_size: int | None = None, progress: Progress = False, on_event: OnEvent | None = None,
-    freeze: bool | None = None, criterion: Criterion | None = None,
-    grey_box: Model | Prepared | None = None,
-    corruptions: str | Sequence[str] | None = None, severities: int | Sequence[int] = SEVERITIES,
-    published: str | PathLike[str] | None = None,
+    resume: bool = False, identity: str | None = None, indicators: bool = True, progress: Progress = False,
+    on_event: OnEvent | None = None, freeze: bool | None = None, criterion: Criterion | None = None,
+    grey_box: Model | Prepared | None = None, corruptions: str | Sequence[str] | None = None,
+    severities: int | Sequence[int] = SEVERITIES, published: str | PathLike[str] | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -101,17 +99,13 @@ def evaluate(
         resume: continue the evaluation of `run_dir`, which must be of the same model, data and arguments;
             there may be more attacks and more samples, which are added to what is there.
         identity: a text that represents your own model and attacks. Without it a model is known by its
-            weights and its logits of 16 samples, an attack by its arguments and the code of its function:
-            what that reads or calls in its module may change unnoticed, unless `identity` tells.
+            weights and its logits of 16 samples, an attack by its arguments and the source of its function:
+            what that reads or calls in its module may change unnoticed. With a `run_dir` it is needed for a
+            lambda, and for a function that holds objects.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
             `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
             nothing, and a flag says so.
-        rank: for processes that do not communicate, such as the jobs of an array: this one works on the
-            batches k with k % world_size == rank, returns the table of these, without indicators, and records
-            in `run_dir`, its own or a common one, that it is done. With all shares, put together by
-            `fastadv.evaluation.merge`, `resume` without a rank gives the whole table.
-        world_size: the number of such processes.
         progress: True shows a bar on stderr, with the attack and the robust accuracy so far; a function is
             called with (samples done, samples) summed over the attacks.
         on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
@@ -168,19 +162,16 @@ def evaluate(
             )
         chosen = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
-        share = partial(processes.apart, rank=rank, world_size=world_size, each="batches", size="batch_size")
-        if apart := (rank, world_size) != (None, None):
-            if run_dir is None:
-                raise InputError("run_dir: expected a folder for a share of an evaluation, got None")
-            share(-(-count // batch_size))  # before the folder is that of an evaluation that cannot be
+        known = BY_NAME if run_dir is None else identity
         config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
         config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
-            config["criterion"] = describe(criterion)
+            config["criterion"] = describe(criterion, identity=known)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
-            config |= description(job, identity)
+            config |= description(job, known)
+            config["identity"] = identity
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             config["search"] = options.describe()
@@ -194,18 +185,14 @@ def evaluate(
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)}, agree)
     showing = shown(progress, "evaluating")
-    with job.frozen.in_eval(), Parts(run_dir, shared=apart) as parts, showing as tick:
+    with job.frozen.in_eval(), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
         before = (parts.identity or config)["samples"]
         earlier = [samples for samples in before if samples < count]
-        job = replace(job, drawing=drawing, share=share, earlier=earlier)
+        job = replace(job, drawing=drawing, earlier=earlier)
         events = Events(on_event, tick, count * len(config["attacks"]))
-        table = Evaluation(job, keep_samples, parts, indicators and not apart, events, chosen).table()
-        if apart:
-            number = len(job.positions())
-            parts.finished(rank or 0, world_size or 1, number, len(parts.identity["attacks"]))
-        return table
+        return Evaluation(job, keep_samples, parts, indicators, events, chosen).table()
 
 
 @dataclass(frozen=True)
@@ -221,9 +208,9 @@ class Evaluation:
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
-        started, done, shelf = time.perf_counter(), list[list[Part]](), Shelf()
+        started, done = time.perf_counter(), list[list[Part]]()
         with self.job.drawing.kept(self.job.frozen.device):
-            for clean, *attacked in map(shelf.keep, self.job.results(self.measure)):
+            for clean, *attacked in self.job.results(self.measure):
                 done.append([clean, *attacked])
                 if processes.world() > 1:
                     for name, part in zip(self.job.attacks, attacked, strict=True):
@@ -335,5 +322,5 @@ class Evaluation:
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
-            unserved=unserved, chosen=self.job.chosen(ids),
+            unserved=unserved, chosen=self.job.chosen,
         )  # fmt: skip

@@ -99,8 +99,9 @@ def named(
         by_name |= {name: Within(by_name[name], ball) for name in untold}
     if threat is not None and not taken:
         # universal perturbations hold one; what nothing takes may still say the data's box, if no other does
-        held, same = (getattr(one, "threat", None) for one in (recipe, *by_name.values())), describe(threats)
-        taken = any(describe(getattr(one, "threats", (one,))) == same for one in held)
+        held = (getattr(one, "threat", None) for one in (recipe, *by_name.values()))
+        same = describe(threats, kept=False)
+        taken = any(describe(getattr(one, "threats", (one,)), kept=False) == same for one in held)
         if not taken and (boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT):
             raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)

@@ -23,10 +23,10 @@ PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for 
 class RunFolder:
     """A folder that a run writes: made, locked until it closes or dies, and cleared of half-written files."""
 
-    def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir") -> None:
         if not isinstance(path, str | os.PathLike):
             raise InputError(f"{name}: expected the path of a folder, got {path!r}")
-        self.path, self._shared = Path(path), shared  # shared: several processes write files of their own
+        self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
@@ -42,23 +42,21 @@ class RunFolder:
             raise InputError(
                 f"{name}: expected a folder that can be written, got {self.path}; choose another"
             )
-        alone = self._locks("LOCK_EX", 0.0 if shared else PATIENCE)
-        if alone:
-            remove_parts(self.path)
-        if not (self._locks("LOCK_SH", PATIENCE) if shared else alone):
+        if not self._locks():
             self._release()
             raise InputError(
                 f"{name}: expected a folder that no other run is writing, got {self.path};"
                 " wait for the other run or choose another folder"
             )
+        remove_parts(self.path)
 
-    def _locks(self, kind: str, patience: float) -> bool:
+    def _locks(self) -> bool:
         if fcntl is None:
             return True
-        end = time.monotonic() + patience
+        end = time.monotonic() + PATIENCE
         while True:
             try:
-                fcntl.flock(self._handle, getattr(fcntl, kind) | fcntl.LOCK_NB)
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= end:
                     return False
@@ -76,11 +74,8 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Give up the lock; the last of several processes cleans up once more."""
-        if self._release.alive:
-            if self._shared and self._locks("LOCK_EX", 0.0):
-                remove_parts(self.path)
-            self._release()
+        """Give up the lock."""
+        self._release()
 
 
 _open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()

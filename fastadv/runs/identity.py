@@ -1,15 +1,14 @@
 """What a run is, as JSON that is equal in every process, and how a folder tells its own run from another."""
 
-import dataclasses
+import inspect
 import json
-import logging
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from functools import cached_property, partial
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,27 +29,33 @@ _HALF_ROUNDING = 5e-2
 # code of these packages is known by its name
 _LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 NAMED = 3  # differences that an error tells
-# Calls that fill a container, whose contents then change from call to call
-_FILLS = {"add", "append", "extend", "insert", "setdefault", "update"}
+BY_NAME = ""  # an identity, for code that is compared by its name alone
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_torch_compile"}
 _PLAIN = (bool, int, float, str, tuple)
+_CHANGING = (MutableMapping, MutableSequence, MutableSet)
 
 
-def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
-    """Describe `value` as JSON that is the same in every process; devices do not count."""
-    # weights of a model in training do not count; an identity stands for the caller's code
+def describe(
+    value: Any, trained: nn.Module | None = None, identity: str | None = None, *, kept: bool = True
+) -> Any:
+    """Describe `value` as JSON that is the same in every process; devices do not count.
+
+    Weights of a model in training do not count either. An identity stands for the caller's code; without it
+    code is known by name, source text and the values that it holds. Where these do not tell, it is refused,
+    unless a folder is not to be `kept`.
+    """
     if identity is not None and not isinstance(identity, str):
         raise InputError(f"identity: expected a text, got {identity!r}; name the version of your code")
-    return _Description(trained, by_name=identity is not None).of(value)
+    return _Description(trained, identity is not None, kept).of(value)
 
 
-def describe_model(model: nn.Module, identity: str | None = None) -> str:
+def describe_model(model: nn.Module) -> str:
     """Describe a model in training, but for its weights: its parts, and the shapes and flags of its state."""
     # torch.compile wraps the model
     inner = getattr(model, COMPILED_MODULE, model)
     trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
     state = [(name, tuple(t.shape), str(t.dtype), name in trained) for name, t in inner.state_dict().items()]
-    about = _Description(model, by_name=identity is not None).model(inner)
+    about = _Description(model, by_name=True).model(inner)
     return f"{type(inner).__qualname__} {_hash([about, state])}"
 
 
@@ -61,13 +66,10 @@ def unsaved(model: nn.Module) -> dict[str, Tensor]:
 
 
 class _Description:
-    """Describes values that may refer to each other. An object that was met before is named by its number."""
-
-    def __init__(self, trained: nn.Module | None, by_name: bool) -> None:
-        # The names, by id; the objects are held, so that no id returns
-        models = [] if trained is None else [trained, getattr(trained, COMPILED_MODULE, trained)]
-        self._seen: dict[int, tuple[str, Any]] = {id(model): ("the model", model) for model in models}
-        self._by_name, self._trained = by_name, models[-1] if models else None
+    def __init__(self, trained: nn.Module | None, by_name: bool, kept: bool = False) -> None:
+        self._trained = None if trained is None else getattr(trained, COMPILED_MODULE, trained)
+        self._by_name, self._kept = by_name, kept
+        self._within: list[Any] = []  # the objects of which the value is a part
 
     def of(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | str):
@@ -86,37 +88,41 @@ class _Description:
             return sorted((self.of(item) for item in value), key=json.dumps)
         if isinstance(value, MethodType):
             return [self.of(value.__func__), self.of(value.__self__)]
-        if id(value) in self._seen:
-            return self._seen[id(value)][0]
-        self._seen[id(value)] = f"{_name(value)} again, number {len(self._seen)}", value
-        return self._object(value)
+        if any(value is whole for whole in self._within):
+            return f"{_name(value)} again"
+        self._within.append(value)
+        about = self._object(value)
+        self._within.pop()
+        return about
 
     def _object(self, value: Any) -> Any:
-        if isinstance(value, FunctionType | type):
-            return self._coded(value)
+        kind = type(value)
         if isinstance(value, nn.Module):
             model = getattr(value, COMPILED_MODULE, value)
-            return [
-                f"{type(model).__qualname__} {_hash(self.model(model))}",
-                data_hash(*model.state_dict().values()),
-            ]
-        if callable(describes := getattr(value, "describe", None)):
-            about = self.of(describes())
-            if _is_ours(describes) and not _is_ours(type(value)):  # a base class, which knows its own fields
-                about = [self._coded(type(value)), about, self.of(_held(value))]
+            if model is self._trained:
+                return "the model"
+            parts = f"{type(model).__qualname__} {_hash(self.model(model))}"
+            return [parts, data_hash(*model.state_dict().values())]
+        if isinstance(value, FunctionType | type):
+            return self._code(value)
+        if hasattr(value, "__wrapped__"):  # a cache around a function
+            return [_name(kind), self.of(value.__wrapped__)]
+        describes = getattr(value, "describe", None)
+        if callable(describes) and (_is_ours(kind) or not _is_ours(describes)):
             # a frozen model tells its options alone
+            about = self.of(describes())
             return [about, self.of(value.model)] if hasattr(value, "model") else about
         if isinstance(value, partial):
             arguments = {"args": self.of(value.args), "keywords": self.of(value.keywords)}
             return {"function": self.of(value.func), **arguments}
-        if hasattr(value, "__wrapped__"):  # a cache around a function
-            return [_name(type(value)), self.of(value.__wrapped__)]
-        if hasattr(value, "__qualname__") or isinstance(value, ModuleType | logging.Logger | torch.device):
+        if hasattr(value, "__qualname__") or isinstance(value, ModuleType | torch.device):
             return _name(value)
-        if not (state := _attributes(value)):
+        slots = [s for base in kind.__mro__ if not _is_ours(base) for s in vars(base).get("__slots__", ())]
+        held = {s: getattr(value, s) for s in slots if hasattr(value, s)} | getattr(value, "__dict__", {})
+        if not (held := {k: v for k, v in held.items() if not _is_computed(kind, k)}):
             text = repr(value)
-            return [self._coded(type(value)), "" if " at 0x" in text else text]
-        return {"class" if "name" in state else "name": self._coded(type(value)), **self.of(state)}
+            return [self._code(kind), "" if " at 0x" in text else text]
+        return {"class" if "name" in held else "name": self._code(kind), **self.of(held)}
 
     def model(self, model: nn.Module) -> list[Any]:
         """Describe a model without its weights: classes, functions, plain attributes, further buffers."""
@@ -125,33 +131,60 @@ class _Description:
             pair for part in parts for pair in vars(part).items() if pair[0] not in _OF_EVERY_MODULE
         ]
         held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], _PLAIN)]
-        classes = {self._coded(type(part)): None for part in parts}
-        trained = self._trained is model  # whose buffers a checkpoint holds
+        classes = [self._code(kind) for kind in dict.fromkeys(map(type, parts))]
+        trained = model is self._trained  # whose buffers a checkpoint holds
         buffers = [] if trained else [data_hash(buffer) for buffer in unsaved(model).values()]
         printed = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # the parts and their options
-        return [printed, [*classes], self.of(held), buffers]
+        return [printed, classes, self.of(held), buffers]
 
-    def _coded(self, value: Any) -> str:
-        """Return the name of a function or class, with a hash of its code where it is the caller's own."""
-        if self._by_name and not _is_ours(value):
-            return _name(value)
-        if isinstance(value, FunctionType):
-            cells = [c.cell_contents for c in value.__closure__ or () if c != CellType()]
-            filled = (list, dict, set) if _FILLS & set(value.__code__.co_names) else ()
-            held = [type(c).__name__ if isinstance(c, filled) else self.of(c) for c in cells]
-            if _is_ours(value):
-                return f"{_name(value)} {_hash(held)}" if held else _name(value)
-            defaults = self.of([value.__defaults__, value.__kwdefaults__])
-            return f"{_name(value)} {_hash([_code(value.__code__), defaults, held])}"
+    def _code(self, value: Any) -> str:
+        """Return the name of a function or class, with a hash of what it holds and the caller's source."""
+        name, held = _name(value), _held(value)
         if _is_ours(value):
-            return str(value.__qualname__)
-        members = {name: _unwrapped(member) for name, member in vars(value).items()}
-        coded = {
-            name: self.of(member)
-            for name, member in members.items()
-            if isinstance(member, FunctionType) or not name.startswith(("__", "_abc_"))
-        }
-        return f"{_name(value)} {_hash([coded, [self._coded(base) for base in value.__bases__]])}"
+            return f"{name} {_hash(self.of(held))}" if held and isinstance(value, FunctionType) else name
+        if self._by_name:
+            return name
+        try:
+            source = inspect.getsource(value)
+        except (OSError, TypeError):
+            source = ""
+        why = "a lambda" * (value.__name__ == "<lambda>") or "its source cannot be read" * (not source)
+        why = why or "a class in a function" * (isinstance(value, type) and "<locals>" in name)
+        why = why or "it holds objects" * (not all(map(_is_fixed, held)))
+        if why and self._kept:
+            raise InputError(
+                f"identity: expected a text, as a folder does not know {name} again, got None; pass "
+                f"identity='1', and another when your code changes ({why})"
+            )
+        about = [self.of(one) if _is_fixed(one) else _name(type(one)) for one in held]
+        if value.__name__ == "<lambda>":  # of which a line may have several
+            about.append([place[2] for place in value.__code__.co_positions()])
+        bases = [self._code(base) for base in getattr(value, "__bases__", ())]
+        return f"{name} {_hash([source or id(getattr(value, '__code__', value)), about, bases])}"
+
+
+def _held(value: Any) -> list[Any]:
+    """Return the values that a function is bound to, or the functions of a class."""
+    if isinstance(value, type):
+        members = (getattr(member, "__func__", member) for member in vars(value).values())
+        return [one for member in members if isinstance(member, FunctionType) for one in _cells(member)]
+    more = () if _is_ours(value) else (value.__defaults__, value.__kwdefaults__, vars(value))
+    return [*_cells(value), *(tuple(one.items()) if isinstance(one, dict) else one for one in more)]
+
+
+def _cells(function: FunctionType) -> list[Any]:
+    return [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+
+
+def _is_fixed(value: Any) -> bool:
+    """Return whether what a function holds is a value, which does not change from call to call."""
+    if isinstance(value, tuple):
+        return all(map(_is_fixed, value))
+    return _is_ours(type(value)) and not isinstance(value, _CHANGING)
+
+
+def _is_computed(kind: type, name: str) -> bool:
+    return isinstance(getattr(kind, name, None), cached_property)
 
 
 def _is_ours(value: Any) -> bool:
@@ -159,43 +192,11 @@ def _is_ours(value: Any) -> bool:
     return str(getattr(value, "__module__", None)).partition(".")[0] in _LIBRARIES
 
 
-def _unwrapped(member: Any) -> Any:
-    """Return the function of a static or class method, or of a property."""
-    if isinstance(member, staticmethod | classmethod):
-        return member.__func__
-    if isinstance(member, property):
-        return member.fget
-    return member.func if isinstance(member, cached_property) else member
-
-
-def _code(code: CodeType) -> list[Any]:
-    """Return what a function does, as its compiled code."""
-    constants = [_code(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
-    return [code.co_code.hex(), *code.co_names, constants]
-
-
-def _constant(value: Any) -> str:
-    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, or what another object holds."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return _held(value)
-
-
-def _held(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object, without those it computes once when asked."""
-    kind = type(value)
-    slots = [] if _is_ours(kind) else [s for base in kind.__mro__ for s in vars(base).get("__slots__", ())]
-    held = {s: getattr(value, s) for s in slots if hasattr(value, s)} | getattr(value, "__dict__", {})
-    return {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
-
-
 def _name(value: Any) -> str:
     if isinstance(value, ModuleType):
         return value.__name__
+    if isinstance(value, type) and _is_ours(value):
+        return value.__qualname__
     kind = value if hasattr(value, "__qualname__") else type(value)
     return f"{getattr(kind, '__module__', None)}.{kind.__qualname__}"
 

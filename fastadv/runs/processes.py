@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastadv._checks import check_count
 from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
 if dist.is_available():
@@ -98,25 +97,6 @@ def in_turn(count: int, results: Iterator[T]) -> Iterator[T]:
 def share_of(work: Sequence[T]) -> Sequence[T]:
     """Return the pieces of work whose results `in_turn` expects of this process."""
     return work[rank() :: world()]
-
-
-def apart(count: int, rank: int | None, world_size: int | None, each: str, size: str) -> range:
-    """Return which of `count` pieces of work are those of a process that knows no other; all by default."""
-    if world() > 1 and (rank, world_size) != (None, None):
-        raise InputError(
-            "rank, world_size: expected none in a process group, whose processes share the work by "
-            f"themselves, got {rank} and {world_size}; leave them out"
-        )
-    rank, world_size = 0 if rank is None else rank, 1 if world_size is None else world_size
-    check_count("world_size", world_size, 1)
-    if check_count("rank", rank, 0) >= world_size:
-        raise InputError(f"rank: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
-    if world_size > count:
-        raise InputError(
-            f"world_size: expected at most one process for each of the {count} {each}, got {world_size}; "
-            f"use a smaller {size}"
-        )
-    return range(rank, count, world_size)
 
 
 @contextmanager

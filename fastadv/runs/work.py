@@ -1,10 +1,8 @@
-"""Work in parts: each is read, or made and kept in a folder; folders of several jobs become one."""
+"""Work in parts: each is read, or made and kept in a folder."""
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.runs.files import atomic_write, load_tensors, read_json, save_tensors, write_json, writing
+from fastadv.runs.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same, plain
 
@@ -32,14 +30,12 @@ class Keeper:
 
     _lock: RunFolder | None = None
 
-    def __init__(
-        self, folder: str | os.PathLike[str] | None, *, name: str = "run_dir", shared: bool = False
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None, *, name: str = "run_dir") -> None:
         self._name = name
 
         def hold() -> Path:
             assert folder is not None
-            self._lock = RunFolder(folder, name=name, shared=shared)
+            self._lock = RunFolder(folder, name=name)
             return self._lock.path
 
         self.path = None if folder is None else processes.from_first(hold)
@@ -132,57 +128,3 @@ def read_part(path: Path, seal: str) -> Kept | None:
             "with that version, or choose another folder"
         )
     return (tensors, json.loads(metadata["about"])) if metadata["of"] == seal else None
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """How the pieces of a whole lie in folders: each has a file, whose name ends in its number."""
-
-    name: str
-    what: str  # is expected in a folder
-    pattern: str  # of those files
-    mark: str  # the pattern of files that make a folder one of such work
-    config: Callable[[Path], Mapping[str, Any]]  # of a file that `pattern` or `mark` finds: the whole
-    total: Callable[[Path], int]  # of a piece: how many there are
-    files: Callable[[Path, Path], Sequence[Path]]  # verified, of a piece and one that it belongs to
-
-
-def merge(
-    folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], pieces: Pieces, name: str
-) -> tuple[Path, int, int]:
-    """Put verified pieces together in the folder `out`; return it, their number and that of their files."""
-    places: dict[int, Path] = {}
-    for folder in map(Path, folders):
-        paths = sorted(folder.glob(pieces.pattern))
-        if not paths:
-            raise InputError(
-                f"{folder}: expected {pieces.what}, got none; check its name, or run its command again with "
-                "--resume"
-            )
-        for path in paths:
-            number = int(path.stem.rpartition("-")[2])
-            if number in places:
-                raise InputError(
-                    f"{path}: expected each {pieces.name} once, got it in {places[number].parent}, too; "
-                    "leave one out"
-                )
-            places[number] = path
-    first = places[min(places)]
-    config, total = pieces.config(first), pieces.total(first)
-    for path in places.values():
-        check_same(path, pieces.config(path), config)
-    if missing := [str(number) for number in range(total) if number not in places]:
-        raise InputError(
-            f"folders: expected all {total} {pieces.name}s, got none of {', '.join(missing[:8])}"
-            f"{' ...' * (len(missing) > 8)}; run the command of what is missing, and merge again"
-        )
-    files = [file for _, path in sorted(places.items()) for file in pieces.files(path, first)]
-    with RunFolder(out, name=name, shared=True) as opened:
-        for path in opened.path.glob(pieces.mark):  # another whole must not be lost
-            check_same(path, pieces.config(path), config)
-        for file in files:
-            copy = opened.path / file.name
-            if file.resolve() != copy.resolve():
-                with writing(copy), atomic_write(copy) as part:
-                    shutil.copyfile(file, part)
-    return opened.path, len(places), len(files)

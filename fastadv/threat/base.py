@@ -67,7 +67,7 @@ class Threat:
     @cached_property
     def metric(self) -> str:
         """A hash of what the threat does, but for its radius: of one metric, distances are comparable."""
-        return seal(describe(self._nameless()))
+        return seal(describe(self._nameless(), kept=False))
 
     def _nameless(self) -> Self:
         return self.resized(1.0)

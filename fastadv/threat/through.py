@@ -193,7 +193,7 @@ class Through(Named):
         return replace(super()._nameless(), name="-")
 
     def describe(self) -> dict[str, Any]:
-        """Return what a run knows of it, with functions, which `runs.identity` knows by their code."""
+        """Return what a run knows of it, with functions, which `runs.identity` knows by their source."""
         functions = {"map": self.map, "still": self.still}
         return {"name": self.name, "ball": self.ball, "box": list(self.box), **functions}
 

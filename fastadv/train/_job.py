@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -26,7 +27,7 @@ from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
 from fastadv.runs.checkpoint import RunRecord
-from fastadv.runs.identity import FORMAT, describe, describe_model, unsaved
+from fastadv.runs.identity import BY_NAME, FORMAT, describe, describe_model, unsaved
 from fastadv.train import optim
 from fastadv.train._feed import Feed, check_sets
 from fastadv.train._results import Results
@@ -235,19 +236,21 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
 def _config(job: Job, steps: Steps) -> dict[str, Any]:
     """Describe what is trained, but for its data: a folder with another description is not resumed."""
     model, feed, optimization = steps.model, steps.feed, steps.optimization
+    identity = BY_NAME if job.run_dir is None else job.identity
+    known = partial(describe, trained=model, identity=identity)
     return {
         **FORMAT,
-        "model": describe_model(model, job.identity),
-        "recipe": describe(steps.recipe, model, job.identity),
+        "model": describe_model(model),
+        "recipe": known(steps.recipe),
         # Epochs change nothing in a constant schedule: such a run may be made longer
         "epochs": None if optimization.schedule == "constant" else job.epochs,
         "batch_size": feed.batch_size,
-        "optimizer": describe(job.optimizer, model, job.identity),
+        "optimizer": known(job.optimizer),
         "learning_rate": optim.find_rate(job.optimizer, job.learning_rate),
         **vars(optimization),
         "ramp": len(steps.ramp),
-        "schedule": describe(optimization.schedule, model, job.identity),
-        "augment": feed.augment and describe(feed.augment.parts, model, job.identity),
+        "schedule": known(optimization.schedule),
+        "augment": feed.augment and known(feed.augment.parts),
         "precision": steps.execution.precision,
         "compile": steps.execution.compile,
         "seed": job.seed,
@@ -263,7 +266,7 @@ def _around(job: Job, model: nn.Module, measure: Measures) -> dict[str, Any]:
         "resume": job.resume,
         "test_set": None if job.test_set is None else describe_data(job.test_set),
         "test_every": measure.every,
-        "test_attacks": describe(measure.test.attacks, model, job.identity),
+        "test_attacks": describe(measure.test.attacks, model, BY_NAME),
         "test_limit": measure.test.limit,
         **vars(job.ending),
         "checkpoint_every": job.execution.checkpoint_every,

@@ -71,8 +71,9 @@ def fit(
             are deterministic); `reports(run_dir)` gives all epochs. A run without a checkpoint starts from
             the beginning. With schedule="constant", a larger `epochs` extends a finished run.
         identity: a text that represents the code of your own model, recipe, schedule and augmentation.
-            Without it a folder knows them by their code, and the model by its logits of 16 samples. A set is
-            known by its first and last samples and some between.
+            Without it a folder knows them by their source, and the model by its logits of 16 samples; it
+            refuses a lambda, and a function that holds objects. A set is known by its first and last samples
+            and some between.
         seed: keys order, attacks, augmentation and dropout. The global random state is neither used nor
             changed.
         device: where the model is moved first; None leaves it where it is.

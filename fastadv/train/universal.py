@@ -34,7 +34,7 @@ from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import load_tensors, save_tensors
-from fastadv.runs.identity import ANSWERS, FORMAT, agree, check_same, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, check_same, describe
 from fastadv.runs.work import Keeper
 from fastadv.threat import Threat, Through
 from fastadv.train._feed import Feed, first_rows
@@ -239,7 +239,7 @@ def universal(
             card. None writes nothing.
         resume: continue a stopped run of `run_dir`, to the same result.
         identity: a text that represents your own model and criterion. Without it a model is known by its
-            weights and its logits of 16 samples, a criterion by its code.
+            weights and its logits of 16 samples, a criterion by the source of its functions.
         progress: True shows a bar on stderr; a function is called with (steps done, steps) after every step.
 
     Returns:
@@ -284,8 +284,10 @@ def universal(
         classifier = prepare(model, work=epochs * size, outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        about = {"model": classifier, "threat": threat, "criterion": meant}
-        config = {name: describe(value, identity=identity) for name, value in about.items()}
+        about = {"threat": threat, "criterion": meant}
+        known = BY_NAME if run_dir is None else identity
+        config = {name: describe(value, identity=known) for name, value in about.items()}
+        config["model"] = describe(classifier, identity=BY_NAME)  # whose answers tell the rest
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
         config |= {"identity": identity, "targets": None}  # Folders of the last version name targets
         config |= {**FORMAT, "data": describe_data(dataset)}

@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fastadv(capsys):
-    """fastadv("attack -m small_cnn", "--more", ..., code=0) -> Done; it must end with that code."""
+    """fastadv("evaluate -m small_cnn", "--more", ..., code=0) -> Done; it must end with that code."""
 
     def call(line, *more, code=0):
         capsys.readouterr()

@@ -38,7 +38,7 @@ def test_construct_then_train_on_it(fastadv, folder, net, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd", "construct fixed-shift"])
+@pytest.mark.parametrize("command", ["evaluate -a pgd", "construct fixed-shift"])
 def test_precisions(fastadv, net, command):
     out = "made" if "construct" in command else "made.npz --radius 0.3"
     line = f"{command} {net} {SOME} --steps 1 --out {out}"
@@ -71,8 +71,8 @@ def test_a_processor_is_part_of_the_model(fastadv, folder, refused):
         "def whole():\n    return fastadv.models.adapt(net(), processor, size='native')\n"
     )
     line = "-m ownprocessor:net --data digits -n 40 --radius 0.1 -a pgd:steps=2 --json --processor"
-    for command, name in (("evaluate", "make"), ("attack", "processor")):
-        assert fastadv(f"{command} {line} ownprocessor:{name}").json["config"]["processor"].endswith(name)
+    for name in ("make", "processor"):
+        assert fastadv(f"evaluate {line} ownprocessor:{name}").json["config"]["processor"].endswith(name)
     refused(f"evaluate {line} ownprocessor:nosuch", "has no attribute 'nosuch'; name one that PYTHONPATH has")
     for name in ("torchvision:resnet18", "ownprocessor:whole"):
         again = line.replace("ownprocessor:net", name)
@@ -138,10 +138,10 @@ def test_the_commands_about_training_run(fastadv, folder):
 
 @pytest.mark.parametrize("ending", ["NPZ", "pt", "safetensors"])
 def test_the_ending_says_how_examples_are_written(fastadv, net, refused, folder, ending):
-    fastadv(f"attack {net} {SOME} --radius 25.5/255 -a fgsm --out adv.{ending}")
+    fastadv(f"evaluate {net} {SOME} --radius 25.5/255 -a fgsm --out adv.{ending}")
     ways = {"NPZ": np.load, "pt": torch.load, "safetensors": lambda path: ChainMap(*load_tensors(path))}
     held = ways[ending](f"adv.{ending}")
-    assert json.loads(str(held["card"]))["config"]["radius"] == 0.1
+    assert json.loads(str(held["card"]))["config"]["attacks"][0]["radius"] == 0.1
     assert len(held["x_adv"]) == len(held["y"]) > 0
     assert float(abs(torch.as_tensor(held["x_adv"]) - torch.as_tensor(held["x"])).max()) == pytest.approx(0.1)
-    refused(f"attack {net} --radius 0.1 --out adv.jpg", "expected one of .safetensors, .npz, .pt")
+    refused(f"evaluate {net} --radius 0.1 --out adv.jpg", "expected one of .safetensors, .npz, .pt")

@@ -63,7 +63,9 @@ def test_a_user_without_a_home(examined, refused, monkeypatch):
     state = examined()
     assert "set HOME or XDG_CACHE_HOME" in advice(state, "home")
     assert state["data"]["folder"] == ""
-    refused("attack -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none")
+    refused(
+        "evaluate -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none"
+    )
 
 
 FAULT = "_C.so is of another Python than this"
@@ -111,7 +113,7 @@ import torch, fastadv as fa
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
 fa.attacks.pgd(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), fa.Linf(0.1), steps=2, step_size=0.1)
 from fastadv.cli import main
-sys.argv = "fastadv attack -m softmax --data digits -n 5 --radius 0.1".split()
+sys.argv = "fastadv evaluate -m softmax --data digits -n 5 --radius 0.1".split()
 assert main() == 0
 sys.argv = ["fastadv", "doctor"]
 sys.exit(main())

@@ -12,25 +12,25 @@ DIGITS = "-m small_cnn --data digits"
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("attack", "--model"),
-        (f"attack {DIGITS}", "--radius"),
-        (f"attack {DIGITS} --radius much", "much"),
-        (f"attack {DIGITS} --radius 0.1 --norm l7", "l7"),
-        (f"attack {DIGITS} --radius 0.1 -a pgd:steps", "KEY=VALUE"),
-        (f"attack {DIGITS} --radius 0.1 -a pgd:stop_early=no", "stop_early=false"),
-        (f"attack {DIGITS} --radius 0.1 -o width=4 -o width=8", "width is given twice"),
-        (f"attack {DIGITS} --radius 0.1 -o normalize=cifar", "one of cifar10, cifar100, imagenet"),
-        (f"attack {DIGITS} --radius 0.1 -o shape=3", "follow from --data"),
-        (f"attack {DIGITS} --radius 0.1 --out file/adv.safetensors", "cannot be written"),
-        (f"attack {DIGITS} --radius 0.1 -n 0", "equal to 1. Try"),
+        ("evaluate", "--model"),
+        (f"evaluate {DIGITS}", "--radius"),
+        (f"evaluate {DIGITS} --radius much", "much"),
+        (f"evaluate {DIGITS} --radius 0.1 --norm l7", "l7"),
+        (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps", "KEY=VALUE"),
+        (f"evaluate {DIGITS} --radius 0.1 -a pgd:stop_early=no", "stop_early=false"),
+        (f"evaluate {DIGITS} --radius 0.1 -o width=4 -o width=8", "width is given twice"),
+        (f"evaluate {DIGITS} --radius 0.1 -o normalize=cifar", "one of cifar10, cifar100, imagenet"),
+        (f"evaluate {DIGITS} --radius 0.1 -o shape=3", "follow from --data"),
+        (f"evaluate {DIGITS} --radius 0.1 --out file/adv.safetensors", "cannot be written"),
+        (f"evaluate {DIGITS} --radius 0.1 -n 0", "equal to 1. Try"),
         (f"train {DIGITS} --recipe pgd", "--radius"),
         (f"train {DIGITS} --recipe gaussian", "needs sigma: gaussian:sigma=VALUE"),
         (f"train {DIGITS} --recipe smoothadv:sigma=0.5 --radius 0.5", "--norm l2"),
         (f"train {DIGITS} --resume", "--run-dir"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps=3 -a fgsm --steps 3", "--steps"),
         (f"train {DIGITS} --recipe trades:steps=3 --radius 0.1 --steps 3", "--steps"),
-        (f"attack {DIGITS} --radius 0.1 -a pgdd", "got 'pgdd'; did you mean 'pdgd' or 'pgd'? Try"),
-        (f"attack {DIGITS} --radius 0.1 -a pgd:alpha=3", "freeze; did you mean 'step_size'? Try"),
+        (f"evaluate {DIGITS} --radius 0.1 -a pgdd", "got 'pgdd'; did you mean 'pdgd' or 'pgd'? Try"),
+        (f"evaluate {DIGITS} --radius 0.1 -a pgd:alpha=3", "freeze; did you mean 'step_size'? Try"),
         (f"evaluate {DIGITS} --eps 0.1", "no option --eps; did you mean '--radius'? Try"),
         ("train -m resnet19 --data digits", "did you mean 'resnet18' or 'resnet50'? Try"),
         (f"evalute {DIGITS}", "Did you mean 'evaluate'? Try"),
@@ -43,14 +43,10 @@ def test_wrong_usage_is_two(refused, folder, line, says):
 
 
 def test_advice_is_in_the_words_of_a_command(fastadv, net):
-    said = fastadv(f"attack {net} -n 4 --radius 8 -a fgsm").out
+    said = fastadv(f"evaluate {net} -n 4 --radius 8 -a fgsm").out
     assert "did you mean --radius 8/255?" in " ".join(said.split())
     line = spoken("did you mean Linf(0.5 / 255)? give fa.models.bpda(model, {})")
     assert line == "did you mean --radius 0.5/255? give -m a function that returns fa.models.bpda(model, {})"
-
-
-def test_a_command_that_went_says_where_it_is(refused):
-    refused("study ilyas2019 pipeline --scale cpu --json", "python -m papers")
 
 
 @pytest.mark.slow
@@ -59,12 +55,12 @@ def test_failed_work_is_one(refused, folder, net):
     (folder / "other").mkdir()
     (folder / "other" / "index.json").write_text("{}")
     for line, says in (
-        ("attack -m small_cnn -w torn.safetensors --data digits --radius 0.1", "torn.safetensors"),
-        ("attack -m small_cnn --data other --radius 0.1", "index"),
+        ("evaluate -m small_cnn -w torn.safetensors --data digits --radius 0.1", "torn.safetensors"),
+        ("evaluate -m small_cnn --data other --radius 0.1", "index"),
         ("train -m softmax --data digits -n 200 --epochs 3 --learning-rate 1e38", "finite loss"),
     ):
         refused(line, says, 1)
-    refused("attack -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape")  # of width 4
+    refused("evaluate -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape")  # of width 4
 
 
 # Values that are wrong whatever the command does, by the option that names them
@@ -96,7 +92,7 @@ def test_every_command_refuses_wrong_options(refused, folder, command):
 
 def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv, folder):
     (folder / "mynet.py").write_text("def broken(classes):\n    raise RuntimeError('no\\nluck')\n")
-    line = "attack -m mynet:broken --data digits --radius 0.1"
+    line = "evaluate -m mynet:broken --data digits --radius 0.1"
     for debugged in (f"{line} --debug", f"--debug {line}"):
         done = fastadv(debugged, code=1)
         assert "Traceback" in done.err
@@ -107,5 +103,5 @@ def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv, folder):
 
 
 def test_untrained_model_is_pointed_out(fastadv):
-    assert "untrained" in fastadv("attack -m softmax --data digits -n 20 --radius 0.1 -a fgsm").err
+    assert "untrained" in fastadv("evaluate -m softmax --data digits -n 20 --radius 0.1 -a fgsm").err
     assert not torch.is_inference_mode_enabled()

@@ -10,16 +10,7 @@ from typer.main import get_command
 from fastadv.cli import app
 from fastadv.cli._signature import COMMON, MOST
 
-
-def commands(group, *path):
-    for name, declared in group.commands.items():
-        if hasattr(declared, "commands"):
-            yield from commands(declared, *path, name)
-        elif not declared.hidden:
-            yield " ".join((*path, name)), declared
-
-
-COMMANDS = dict(commands(get_command(app)))
+COMMANDS = get_command(app).commands
 LINES = (Path(__file__).parent / "options.txt").read_text().splitlines()
 OPTIONS = {command: options.split() for command, _, options in (line.partition(": ") for line in LINES)}
 
@@ -39,9 +30,7 @@ def test_options_have_their_names_defaults_and_a_line_of_help(command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_that_parses(fastadv, folder, command):
-    for place in ("data", "runs/abs/model.safetensors"):  # what examples read
-        (folder / place).mkdir(parents=True)
+def test_help_has_an_example_that_parses(fastadv, command):
     done = fastadv(f"{command} --help")
     assert done.err == ""
     assert f"Example: fastadv {command}" in done.out
@@ -63,7 +52,7 @@ def options(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["attack", "train", "construct", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "construct", "evaluate"])
 def test_few_options_are_shown_unless_all_are_asked_for(fastadv, command):
     every = {name for option in COMMANDS[command].params for name in option.opts if name.startswith("--")}
     for _ in range(2):  # whatever was asked before
@@ -74,5 +63,5 @@ def test_few_options_are_shown_unless_all_are_asked_for(fastadv, command):
         assert len(shown) <= MOST < len(every) - 3
         for noise in ("<bool>", "<int", "<str>", "<path>", "9223372036854775807"):
             assert noise not in text
-    assert "--help-all" not in fastadv("models --help").out
+    assert "--help-all" not in fastadv("doctor --help").out
     assert {option.name for declared in COMMANDS.values() for option in declared.params} >= COMMON

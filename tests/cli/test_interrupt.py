@@ -78,8 +78,8 @@ def test_the_first_stop_of_a_training_waits_for_its_step(number):
 
 
 def test_a_stop_outside_the_work_is_one_line_too(number, fastadv, net, monkeypatch):
-    monkeypatch.setattr("fastadv.cli._attack.parse_attacks", lambda *_: signal.raise_signal(number))
-    done = fastadv(f"attack {net} -n 5 --radius 0.1", code=128 + number)
+    monkeypatch.setattr("fastadv.cli._evaluate.parse_attacks", lambda *_: signal.raise_signal(number))
+    done = fastadv(f"evaluate {net} -n 5 --radius 0.1", code=128 + number)
     assert (done.out, done.err) == ("", "fastadv: interrupted\n")
 
 

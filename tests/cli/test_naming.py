@@ -88,7 +88,7 @@ def test_an_attack_of_each_kind_runs_from_the_command_line(fastadv, net, name):
     ],
 )  # fmt: skip
 def test_wrong_text_is_one_line(refused, net, text, says):
-    refused(f"attack {net} -n 5 -a {text}", says)
+    refused(f"evaluate {net} -n 5 -a {text}", says)
 
 
 def test_an_option_that_every_attack_overrides_has_no_effect():

@@ -92,27 +92,3 @@ def test_other_images_of_imagenet_than_robustbenchs_are_told(fastadv, refused, m
     assert other in fastadv(line.format("", entry.name)).err
     assert "these have" not in fastadv(line.format("256Crop", entry.name)).err
     refused(line.format("", "imagenet/Wong2020Fast"), "give --data imagenet:preprocessing=Crop288")
-
-
-def test_the_list_of_entries_can_be_filtered(fastadv, refused):
-    """By data set and norm; names are not cut, and the most robust come first."""
-    whole = fastadv("models --json").json
-    assert [*whole["zoo"]] == sorted(
-        whole["zoo"], key=lambda path: (path.split("/")[0], "L2" in path, -whole["zoo"][path]["robust"])
-    )
-    assert {*whole["zoo"]} == {entry.path for entry in models.robustbench_entries()}
-    assert whole["built_in"] == list(models.names())
-    card = whole["zoo"][NAME]
-    assert (card["clean"], card["robust"], card["url"]) == (92.44, 67.31, find(NAME).url)
-    assert (card["dataset"], card["threat"], card["radius"]) == ("cifar10", "Linf", 8 / 255)
-    assert (card["net"]["name"], card["net"]["options"]["depth"]) == ("wide_resnet", 28)
-    chosen = fastadv("models -d cifar10 --norm l2 --json").json
-    assert chosen == {"zoo": {path: it for path, it in whole["zoo"].items() if "cifar10/L2" in path}}
-    done = fastadv("models -d cifar10 --norm linf")
-    (line,) = (line for line in done.out.splitlines() if f"rb:{NAME} " in line)
-    assert line.replace("│", " ").split() == [f"rb:{NAME}", "92.44", "67.31"]
-    assert "rb:cifar100" not in done.out
-    assert fastadv("models -d cifar100 --norm l2 --json").json == {"zoo": {}}
-    wong = fastadv("models -d imagenet --json").json["zoo"]["imagenet/Linf/Wong2020Fast"]
-    assert (wong["preprocessing"], wong["robust"], wong["radius"]) == ("Crop288", 26.24, 4 / 255)
-    refused("models -d mnist", "mnist")

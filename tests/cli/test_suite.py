@@ -108,7 +108,6 @@ def test_too_few_images_are_no_result_of_robustbench(fastadv, refused, monkeypat
         ("-d cifar10 --radius 0.1", "--radius is set by --suite robustbench"),
         ("-d cifar100 --norm l2", "no table for cifar100 in l2; it has --data cifar10 --norm linf, "),
         ("-d cifar10c", "no table for cifar10c in linf"),
-        ("-d cifar10 --split train", "--split is set by --suite robustbench"),
         ("-d imagenet", "imagenet:preprocessing=Res256Crop224"),
         ("-d imagenet:preprocessing=none,ids=a.txt", "has its own images"),
     ],

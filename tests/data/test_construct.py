@@ -215,7 +215,6 @@ def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
         ({"batch_size": 0}, "batch_size"),
         ({"shard_size": 0}, "shard_size"),
         ({"dtype": "float64"}, "uint8"),
-        ({"rank": 2, "world_size": 2}, "rank"),
     ],
 )
 def test_options_out_of_range(construct, changed, message):

@@ -72,7 +72,6 @@ def faults(folder, rank):
         "seed": {"seed": rank},
         "out_dir": {"out_dir": folder / f"set-{rank}"},
         "argument": {"steps": 1 - rank},
-        "rank": {"rank": rank, "world_size": 2},
         "file": {"out_dir": folder / "file"},
         "folder": {"out_dir": folder / "other"},
         # in the second shard, which the second process makes

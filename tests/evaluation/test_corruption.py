@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.evaluation import Table, corruption, evaluate, merge, report
+from fastadv.evaluation import Table, corruption, evaluate, report
 from fastadv.evaluation.corruption import ALEXNET, CorruptionTable
 from tests.evaluation.reports import Read, table_of
 from tests.processes import go
@@ -114,16 +114,6 @@ def test_a_stopped_run_loses_one_batch_and_grows(tmp_path):
         ({"dataset": fa.data.load("digits", "train", size=32, limit=50)}, "answer to the first samples"),
     ):
         refuses(says, run, Means(), run_dir=tmp_path, resume=True, **options)
-
-
-def test_shares_and_processes_give_the_table_of_one(tmp_path):
-    for rank in (1, 0):
-        share = run(Means(), run_dir=tmp_path / f"job-{rank}", rank=rank, world_size=2)
-        assert share.corruption.samples == (20 if rank else 30)
-    merge([tmp_path / "job-0", tmp_path / "job-1"], tmp_path / "all")
-    model = Means()
-    assert same(run(model, run_dir=tmp_path / "all", resume=True), run(Means()))
-    assert model.passed <= 150  # the clean images, and probes
 
 
 def test_the_processes_of_a_group_share_the_batches(tmp_path):

@@ -1,4 +1,4 @@
-"""Tables for papers and other programs, and means over seeds."""
+"""Tables for papers and other programs."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -59,11 +59,8 @@ def test_latex_escapes_and_chooses_columns(table) -> None:
 
 def test_a_sign_of_masking_is_exported(table) -> None:
     masked = replace(table, indicators=Indicators({"zero_gradient": 1.0}))
-    over = fa.evaluation.over_seeds([table, masked, masked])
-    assert str(over).splitlines()[0] == f"2 of 3 tables: {masked.indicators.lead}"
-    for one in (masked, over):
-        assert one.to_latex().startswith(f"% {one.headline}\n\\begin")
-        assert {line["headline"] for line in csv.DictReader(io.StringIO(one.to_csv()))} == {one.headline}
+    assert masked.to_latex().startswith(f"% {masked.headline}\n\\begin")
+    assert {line["headline"] for line in csv.DictReader(io.StringIO(masked.to_csv()))} == {masked.headline}
 
 
 def test_draws_and_corruptions_are_exported() -> None:
@@ -105,25 +102,3 @@ def test_pandas_gets_the_records(table, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "pandas", pandas)
     monkeypatch.setattr("fastadv.evaluation.export.need", lambda package: None)
     assert table.to_pandas() == table.records()
-
-
-def test_mean_and_deviation_over_tables() -> None:
-    def of(accuracy: float, n: int = 10, name: str = "PGD", **more: object) -> SimpleNamespace:
-        lines = [{"attack": "none", "accuracy": 1.0}, {"attack": name, "accuracy": accuracy, **more}]
-        both = [*lines, {"attack": "DDN", "accuracy": None}]
-        return SimpleNamespace(n=n, ids=torch.arange(n), records=lambda: both, indicators=None)
-
-    found = fa.evaluation.over_seeds([of(0.4), of(0.6), of(0.2)])
-    none, pgd = found.records()
-    assert (pgd["mean"], pgd["deviation"]) == (pytest.approx(0.4), pytest.approx(0.2))
-    assert (pgd["least"], pgd["most"], pgd["seeds"], none["deviation"]) == (0.2, 0.6, 3, 0)
-    assert "40.0% ± 20.0" in str(found)
-    assert r"PGD & 40.0\% $\pm$ 20.0 & 12 to 74 & 20.0\% \\" in found.to_latex()
-    for wrong in ([], [of(0.2)], of(0.2)):
-        refuses("tables: expected a list of two or more", fa.evaluation.over_seeds, wrong)
-    others = {"n": 11}, {"name": "FGSM"}, {"radius": 0.1}, {"norm": "l2"}
-    for given in others:
-        refuses("tables: expected the same attacks", fa.evaluation.over_seeds, [of(0.2), of(0.4, **given)])
-    twice = [of(0.2, name="none", norm="linf", radius=0.1)] * 2
-    assert [*fa.evaluation.over_seeds(twice).accuracy] == ["none", "none linf 0.1"]
-    refuses("names of their own", fa.evaluation.over_seeds, [of(0.2, name="none")] * 2)

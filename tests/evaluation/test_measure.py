@@ -16,7 +16,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import ImageSet
-from fastadv.evaluation import Curve, _outcome, accuracy_against_radius, clopper_pearson, evaluate
+from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate
 from fastadv.evaluation.named import minimizes
 from fastadv.runs import processes
 from tests.engine.nets import convnet, images
@@ -406,18 +406,12 @@ def test_no_batch_speaks_for_the_other(order):
 X, Y = images()
 
 
-def test_an_evaluation_keeps_few_blocks_and_tells_other_processes_none(monkeypatch: Any) -> None:
-    """Else each result splits the memory that its batch leaves, and a stream takes ever more."""
-    seen, told = list[Any](), list[int]()
-    real = _outcome.row
-    monkeypatch.setattr(_outcome, "row", lambda *args: [seen.extend(args[3]), real(*args)][1])
+def test_an_evaluation_tells_other_processes_no_points(monkeypatch: Any) -> None:
+    told = list[int]()
     tell = lambda value: [told.append(len(pickle.dumps(value))), [value]][1]  # noqa: E731
     monkeypatch.setattr(processes, "tell", tell)
     data = TensorDataset(X.repeat(4, 1, 1, 1), Y.repeat(4))
     attacks = dict.fromkeys("ab", partial(fa.attacks.fgsm, threat=fa.Linf(0.05)))
     fa.evaluate(convnet().eval(), data, attacks, batch_size=4, indicators=False)
-    tensors = [tensor for part in seen for tensor in part.tensors.values()]
-    assert len(tensors) > 2 * len(data) // 4
-    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
     assert len(told) > len(data) // 4
-    assert max(told) < _outcome.BLOCK // 10
+    assert max(told) < 100_000

@@ -156,7 +156,13 @@ def test_a_function_that_takes_no_threat_is_judged_in_the_recipes_unless_that_is
 
 
 TABLES = torch.linspace(-2, 2, 24).view(8, 3)
-SHIFT = fa.Through(torch.add, fa.Linf(0.1, (-1, 1)), lambda x: x.new_zeros(len(x), 1), box=(-9, 9))
+
+
+def unshifted(x: torch.Tensor) -> torch.Tensor:
+    return x.new_zeros(len(x), 1)
+
+
+SHIFT = fa.Through(torch.add, fa.Linf(0.1, (-1, 1)), unshifted, box=(-9, 9))
 REFUSED = {
     "a map": (nn.Linear(3, 2), (TABLES, TABLES[:, 0].gt(0).long()), "square", SHIFT),
     "a norm": (nets.Threshold(), nets.DATA, "ddn", fa.Linf(0.25)),

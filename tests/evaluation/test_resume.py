@@ -10,7 +10,6 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluation import merge
 from fastadv.runs.files import load_tensors, save_tensors
 from tests.evaluation.nets import DATA, Threshold, assert_same, contents, nearest, pgd, pixels, run
 from tests.evaluation.test_draws import Flips
@@ -50,10 +49,8 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
 
 
 @pytest.mark.slow
-def test_samples_are_kept_from_parts_that_were_made_without_and_a_share_has_no_verdict(tmp_path):
-    share = run(tmp_path, keep_samples=False, rank=1, world_size=3)
-    assert share.indicators is None
-    assert "one process's share of the samples" in str(share)
+def test_samples_are_kept_from_parts_that_were_made_without(tmp_path):
+    run(tmp_path, keep_samples=False)
     assert_same(run(tmp_path, resume=True), run(None))
     kept, _ = load_tensors(tmp_path / "indicators.safetensors")  # those of this verdict alone are read
     assert kept["correct"].tolist() == [True] * 4 + [False] * 2
@@ -156,46 +153,6 @@ def test_what_is_done_so_far_is_told_also_when_resumed(tmp_path):
     run(tmp_path, resume=True, on_event=again.append)
     assert again == told
     refuses("on_event: expected a function of a dictionary, got str", run, None, on_event="log.csv")
-
-
-REFUSED = {
-    "a": "expected all 3 shares, got none of 1; run the command",
-    "b": "expected all 3 shares, got none of 0, 2; run the command",
-    "c b": "expected all 3 shares, got none of 0; run the command",
-    "b a b": "expected each share once, got it in .*b, too",
-    "a other": "another attacks",
-    "a half": "expected a share of 3 of the same evaluation, got one of 2",
-    "a nowhere b": "nowhere: expected finished shares of an evaluation, got none",
-}
-
-
-def test_shares_are_the_evaluation_of_one_process_and_less_is_refused(tmp_path: Path) -> None:
-    for rank, name in enumerate("aba"):
-        run(tmp_path / name, rank=rank, world_size=3, resume=rank == 2)
-    run(tmp_path / "c", rank=2, world_size=3)
-    run(tmp_path / "other", rank=1, world_size=3, attacks={"near": nearest})
-    run(tmp_path / "half", rank=1, world_size=2)
-    out = tmp_path / "out"
-    for folders, said in REFUSED.items():
-        refuses(said, merge, [tmp_path / name for name in folders.split()], out)
-    refuses("another attacks", merge, [tmp_path / "a", tmp_path / "b"], tmp_path / "other")
-    assert not out.exists()
-    assert merge([tmp_path / "b", tmp_path / "a"], out) == {"shares": 3, "files": 6}
-    assert_same(run(out, resume=True), run(None))
-    (tmp_path / "b" / "part-00001-01.safetensors").unlink()
-    with pytest.raises(CorruptFileError, match=r"part-00001-01\..*: expected a part of this evaluation"):
-        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
-
-
-def test_shares_in_which_an_attack_refused_the_threat_become_one(tmp_path: Path) -> None:
-    attacks = {"fgsm": fa.attacks.fgsm, "l0": partial(fa.attacks.sigma_zero, steps=2)}
-    asked = {"attacks": attacks, "threat": fa.Linf(0.1)}
-    for rank in (0, 1):
-        run(tmp_path / "a", **asked, rank=rank, world_size=2, resume=rank > 0)
-    merge([tmp_path / "a"], tmp_path / "out")
-    whole = run(tmp_path / "out", **asked, resume=True)
-    assert whole["l0"].refused.startswith("threat: expected")
-    assert not whole["fgsm"].refused
 
 
 @pytest.mark.slow

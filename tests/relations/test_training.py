@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.data import construct
 from fastadv.train.recipes.base import owns_step
 from tests.data.sets import ALL, toy_base, toy_model
 from tests.train.nets import assert_same, grouped, images, net, stopped, timeless, viewed
@@ -193,16 +192,11 @@ def test_a_constructed_set_is_one_however_it_is_made(make, tmp_path):
     state, drawn = deepcopy(model.state_dict()), torch.get_rng_state()
     build = partial(make, model, toy_base(20), steps=4, shard_size=6)
     whole = build(out_dir=tmp_path / "whole")
-    half = {"world_size": 2, "rank": 1}
-    shares = [tmp_path / "0", tmp_path / "1"]
-    for rank, folder in enumerate(shares):
-        build(out_dir=folder, **half | {"rank": rank})
     build(out_dir=tmp_path / "stopped")
     (tmp_path / "stopped" / "shard-00001.safetensors").unlink()
     ways = {
         "in memory": build(),
         "resumed": build(out_dir=tmp_path / "stopped"),
-        "shares merged": construct.merge_constructed(shares[::-1], tmp_path / "merged"),
         "loaded": fa.data.load_constructed(tmp_path / "whole"),
         "a list": make(model, [*toy_base(20)], steps=4, shard_size=6, dtype="uint8"),
     }

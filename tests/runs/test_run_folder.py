@@ -23,15 +23,14 @@ def impatient(monkeypatch):
     monkeypatch.setattr(folder, "PATIENCE", 0.1)
 
 
-def refused(path, **options):
-    refuses("no other run is writing", RunFolder, path, **options)
+def refused(path):
+    refuses("no other run is writing", RunFolder, path)
 
 
 def test_a_folder_belongs_to_one_run_until_it_is_closed(tmp_path):
     with RunFolder(tmp_path / "a" / "b") as folder:
         assert folder.path.is_dir()
         refused(folder.path)
-        refused(folder.path, shared=True)
         RunFolder(tmp_path / "a").close()
     RunFolder(folder.path).close()
     folder.close()
@@ -82,16 +81,14 @@ def test_a_forked_worker_does_not_hold_the_folder(tmp_path):
         os.waitpid(child, 0)
 
 
-def test_several_processes_share_a_folder_and_leave_each_others_files_alone(tmp_path):
+def test_half_written_files_of_a_run_that_ended_are_removed(tmp_path):
     (tmp_path / LEFT).write_text("half")
-    first = RunFolder(tmp_path, shared=True)
-    assert os.listdir(tmp_path) == []
-    (tmp_path / LEFT).write_text("the first is writing")
-    second = RunFolder(tmp_path, shared=True)
-    refused(tmp_path)
-    second.close()
-    assert os.listdir(tmp_path) == [LEFT]
-    first.close()
+    with RunFolder(tmp_path):
+        assert os.listdir(tmp_path) == []
+        (tmp_path / LEFT).write_text("the run is writing")
+        refused(tmp_path)
+        assert os.listdir(tmp_path) == [LEFT]
+    RunFolder(tmp_path).close()
     assert os.listdir(tmp_path) == []
 
 

@@ -11,7 +11,6 @@ from fastadv.attacks.core.card import registered as registered
 from fastadv.attacks.core.card import tested as tested
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.common import Classifier, Common, GradientCommon, Variant, takes_common
-from fastadv.attacks.core.contract import contract
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
@@ -26,5 +25,5 @@ __all__ = [
     "WRONG", "Attack", "AttackResult", "Classified", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
     "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "OutsideTopK", "Rows",
     "Rule", "ScoredLook", "Search", "Status", "Task", "Variant", "WrongBy", "check_count",
-    "check_finite_radius", "check_norm", "contract", "repeat", "run", "takes_common",
+    "check_finite_radius", "check_norm", "repeat", "run", "takes_common",
 ]  # fmt: skip

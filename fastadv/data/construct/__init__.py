@@ -9,7 +9,7 @@ from fastadv.data.construct._build import BuildOptions
 from fastadv.data.construct.constructed import ConstructedSet, load_constructed
 from fastadv.data.construct.inversion import non_robust, robust
 from fastadv.data.construct.targeted import fixed_shift, random_target
-from fastadv.data.construct.verify import merge_constructed, verify_constructed
+from fastadv.data.construct.verify import verify_constructed
 from fastadv.threat import L2
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "ConstructedSet",
     "fixed_shift",
     "load_constructed",
-    "merge_constructed",
     "non_robust",
     "random_target",
     "robust",

@@ -25,7 +25,7 @@ from fastadv.errors import InputError
 from fastadv.models.wrappers import representation
 from fastadv.ops._rows import PerRow
 from fastadv.runs.card import data_hash
-from fastadv.runs.identity import describe
+from fastadv.runs.identity import BY_NAME, describe
 from fastadv.threat import Threat
 
 STARTS = ("images", "noise")
@@ -185,11 +185,11 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     return prepared(cut)
 
 
-def fingerprint(source: Prepared, base: Base, identity: str | None = None) -> dict[str, Any]:
-    """Return what tells a model or function from another: weights or code, and answers on the base."""
+def fingerprint(source: Prepared, base: Base) -> dict[str, Any]:
+    """Return what tells a model or function from another: weights or name, and answers on the base."""
     model = source.model
     numbers = torch.linspace(0, base.count - 1, min(32, base.count), device="cpu").long()
-    known: dict[str, Any] = {"function": describe(model, identity=identity)}
+    known: dict[str, Any] = {"function": describe(model, identity=BY_NAME)}
     if isinstance(model, nn.Module):
         state = model.state_dict()
         known = {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}

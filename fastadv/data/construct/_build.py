@@ -52,11 +52,7 @@ class BuildOptions(TypedDict, total=False):
         shard_size: samples of each shard; 1024 by default. Whatever stops a process loses at most this many
             of its samples.
         identity: a text that represents the code of a model or `module` that is a function of your own, which
-            is otherwise known by its code.
-        rank: for processes that do not communicate: this one builds the shards k with k % world_size == rank
-            and returns them; the one that finds the folder complete writes the index and returns the whole
-            set. 0 by default.
-        world_size: the number of such processes; 1 by default.
+            is otherwise known by its answers.
         progress: True shows a bar on stderr; a function is called with (samples done, samples to do).
     """
 
@@ -65,8 +61,6 @@ class BuildOptions(TypedDict, total=False):
     out_dir: str | PathLike[str] | None
     shard_size: int
     identity: str | None
-    rank: int | None
-    world_size: int | None
     progress: Progress
 
 
@@ -90,15 +84,14 @@ class Construction:
 def build(
     construction: Construction, base: Base, *, batch_size: int = 256, dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None, shard_size: int = 1024, identity: str | None = None,
-    rank: int | None = None, world_size: int | None = None, progress: Progress = False,
+    progress: Progress = False,
 ) -> ConstructedSet:  # fmt: skip
     """Run `construction`, whose source is prepared, over `base`; BuildOptions describes the arguments."""
     with processes.agreement():
         check_count("batch_size", batch_size, 1)
         check_count("shard_size", shard_size, 1)
         count = shard_count(base.count, shard_size)
-        numbers_here = processes.apart(count, rank, world_size, "shards", "shard_size")
-        ranges = {k: shard_range(k, base.count, shard_size) for k in numbers_here}
+        ranges = [shard_range(k, base.count, shard_size) for k in range(count)]
         box = construction.threat.box
         dtype = dtype or ("uint8" if base.eight_bit and box == UNIT else "float32")
         if check_choice("dtype", dtype, DTYPES) == "uint8" and box != UNIT:
@@ -111,17 +104,16 @@ def build(
     with (
         construction.source.in_eval(),
         shown(progress, f"building {construction.name}") as show,
-        Keeper(out_dir, name="out_dir", shared=True) as keeper,
+        Keeper(out_dir, name="out_dir") as keeper,
     ):
         processes.from_first(lambda: _check_folder(keeper.path, config))
-        numbers, total = list(ranges), sum(map(len, ranges.values()))
         done, built = 0, set[int]()  # images, and shards that are made here and counted meanwhile
 
         def tick(images: int) -> None:
             nonlocal done
             done += images
             if show is not None:
-                show(done, total)
+                show(done, base.count)
 
         def shard(k: int) -> Shard:
             if keeper.path is not None and keeper.there(shard_name(k)):
@@ -136,13 +128,15 @@ def build(
             built.add(k)
             return Shard(rows) if keeper.path is None else write_shard(keeper.path, k, rows, config)
 
-        shards = dict[int, Shard]()
-        results = processes.in_turn(len(numbers), map(shard, processes.share_of(numbers)))
-        for k, there in zip(numbers, results, strict=True):
-            shards[k] = there
+        shards = list[Shard]()
+        for k, there in enumerate(processes.in_turn(count, map(shard, processes.share_of(range(count))))):
+            shards.append(there)
             if k not in built:
                 tick(len(ranges[k]))
-        return _assembled(keeper, shards, count, config)
+        if keeper.path is not None:
+            return indexed(keeper.path, config, shards)
+        tensors = joined(shards)
+        return ConstructedSet(tensors, processes.from_first(lambda: make_card(tensors, config)))
 
 
 def _check_folder(folder: Path | None, config: Mapping[str, Any]) -> None:
@@ -150,22 +144,6 @@ def _check_folder(folder: Path | None, config: Mapping[str, Any]) -> None:
     paths = [] if folder is None else sorted(folder.glob(SHARDS))
     if folder is not None and paths:
         read_shard(folder, int(paths[0].stem.partition("-")[2]), config)
-
-
-def _assembled(
-    keeper: Keeper, shards: dict[int, Shard], count: int, config: Mapping[str, Any]
-) -> ConstructedSet:
-    """Return the set of all `count` shards, with its index, or that of these; all call it together."""
-    folder = keeper.path
-    if folder is None or not processes.from_first(
-        lambda: all(keeper.there(shard_name(k)) for k in range(count))
-    ):
-        tensors = joined([shards[k] for k in sorted(shards)])
-        return ConstructedSet(tensors, processes.from_first(lambda: make_card(tensors, config)))
-    others = [k for k in range(count) if k not in shards]
-    read = (read_shard(folder, k, config) for k in processes.share_of(others))
-    shards |= dict(zip(others, processes.in_turn(len(others), read), strict=True))
-    return indexed(folder, config, [shards[k] for k in range(count)])
 
 
 def _config(
@@ -178,7 +156,7 @@ def _config(
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
             "base": base.fingerprint(),
-            "model": fingerprint(construction.source, base, identity),
+            "model": fingerprint(construction.source, base),
             "threat": construction.threat.describe(),
             "metric": construction.threat.metric,
             "dtype": dtype,

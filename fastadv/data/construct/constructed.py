@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastadv.data import shards
@@ -66,15 +67,13 @@ class ConstructedSet(ImageSet):
         """Write the set into a folder as shards and an index; shards of this set that are there are kept."""
         config = self.card["config"]
         size, total = config["shard_size"], config["base"]["samples"]
-        home = self.ids // size
-        places = {k: (home == k).nonzero()[:, 0] for k in home.unique().tolist()}
-        if any(self.ids[at].tolist() != list(shards.shard_range(k, total, size)) for k, at in places.items()):
+        if self.ids.tolist() != list(range(total)):
             raise InputError(
                 f"{folder}: expected a whole constructed set to save, got a subset or another order of it"
             )
         kept = []
-        with RunFolder(folder, name="folder", shared=True) as opened:
-            for k, at in places.items():
+        with RunFolder(folder, name="folder") as opened:
+            for k, at in enumerate(torch.split(self.ids, size)):
                 part = {name: tensor[at].cpu() for name, tensor in self._columns().items()}
                 part["images"] = self.take(at).cpu()
                 path = opened.path / shards.shard_name(k)
@@ -87,8 +86,7 @@ class ConstructedSet(ImageSet):
                         f"{path}: expected no file or the shard of this set, got one with other images; "
                         "choose another folder"
                     )
-            if len(kept) == shards.shard_count(total, size):
-                shards.write_index(opened.path, self.card, config, kept)
+            shards.write_index(opened.path, self.card, config, kept)
 
 
 def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:

@@ -118,7 +118,7 @@ def _invert(
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)
-        representation = fingerprint(features, samples, options.get("identity"))
+        representation = fingerprint(features, samples)
 
     def invert(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
         goal = features.verdict(x)

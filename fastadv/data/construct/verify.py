@@ -1,15 +1,14 @@
-"""Whether a finished set is what its card says; and shards of one set, made apart, put together."""
+"""Whether a finished set is what its card says."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import isclose
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fastadv.data.construct.constructed import ConstructedSet, indexed, measured
-from fastadv.data.shards import SHARDS, read_shard, read_shards, shard_config, shard_count, shard_name
+from fastadv.data.construct.constructed import ConstructedSet, measured
+from fastadv.data.shards import SHARDS, read_shards, shard_name
 from fastadv.errors import CorruptFileError
-from fastadv.runs.work import Pieces, merge
 from fastadv.threat import THREATS, Threat
 
 
@@ -57,36 +56,3 @@ def _figures(dataset: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]
     radius, norm = threat["radius"], THREATS.get(threat["norm"], Threat)
     if isinstance(radius, int | float) and again["distance_max"] > norm.edge(radius):
         yield f"distance_max: expected at most the radius {radius}, got {again['distance_max']}"
-
-
-def merge_constructed(folders: Sequence[str | PathLike[str]], out_dir: str | PathLike[str]) -> ConstructedSet:
-    """Put the shards of a set together in one folder, and write its index.
-
-    Shards and index are those of one process, byte for byte except for date and machine on the card. Each
-    shard is verified.
-
-    Args:
-        folders: where constructions with `rank` and `world_size` worked.
-        out_dir: the folder to write, which may be one of `folders`.
-
-    Returns:
-        The whole `ConstructedSet`.
-
-    Raises:
-        InputError: a folder, or `out_dir`, holds no shard or one of another set; a shard is missing, or there
-            twice.
-        CorruptFileError: a shard is damaged.
-    """
-    out, total, _ = merge(folders, out_dir, _SHARDS, "out_dir")
-    config = shard_config(out / shard_name(0))
-    return indexed(out, config, [read_shard(out, k, config) for k in range(total)])
-
-
-def _total(path: Path) -> int:
-    config = shard_config(path)
-    return shard_count(config["base"]["samples"], config["shard_size"])
-
-
-_SHARDS = Pieces(
-    "shard", "shards of a constructed set", SHARDS, SHARDS, shard_config, _total, lambda path, first: [path]
-)

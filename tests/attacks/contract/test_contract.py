@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, OutsideTopK, Status
+from fastadv.attacks.contract import PROMISES, Tried
 from fastadv.attacks.core import samples as staying
-from fastadv.attacks.core.contract import PROMISES, Tried
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.losses import loss_value

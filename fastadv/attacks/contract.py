@@ -83,8 +83,8 @@ def contract(card: Attack | str, **options: Any) -> None:
         InputError: there is no such attack.
 
     Example:
-        >>> import fastadv as fa
-        >>> fa.attacks.core.contract("fgsm")
+        >>> from fastadv.attacks.contract import contract
+        >>> contract("fgsm")
     """
     broken = []
     for name, tried, check in checks(card, **options):

@@ -18,8 +18,8 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import Status
+from fastadv.attacks.contract import PROMISES, checks, contract
 from fastadv.attacks.core.card import ATTACKS, REGISTRY, card_of
-from fastadv.attacks.core.contract import PROMISES, checks
 from fastadv.cli import main
 from tests.refusals import refuses
 
@@ -100,7 +100,7 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_file_has_what_was_judged_and_a_title_the_name_as_it_is(mine, tmp_path: Path, capsys) -> None:
-    common = ["attack", "-m", "softmax", "-d", "digits", "-n", "30", "--out", str(tmp_path / "out.npz")]
+    common = ["evaluate", "-m", "softmax", "-d", "digits", "-n", "30", "--out", str(tmp_path / "out.npz")]
     mine.strong = partial(mine.shifted)
     mine.autoattack = lambda model, x, y: mine.shifted(model, x, y)
     mine.autoattack.__name__ = "autoattack"
@@ -113,19 +113,19 @@ def test_a_file_has_what_was_judged_and_a_title_the_name_as_it_is(mine, tmp_path
     out = capsys.readouterr().out
     assert all(f"│ {title} " in out for title in ("autoattack", "shifted"))
     assert " ".join(out.split()).count("its threat is not known") == 2
-    assert main(["evaluate", *common[1:7], "-a", "mine:shifted", "--json", "--radii", "0.01,0.06"]) == 0
+    assert main([*common[:7], "-a", "mine:shifted", "--json", "--radii", "0.01,0.06"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"]["curves"][0]["radii"] == [0.01, 0.06]
 
 
 def test_the_contract_passes(mine) -> None:
-    fa.attacks.core.contract("mine:midi")
+    contract("mine:midi")
     mine.cards = {"midi": fa.attacks.core.Attack(mine.midi, knowledge="score", norms=("l2",))}
     assert [tried.card for _, tried, _ in checks("mine:midi")] == [mine.cards["midi"]] * len(PROMISES)
     with pytest.raises(AssertionError, match="says random, and it takes no seed"):
-        fa.attacks.core.contract(replace(mine.cards["midi"], random=True))
+        contract(replace(mine.cards["midi"], random=True))
     assert len([*checks("pgd")]) == 4 * len(PROMISES)
     with pytest.raises(AssertionError, match="returns a Tensor"):
-        fa.attacks.core.contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
+        contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_the_contract_finds_steps_that_miss_values_or_leave_the_ball(mine, end: 
     step = "search.threat.step(look.x_adv, look.gradient, search.x, size)"
     exec(MIDI.replace(step, f"{step}\n            {end}"), scope)
     with pytest.raises(AssertionError, match=re.escape(says)):
-        fa.attacks.core.contract(fa.attacks.core.Attack(scope["midi"], norms=("linf",)))
+        contract(fa.attacks.core.Attack(scope["midi"], norms=("linf",)))
 
 
 def idle(out, call, kept=None):
@@ -218,7 +218,7 @@ def test_the_contract_finds_what_is_wrong(says: str) -> None:
         return replace(out, **FAULTS[says](out, call)) if says in FAULTS else out
 
     with pytest.raises(AssertionError, match=rf"promises that do not hold:\n(.*\n)*.*-linf: .*{says}"):
-        fa.attacks.core.contract(replace(real, run=faulty, norms=("linf",)), steps=4)
+        contract(replace(real, run=faulty, norms=("linf",)), steps=4)
 
 
 @pytest.mark.slow
