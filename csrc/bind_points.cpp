@@ -178,23 +178,6 @@ void random_start(const Tensor& out, const Tensor& x, const Tensor& ids, std::st
   });
 }
 
-void quantize_in_ball(const Tensor& out, const Tensor& x_adv, const Tensor& x, std::string_view norm,
-                      double radius, double lo, double hi, int64_t levels,
-                      const OptionalTensor& radius_rows) {
-  check_alike(out, x_adv, x);
-  const Norm kind = named<Norm>(norm, kNorms);
-  with_kernels(out, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    const auto to = write_rows<T>(out);
-    const auto from = read_rows<T>(x_adv), center = read_rows<T>(x);
-    const PerRow radii = per_row(radius, radius_rows, to.rows);
-    const Grid grid{{lo, hi}, static_cast<double>(levels)};
-    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
-      kernels.quantize_in_ball(to[row], from[row], center[row], to.cols, kind, radii[row], grid, scratch);
-    });
-  });
-}
-
 void keep_best(const Tensor& best_x, const Tensor& best_loss, const Tensor& best_success, const Tensor& x_adv,
                const Tensor& loss, const Tensor& success) {
   check_alike(best_x, x_adv);
@@ -284,7 +267,6 @@ void bind_points(py::module_& module) {
   module.def("square_bumps", square_bumps);
   module.def("sparse_rs", sparse_rs);
   module.def("random_start", random_start);
-  module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);
   module.def("distance", distance);
   module.def("keep_nearest", keep_nearest);

@@ -62,12 +62,6 @@ struct WinogradShape {
   int64_t height, width, channels, padding, size, down, across, tiles;
 };
 
-// `levels` + 1 equally spaced values of the box.
-struct Grid {
-  Box box;
-  double levels;
-};
-
 // Scratch that every row loop may use, with this many doubles and floats for each column. It starts with
 // arbitrary contents.
 struct Scratch {
@@ -148,8 +142,6 @@ struct Kernels {
   void (*winograd_tiles)(T* out, const T* image, const WinogradShape& shape, int64_t row, int64_t first);
   void (*winograd_image)(T* image, const T* products, const float* bias, const WinogradShape& shape,
                          int64_t row, int64_t first);
-  void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius,
-                           Grid grid, Scratch scratch);
 };
 
 // Elements [from, to) of one row; `from` is a multiple of kPhiloxWords.

@@ -31,8 +31,8 @@ from bench.subjects.training import random_images
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
-# ‖out − ref‖ / ‖ref‖ against float64: float32 stays far below, but a tie of `quantize_in_ball` may fall on
-# the other level; the bound of bfloat16 holds for results stored so and for bf16 products
+# ‖out − ref‖ / ‖ref‖ against float64: float32 stays far below; the bound of bfloat16 holds for results stored
+# so and for bf16 products
 BOUNDS = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
 RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
 QUICK = {"steps": 10, "queries": 100, "restarts": 1}

@@ -169,8 +169,6 @@ def of_points(
         return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, *box
 
     made: dict[tuple[str, str], Callable[[], Args]] = {
-        ("quantize_in_ball", "linf"): lambda: (x_adv, x, "linf", 8 / 255, *box, 255),
-        ("quantize_in_ball", "l2"): lambda: (x_adv, x, "l2", 2.0, *box, 255),
         ("square_linf", ""): at_ends,
         ("square_bumps", "l2"): lambda: bumps("l2", 2, 0.5),
         ("square_bumps", "l1"): lambda: bumps("l1", 1, 12.0),

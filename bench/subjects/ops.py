@@ -29,7 +29,7 @@ WIDTHS = ((256, 2), (512, 4), (1024, 4), (1024, 8), (2048, 8), (4096, 16))
 NOISE = 0.98  # of the default's time; a smaller gain is none
 TUNABLE = (
     "linf_step", "l2_step", "l1_step", "project_l2", "project_l1", "project_l0", "random_start",
-    "quantize_in_ball", "keep_best_", "distance", "largest", "to_hyperplane", "square_linf", "square_bumps",
+    "keep_best_", "distance", "largest", "to_hyperplane", "square_linf", "square_bumps",
     "sparse_rs",
 )  # fmt: skip
 

@@ -27,7 +27,6 @@
 #include "kernels/distance.inl"
 #include "kernels/keep_nearest.inl"
 #include "kernels/largest.inl"
-#include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
 #include "kernels/judge.inl"
 #include "kernels/latent_vector.inl"
@@ -66,8 +65,7 @@ constexpr Kernels<T> table() {
           .thin_gradient = thin_gradient<T>,
           .stencil = stencil<T>,
           .winograd_tiles = winograd_tiles<T>,
-          .winograd_image = winograd_image<T>,
-          .quantize_in_ball = quantize_in_ball<T>};
+          .winograd_image = winograd_image<T>};
 }
 
 constexpr KernelSet set(const char* name) {

@@ -35,9 +35,8 @@ def latent_descent(
     """Find the nearest adversarial between x and the model's reconstruction of the likeliest wrong class.
 
     x is mixed with that reconstruction until the decision changes. Then `searches` bisections shorten the
-    last step, and as many again move the point towards x. Against a model that binarizes its input, each
-    pixel of the result is its value in x, or the threshold if it crossed that: the model sees the same image.
-    Where there are targets, the image moves towards the reconstruction of these classes.
+    last step, and as many again move the point towards x. Where there are targets, the image moves towards
+    the reconstruction of these classes.
 
     Args:
         model: an ABS, or another module with `infer(x)` that returns `loss` [B, K] and `reconstruction` [B,

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from collections.abc import Sized
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from fastadv.errors import InputError
 
 logger = logging.getLogger("fastadv")
 
-_RARE = -math.log(1e-5)  # how seldom a random order has so few samples of a class among the first
 ASKED = 16  # items that are read, each of another class, to see whether a set gives the labels that it tells
 _SEED = 0  # of the samples drawn in place of the first ones
 BY_CLASS = f"drawn by class, each by its share, with seed {_SEED}"
@@ -64,9 +62,8 @@ def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool
             "the data set looks sorted: its first %d of %d samples do not represent all classes, so %d are "
             "%s instead", count, size, count, BY_CLASS,
         )  # fmt: skip
-    (numbers, sizes), key = _classes(labels), rng.derive(_SEED, "first samples")
-    mixed = rng.permutation(len(sizes), key)  # of many classes with few samples each some have none
-    return _drawn(numbers, _shares(sizes[mixed], count)[mixed.argsort()], key)
+    evenly = (2 * positions + 1) * size // (2 * count)  # through the classes, so that each has its share
+    return _by_class(labels, rng.derive(_SEED, "first samples"))[evenly].sort().values
 
 
 def part_of(dataset: Any, limit: int | None) -> Any:
@@ -120,8 +117,7 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
     if labels is None:
         held, method = rng.permutation(size, key)[:count].sort().values, "permutation"
     else:
-        numbers, sizes = _classes(labels)
-        held, method = _drawn(numbers, _one_of_each(sizes, count), key), "permutation by class"
+        held, method = _of_each(labels, count, key), "permutation by class"
     left = torch.ones(size, dtype=torch.bool, device="cpu")
     left[held] = False
     digest = hashlib.sha256(held.numpy().astype("<i8").tobytes()).hexdigest()[:16]
@@ -184,63 +180,37 @@ def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sorted(labels: Tensor, count: int) -> bool:
-    """Return whether each class is in one place, or the first ones are no random order.
+    """Return whether labels come in runs, or the first ones lack a class whose share of them would be twelve.
 
-    This has so few of a class once in 100,000 times, and not half of them out of share.
+    In runs: neighbors differ at most half as often as in a random order.
     """
-    numbers, sizes = _classes(labels)
-    if 1 < len(sizes) <= len(labels) / 2 and int((numbers[1:] != numbers[:-1]).sum()) == len(sizes) - 1:
+    (numbers, sizes), whole = _classes(labels), len(labels)
+    changes = int((labels[1:] != labels[:-1]).sum())
+    if 0 < 2 * changes * whole <= whole**2 - int((sizes**2).sum()):
         return True
-    here, whole = torch.bincount(numbers[:count], minlength=len(sizes)).double(), len(labels)
-    few = here * whole < sizes * count
-    # the first ones drawn from the class, and the class drawn from the first ones
-    rare = torch.maximum(
-        sizes * _divergence(here / sizes, torch.tensor(count / whole, device="cpu")),
-        count * _divergence(here / count, sizes.double() / whole),
-    )
-    fair = (sizes.double() * count / whole).ceil()
-    return bool((few & (rare > _RARE)).any()) or float(here.minimum(fair).sum()) < count / 2
+    here = torch.bincount(numbers[:count], minlength=len(sizes))
+    return bool(((here == 0) & (sizes * count >= 12 * whole)).any())
 
 
-def _divergence(had: Tensor, expected: Tensor) -> Tensor:
-    """Return KL(had || expected) of two shares: n times it bounds -log of the chance (Chernoff)."""
-    return torch.xlogy(had, had / expected) + torch.xlogy(1 - had, (1 - had) / (1 - expected))
+def _by_class(labels: Tensor, seed: int) -> Tensor:
+    """Return all positions class by class, those of each in a random order."""
+    order = rng.permutation(len(labels), seed)
+    return order[labels[order].argsort(stable=True)]
 
 
-def _shares(sizes: Tensor, count: int) -> Tensor:
-    """Return how many of `count` samples each class has, by its size; largest remainders are rounded up."""
-    exact = sizes.double() * count / sizes.sum()
-    shares = exact.long()
-    more = (exact - shares).argsort(descending=True, stable=True)[: count - int(shares.sum())]
-    shares[more] += 1
-    return shares
-
-
-def _one_of_each(sizes: Tensor, count: int) -> Tensor:
-    """Return the same with at least one of each class that can spare one, and one left of each."""
-    spare = sizes - 1
-    several = int((spare > 0).sum())
+def _of_each(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Return positions, of each class by its share; of two images or more, one at least and not all."""
+    order, (_, sizes) = _by_class(labels, seed), _classes(labels)
+    place = torch.arange(len(labels), device="cpu") - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    last = sizes.repeat_interleave(sizes) - 1
+    turn = (place.double() + 0.5) / (last + 1)
+    turn[place == 0], turn[place == last] = 0.0, 1.0
+    several, spare = int((turn == 0).sum()), int((turn < 1).sum())
     if not several:
         raise InputError("dataset: expected a class with two images or more, got one image of each class")
-    if not several <= count <= int(spare.sum()):
+    if not several <= count <= spare:
         raise InputError(
-            f"count: expected {several} to {int(spare.sum())} images, so that each class of two or more has "
+            f"count: expected {several} to {spare} images, so that each class of two or more has "
             f"one on both sides, got {count}"
         )
-    shares = _shares(sizes, count).maximum((spare > 0).long()).minimum(spare)
-    while (over := int(shares.sum()) - count) != 0:
-        # The class with the largest part of its images gives one, or that with the smallest gets one
-        part = shares / sizes
-        most, least = part.masked_fill(shares <= 1, -1.0), part.masked_fill(shares >= spare, 2.0)
-        shares[most.argmax() if over > 0 else least.argmin()] += -1 if over > 0 else 1
-    return shares
-
-
-def _drawn(numbers: Tensor, shares: Tensor, seed: int) -> Tensor:
-    """Return positions, sorted: of each class so many, those that come first in a random order of all."""
-    order = rng.permutation(len(numbers), seed)
-    by_class = order[numbers[order].argsort(stable=True)]
-    classes = numbers[by_class]
-    sizes = torch.bincount(classes, minlength=len(shares))
-    place = torch.arange(len(classes), device="cpu") - (sizes.cumsum(0) - sizes)[classes]
-    return by_class[place < shares[classes]].sort().values
+    return order[turn.argsort(stable=True)[:count]].sort().values

@@ -27,7 +27,6 @@ class Mapped(Prepared):
     notes, compared, search_dtype = read_from("inner", "notes", "compared", "search_dtype")
     outputs, output_shape, parts = read_from("inner", "outputs", "output_shape", "parts")
     in_eval, sees, differs, add_note = read_from("inner", "in_eval", "sees", "differs", "add_note")
-    input_threshold = None  # of images
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
         """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""

@@ -185,12 +185,6 @@ class Prepared:
         """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
         raise NotImplementedError
 
-    @property
-    def input_threshold(self) -> float | None:
-        """Where the model sets pixels to 0 or 1, as `fastadv.models.Binarized` does, or None."""
-        value = getattr(self.model, "input_threshold", None)
-        return value if isinstance(value, float) else None
-
     # Of the search.
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Rows = None) -> Ask | None:

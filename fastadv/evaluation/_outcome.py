@@ -18,7 +18,7 @@ from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.task import Classified
 from fastadv.attacks.masking.evidence import counted
 from fastadv.attacks.masking.flags import SQUARE_FLAG, Cost, blind, square_stands_out
-from fastadv.attacks.methods.claims import BARE, UNTOLD, Within, checked, claim_flags, is_own, posed
+from fastadv.attacks.methods.claims import UNTOLD, Within, checked, claim_flags, is_own, posed
 from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import Boxes
 from fastadv.errors import InputError, NoGradientError
@@ -180,7 +180,7 @@ def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
     notes = {"flags": list(getattr(result, "flags", ())), "method": getattr(result, "attack", "")}
     if claims:
         notes["claims"] = dict(claims)
-    if result.threat is None and not any(why.startswith(BARE) for why in claims):
+    if result.threat is None:
         notes["remarks"] = [UNTOLD]
     elif (threat := _as_json(result.threat)) is not None:
         notes["threat"] = threat

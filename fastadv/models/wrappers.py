@@ -75,8 +75,8 @@ class Binarized(nn.Module):
     """A model of binarized images: model(b) with b = 1 where x >= threshold, else 0.
 
     Called with x [B, ...] in the box, it returns logits [B, K]. The gradient at x is that of the model at b:
-    the true gradient is zero, so the straight-through one replaces it. Attacks read `input_threshold`: only
-    the side of a pixel counts, so a changed pixel can go back to its value in x or to the threshold, and the
+    the true gradient is zero, so the straight-through one replaces it. Of a pixel only the side of
+    `input_threshold` counts: a changed one can go back to its value in x, or to the threshold, and the
     decision stays.
 
     Args:

@@ -18,7 +18,6 @@ from fastadv.ops.nearest_prototype import nearest_prototype as nearest_prototype
 from fastadv.ops.project_l0 import project_l0
 from fastadv.ops.project_l1 import project_l1
 from fastadv.ops.project_l2 import project_l2
-from fastadv.ops.quantize_in_ball import quantize_in_ball as quantize_in_ball
 from fastadv.ops.random_start import random_start as random_start
 from fastadv.ops.to_hyperplane import to_hyperplane as to_hyperplane
 

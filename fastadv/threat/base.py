@@ -18,6 +18,7 @@ from fastadv.ops.philox import philox
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import seal
 from fastadv.runs.identity import describe
+from fastadv.threat.quantize import quantize
 
 SLACK = 1e-6
 LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts
@@ -197,7 +198,7 @@ class Threat:
         """
         number, rows = per_row("radius", self.radius, x)
         radius = (number if rows is None else rows) * (1 + self.slack)
-        return ops.quantize_in_ball(x_adv, x, self.norm, radius, self.box, levels)
+        return quantize(x_adv, x, self.norm, radius, self.box, levels)
 
     def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Round x_adv, of a wider dtype, to that of x; what was inside ball and box stays inside."""

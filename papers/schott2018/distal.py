@@ -56,7 +56,7 @@ def distal(
         taken[rows] += 1
         velocity[rows] = momentum * velocity[rows] + gradient
         x[rows] = (x[rows] + step_size * velocity[rows]).clamp(0, 1)
-    threshold = fa.freeze(model).input_threshold
+    threshold = getattr(model, "input_threshold", None)
     seen = best if threshold is None else (best >= threshold).to(best)  # as the model sees it
     return DistalResult(seen, surest, surest >= confidence, taken)
 

@@ -146,7 +146,7 @@ def proved(subject: Subject, images: Images, attacked: Tensor) -> TENSORS:
     """Return x_adv and its distances [B] of the points `attacked`, judged by the model as published."""
     x, y = images.x, images.y
     exact = fa.freeze(subject.model)
-    threshold = exact.input_threshold  # where a binary model sets pixels to 0 or 1
+    threshold = getattr(subject.model, "input_threshold", None)  # where a binary model sets pixels to 0 or 1
 
     def wrong(points: Tensor, labels: Tensor) -> Tensor:
         logits = exact.verdict(points)

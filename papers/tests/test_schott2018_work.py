@@ -108,3 +108,12 @@ def test_pixels_that_did_not_cross_go_back():
     distance = work.proved(subject, images, 1 - images.x)["linf"]
     assert (distance[distance.isfinite()] <= 0.5).all()
     assert distance.isfinite().any()
+
+
+def test_nothing_nearer_looks_the_same_to_a_binary_model():
+    x, x_adv = torch.rand(2, 1, 200, generator=torch.Generator().manual_seed(0))
+    snapped = work.snap(x, x_adv, 0.7)
+    same = (x >= 0.7) == (x_adv >= 0.7)
+    assert torch.equal(snapped >= 0.7, x_adv >= 0.7)
+    assert torch.equal(snapped[same], x[same])
+    assert torch.equal(snapped.nextafter(x)[~same] >= 0.7, x[~same] >= 0.7)

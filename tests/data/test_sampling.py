@@ -118,6 +118,12 @@ def test_the_first_samples_of_other_sets_are_taken(logged, labels):
     assert not logged.records
 
 
+def test_the_first_of_two_sets_joined_do_not_stand_for_the_second(logged):
+    joined = of([0, 1] * 200 + [2, 3] * 200)
+    assert counts(joined.y[first_samples(joined, 100, tell=True)]) == [25] * 4
+    assert "looks sorted" in logged.text
+
+
 def test_two_of_each_class_in_order_are_sorted():
     dataset = in_order(2, 2, 2)
     assert counts(dataset.y[first_samples(dataset, 3)]) == [1, 1, 1]

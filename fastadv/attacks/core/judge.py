@@ -5,7 +5,6 @@ its point wins nothing.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -28,7 +27,6 @@ from fastadv.threat import Linf
 
 V = TypeVar("V", Tensor, Tensor | None)
 Move = tuple[Any, ...]  # what `judge_` takes of a step: x, radius, step size, box, and what each row has
-Candidate = Callable[[Tensor, torch.dtype], Tensor]  # (points, dtype of the logits) -> points
 STAY: Move = None, 0.0, 0.0, 0.0, 0.0, None, None
 
 
@@ -52,31 +50,26 @@ class Judgment(NamedTuple):
 
 @dataclass(eq=False)
 class Judge:
-    """Judges by any criterion points of `task`, which compete for the `best` as the `plan` says.
-
-    `candidate` (points, dtype of the logits) gives what is kept of points that the model has seen.
-    """
+    """Judges by any criterion points of `task`, which compete for the `best` as the `plan` says."""
 
     looks: ClassVar[bool] = False  # whether it sees for itself which logits are finite
     task: Task
     best: Record
     plan: Plan
-    candidate: Candidate
 
     def __call__(self, answer: Answer) -> Judgment:
         """Judge points by an answer, and keep the best."""
         met, turned, _ = judgment = self.weigh(answer)
-        kept = self.candidate(answer.seen, answer.logits.dtype)
         if self.plan.minimum:
             order = self.task.threat.order
-            return Judgment(met, turned, keep_nearest(self.best, self.task.x, kept, met, order))
+            return Judgment(met, turned, keep_nearest(self.best, self.task.x, answer.seen, met, order))
         strength = self.strength(answer.value, answer.logits, turned)
         if self.plan.last and answer.gradient is not None:
-            self.best.pass_by(kept, answer.finite, strength)
+            self.best.pass_by(answer.seen, answer.finite, strength)
             return judgment
         if self.plan.stop_early:  # a broken row is left alone, so that nothing depends on when it leaves
             strength = torch.where(like(self.best.success, strength), torch.nan, strength)
-        keep_strongest(self.best, kept, met, strength, answer.finite)
+        keep_strongest(self.best, answer.seen, met, strength, answer.finite)
         if answer.gradient is not None and answer.gradient.ndim == self.task.x.ndim:
             self.best.note_rank()
         return judgment
@@ -162,11 +155,11 @@ class Fused(Judge):
         return Judgment(met)
 
 
-def judge_for(task: Task, best: Record, plan: Plan, candidate: Candidate, exact: bool) -> Judge:
+def judge_for(task: Task, best: Record, plan: Plan, exact: bool) -> Judge:
     """Return what judges points of these samples; `exact`: the model sees them as they are kept."""
     named = isinstance(plan.loss, str) and plan.loss in KINDS and not plan.minimum
     fused = named and exact and task.single and task.criterion is WRONG and not plan.last
-    return (Fused if fused else Judge)(task, best, plan, candidate)
+    return (Fused if fused else Judge)(task, best, plan)
 
 
 # How points rank, and how the best is kept.

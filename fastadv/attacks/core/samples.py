@@ -1,6 +1,5 @@
 """The samples still under attack: what is known of them, and how they leave."""
 
-from functools import cache, partial
 from typing import Any, Generic
 
 import torch
@@ -11,7 +10,7 @@ from fastadv import rng
 from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
 from fastadv.attacks.core.checks import StepSize
-from fastadv.attacks.core.judge import Candidate, Judge, judge_for
+from fastadv.attacks.core.judge import Judge, judge_for
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.special.edge import Edge
@@ -40,7 +39,6 @@ class Samples(Generic[R_co]):
     def __init__(self, task: Task, index: Tensor, record: Record, plan: Plan, restart: int) -> None:
         whole = index.shape == task.x.shape[:1]
         self.classifier, self.plan, self.restart, self.seed = task.classifier, plan, restart, plan.seed
-        self.threshold = self.classifier.input_threshold
         self.dtype = task.x.dtype
         self._attack((task if whole else task.take(index)).wide())
         # int64 [n], the classes to which losses lead, unless a rule sets others; None leads away from y
@@ -74,8 +72,8 @@ class Samples(Generic[R_co]):
     def judge_now(self) -> Judge:
         """What judges points of the samples that are here."""
         if self._judge is None:
-            exact = self.dtype == self.x.dtype and self.threshold is None
-            self._judge = judge_for(self.problem, self.best, self.plan, self._snap(), exact)
+            exact = self.dtype == self.x.dtype
+            self._judge = judge_for(self.problem, self.best, self.plan, exact)
         return self._judge
 
     def _attack(self, task: Task) -> None:
@@ -187,49 +185,3 @@ class Samples(Generic[R_co]):
         if points.dtype == self.dtype or self.classifier.sees(self.dtype) != self.dtype:
             return points
         return points.to(self.dtype)
-
-    def _snap(self) -> Candidate:
-        """Return what gives the points to keep: for a model that binarizes, the nearest to x alike."""
-        if self.threshold is None:
-            return _as_seen
-        return partial(_snapped, self.x.to(self.dtype), self.threshold, self.classifier.sees(self.dtype))
-
-
-def _as_seen(points: Tensor, dtype: torch.dtype) -> Tensor:
-    return points
-
-
-def _snapped(x: Tensor, threshold: float, sees: torch.dtype, points: Tensor, dtype: torch.dtype) -> Tensor:
-    x = x if points.ndim == x.ndim else x.unsqueeze(1)
-    return snap(x, points, threshold, sees, dtype).to(points.dtype)
-
-
-# Points that look the same to a model that sets pixels to 0 or 1, as near to the clean ones as can be.
-
-
-def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Tensor:
-    """Return the points nearest to x whose coordinates lie on the sides of the threshold where x_adv's do."""
-    # above is what a model in any of the `dtypes` finds at the threshold or above it (Schott et al. 2018)
-    dtypes = dtypes or (x.dtype,)
-    at, below = _sides(threshold, x.dtype, dtypes)
-    compared = _coarsest(*dtypes)
-    above = x_adv.to(compared) >= threshold
-    nearest = torch.where(above, x.new_full((), at), x.new_full((), below))
-    return torch.where((x.to(compared) >= threshold) == above, x, nearest)
-
-
-@cache
-def _sides(threshold: float, dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
-    """Return the least number that all dtypes find at the threshold or above, and the largest none does."""
-    coarse = _coarsest(dtype, *dtypes)
-    edges = [float(torch.tensor(threshold, dtype=dtype, device="cpu")) for dtype in dtypes]
-    at, below = (torch.tensor(edge, dtype=coarse, device="cpu") for edge in (max(edges), min(edges)))
-    if float(at) < max(edges):
-        at = at.nextafter(torch.full_like(at, torch.inf))
-    if float(below) >= min(edges):
-        below = below.nextafter(torch.full_like(below, -torch.inf))
-    return float(at), float(below)
-
-
-def _coarsest(*dtypes: torch.dtype) -> torch.dtype:
-    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

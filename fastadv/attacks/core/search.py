@@ -131,7 +131,7 @@ class Search(Samples[R_co]):
             self.decide(points)
         else:
             points = self.rounded(self.drop_leaving(points))
-            self.best.x_adv.copy_(self._snap()(points, torch.float32))
+            self.best.x_adv.copy_(points)
 
     @property
     def led(self) -> bool:
@@ -203,7 +203,7 @@ class Search(Samples[R_co]):
     def lean(self) -> bool:
         """Whether a step is passes and kernels alone, so that it may be replayed."""
         task = self.problem
-        special = (task.mask, task.bounded, self.threshold, self.edge.depth, self.plan.gradient)
+        special = (task.mask, task.bounded, self.edge.depth, self.plan.gradient)
         return all(part is None for part in special) and self._bound("margin") is not None
 
     def input_gradient(self, points: Tensor, loss: losses.Loss, direction: bool = True) -> Gradient:
@@ -369,8 +369,7 @@ class Search(Samples[R_co]):
             look.x_adv, answers = self._go_on(look.x_adv, finite, answers)
             vars(look).update(zip(look.answers, answers, strict=True))
         if distance is not None:
-            same = look.x_adv is look.seen and self.threshold is None
-            look.distance = distance if same else self.distance(look.x_adv)
+            look.distance = distance if look.x_adv is look.seen else self.distance(look.x_adv)
         kept = self._evaluated(judge)
         return look if kept is None else look.take(kept)
 

@@ -334,7 +334,8 @@ def _look_at_few(
 
 
 def _stands_in(classifier: Prepared) -> bool:
-    return bool(replaced(classifier.model)) or classifier.input_threshold is not None
+    model = classifier.model
+    return bool(replaced(model)) or getattr(model, "input_threshold", None) is not None
 
 
 def _counts(part: Task, left: Task, seed: int, search: bool, randomized: bool) -> dict[str, int]:

@@ -1,10 +1,10 @@
-"""What an attack of the caller's own claims: no success outside of the threat, or that the model denies."""
+"""What an attack of the caller's own returns counts where its threat and the model as given confirm it."""
 
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, nan
 from typing import Any
@@ -13,23 +13,20 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.checks import check_mask, from_bytes
-from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
+from fastadv.attacks.core.criterion import ANY_WRONG, Criterion, Goal
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.task import Task
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like
-from fastadv.text import several, threat_text
+from fastadv.text import several
 from fastadv.threat import Named, Threat, Through
 from fastadv.threat.base import box_in, unrounded
 
-CLAIMED, CLAIMS = "claimed", "claims: "  # how flags begin that say what was made of claims
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-PARTS = ("success", "status", "distance", "loss", "zero_gradient", "unfinished")  # of each sample
+CLAIMS = "claims: "  # how the flag begins that counts what is no success
+TOLD = "zero_gradient", "flags", "parameters"  # what a result that is no AttackResult may tell
 UNTOLD = "its threat is not known, so that any point in the box is a success; pass threat="
-BARE = "without parameters"
-NO_PARAMETERS = f"{BARE}, by which points are checked in {{}}"
 
 
 @dataclass(eq=False)
@@ -51,18 +48,6 @@ class Within:
         return inspect.signature(self.func, follow_wrapped=False)  # what it can be called with
 
 
-def claim_flags(claims: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the flag of the claims that do not count, of which there are so many by each reason."""
-    refuted = Counter(
-        {reason: count for reason, count in sorted(claims.items()) if count and reason != CLAIMED}
-    )
-    why = ", ".join(f"{count} {reason}" for reason, count in refuted.items())
-    number, number_claimed = refuted.total(), several(claims.get(CLAIMED, 0), "point")
-    are = "is" if number == 1 else "are"
-    flag = f"{CLAIMS}{number} of {number_claimed} of the attack {are} no success: {why}"
-    return (flag,) * bool(refuted)
-
-
 def is_own(attack: Any) -> bool:
     """Return whether it is none of the library's, which prove what they return."""
     while isinstance(attack, partial | Within):
@@ -74,43 +59,33 @@ def is_own(attack: Any) -> bool:
     )
 
 
+def claim_flags(claims: Counter[str]) -> tuple[str, ...]:
+    """Return the flag that counts the claimed successes that are none, where there are any."""
+    denied, claimed = claims["denied"], several(claims["claimed"], "point")
+    are = "is" if denied == 1 else "are"
+    why = "outside of the threat, or denied by the model as given"
+    return (f"{CLAIMS}{denied} of {claimed} of the attack {are} no success: {why}",) * bool(denied)
+
+
 def posed(
     bound: Callable[[str], Any], out: Any, model: Prepared, batch: Any, judged: Criterion,
     box: tuple[float, float],
 ) -> Task:  # fmt: skip
-    """Return what was asked of an attack, by what is bound to it under a name, or else by its result."""
-    x, ids, goal = batch.x, batch.ids, getattr(out, "goal", None) or ANY_WRONG
+    """Return what was asked of an attack, by what is bound to it; a result may tell its threat."""
+    x = batch.x
     threats = bound("threat"), getattr(out, "threat", None), bound("within"), Named(inf, box, name="the box")
-    threat = next(one for one in threats if isinstance(one, Threat))
     criterion = (judged.outputs == "classes" and bound("criterion")) or judged
-    targets, mask = (_of_rows(name, bound(name), batch) for name in ("targets", "mask"))
-    if targets is not None:
-        targets = targets if targets.ndim else targets.expand(batch.y.shape)  # one class for all samples
+    targets, mask = bound("targets"), bound("mask")
+    if isinstance(targets, int):
+        targets = torch.full_like(batch.y, targets)
+    if isinstance(targets, Tensor):
         targets = criterion.labels("targets", targets, len(x), x.device)
-    if mask is not None and not isinstance(threat, Through):
-        mask = check_mask(mask, x)
-    targets, mask = goal.targets if targets is None else targets, goal.mask if mask is None else mask
-    rows = torch.arange(len(x), device=x.device)
-    criterion = criterion.meant_by(model.model)
     return Task(
-        model.of(x, ids), x, ids, rows, None, y=batch.y, threat=threat, targets=targets, criterion=criterion,
-        mask=mask,
+        model.of(x, batch.ids), x, batch.ids, torch.arange(len(x), device=x.device), None, y=batch.y,
+        threat=next(one for one in threats if isinstance(one, Threat)),
+        targets=targets if isinstance(targets, Tensor) else None,
+        criterion=criterion.meant_by(model.model), mask=mask if isinstance(mask, Tensor) else None,
     )  # fmt: skip
-
-
-def _of_rows(name: str, values: Any, batch: Any) -> Any:
-    """Return the targets or mask bound to an attack, for the samples of a batch; None for what is another."""
-    ids, mask, is_tensor = batch.ids, name == "mask", isinstance(values, Tensor)
-    try:
-        values = torch.as_tensor(values, device=ids.device)
-    except (TypeError, ValueError, RuntimeError):  # None, or a word
-        return None
-    if values.ndim >= (batch.x.ndim if mask else 1) and len(values) > max(1, int(ids.max())):
-        values = values[ids]
-    # the size of a patch and classes to try are words of the attack's own
-    usual = values.dtype == torch.bool if mask else values.dtype in INTEGERS
-    fits = values.numel() and (mask or not values.ndim or len(values) == len(ids))
-    return values if is_tensor or (usual and fits) else None
 
 
 def checked(
@@ -120,89 +95,64 @@ def checked(
     """Return the result of an attack, of whose successes among `right` bool [B] those count that are proved.
 
     A success is proved where its point is in threat, box and mask, up to rounding, and meets the criterion by
-    the model as given. A tensor is x_adv, of which each row is claimed. Distances are measured; `spent` are
+    the model as given. A tensor is x_adv, which claims what it proves. Distances are measured; `spent` are
     the passes where the result tells none.
     """
-    parts = _parts_of(name, out, problem)
-    goal, threat, flags = parts.get("goal", ANY_WRONG), problem.threat, tuple(parts.get("flags", ()))
-    claimed = parts.get("success", right).bool() & right
-    bare = isinstance(threat, Through) and "parameters" not in parts
-    if bare:
-        threat = Named(inf, threat.box, name="the box")
-    criterion = goal.criterion  # which may be stricter
-    if criterion == WRONG or criterion.outputs != problem.criterion.outputs:
-        criterion = problem.criterion
-    finite = parts["x_adv"].flatten(1).isfinite().all(1)
-    outside, x_adv, distance = _placed(
-        replace(problem, threat=threat), parts["x_adv"], parts.get("parameters")
-    )
-    inside = ~torch.stack([*outside.values()]).any(0)
-    if bare:
-        claims[NO_PARAMETERS.format(threat_text(problem.threat))] += int((claimed & inside & finite).sum())
-        inside &= False
-    failed = ~finite | (parts.get("status", right) == Status.FAILED)
-    success = claimed & inside
-    if bool(success.any()):
-        logits = problem.classifier.verdict(x_adv, problem.rows)
-        success = success & problem.met(logits) & criterion.met(logits, problem.y, problem.targets)
-        failed |= ~logits.isfinite().all(1)
-        if problem.targets is not None:  # of the target's own class no sample is led there
-            success &= (problem.targets != problem.y).reshape(len(success), -1).any(1)
-    claims[CLAIMED] += int(claimed.sum())
-    claims["denied by the model as given"] += int((claimed & inside & ~success).sum()) * ("success" in parts)
-    for place, beyond in outside.items():
-        claims[f"outside of {place}"] += int((claimed & finite & beyond).sum())
-    claims["not finite"] += int((claimed & ~finite).sum())
-    # a success at x itself, where the model was right: it gives two answers
-    same = success & (x_adv == problem.x).flatten(1).all(1)
-    status = torch.where(failed, int(Status.FAILED), int(Status.HELD)).masked_fill(success, Status.BROKEN)
-    if unknown := type(threat) is Named:
-        distance = parts.get("distance", distance)
-    values = {
-        "loss": torch.full_like(distance, nan), "forwards": spent[0], "backwards": spent[1],
-        "zero_gradient": torch.zeros_like(right), **parts, "x_adv": x_adv, "success": success | ~right,
-        "status": status.masked_fill(~right | same, Status.ALREADY_WRONG), "flags": flags, "correct": right,
-        "distance": distance.float().masked_fill(~success, inf).masked_fill(~right, 0.0),
-        "threat": None if unknown else threat, "goal": Goal(criterion, problem.targets, problem.mask),
-    }  # fmt: skip
-    return replace(out, **values) if isinstance(out, AttackResult) else AttackResult(**values)
-
-
-def _parts_of(name: str, out: Any, problem: Task) -> dict[str, Any]:
-    """Return the parts that a result has, by name, on the device of x; InputError for other shapes."""
-    x = problem.x
-    names = [one.name for one in fields(AttackResult)]
-    parts = {part: value for part in names if (value := getattr(out, part, None)) is not None}
-    for part, shape in {"x_adv": x.shape, **dict.fromkeys(PARTS, x.shape[:1])}.items():
-        value = parts.get(part, out if part == "x_adv" else None)
-        if isinstance(value, Tensor) and value.shape == shape:
-            parts[part] = value.detach().to(x.device)
-        elif value is not None or part == "x_adv":
+    x, threat, targets = problem.x, problem.threat, problem.targets
+    points, success = getattr(out, "x_adv", out), getattr(out, "success", None)
+    claimed = right if success is None else success
+    for part, value, pattern in (("x_adv", points, x), ("success", claimed, right)):
+        if not isinstance(value, Tensor) or value.shape != pattern.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            shape = tuple(pattern.shape)
             raise InputError(
-                f"{name}: expected an AttackResult, or x_adv, with {part} of shape {tuple(shape)}, got {got}"
+                f"{name}: expected an AttackResult, or x_adv, with {part} of shape {shape}, got {got}"
             )
-    points = from_bytes(parts["x_adv"], problem.threat.box)
-    return parts | {"x_adv": points if points.is_floating_point() else points.to(x)}
+    points = from_bytes(points.detach().to(x.device), threat.box)
+    inside, x_adv, distance = _placed(problem, points, getattr(out, "parameters", None))
+    claimed = right & claimed.to(x.device).bool()
+    logits = problem.classifier.verdict(x_adv, problem.rows)
+    proved = claimed & inside & problem.met(logits)
+    if targets is not None:  # of the target's own class no sample is led there
+        proved &= (targets != problem.y).reshape(len(x), -1).any(1)
+    claims["claimed"] += int(claimed.sum())
+    claims["denied"] += int((claimed & ~(inside if success is None else proved)).sum())
+    failed = ~(points.flatten(1).isfinite().all(1) & logits.isfinite().all(1))
+    failed |= getattr(out, "status", Status.HELD) == Status.FAILED
+    status = torch.where(failed, int(Status.FAILED), int(Status.HELD)).masked_fill(proved, Status.BROKEN)
+    # a success at x itself, where the model was right: it gives two answers
+    same = proved & (x_adv == x).flatten(1).all(1)
+    goal = Goal(problem.criterion, targets, problem.mask)
+    values: dict[str, Any] = {
+        "x_adv": x_adv, "success": proved | ~right, "correct": right,
+        "status": status.masked_fill(~right | same, Status.ALREADY_WRONG),
+        "distance": distance.float().masked_fill(~proved, inf).masked_fill(~right, 0.0),
+        "threat": None if type(threat) is Named else threat,
+        "goal": getattr(out, "goal", ANY_WRONG) if problem.plain else goal,
+    }  # fmt: skip
+    if isinstance(out, AttackResult):
+        return replace(out, **values)
+    told = {part: value for part in TOLD if (value := getattr(out, part, None)) is not None}
+    loss, zero = torch.full_like(distance, nan), torch.zeros_like(right)
+    passes = {"forwards": spent[0], "backwards": spent[1]}
+    return AttackResult(**{"loss": loss, "zero_gradient": zero, **passes, **told, **values})
 
 
-def _placed(problem: Task, points: Tensor, parameters: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Return bool [B], which points are outside of what; the points, x in place of those; distances [B]."""
+def _placed(problem: Task, points: Tensor, parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bool [B], which points are in the threat; them, with x in place of others; distances [B]."""
     threat, x = problem.threat, problem.x
-    ball, center = problem.threat, problem.x
+    ball, center = threat, x
     if isinstance(threat, Through):
         ball, center = threat.ball, threat.parameters(x, problem.ids)
-        points = center if parameters is None else parameters.detach().to(center)
+        points = torch.full_like(center, nan) if parameters is None else parameters.detach().to(center)
         check_like(center, parameters=points)
-    beyond = ~ball.holds(points, center)
-    outside = {threat_text(threat): beyond}
+    inside = ball.holds(points, center)
     if problem.mask is not None:
         moved = unrounded(points, center) != center
-        outside["the mask"] = (moved & ~problem.mask.expand_as(center)).flatten(1).any(1) & ~beyond
-        beyond = beyond | outside["the mask"]
-    points = torch.where(like(beyond, center), center, points.to(center.dtype))
+        inside &= ~(moved & ~check_mask(problem.mask, center)).flatten(1).any(1)
+    points = torch.where(like(inside, center), points.to(center.dtype), center)
     distance = ball.distance(points, center)
     if isinstance(threat, Through):
         points = threat.image(points, x, problem.ids)
         threat.check_images(points)
-    return outside, points.clamp(*box_in(threat.box, x.dtype)), distance
+    return inside, points.clamp(*box_in(threat.box, x.dtype)), distance

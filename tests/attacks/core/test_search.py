@@ -153,7 +153,7 @@ def test_steps_judged_at_once_are_those_of_single_calls(ascent, options, early, 
     if "targets" in arguments:
         arguments["targets"] = (y + 1) % 3
     at_once = ascent(model, x, y, **arguments)
-    monkeypatch.setattr(samples, "judge_for", lambda *about: Judge(*about[:4]))
+    monkeypatch.setattr(samples, "judge_for", lambda *about: Judge(*about[:3]))
     monkeypatch.setattr(Search, "_bound", lambda search, loss: None)
     single = ascent(model, x, y, **arguments)
     for name, value in vars(single).items():
