@@ -43,7 +43,7 @@ SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of i
 # Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
 BROKEN = SYMPTOMS + 2
 HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
-# Times as many where the model is randomized: it denies what PGD without a radius found, and that searches again.
+# Times as many where the model is randomized: PGD without a radius is denied there, and searches again.
 AGAIN = 1 + (2 * FREE_STEPS + QUERIES + DRAWS) / HELD
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
 CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 2 * len(edge.DEPTHS) + 11
