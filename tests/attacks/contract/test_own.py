@@ -92,7 +92,7 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     midi, shifted = ({"attack": f"mine:{name}", **ball} for name in ("midi", "shifted"))
     assert named == [{"label": "midi:steps=2", "steps": 2} | midi, {"label": "shifted L∞ 0.1"} | shifted]
     assert main([*common, "-a", "mine:shifted:radius=0.01"]) == 0
-    assert "outside of L∞ 0.01" in " ".join(capsys.readouterr().out.split())
+    assert "outside of the threat" in " ".join(capsys.readouterr().out.split())
     assert main([*common, "-a", "mine:midi:stepz=2", "--radius", "0.1"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
     assert main([*common, "-a", "mine:midi"]) == 2
