@@ -174,6 +174,10 @@ def test_draws_are_no_more_images_and_the_table_prints_itself():
     table = CorruptionTable(("fog",), (3,), torch.tensor([[40]]), torch.tensor([[0]]), 20, "files", draws=4)
     assert [float(end[0, 0]) for end in table.interval] == [*fa.evaluation.clopper_pearson(10, 20)]
     assert str(table).splitlines()[-2:] == ["fog            50.0%  50.0%", "mean accuracy  50.0%  50.0%"]
+    two = CorruptionTable(
+        ("fog", "snow"), (1, 2), torch.tensor([[20, 10], [16, 0]]), torch.zeros(2, 2), 20, ""
+    )
+    assert [line[-1] for line in two.cells(1.0)] == ["mean", "75.0%", "40.0%", "57.5%", "100.0%"]
     where = "\n% accuracy by corruption and severity, files: table.corruption.to_latex()\n"
     assert where in table_of(6, corruption=table).to_latex()
 

@@ -31,6 +31,8 @@ def test_a_buffer_of_another_size_is_put_back_outside_of_the_state_dict():
     net.register_buffer("seen", torch.zeros(2), persistent=False)
     put(net, net.state_dict(), {"seen": torch.ones(3)})
     assert net.seen.tolist() == [1, 1, 1]
+    put(net, net.state_dict(), {"seen": torch.ones(3, dtype=torch.float64) / 3})  # or of another type
+    assert torch.equal(net.seen, torch.ones(3, dtype=torch.float64) / 3)
     assert "seen" not in net.state_dict()
 
 

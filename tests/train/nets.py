@@ -34,7 +34,7 @@ class Viewed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = self.embed(x)
         if self.training:
-            self.mean = self.mean.lerp(z.detach().mean((0, 2, 3)).float(), 0.3)
+            self.mean.lerp_(z.detach().mean((0, 2, 3)).float(), 0.3)
         return self.head((z - self.mean[:, None, None]).relu().view(len(x), -1))
 
 

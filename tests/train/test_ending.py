@@ -80,6 +80,15 @@ def test_an_average_that_is_never_right_has_accuracies_of_0():
     assert report.ema_clean_accuracy == report.ema_robust_accuracy["fgsm"] == report.ema_worst_recall == 0
 
 
+def test_the_worst_recall_is_that_of_the_classes_that_are_there():
+    data, net = nets.images(20), fa.models.create("softmax", shape=(1, 8, 8), classes=3)
+    x, y = data.x[data.y != 1], data.y[data.y != 1]
+    asked = nets.grouped(epochs=1, learning_rate=1e-9, test_set=(x, y), test_attacks=ATTACKS)
+    (report,) = fa.train.fit(net, data, Standard(), **asked)
+    right = net(x).argmax(1) == y
+    assert report.worst_recall == pytest.approx(min(float(right[y == k].double().mean()) for k in (0, 2)))
+
+
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(1, 3, True), (2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])

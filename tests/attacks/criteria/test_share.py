@@ -87,6 +87,9 @@ def test_what_is_met_and_what_ranks() -> None:
     assert Share(1 / 3, ignore=255).met(Z, Y, None).all()
     assert not Share(0.34, ignore=255).met(Z, Y, None).any()
     assert not Share(0.2, of=WrongBy(1.5), ignore=255).met(Z, Y, None).any()
+    hundred = torch.where(torch.arange(100) < 7, -1.0, 1.0).view(1, 1, 100)
+    for share, met in ((0.07, True), (0.071, False)):  # 7 of 100, whatever 0.07 * 100 rounds to
+        assert Share(share).met(torch.cat([hundred, 0 * hundred], 1), torch.zeros(1, 100).long(), None) == met
     met, needed = SHARE.decisions(Z, Y, None)
     assert (met.tolist(), needed.tolist()) == ([1], [2])
     for value in (-1e9, 0.0, 1e9):  # the loss decides between equal counts alone
