@@ -256,17 +256,11 @@ def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None
     assert table["own"].broken.tolist() == [*NONE[1:], True]
 
 
-class Numbered(torch.nn.Module):
-    net = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-
-    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
-        return self.net(x).roll(1, 1) + torch.eye(10)[ids % 10] / 9
-
-
 def moved(x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
     return (x + t * (1 - 2 * (ids % 2)).view(-1, 1, 1, 1)).clamp(0, 1)
 
 
+NET = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
 X = fa.data.load("digits", "test").x[:12]
 ROADS: dict[str, dict[str, Any]] = {
     "ball": {},
@@ -293,9 +287,9 @@ def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) ->
         kind.__name__: partial(kind, **{"threat": fa.Linf(0.02), "steps": 3} | ROADS[road])
         for kind in (fa.attacks.pgd, claimed, wide)
     }
-    y = Numbered()(X, torch.arange(12)).argmax(1)
+    y = NET(X).argmax(1)
     options = {"indicators": False, "freeze": False, "batch_size": 12 if road == "mask" else 3}
-    library, other, far = evaluate(Numbered(), (X, y), attacks, **options).rows
+    library, other, far = evaluate(NET, (X, y), attacks, **options).rows
     assert 0 < int(library.broken.sum()) < 12
     assert torch.equal(library.broken, other.broken)
     assert torch.equal(library.distance, other.distance)
@@ -330,7 +324,7 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
             wide = fa.Linf(float(self.radius) * (1 + off), self.box)
             return x_adv.copy_(wide.step(x_adv.clone(), grad, x, step_size))
 
-    net, y = Numbered.net, Numbered.net(X).argmax(1)
+    net, y = NET, NET(X).argmax(1)
     exact, out = (fa.attacks.pgd(net, X, y, ball(0.02), steps=3) for ball in (fa.Linf, Off))
     assert torch.equal(exact.success, out.success) == (off < 1e-5)
     assert [flag.partition(" points")[0] for flag in out.flags] == ["outside: 7 of 12"] * (off > 1e-5)
@@ -341,7 +335,7 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
 
 
 def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes() -> None:
-    y, mask = Numbered.net(X).argmax(1), ROADS["mask"]["mask"]
+    y, mask = NET(X).argmax(1), ROADS["mask"]["mask"]
 
     def wide(model: Any, x: Tensor, y: Tensor, threat: fa.Threat, mask: Any = None) -> Tensor:
         return fa.attacks.fgsm(model, x, y, threat).x_adv
@@ -350,11 +344,11 @@ def test_points_outside_of_the_mask_are_told_as_such_in_whatever_form_it_comes()
         str(place): partial(wide, threat=fa.Linf(0.3), mask=form)
         for place, form in enumerate((mask, mask[:1], mask.numpy(), mask.tolist()))
     }
-    for attacked in evaluate(Numbered.net, (X, y), attacks, indicators=False).rows:
+    for attacked in evaluate(NET, (X, y), attacks, indicators=False).rows:
         assert not bool(attacked.broken.any())
         assert [flag.partition("success: ")[2] for flag in attacked.flags] == ["12 outside of the mask"]
     far = {"far": partial(lambda *args, **_: 1 - X, threat=fa.Linf(0.3), mask=mask)}  # outside of both
-    assert "mask" not in "".join(evaluate(Numbered.net, (X, y), far, indicators=False)["far"].flags)
+    assert "mask" not in "".join(evaluate(NET, (X, y), far, indicators=False)["far"].flags)
 
 
 def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
@@ -398,7 +392,7 @@ def test_what_is_of_all_data_goes_by_the_number_of_a_sample(name, values):
 
 
 def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:
-    data = Numbered.net, (X, Numbered.net(X).argmax(1))
+    data = NET, (X, NET(X).argmax(1))
     perturbation = fa.attacks.universal(*data, fa.Linf(0.3), epochs=1, targets=2)
     attacks = {"made": perturbation, "any": partial(perturbation, targets=None)}
     attacks |= {"five": partial(perturbation, targets=5), "fives": replace(perturbation, targets=5)}
