@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult
-from fastadv.evaluation import Table, evaluate, merge
+from fastadv.evaluation import Table, evaluate
 from tests.evaluation.nets import assert_same
 from tests.evaluation.test_report import written
 
@@ -79,9 +79,7 @@ def test_one_draw_is_the_verdict_in_any_batches(tmp_path: Path) -> None:
     right = verdicts(whole)
     assert len({*map(tuple, right)}) > 4
     assert right == verdicts(measured(1, sick, batch_size=2))
-    for rank in (0, 1):
-        measured(sick=sick, run_dir=tmp_path, rank=rank, world_size=2, resume=rank > 0)
-    merge([tmp_path], tmp_path)
+    measured(sick=sick, run_dir=tmp_path)
     for place in (3, 10):
         (tmp_path / f"part-00001-{place:02}.safetensors").unlink()
     assert_same(again := measured(sick=sick, run_dir=tmp_path, resume=True), measured(sick=sick))

@@ -58,15 +58,15 @@ GRADIENTS["network"] = SMOOTH, SMOOTH
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "hide", "options"),
+    ("kind", "hide"),
     [
-        ("identity", Quantize(16), {"eot": 2}),
-        ("function", NoGrad(), {}),
-        ("network", KWinners(0.7), {"eot": 2}),
-        ("network", Quantize(16), {}),
+        ("identity", Quantize(16)),
+        ("function", NoGrad()),
+        ("network", KWinners(0.7)),
+        ("network", Quantize(16)),
     ],
 )
-def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(kind, hide, options, search_copy):
+def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(kind, hide, search_copy):
     net, (substitute, part) = Net(hide).double(), GRADIENTS[kind]
     if kind == "network":
         substitute = part = copy.deepcopy(part).double()
@@ -76,7 +76,7 @@ def test_the_value_is_the_modules_and_the_gradient_that_of_the_other(kind, hide,
     assert attached.requires_grad
     assert torch.equal(model(x), net(x))
     assert torch.equal(attached, net(x))
-    searched = fa.freeze(model, **options).input_gradient(x, Y)[2]
+    searched = fa.freeze(model).input_gradient(x, Y)[2]
     torch.testing.assert_close(searched, by_hand(net, x, Y, part), rtol=1e-9, atol=1e-12)
 
 
