@@ -18,7 +18,7 @@ EVERY = {
     [
         ("bench/page/calls.py", {"tests/bench/test_page.py"}),
         ("fastadv/cli/_options.py", {"tests/cli/test_doctor.py"}),
-        ("fastadv/cli/_certify.py", {"tests/cli/test_doctor.py"}),  # by a conftest
+        ("fastadv/cli/_train.py", {"tests/cli/test_doctor.py"}),  # by a conftest
         ("fastadv/ops/triton/l1_step.py", EVERY),  # loaded by its name
         ("csrc/kernels.h", EVERY),
         ("docs/parity.md", {"tests/bench/test_page.py", "tests/ops/test_contract.py"}),
