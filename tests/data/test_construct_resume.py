@@ -33,6 +33,7 @@ def done(made, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")  # as in the process that is killed
 def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
     """Five shards and the index are renamed into place; the process is killed before or after a rename."""
     moments = [(turn, "before") for turn in range(6)] + [(2, "after"), (5, "after")]
