@@ -106,10 +106,9 @@ def take_values(twin: nn.Module, model: nn.Module) -> None:
     """Write the model's values into a copy, with its numbers, texts and functions."""
     parts = dict(model.named_modules())
     for name, part in twin.named_modules():
-        held = vars(part)
-        for key in held.keys() & vars(parts[name]).keys() - OWN:
-            if type(value := vars(parts[name])[key]) in PLAIN:
-                held[key] = value
+        attributes, values = vars(part), vars(parts[name])
+        both = attributes.keys() & values.keys() - OWN
+        attributes.update({key: values[key] for key in both if type(values[key]) in PLAIN})
     # looked up each time, by all their names: a change of precision replaces buffers one by one, and a
     # `__deepcopy__` may part tied weights
     held, origin = dict(_named(twin)), dict[Tensor, Tensor]()

@@ -18,13 +18,13 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input, probes
 from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by, by_gradients_alone
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
-from fastadv.attacks.masking.masked_modules import masked_within
+from fastadv.attacks.masking.masked_modules import masked_within, stands_in
 from fastadv.attacks.masking.symptoms import SEEN, symptoms
 from fastadv.attacks.masking.verdict import BLACK_BOX, STAND_IN, UNSEARCHED, Indicators
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
 from fastadv.engine import Prepared
-from fastadv.engine.module import as_module, replaced
+from fastadv.engine.module import as_module
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import THREATS, Threat
 
@@ -201,7 +201,7 @@ def look(
     before = classifier.asked
     findings = _by_attacks(evidence, right)
     findings.values["few_parameters"] = float(by_gradients_alone(evidence))
-    stand_in, guided = _stands_in(classifier), not any(attack.unguided for attack in evidence)
+    stand_in, guided = stands_in(classifier.model), not any(attack.unguided for attack in evidence)
     why = "no attack states its threat, or criterion" if problem is None else ""
     if min(int(right.sum()), len(chosen)) < LEAST:
         why = FEWER
@@ -325,17 +325,12 @@ def _look_at_few(
     values["clamped_input"] = max(flat, values.get("clamped_input", 0.0))
     values["mixed_rows"] = float(probes.rows_mix(least))
     masked = {module.name: str(module) for module in masked_within(classifier, least.x, probes.NAMING)}
-    if masked or _stands_in(classifier):  # the gradient of a stand-in is not compared with the logits
+    if masked or stands_in(classifier.model):  # the gradient of a stand-in is not compared with the logits
         values["incorrect_gradient"] = float(bool(masked))
     elif probes.bounded(few):
         draws = rng.derive(seed, "indicators gradient")
         values["incorrect_gradient"] = probes.missing_gradient(least, draws)
     return masked
-
-
-def _stands_in(classifier: Prepared) -> bool:
-    model = classifier.model
-    return bool(replaced(model)) or getattr(model, "input_threshold", None) is not None
 
 
 def _counts(part: Task, left: Task, seed: int, search: bool, randomized: bool) -> dict[str, int]:

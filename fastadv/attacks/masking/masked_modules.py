@@ -126,6 +126,11 @@ def masked_within(classifier: Prepared, x: Tensor, passes: float) -> tuple[Maske
     return masked
 
 
+def stands_in(model: Any) -> bool:
+    """Return whether the gradient is that of a stand-in, which is not compared with what a pass gives."""
+    return bool(replaced(model)) or getattr(model, "input_threshold", None) is not None
+
+
 def _masked(
     module: nn.Module, x: Tensor, budget: Budget, dtype: torch.dtype | None = None
 ) -> tuple[MaskedModule, ...]:
@@ -141,8 +146,7 @@ def _examined(model: nn.Module, x: Tensor, budget: Budget) -> tuple[MaskedModule
     masked: dict[str, MaskedModule] = {}
     outer: list[_Call] = []  # calls around the one that is looked at
     prints: list[list[Any]] = []
-    # The gradient of a stand-in is not compared.
-    compared = not replaced(model) and getattr(model, "input_threshold", None) is None
+    compared = not stands_in(model)
 
     def find(call: _Call) -> None:
         call.find_moving(prints.pop(0) if prints else [])
