@@ -1,18 +1,13 @@
 """A model as a module: without wrappers, where its weights lie, and which parts have another gradient."""
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from gc import get_referents
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_FUNCTION, COMPILED_MODULE, compiled_call, holds_compiled
-
-FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}  # packages whose objects hold no model
 
 
 class Method(nn.Module):
@@ -55,31 +50,6 @@ def as_module(model: object) -> nn.Module | None:
     if not isinstance(owner, nn.Module):
         return None
     return Method(owner, model)
-
-
-def modules_in(model: object) -> Iterator[nn.Module]:
-    """Yield the modules that a function holds in variables, defaults, attributes and partial arguments."""
-    held, seen = [model], dict[int, object]()
-    while held:
-        value = held.pop()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        if isinstance(value, nn.Module):
-            yield value
-        elif isinstance(value, list | tuple):
-            held += value
-        elif isinstance(value, dict):
-            held += value.values()
-        elif isinstance(value, FunctionType):
-            held += filter(None, (value.__defaults__, value.__kwdefaults__, vars(value)))
-            held += [content for cell in value.__closure__ or () for content in get_referents(cell)]
-        elif isinstance(value, partial):
-            held += [value.func, value.args, value.keywords]
-        elif isinstance(value, MethodType):
-            held.append(value.__self__)
-        elif type(value).__module__.partition(".")[0] not in FOREIGN and not isinstance(value, type):
-            held += getattr(value, "__dict__", {}).values()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:

@@ -154,16 +154,9 @@ class Plain(Prepared):
             x = self.taken(x)
             y, targets = classes_for(loss, y, targets)
             direction = direction and self.eot == 1
-            if callable(loss) or self._room.most(GRADIENT, x) == x.shape[0]:
-                try:
-                    return self._gradient(x, y, targets, loss, direction)
-                except Exception as error:
-                    # a loss that is a function may hold one value for each sample of the batch
-                    if callable(loss) or len(x) < 2 or not (ran_out(error) and self._rows_apart()):
-                        raise
-                # Outside of `except`: the error holds on to what the pass had in memory
-                self._room.halve(GRADIENT, x, len(x))
             step = partial(self._gradient, loss=loss, direction=direction)
+            if callable(loss):  # it may hold one value for each sample of the batch
+                return step(x, y, targets)
             return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
 
     def _gradient(

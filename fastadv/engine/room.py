@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -27,17 +26,6 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def slices(size: int, most: int) -> list[slice]:
-    """Split `size` rows into the fewest nearly equal slices of at most `most` rows."""
-    count = max(math.ceil(size / max(most, 1)), 1)
-    ends = [math.ceil(size * part / count) for part in range(count + 1)]
-    return [slice(*pair) for pair in pairwise(ends)]
-
-
-def cut(part: slice, *others: Tensor | None) -> list[Tensor | None]:
-    return [None if other is None else other[part] for other in others]
 
 
 def joined(parts: list[T]) -> T:
@@ -76,25 +64,19 @@ class Room:
     ) -> T:  # fmt: skip
         """Return step(x, *rows), in parts of `most` rows or what fits, if they may pass `apart`."""
         size = x.shape[0]
-        todo, results = slices(size, min(most or size, self.most(kind, x))), list[T]()
-        while todo:
-            part = todo[0]
-            count = part.stop - part.start
+        most = min(most or size, self.most(kind, x))
+        if size <= most:
             try:
-                results.append(step(x, *rows) if count == size else step(x[part], *cut(part, *rows)))
-                todo = todo[1:]
-                continue
+                return step(x, *rows)
             except Exception as error:
-                if count < 2 or not ran_out(error) or not apart():
+                if size < 2 or not ran_out(error) or not apart():
                     raise
             # Outside of `except`: the error holds on to what the pass had in memory
-            most = self.halve(kind, x, count)
-            todo = [
-                slice(part.start + piece.start, part.start + piece.stop)
-                for part in todo
-                for piece in slices(part.stop - part.start, most)
-            ]
-        return results[0] if len(results) == 1 else joined(results)
+            most = self.halve(kind, x, size)
+        count = math.ceil(size / most)
+        split = ([None] * count if one is None else one.tensor_split(count) for one in (x, *rows))
+        parts = zip(*split, strict=True)
+        return joined([self.passes(kind, step, *part, apart=apart, most=most) for part in parts])
 
 
 _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()

@@ -7,9 +7,8 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from fastadv._checks import warn
-from fastadv._torch import parts_of, version
+from fastadv._torch import version
 from fastadv.engine import Frozen, Prepared
-from fastadv.engine.module import modules_in
 
 # writes into a weight by one step of an optimizer, at most; and calls that came a step apart, which tell
 WRITES, STEPS = 8, 3
@@ -27,9 +26,9 @@ def warn_of_training(attack: str, model: object, classifier: Prepared, numbered:
     """
     if moves_all.get() or (isinstance(model, Prepared) and (numbered or not isinstance(model, Frozen))):
         return
-    parts = classifier.parts or next(map(parts_of, modules_in(classifier.source)), [])
     # the last part with weights has the mode of the model, which wrappers around it need not have
-    part = next((part for part in reversed(parts) if next(part.parameters(False), None) is not None), None)
+    parts = reversed(classifier.parts)
+    part = next((part for part in parts if next(part.parameters(False), None) is not None), None)
     if part is None or nn.parameter.is_lazy(weight := next(part.parameters(False))) or weight.is_inference():
         return
     before, steps = _seen.get(part, (inf, 0.0))

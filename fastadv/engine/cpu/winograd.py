@@ -19,7 +19,6 @@ from torch.nn.grad import conv2d_input
 
 from fastadv._torch import has_onednn_ops, onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.rewrite import Rewrite, Run, has_conv2d, on_cpu, unseen
-from fastadv.engine.room import slices
 from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
 
@@ -111,9 +110,9 @@ def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, paddi
     tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
     an_image = count_tiles(tall, wide, size)
     most = BYTES // (an_image * (size + 2) ** 2 * channels * x.element_size())
-    parts = []
-    for part in slices(count, max(most, -(-PACKED // an_image))):
-        tiles, shape = winograd_tiles(images[part], size, padding), (len(images[part]), tall, wide)
+    most, parts = max(most, -(-PACKED // an_image)), []
+    for few in images.tensor_split(-(-count // most)) if count else [images]:
+        tiles, shape = winograd_tiles(few, size, padding), (len(few), tall, wide)
         outputs = [
             winograd_image(block(tiles), added, shape, size)
             for block, added in zip(kernels, biases, strict=True)
