@@ -18,18 +18,12 @@ from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.registration.library import bind
 
 
-def pull(
-    attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False, whole: bool = False
-) -> Tensor:
-    """Return the gradient at `leaf` of by_logits @ attached; for reentrant checkpoints with `whole`."""
+def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+    """Return the gradient at `leaf` of by_logits @ attached."""
     gradient = None
     # `torch.autograd.grad` does not serve: a `TorchFunctionMode` sees it instead of what it calls, and what a
     # checkpoint computes again has to be rewritten as before
-    if attached.requires_grad and whole:
-        leaf.grad = None
-        run_backward((attached,), (by_logits,), retain_graph, ())
-        gradient, leaf.grad = leaf.grad, None
-    elif attached.requires_grad:
+    if attached.requires_grad:
         (gradient,) = run_backward((attached,), (by_logits,), retain_graph, (leaf,))
     if gradient is None:
         raise NoGradientError(
@@ -165,7 +159,7 @@ class Followed(torch.autograd.Function):
         with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
             ctx.plain, ctx.dtype = plain, x.dtype
             ctx.leaf = plain.leaf(plain.taken(x))
-            ctx.attached, ctx.model = plain.follow(ctx.leaf), plain.model
+            ctx.attached = plain.follow(ctx.leaf)
             logits: Tensor = ctx.attached.detach().clone()
             return logits
 
@@ -174,8 +168,6 @@ class Followed(torch.autograd.Function):
     def backward(ctx: Any, by_logits: Tensor) -> tuple[Tensor, None]:
         plain = ctx.plain
         with with_gradient(), plain.in_eval(), no_autocast(by_logits.device.type):
-            if plain.model is not ctx.model:  # a copy answers from here on: it has no weight gradient
-                ctx.attached, ctx.model = plain.follow(ctx.leaf), plain.model
             gradient = plain.pull(ctx.leaf, ctx.attached, by_logits, True)
         plain.counts.backwards += plain.eot * len(gradient)
         return gradient.to(ctx.dtype), None

@@ -44,9 +44,9 @@ class Plain(Prepared):
 
     It rewrites, compares and times nothing: for the length of each question all parts are in eval mode, and
     then as they were; what `bind` returns leaves that to the call around. It copies a model alone whose
-    weights were made in inference mode, or that reentrant checkpoints demand. What the forward writes, such
-    as a counter or a cache, it writes. Weights may change between calls; after any other change of the model
-    make a new one, as each call of an attack does. Where memory runs out, a batch passes in halves.
+    weights were made in inference mode. What the forward writes, such as a counter or a cache, it writes.
+    Weights may change between calls; after any other change of the model make a new one, as each call of an
+    attack does. Where memory runs out, a batch passes in halves.
 
     Args:
         model: module, or function of x [B, ...] that returns logits [B, K]; of a prepared one, its source.
@@ -75,19 +75,15 @@ class Plain(Prepared):
         if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
             raise InputError(LAZY)
         if any(map(Tensor.is_inference, (*weights, *buffers))):  # which are part of no graph
-            self._use_copy()
+            # a copy's take part in graphs, and ask for no gradient
+            self.checked.model = copied(cast(nn.Module, self.checked.model), buffers=True)
+            self.parts = parts_of(self.checked.model)
         self.dtype = self.checked.dtype
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
         normalizes = module is None or any(map(may_normalize, kinds))
         self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
-        self._whole = False  # whether gradients are taken to all leaves, as reentrant checkpoints demand
         self._room = room_of(source)
         self._added = dict[str, None]()
-
-    def _use_copy(self) -> None:
-        """Go on with a copy, whose weights take part in graphs and ask for no gradient."""
-        self.checked.model = copied(cast(nn.Module, self.checked.model), buffers=True)
-        self.parts = parts_of(self.checked.model)
 
     @property
     def model(self) -> Model:  # type: ignore[override]
@@ -185,20 +181,10 @@ class Plain(Prepared):
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
             x = self.taken(x)
             leaf = self.leaf(x)
-
-            def follow() -> Tensor:
-                with self._refusals(leaf):
-                    return self.follow(leaf)
-
-            attached, whole = follow(), self._whole
+            with self._refusals(leaf):
+                attached = self.follow(leaf)
             logits = attached.detach().clone()
-
-            def back(by_logits: Tensor, retain_graph: bool) -> Tensor:
-                nonlocal attached, whole
-                if self._whole != whole:  # a copy answers from here on: it has no weight gradient
-                    attached, whole = follow(), self._whole
-                return self.pull(leaf, attached, by_logits, retain_graph)
-
+            back = partial(self.pull, leaf, attached)
             _, gradients, _ = pull_each(x, logits, directions, reduce, back)
             self.backwards += self.eot * gradients.shape[:2].numel()
             return logits, gradients
@@ -208,7 +194,7 @@ class Plain(Prepared):
         otherwise: Prepared | None = None,
     ) -> Ask | None:  # fmt: skip
         """Bind as `Prepared.bind`; where a pass fails, `otherwise` gives the gradient."""
-        usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32 and not self._whole
+        usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32
         if not (usual and self._fits(x)) or torch.is_autocast_enabled(x.device.type):
             return None
         general = (otherwise or self).input_gradient
@@ -279,22 +265,17 @@ class Plain(Prepared):
         checked = self.checked
         try:
             with checked.differentiated():
-                return pull(attached, leaf, by_logits, retain_graph, self._whole)
+                return pull(attached, leaf, by_logits, retain_graph)
         except Exception as error:  # models raise anything
-            whole = "use_reentrant" in str(error) and isinstance(self.model, nn.Module) and not self._whole
-            again = whole or RECURRENT in str(error)
-            if not again and _by_following(error):
-                raise Refusal(REFUSES.format("backward", first_line(error))) from error
-            if not again:
+            if RECURRENT not in str(error):
+                if _by_following(error):
+                    raise Refusal(REFUSES.format("backward", first_line(error))) from error
                 raise
-        if whole:  # a gradient to all leaves, of which weights must ask for none; of a function's it does
-            self._whole = True
-            self._use_copy()
+        # without the kernel that refused
         self.forwards += len(leaf)
-        with self.in_eval():
-            attached = checked(leaf)
-            with checked.differentiated():
-                return pull(attached, leaf, by_logits, retain_graph, self._whole)
+        attached = checked(leaf)
+        with checked.differentiated():
+            return pull(attached, leaf, by_logits, retain_graph)
 
     def _fits(self, x: Tensor) -> bool:
         """Return whether x passes with its gradient at once, as far as is known."""

@@ -25,10 +25,10 @@ OTHERS = [net for net in ZOO.values() if net not in FIXED]
 # nets whose search copy fails, by hooks and formats of their own, or is told apart from the model
 FALL_BACK = {
     "fourier", "backward_hook_on_a_norm", "backward_hook_on_a_convolution", "weights_by_functional_call",
-    "checkpoint_reentrant", "autocast_inside", "narrow_part",
+    "autocast_inside", "narrow_part",
 }  # fmt: skip
 BFLOAT16_FALLS_BACK = {
-    "fourier", "weights_by_functional_call", "checkpoint_reentrant", "narrow_part", "spatial_transformer",
+    "fourier", "weights_by_functional_call", "narrow_part", "spatial_transformer",
     "orthogonal", "other_norms", "forward_set_on_an_instance",
 }  # fmt: skip
 both = pytest.mark.parametrize("prepare", [fa.freeze, Plain], ids=["frozen", "plain"])

@@ -63,10 +63,10 @@ def weights_by_functional_call(self: Any, x: Tensor) -> Any:
     return torch.func.functional_call(self.net, weights, (x,))
 
 
-def checkpointed(reentrant: bool, width: int = 16) -> nn.Module:
+def checkpointed(width: int = 16) -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         for part in self.parts:
-            x = checkpoint(part, x, use_reentrant=reentrant)
+            x = checkpoint(part, x, use_reentrant=False)
         return self.head(x)
 
     parts = nn.ModuleList([block(3, width), block(width, width)])
@@ -75,7 +75,6 @@ def checkpointed(reentrant: bool, width: int = 16) -> nn.Module:
 
 nets(
     {},
-    checkpoint_reentrant=lambda: checkpointed(True),
-    checkpoint_without_reentry=lambda: checkpointed(False),
-    checkpoint_of_wide_convolutions=lambda: checkpointed(False, 64),
+    checkpoint=checkpointed,
+    checkpoint_of_wide_convolutions=lambda: checkpointed(64),
 )
