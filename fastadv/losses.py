@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ __all__ = [
     "LossFunction",
     "binary_cross_entropy",
     "check_loss",
+    "log_confidence",
     "log_mean",
     "loss_and_grad",
     "loss_value",
@@ -63,6 +65,24 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> T
     right = torch.zeros_like(logits).scatter_(1, y[:, None], 1.0)
     right = (1 - smoothing) * right + smoothing / logits.shape[1]
     return binary_cross_entropy_with_logits(logits, right, reduction="none").sum(1)
+
+
+def log_confidence(model: Any, logits: Tensor) -> Tensor:
+    """Return the log probability of each class that a model means by its logits; differentiable.
+
+    This is the log softmax, unless the model has a method `log_confidence(logits)` of its own, as those have
+    whose probabilities need not sum to 1 (an RBF network), or are calibrated (`ABS`).
+
+    Args:
+        model: the classifier.
+        logits: [B, K].
+
+    Returns:
+        [B, K].
+    """
+    method = getattr(model, "log_confidence", None)
+    confidence: Tensor = method(logits) if callable(method) else logits.log_softmax(1)
+    return confidence
 
 
 def log_mean(logits: Tensor) -> Tensor:

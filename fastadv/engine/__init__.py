@@ -4,6 +4,6 @@ from fastadv.engine.freeze import freeze
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.plain import Plain
 from fastadv.engine.prepare import prepare
-from fastadv.engine.prepared import Model, Prepared, log_confidence
+from fastadv.engine.prepared import Model, Prepared
 
-__all__ = ["Frozen", "Model", "Plain", "Prepared", "freeze", "log_confidence", "prepare"]
+__all__ = ["Frozen", "Model", "Plain", "Prepared", "freeze", "prepare"]

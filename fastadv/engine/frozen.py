@@ -197,10 +197,6 @@ class Frozen(Prepared):
         with self._asked("verdict") as plain:
             return plain.verdict(x)
 
-    def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        with self._asked("confidence") as plain:
-            return plain.confidence(x)
-
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # The model as given passes; its graph must not stay in memory while the copy is compared
         with self._asked("clean pass") as plain:

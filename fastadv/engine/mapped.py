@@ -101,9 +101,6 @@ class Mapped(Prepared):
     def verdict(self, x: Tensor, rows: Rows = None) -> Tensor:
         return self.inner.verdict(self._seen(x, rows), rows)
 
-    def confidence(self, x: Tensor, rows: Rows = None) -> Tensor:
-        return self.inner.confidence(self._seen(x, rows), rows)
-
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Rows = None,

@@ -21,7 +21,7 @@ from fastadv.engine.copy import copied
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepared import Counts, Directions, Model, Prepared, log_confidence, mean_of, read_from
+from fastadv.engine.prepared import Counts, Directions, Model, Prepared, mean_of, read_from
 from fastadv.engine.room import GRADIENT, VERDICT, mixes_rows, ran_out, room_of
 from fastadv.errors import InputError, NoGradientError
 from fastadv.text import first_line
@@ -117,18 +117,6 @@ class Plain(Prepared):
     def _logits(self, x: Tensor) -> Tensor:
         # copied, as the next pass may overwrite them
         return self.checked(x).clone()
-
-    @eager
-    def confidence(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        confidence = getattr(self.model, "confidence", None)
-        if not callable(confidence) or isinstance(confidence, nn.Module):  # a part of that name is no method
-            return log_confidence(self.model, self.verdict(x)).exp()
-        with no_gradient(), self.in_eval():
-            x = self.taken(x).contiguous()
-            self.counts.forwards += x.shape[0]
-            with no_autocast(x.device.type):
-                values: Tensor = confidence(x.to(self.sees(x.dtype)))
-                return values.clone()
 
     def taken(self, x: object) -> Tensor:
         """Return x [B, ...] checked, once the model has met the like."""

@@ -22,24 +22,6 @@ Directions = Tensor | Callable[[Tensor], Tensor]
 Rows = Tensor | None
 
 
-def log_confidence(model: Any, logits: Tensor) -> Tensor:
-    """Return the log probability of each class that a model means by its logits; differentiable.
-
-    This is the log softmax, unless the model has a method `log_confidence(logits)` of its own, as those have
-    whose probabilities need not sum to 1 (an RBF network), or are calibrated (`ABS`).
-
-    Args:
-        model: the classifier.
-        logits: [B, K].
-
-    Returns:
-        [B, K].
-    """
-    method = getattr(model, "log_confidence", None)
-    confidence: Tensor = method(logits) if callable(method) else logits.log_softmax(1)
-    return confidence
-
-
 def mean_of(passes: Sequence[Tensor]) -> Tensor:
     """Return the mean of the results of `eot` passes."""
     return passes[0] if len(passes) == 1 else sum(passes[1:], passes[0]) / len(passes)
@@ -173,10 +155,6 @@ class Prepared:
     def exact(self) -> bool:
         """Whether the search uses the model as given itself, and no mean of several passes."""
         return self.as_given is self and self.eot == 1
-
-    def confidence(self, x: Tensor, rows: Rows = None) -> Tensor:
-        """Return the model's own `confidence(x)` where it has one; otherwise that of its logits."""
-        raise NotImplementedError
 
     def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
         """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""

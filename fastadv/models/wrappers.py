@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
-from fastadv.engine import log_confidence
 from fastadv.engine.copy import copied
 from fastadv.engine.first_pass import first_pass
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
-from fastadv.losses import Loss, log_mean
+from fastadv.losses import Loss, log_confidence, log_mean
 from fastadv.models._common import Numbers, centered, register_statistics
 
 torch.fx.wrap("centered")

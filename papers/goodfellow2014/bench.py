@@ -188,5 +188,5 @@ def answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
     frozen, parts = fa.freeze(model), torch.split(x, BATCH_SIZE)
     # not by the probabilities, which are all 0 where an image is far from every template of an RBF network
     classes = torch.cat([frozen.verdict(part).argmax(1) for part in parts])
-    confidence = torch.cat([frozen.confidence(part).amax(1) for part in parts])
+    confidence = torch.cat([models.confidence(frozen, part).amax(1) for part in parts])
     return Answers(classes, confidence, classes != y)

@@ -7,7 +7,7 @@ from torch import Tensor, cat, nn
 
 import fastadv as fa
 from papers.goodfellow2014.figures import PARTS
-from papers.goodfellow2014.models import EachOnItsOwn
+from papers.goodfellow2014.models import EachOnItsOwn, confidence
 
 
 def panda(
@@ -24,7 +24,7 @@ def panda(
     gradient = frozen.input_gradient(x, y, loss, direction=True)[2]
     images = cat([x, gradient.sign() / 2 + 0.5, fa.Linf(radius).step(x, gradient, x, radius)])
     classes = frozen.verdict(images).argmax(1)
-    chances = frozen.confidence(images).gather(1, classes[:, None])[:, 0]
+    chances = confidence(frozen, images).gather(1, classes[:, None])[:, 0]
     found: dict[str, Any] = {
         part: {"class": k, "name": str(k) if names is None else names[k], "confidence": chance}
         for part, k, chance in zip(PARTS, classes.tolist(), chances.tolist(), strict=True)

@@ -16,6 +16,7 @@ from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import STEPS, STRONGLY_TESTED, Answers, Bench, Line, Nets, Paper
 from papers.goodfellow2014.figures import POINTS, RADIUS, first_layer, shown, spread
 from papers.goodfellow2014.logistic import two_digits
+from papers.goodfellow2014.models import confidence, log_confidence
 from papers.goodfellow2014.plan import LARGE, Settings
 from papers.study import NO_BOX, Watch, publish, some_of, unwatched
 from papers.text import in_markdown, percent
@@ -161,7 +162,7 @@ def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
 def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int = 0) -> dict[str, Any]:
     """Return how often `model` is more than half sure of some class of noise, which has none (appendix A)."""
     frozen, parts = fa.freeze(model), torch.split(_ids(model, samples), BATCH)
-    chances = torch.cat([frozen.confidence(noise(shape, ids, seed)) for ids in parts])
+    chances = torch.cat([confidence(frozen, noise(shape, ids, seed)) for ids in parts])
     surest, chosen = chances.max(1)
     wrong = surest > SURE
     number = int(wrong.sum())
@@ -181,7 +182,7 @@ def fooling(
     frozen, ids = fa.freeze(model), _ids(model, samples)
     x, shares = noise(shape, ids, seed), []
 
-    chances = getattr(model, "log_confidence", lambda logits: logits.log_softmax(1))
+    chances = log_confidence(model)
 
     def likelier(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None

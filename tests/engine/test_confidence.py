@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import log_confidence
+from fastadv.losses import log_confidence
 
 SHAPE = (3, 5, 4)
 
@@ -49,33 +49,9 @@ def test_probabilities_of_each_kind_of_model(name: str) -> None:
     frozen = fa.freeze(model)
     logits = model.eval()(x).double()
     wanted = logits.softmax(1) if "softmax" in name else logits.sigmoid()
-    torch.testing.assert_close(frozen.confidence(x).double(), wanted, rtol=1e-5, atol=1e-7)
+    confidence = log_confidence(frozen.model, frozen.verdict(x)).exp()
+    torch.testing.assert_close(confidence.double(), wanted, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(log_confidence(model, logits).exp(), wanted)
-    assert frozen.forwards == len(x)
-
-
-class Unsure(nn.Module):
-    """A model of a user's, with a confidence of its own and dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.dropout = nn.Linear(60, 4).double(), nn.Dropout(0.9)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.dropout(x.flatten(1)))
-
-    def confidence(self, x: Tensor) -> Tensor:
-        return self(x).softmax(1) / 2
-
-
-def test_a_method_confidence_has_the_word_in_eval_mode_and_the_precision_of_the_model() -> None:
-    model, x = Unsure().train(), batch()
-    confidence = fa.freeze(model).confidence(x)
-    torch.testing.assert_close(confidence, model.eval()(x.double()).softmax(1) / 2)
-    assert not confidence.requires_grad
-    plain = softmax()
-    plain.confidence = nn.Linear(60, 1)  # a part of that name has no word
-    torch.testing.assert_close(fa.freeze(plain).confidence(x), plain(x).softmax(1))
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -89,7 +65,7 @@ def test_confidently_wrong_goes_by_the_confidence_of_the_model(targeted: bool) -
     counts, criterion = [], fa.attacks.ConfidentlyWrong(0.5)
     for net in (model, model.model):
         out = fa.attacks.pgd(net, x, y, fa.Linf(0.05), steps=3, targets=targets, criterion=criterion)
-        wrong = fa.freeze(net).confidence(out.x_adv).scatter(1, y[:, None], 0).amax(1)
+        wrong = log_confidence(net, net(out.x_adv)).exp().scatter(1, y[:, None], 0).amax(1)
         assert torch.equal(out.success, wrong >= 0.5)
         counts.append(int(out.success.sum()))
     assert counts[0] < counts[1]

@@ -82,7 +82,6 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
     "logits": lambda model: Plain(model)(X),
     "gradient": lambda model: Plain(model).input_gradient(X, Y),
     "jacobian": lambda model: Plain(model).jacobian(X, torch.eye(5)[Y][:, None]),
-    "confidence": lambda model: Plain(model).confidence(X),
     "clean pass": lambda model: Plain(model).clean_pass(X).gradient(None, Y, "ce", None, True),  # type: ignore[union-attr]
     "pgd": lambda model: fa.attacks.pgd(model, X, Y, THREAT, steps=3),
     "square": lambda model: fa.attacks.square(model, X, Y, THREAT, queries=5),

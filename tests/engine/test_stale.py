@@ -85,7 +85,6 @@ def test_every_answer_is_that_of_the_model_as_it_is_now(change, asked_first, log
         "search": lambda: frozen(X),
         "gradient": lambda: frozen.input_gradient(X, Y)[2],
         "jacobian": lambda: frozen.jacobian(X, torch.eye(5).expand(48, 5, 5))[0],
-        "confidence": lambda: frozen.confidence(X).log(),
         "model": lambda: frozen.model(X).detach(),
         "clean pass": lambda: frozen.clean_pass(X).logits,  # type: ignore[union-attr]
     }

@@ -9,10 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv.attacks.special.labels import check_classes, check_index, check_targets
-from fastadv.engine import log_confidence
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
-from fastadv.losses import LOSSES, Loss, loss_and_grad
+from fastadv.losses import LOSSES, Loss, log_confidence, loss_and_grad
 
 Figures = dict[str, tuple[Tensor, Tensor]]
 ERRORS = {"MAE": 1.0, "RMSE": 0.5}  # figures that are no shares, but rise: the power of their ratio
@@ -156,7 +155,7 @@ class ConfidentlyWrong(_OfClass):
     """A success needs a wrong class (the target, where one is given) of at least this probability.
 
     The probability is the softmax, or what else the model means by its logits: see
-    `fastadv.engine.log_confidence`.
+    `fastadv.losses.log_confidence`.
 
     Args:
         confidence: the least probability, in (0, 1).
