@@ -31,7 +31,7 @@ from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import seal
-from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, describe
 from fastadv.runs.work import Keeper
 from fastadv.threat import L2
 from fastadv.threat.base import check_box
@@ -126,7 +126,7 @@ def smooth(
             if identity is None:
                 config[ANSWERS] = answers(prepared, x)
     if processes.world() > 1:
-        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume}, agree)
+        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume})
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     first = smoothed.levels(x)  # images off the grid are refused before the folder is that of this run
