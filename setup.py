@@ -60,7 +60,6 @@ def extensions() -> list[Pybind11Extension]:
                     str(path) for pattern in ("*.h", "kernels/*.inl") for path in Path("csrc").glob(pattern)
                 ),
             ],
-            define_macros=[("KERNEL_FLAGS", f'"{" ".join(flags)}"')],  # for fastadv._C.build
             cxx_std=20,
             extra_compile_args=flags,
             extra_link_args=link_omp,

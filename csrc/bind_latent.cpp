@@ -120,19 +120,6 @@ void latent_decode(const Tensor& images, const Tensor& z, const std::vector<Tens
                  });
 }
 
-// Floating-point operations done by every thread together in `rounds` rounds of fused multiply-adds in
-// registers.
-double fma_rounds(int64_t rounds) {
-  const auto& set = active_set();
-  const py::gil_scoped_release release;
-  std::vector<double> done(static_cast<size_t>(most_threads()));
-  parallel_dynamic(most_threads(),
-                   [&](int64_t task, int) { done[static_cast<size_t>(task)] = set.fma_rounds(rounds); });
-  double total = 0;
-  for (const double operations : done) total += operations;
-  return total;
-}
-
 }  // namespace
 
 void bind_latent(py::module_& module) {
@@ -140,9 +127,6 @@ void bind_latent(py::module_& module) {
   module.def("latent_decode", latent_decode);
   module.def("bf16", has_bf16,
              "Whether this process has bfloat16 dot products, which serve latent_fit's bf16.");
-  module.def("fma_rounds", fma_rounds,
-             "Run multiply-adds in registers on every thread; the operations done. Its rate is what kernels "
-             "are held against.");
 }
 
 }  // namespace fastadv

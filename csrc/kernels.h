@@ -165,9 +165,6 @@ struct KernelSet {
                         int64_t rounds, int32_t* scratch);
   // The floats that thin_gradient needs, which are zero before its first sample.
   int64_t (*thin_scratch)(const ThinShape& shape);
-  // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel
-  // can be held against.
-  double (*fma_rounds)(int64_t rounds);
 };
 
 namespace baseline {

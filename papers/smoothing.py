@@ -21,6 +21,9 @@ from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
+from fastadv.progress import Progress
+from fastadv.runs.card import data_hash
+from fastadv.runs.files import seal
 from fastadv.runs.work import Keeper
 from papers import command as c
 from papers.study import REPORT, Watch, load_images, publish, some_of, trained, unwatched
@@ -106,19 +109,19 @@ def run(
             if half := settings.precision == "bf16":  # already in its fastest form
                 net = net.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
             certified = partial(
-                smooth, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
-                resume=True, progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),
+                _certified, net, test_set, sigma, alpha=settings.alpha, n=settings.draws, seed=settings.seed,
+                progress=partial(watch, f"certifying {name}, sigma {sigma:g}"),
                 sound=settings.model == "lenet",  # pixels of the embedded digits are sixteenths
                 freeze=False if half else None, batch_size=ON_GPU if gpu else COPIES,
             )  # fmt: skip
             started = time.perf_counter()
-            found = certified(limit=settings.samples, sequential=False, run_dir=place / "certificates")
+            found = certified(place / "certificates", limit=settings.samples, sequential=False)
             lines.append(_line(name, sigma, found, time.perf_counter() - started))
             shown = np.linspace(0, 4 * sigma, POINTS)
             curves[name, sigma] = Curve.from_certificates(found.radius, found.correct, shown)
             if not comparison and (sigma == COMPARED or len(settings.sigmas) == 1):
                 few, where = min(settings.compared, settings.samples), place / "sequential"
-                quick = certified(limit=few, radii=RADII, run_dir=where)
+                quick = certified(where, limit=few, radii=RADII)
                 comparison = {"recipe": name, "sigma": sigma, **_compared(found, quick)}
     bound = None if synthesis is None else _bound(synthesis, test_set, settings.abs_samples, watch)
     proved = None if bound is None else bound.pop("radius")
@@ -127,6 +130,23 @@ def run(
             keeper, "smoothing", {**asdict(settings), "data": test_set.describe()}, report, lines=lines,
             comparison=comparison, synthesis=bound, figures=_figures(curves, proved, folder),
         )  # fmt: skip
+
+
+def _certified(
+    net: torch.nn.Module, images: ImageSet, sigma: float, folder: Path, *, progress: Progress, **options: Any
+) -> Certificates:
+    """Certify, or read what the folder keeps of the same network, images and options."""
+    known = {"weights": data_hash(*net.state_dict().values()), "data": images.describe()}
+    with Keeper(folder) as keeper:
+        seal_of = seal(keeper.identify("certificates.json", known | {"sigma": sigma} | options))
+        kept = keeper.part("certificates.safetensors", seal_of)
+        if kept is None:
+            found = smooth(net, images, sigma, progress=progress, **options)
+            rows = {name: rows for name, rows in vars(found).items() if isinstance(rows, torch.Tensor)}
+            keeper.keep("certificates.safetensors", seal_of, rows, {"card": found.card})
+            return found
+    rows, about = kept
+    return Certificates(**rows, radii=tuple(options.get("radii", ())), card=about["card"])
 
 
 def _figures(

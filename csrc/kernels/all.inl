@@ -79,6 +79,5 @@ constexpr KernelSet set(const char* name) {
           .latent = latent_kernels<Single>(),
           .nearest = {.tile = kTileImages, .search = search},
           .glass_shuffle = glass_shuffle,
-          .thin_scratch = thin_scratch,
-          .fma_rounds = fma_rounds};
+          .thin_scratch = thin_scratch};
 }

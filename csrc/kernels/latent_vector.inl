@@ -192,17 +192,3 @@ FASTADV_INLINE vec sigmoid(vec x) {
   const vec small = fma(e.scale, e.part, e.scale);
   return (x < vec{} ? small : splat(1.0f)) / (splat(1.0f) + small);
 }
-
-inline double fma_rounds(int64_t rounds) {
-  constexpr int kChains = kRegisters / 2 - 4;
-  vec chains[kChains];
-  unroll<kChains>([&](auto i) __attribute__((always_inline)) { chains[i] = splat(static_cast<float>(i)); });
-  vec factor = splat(0.999f), term = splat(0.5f);
-  for (int64_t round = 0; round < rounds; ++round)
-    unroll<kChains>([&](auto i) __attribute__((always_inline)) { chains[i] = fma(chains[i], factor, term); });
-  vec total{};
-  unroll<kChains>([&](auto i) __attribute__((always_inline)) { total += chains[i]; });
-  volatile float used = sum(total);
-  (void)used;
-  return 2.0 * kChains * kLanes * static_cast<double>(rounds);
-}

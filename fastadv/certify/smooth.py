@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
@@ -17,28 +14,20 @@ from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
 from fastadv.certify.sequential import Fixed, Sequential, judge_of
 from fastadv.data._batches import batches
-from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.imageset import UNIT
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Prepared, prepare
 from fastadv.engine.arguments import check_input
-from fastadv.engine.prepare import answers
 from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops._rows import check_column
 from fastadv.progress import Progress, check_progress, shown
-from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import seal
-from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, describe
-from fastadv.runs.work import Keeper
 from fastadv.threat import L2
 from fastadv.threat.base import check_box
 
-PART = 16  # images of a part, which a run keeps as soon as they are certified
-TOGETHER = 16  # parts that a GPU passes together: the draws of fewer images do not fill its passes
-IDENTITY = "certificates.json"
+PART, ON_GPU = 16, 256  # images whose draws share passes; those of fewer do not fill a GPU's
 
 
 @knowing
@@ -46,7 +35,6 @@ def smooth(
     model: nn.Module | Prepared, data: Data, sigma: float, n0: int = 100, n: int = 100_000,
     alpha: float = 1e-3, radii: Sequence[float] | None = None, *, sequential: bool = True, sound: bool = True,
     box: tuple[float, float] = (0.0, 1.0), seed: int = 0, limit: int | None = None, batch_size: int = 1024,
-    run_dir: str | PathLike[str] | None = None, resume: bool = False, identity: str | None = None,
     progress: Progress = False, freeze: bool | None = None,
 ) -> Certificates:  # fmt: skip
     """Certify the decisions of the smoothed classifier: the class that a model gives most often under noise.
@@ -78,10 +66,6 @@ def smooth(
         seed: of all draws.
         limit: use the first samples only, as `fastadv.evaluate` does.
         batch_size: noisy copies that pass at once; those of several images share a batch.
-        run_dir: a folder that keeps what is certified; a stopped run loses at most 16 images a process,
-            on a GPU 256.
-        resume: continue the run of `run_dir`.
-        identity: as in `fastadv.evaluate`.
         progress: True shows a bar on stderr; a function is called with (images done, images in all).
         freeze: whether to pass a frozen copy (`fastadv.freeze`); None does so where the work is long.
 
@@ -89,8 +73,8 @@ def smooth(
         The `Certificates`.
 
     Raises:
-        InputError: an argument is out of range, images are off the grid, labels are no classes of the model,
-            or the folder holds another run.
+        InputError: an argument is out of range, images are off the grid, or labels are no classes of the
+            model.
 
     Example:
         >>> import fastadv as fa
@@ -103,62 +87,32 @@ def smooth(
         Cohen et al. 2019 (arXiv 1902.02918), the function CERTIFY. Sequential: Voracek 2024
         (arXiv 2406.17830). Floating point: Voracek and Hein 2022 (arXiv 2207.07209).
     """
-    with processes.agreement():
-        dataset, noise = as_dataset(data, "data"), Noise(sigma, check_box(box))
-        check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
-        check_alpha(alpha)
-        check_progress(progress)
-        check_flag("sequential", sequential), check_flag("sound", sound)
-        asked = None if radii is None else _checked(radii)
-        count = sample_count(dataset, limit)
-        prepared = prepare(model, work=count * n, freeze=freeze)
-        rule = {"sigma": sigma, "norm": "L2", "n0": n0, "n": n, "alpha": alpha}
-        rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
-        config = {**rule, "limit": limit}
-        if noise.box != UNIT:
-            config["box"] = L2(math.inf, noise.box).describe()["box"]
-        parts = torch.split(first_samples(dataset, limit, tell=True), PART)
-        x, _, _ = next(batches(dataset, PART, order=parts[0], workers=0, box=box))
-        if run_dir is not None or processes.world() > 1:
-            used = dataset if limit is None else Subset(dataset, first_samples(dataset, limit).tolist())
-            config |= {**FORMAT, "data": describe_data(used), "identity": identity}
-            config["model"] = describe(prepared, identity=BY_NAME)
-            if identity is None:
-                config[ANSWERS] = answers(prepared, x)
-    if processes.world() > 1:
-        processes.check_alike({**config, "run_dir": run_dir and str(run_dir), "resume": resume}, agree)
+    dataset, noise = as_dataset(data, "data"), Noise(sigma, check_box(box))
+    check_count("n0", n0, 1), check_count("n", n, 1), check_count("batch_size", batch_size, 1)
+    check_alpha(alpha)
+    check_progress(progress)
+    check_flag("sequential", sequential), check_flag("sound", sound)
+    asked = None if radii is None else _checked(radii)
+    count = sample_count(dataset, limit)
+    prepared = prepare(model, work=count * n, freeze=freeze)
+    rule = {"sigma": sigma, "norm": "L2", "n0": n0, "n": n, "alpha": alpha}
+    rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
+    config = {**rule, "limit": limit}
+    if noise.box != UNIT:
+        config["box"] = L2(math.inf, noise.box).describe()["box"]
     judge = judge_of(noise, rule)
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
-    first = smoothed.levels(x)  # images off the grid are refused before the folder is that of this run
-    with prepared.in_eval(), Keeper(run_dir) as keeper, shown(progress, "certifying") as tick:
-        keeper.begun(IDENTITY, resume, "certificates", Path)
-        of = seal(keeper.identify(IDENTITY, config))
-
-        # parts whose images share passes
-        shared = min(TOGETHER, -(-len(parts) // processes.world())) if smoothed.waits else 1
-
-        def make(first: int) -> list[dict[str, Tensor]]:
-            several, certified = parts[first : first + shared], list[dict[str, Tensor]]()
-            results = []
-            for k in range(len(several)):
-                file, seal_of = f"part-{first + k:05d}.safetensors", f"{of} {first + k}"
-                kept = keeper.part(file, seal_of)
-                if kept is None:
-                    certified = certified or _certify(smoothed, judge, dataset, several, n0)
-                    kept = certified[k], None
-                    keeper.keep(file, seal_of, *kept)
-                results.append(kept[0])
-            return results
-
-        done: list[dict[str, Tensor]] = []
-        firsts = range(0, len(parts), shared)
-        for several in processes.in_turn(len(firsts), map(make, processes.share_of(firsts))):
-            done += several
-            if tick is not None and not processes.rank():
-                tick(min(len(done) * PART, count), count)
+    positions = first_samples(dataset, limit, tell=True)
+    x, _, _ = next(batches(dataset, 1, order=positions[:1], workers=0, box=box))
+    charge, done = noise.charge(x.numel()), list[dict[str, Tensor]]()
+    with prepared.in_eval(), shown(progress, "certifying") as tick:
+        for part in torch.split(positions, ON_GPU if smoothed.waits else PART):
+            done.append(_certify(smoothed, judge, dataset, part, n0, charge))
+            if tick is not None:
+                tick(sum(len(one["ids"]) for one in done), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
-    most = judge.radius(n, n, noise.charge(first[0].numel()))
+    most = judge.radius(n, n, charge)
     if beyond := [radius for radius in asked or (0.0,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
@@ -216,9 +170,8 @@ def predict(
 
 
 def _certify(
-    smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, parts: Sequence[Tensor], n0: int
-) -> list[dict[str, Tensor]]:
-    positions = torch.cat([*parts])
+    smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, positions: Tensor, n0: int, charge: float
+) -> dict[str, Tensor]:
     x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0, box=smoothed.noise.box))
     levels, y, ids = smoothed.levels(x), y.cpu(), ids.cpu()
     chosen = smoothed.votes(levels, ids, n0)
@@ -227,7 +180,6 @@ def _certify(
             f"data: expected labels from 0 to {chosen.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
         )
     prediction = chosen.argmax(1)
-    charge = smoothed.noise.charge(levels[0].numel())
     hits, failed, drawn = torch.zeros_like(ids), torch.zeros_like(ids), torch.full_like(ids, n0)
     radius = torch.zeros(len(ids), dtype=torch.float64, device="cpu")
     abstained = torch.ones(len(ids), dtype=torch.bool, device="cpu")
@@ -240,12 +192,10 @@ def _certify(
         if not wanted[image]:
             proved = judge.radius(int(hits[image]), draws, charge)
             abstained[image], radius[image] = proved <= 0, proved
-    certified = {
+    return {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
         "hits": hits, "draws": drawn - n0, "failed": failed,
     }  # fmt: skip
-    split = {name: torch.split(rows, [len(part) for part in parts]) for name, rows in certified.items()}
-    return [{name: rows[k] for name, rows in split.items()} for k in range(len(parts))]
 
 
 def _checked(radii: Any) -> tuple[float, ...]:

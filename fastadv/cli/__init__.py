@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -23,10 +23,10 @@ from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
-from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
+from fastadv.cli._interrupt import Interrupted, stoppable
 from fastadv.cli._options import Spoken
 from fastadv.cli._output import note
-from fastadv.cli._signature import add, eager, taking
+from fastadv.cli._signature import add
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
 from fastadv.runs.card import telling
@@ -43,6 +43,7 @@ app = typer.Typer(
     epilog="Example: fastadv demo",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
@@ -60,8 +61,13 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-VERSION = eager(_version, "Print the version.", "version", "--version")
-app.callback(add_help_option=False)(taking(lambda **_: None, VERSION))
+@app.callback()
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
+) -> None: ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,8 +117,10 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _reason(error: Any) -> tuple[int, str]:
     """Return the exit code of an error, and what to say of it."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort | Interrupted):
-        return exit_code(), "; ".join(["interrupted", *error.args])
+    if isinstance(error, KeyboardInterrupt):  # before the command begins, or after its end
+        error = Interrupted(error)
+    if isinstance(error, Interrupted):
+        return error.code, str(error)
     if hasattr(error, "format_message"):  # wrong usage
         context = getattr(error, "ctx", None)
         text = error.format_message().replace("Invalid value: ", "").rstrip().rstrip(".")

@@ -12,7 +12,7 @@ from fastadv.attacks.methods.claims import Within, is_own
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
 from fastadv.text import threat_text
-from fastadv.threat import THREATS
+from fastadv.threat import THREATS, Threat
 
 # Values that the command line sets where the function leaves them open
 DEFAULTS = {"steps": 40, "queries": 1000}
@@ -22,7 +22,6 @@ ATTACK = (
 )
 Criterion = Literal["signs"]
 CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
-CRITERIA = {"signs": Signs()}
 TITLED = ("steps", "norm", "radius", "version")  # arguments that a title says at its beginning
 
 
@@ -32,16 +31,15 @@ class NamedAttack:
 
     name: str
     label: str
-    norm: str
     card: Attack
+    threat: Threat  # of an infinite radius where there is no bound
     arguments: Mapping[str, Any]
+    criterion: Criterion | None
     used: frozenset[str]  # the shared options that it takes
-    radius: float  # inf for a minimum-norm attack without bound
-    criterion: Mapping[str, str]
 
     @property
-    def minimal(self) -> bool:
-        return self.card.minimal
+    def radius(self) -> float:
+        return float(self.threat.radius)
 
     @property
     def own(self) -> bool:
@@ -55,21 +53,23 @@ class NamedAttack:
 
     @property
     def config(self) -> dict[str, Any]:
-        threat = {"norm": self.norm, "radius": self.radius} if self.bounded else {}
-        return {"attack": self.name, **threat, **self.arguments, **self.criterion}
+        threat = {"norm": self.threat.norm, "radius": self.radius} if self.bounded else {}
+        criterion = {"criterion": self.criterion} if self.criterion else {}
+        return {"attack": self.name, **threat, **self.arguments, **criterion}
 
     @property
     def title(self) -> str:
         """What a paper calls it, by its steps and its threat: PGD-40, L∞ 8/255."""
         defaults = {key: argument.default for key, argument in self.card.parameters.items()}
-        steps, name = {**defaults, **self.arguments}, self.card.name
-        name = name.upper() if len(name) <= 5 and not self.own else name  # acronyms
-        name = f"AutoAttack {steps['version']}" if name == "autoattack" and not self.own else name
-        name += f"-{steps['steps']}" if isinstance(steps.get("steps"), int) else ""
-        parts = self.label.partition(":")[2].split(",")
-        others = [part for part in parts if part and part.split("=")[0] not in TITLED]
-        within = [threat_text(THREATS[self.norm](self.radius))] if self.bounded else []
-        return ", ".join([name, *within, *others])
+        values, name = {**defaults, **self.arguments}, self.card.name
+        if name == "autoattack" and not self.own:
+            name = f"AutoAttack {values['version']}"
+        elif len(name) <= 5 and not self.own:  # an acronym
+            name = name.upper()
+        name += f"-{values['steps']}" if isinstance(values.get("steps"), int) else ""
+        within = [threat_text(self.threat)] if self.bounded else []
+        others = [part for part in self.label.partition(":")[2].split(",") if part]
+        return ", ".join([name, *within, *(part for part in others if part.split("=")[0] not in TITLED)])
 
     @property
     def run(self) -> Callable[..., AttackResult]:
@@ -78,12 +78,12 @@ class NamedAttack:
         return run
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
-        bound: dict[str, Any] = {key: CRITERIA[name] for key, name in self.criterion.items()}
+        threat = THREATS[self.threat.norm](radius)
+        goal = {"criterion": Signs()} if self.criterion else {}
         if self.card.takes("threat"):
-            bound["threat"] = THREATS[self.norm](radius)
-        run = partial(self.card.run, **self.arguments, **bound)
-        judged = self.own and "threat" not in bound and radius < math.inf
-        return Within(run, THREATS[self.norm](radius)) if judged else run
+            return partial(self.card.run, **self.arguments, **goal, threat=threat)
+        run = partial(self.card.run, **self.arguments, **goal)
+        return Within(run, threat) if self.own and radius < math.inf else run
 
 
 def parse_attacks(
@@ -107,17 +107,14 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     shared = {key: value for key, value in budget.chosen.items() if key in takes and key not in in_text}
     values = shared | in_text
     norm = str(values.pop("norm", "linf" if "linf" in attack.norms else attack.norms[0]))
-    radius = values.pop("radius", math.inf if attack.minimal else None)
-    if radius is None and bounded:
-        o.refuse(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
     if norm not in attack.norms:
         o.refuse(f"{name} works in {', '.join(attack.norms)}, not in {norm!r}.")
-    radius = math.inf if radius is None else radius
-    threat = THREATS[norm](radius)  # wrong values are refused before the work
+    if bounded and not attack.minimal and "radius" not in values:
+        o.refuse(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
+    threat = THREATS[norm](values.pop("radius", math.inf))  # wrong values are refused before the work
     arguments = {key: DEFAULTS[key] for key in DEFAULTS if key in o.needed(attack.parameters)}
     arguments |= ({"seed": seed} if "seed" in takes else {}) | values
-    bound = "" if radius == math.inf else f" {radius:g}"
+    radius = "" if threat.radius == math.inf else f" {threat.radius:g}"
     short = name.rpartition(":")[2]
-    label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{bound}" if bounded or bound else short
-    judged = {"criterion": criterion} if criterion else {}
-    return NamedAttack(name, label, norm, attack, arguments, frozenset(shared), float(radius), judged)
+    label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{radius}" if bounded or radius else short
+    return NamedAttack(name, label, attack, threat, arguments, criterion, frozenset(shared))

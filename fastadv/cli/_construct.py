@@ -70,10 +70,7 @@ def construct(
     with interruptible(kept), progress(kind) as tick:
         dataset = images(part="train")
         net = search.frozen(model.load(dataset, machine))
-        built = build(
-            net, dataset, **settings, out_dir=out, batch_size=search.batch_size,
-            progress=tick,
-        )  # fmt: skip
+        built = build(net, dataset, **settings, out_dir=out, batch_size=search.batch_size, progress=tick)
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):

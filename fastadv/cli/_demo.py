@@ -36,7 +36,7 @@ def demo(
     side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
     title = f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
     other = f"* {SOURCE}: other images and another net; compare the order."
-    print_table(title, study.cells(result), [other], breaks=[2])
+    print_table(title, study.cells(result), [other])
     say("")
     measured, attack = result["measured"], settings.main_attack
     for line in findings(measured["nets"], attack) + study.synthesis_found(measured["abs"], attack):

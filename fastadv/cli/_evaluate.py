@@ -1,6 +1,6 @@
 """`fastadv evaluate`: a model under several attacks, the worst case, accuracy against radius."""
 
-import json as jsons
+import json
 import math
 import shlex
 import sys
@@ -19,13 +19,13 @@ from fastadv.cli._output import (
     BELOW,
     Limits,
     checks,
+    finite,
     kept_in,
     note,
     print_results,
     progress,
     say,
     say_where,
-    write_samples,
     write_summary,
 )
 from fastadv.cli._shared import Budget, Images, Machine, Processed, Search
@@ -38,7 +38,7 @@ from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.robustbench import RADII, entry, shortage
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import write_text
+from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import percent
 from fastadv.threat import THREATS
 
@@ -50,7 +50,7 @@ TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 MEASURE = Front(
     measure,
-    "run_dir resume draws indicators corruptions severities",
+    "run_dir resume draws indicators freeze corruptions severities",
     types={
         "corruptions": Annotated[Any, o.text(lambda t: named(t.split(",") if "," in t else t), "NAMES")],
         "severities": Sequence[float],
@@ -81,11 +81,11 @@ class Results:
         radii = () if self.radii is None else tuple(check_radii(self.radii).tolist())
         if not named:
             o.refuse_set("needs an attack: give -a.", radii=self.radii, strict=self.strict or None)
-        if len({attack.norm for attack in named.values()}) > 1:
+        if len({attack.threat.norm for attack in named.values()}) > 1:
             why = "needs attacks of one norm; evaluate each norm separately."
             o.refuse_set(why, radii=self.radii, out=self.out)
         for attack in named.values():
-            if attack.minimal and any(radius > attack.radius for radius in radii):
+            if attack.card.minimal and any(radius > attack.radius for radius in radii):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
@@ -134,12 +134,12 @@ class RobustBench:
         if self.robustbench is None:
             return
         row: Any = table.rows[0]
-        footnote = "; ".join(filter(None, (in_words(table.replaced) if table.replaced else None, note)))
+        footnote = "; ".join(filter(None, (in_words(table.replaced), note)))
         fields = entry(
             data.partition(":")[0], model, table.clean_accuracy, row.robust_accuracy, row.threat,
             unreliable=bool(row.flags), about={"footnote": footnote} if footnote else None,
         )  # fmt: skip
-        write_text(self.robustbench, jsons.dumps(fields, indent=2) + "\n")
+        write_text(self.robustbench, json.dumps(fields, indent=2) + "\n")
 
 
 @together
@@ -175,7 +175,7 @@ def evaluate(
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
 
-    {naming}
+    An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5,loss=dlr.
     """
     default = [] if evaluation.keywords["corruptions"] and not (budget.chosen or threat) else ["fgsm", "pgd"]
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
@@ -199,7 +199,7 @@ def evaluate(
         curves = {}
         for label, one in named.items() if radii else ():
             tick.text = f"radii, {label}"
-            if one.minimal:
+            if one.card.minimal:
                 curves[label] = Curve.from_distances(table[label].broken_at, radii)
                 continue
             curves[label] = accuracy_against_radius(
@@ -225,7 +225,7 @@ def evaluate(
     document, title = card("evaluation", config, **measured), f"{model.model} on {dataset.name}"
     passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
-        write_samples(results.out, vars(table.samples), document)
+        save_tensors(results.out, vars(table.samples), {"card": json.dumps(finite(document))})
     benchmark.write(table, images.keywords["data"], model.model, dataset.note)
     if results.summary is not None:
         write_summary(results.summary, table, f"{title}: {table.setting}", passed)

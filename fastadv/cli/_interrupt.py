@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -19,16 +18,21 @@ import typer
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs.processes import EVERYWHERE
 
-# The signals that stop a command, with what Python does about them by itself
-STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 # A process waits so long for another: an attack on a batch may take hours; torchrun ends those left alone
 PATIENCE = timedelta(days=1)
-_received: list[int] = []
-_patient: list[bool] = []  # one for each `after_the_step`
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a command as Ctrl-C does."""
 
 
 class Interrupted(Exception):
-    """The user stopped the command; the text, if any, says what was kept and how to resume."""
+    """The user stopped the command; its text says what was kept, its code which signal it was."""
+
+    def __init__(self, stop: KeyboardInterrupt, *kept: str) -> None:
+        super().__init__("; ".join(["interrupted", *kept]))
+        # by the custom of shells
+        self.code = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 @contextmanager
@@ -36,51 +40,26 @@ def interruptible(kept: Callable[[], str] | str) -> Iterator[None]:
     """Turn a KeyboardInterrupt inside into an Interrupted that carries `kept`."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(kept if isinstance(kept, str) else kept()) from None
+    except KeyboardInterrupt as stop:
+        raise Interrupted(stop, kept if isinstance(kept, str) else kept()) from None
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does; what the caller handles is left to it."""
+    """Let SIGTERM raise Terminated inside, unless the caller handles it."""
     main = threading.current_thread() is threading.main_thread()
-    ours = {number: usual for number, usual in STOPS.items() if main and signal.getsignal(number) == usual}
-    for number in ours:
-        signal.signal(number, _stop)
+    ours = main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
-        for number, usual in ours.items():
-            signal.signal(number, usual)
-        _received.clear()
-
-
-@contextmanager
-def after_the_step() -> Iterator[None]:
-    """Let the first signal inside wait for `check_stop`, and a second one stop at once."""
-    _patient.append(True)
-    try:
-        yield
-    finally:
-        _patient.pop()
-
-
-def _stop(number: int, frame: object) -> None:
-    _received.append(number)
-    if not _patient or len(_received) > 1:
-        raise KeyboardInterrupt
-    sys.stderr.write("fastadv: stopping after this step; once more stops at once\n")
-
-
-def check_stop() -> None:
-    """Stop again where a signal has told the command to: Python drops an exception out of a finalizer."""
-    if _received:
-        raise KeyboardInterrupt
-
-
-def exit_code() -> int:
-    """Return the exit code of a stopped command, by the custom of shells: 130 for Ctrl-C, 143 for SIGTERM."""
-    return 128 + (_received[-1] if _received else signal.SIGINT)
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def together(command: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -122,12 +101,13 @@ def _joined(device: str | None) -> Iterator[str | None]:
         try:
             yield device
         except Exception as error:
-            if (rank and _said_by_first(error)) or (local and hasattr(error, "format_message")):
-                raise typer.Exit(exit_code() if isinstance(error, Interrupted) else 1) from None
+            if rank and _said_by_first(error):
+                raise typer.Exit(getattr(error, "code", 1)) from None
             raise
 
 
 def _said_by_first(error: BaseException) -> bool:
     """Return whether the first process ends with the same error, or with one that tells as much."""
     notes = [*getattr(error, "__notes__", ()), *getattr(error.__cause__, "__notes__", ())]
-    return EVERYWHERE in notes or isinstance(error, Interrupted | LostProcessError | FloatingPointError)
+    alike = Interrupted | LostProcessError | FloatingPointError | typer.BadParameter
+    return EVERYWHERE in notes or isinstance(error, alike)

@@ -23,6 +23,8 @@ from fastadv.threat import THREATS
 # Advice of the library in the words of the command line
 SPOKEN = {
     "give fa.models.bpda": "give -m a function that returns fa.models.bpda",
+    "load the set with size=": "give --size ",
+    "Measuring(validation_set=...)": "--validation N",
     "draws=20": "--draws 20",
     "run_dir=": "--run-dir",
     "run_dir": "--run-dir",
@@ -91,7 +93,8 @@ def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> 
 
 
 def check_samples(text: str) -> None:
-    check_choice("ending", Path(text).suffix.lower(), (".safetensors", ".npz", ".pt"))
+    if Path(text).suffix != ".safetensors":
+        refuse(f"expected a name ending in .safetensors, got {text!r}.")
 
 
 def text(parser: Callable[[str], Any], metavar: str, help: str | None = None) -> Any:
@@ -103,8 +106,8 @@ Folder = Annotated[Path, text(partial(parse_place, what="folder"), "FOLDER")]
 Written = Annotated[Path, text(partial(parse_place, what="file"), "FILE")]
 SAMPLES = (
     "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which attack, -1 for "
-    "none), component (which part of it, as for autoattack) and the distances of each attack here "
-    "(.safetensors, .npz or .pt)."
+    "none), component (which part of it, as for autoattack) and the distances of each attack here, a "
+    ".safetensors file."
 )
 Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE", SAMPLES)]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
@@ -141,14 +144,14 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def nameable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, set[type]]:
     """Return the types of the arguments whose values text can name: numbers, true or false, or text."""
-    types = {key: _types(_told(parameter)) for key, parameter in parameters.items()}
-    return {key: kinds for key, kinds in types.items() if kinds & WORDS.keys()}
-
-
-def _told(parameter: inspect.Parameter) -> Any:
-    """Return the annotation, or the type of the default: a user's own function may have none, or text."""
-    told = parameter.annotation
-    return type(parameter.default) if isinstance(told, str) or told is parameter.empty else told
+    types = dict[str, set[type]]()
+    for key, parameter in parameters.items():
+        told = parameter.annotation
+        if isinstance(told, str) or told is parameter.empty:  # as a user's own function may have it
+            told = type(parameter.default)
+        if (kinds := _types(told)) & WORDS.keys():
+            types[key] = kinds
+    return types
 
 
 def _types(annotation: Any) -> set[type]:

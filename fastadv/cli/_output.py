@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -19,10 +17,9 @@ from rich.table import Table
 
 from fastadv._checks import check_choice, check_share
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import check_stop
 from fastadv.evaluation import Table as Evaluation
 from fastadv.progress import RichBar
-from fastadv.runs.files import atomic_write, save_tensors, write_text
+from fastadv.runs.files import write_text
 from fastadv.text import in_markdown, several
 
 Check = tuple[str, str, int]
@@ -64,35 +61,16 @@ def finite(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
-def write_samples(path: Path, tensors: Mapping[str, Any], document: Any) -> None:
-    """Write tensors and a document, "card", as the name ends: .safetensors, .npz or .pt."""
-    text = json.dumps(finite(document))
-    if path.suffix.lower() == ".safetensors":
-        save_tensors(path, tensors, {"card": text})
-        return
-    with atomic_write(path) as part, part.open("wb") as file:
-        if path.suffix.lower() == ".npz":
-            np.savez(file, card=np.array(text), **{name: one.cpu().numpy() for name, one in tensors.items()})
-        else:
-            torch.save({**tensors, "card": text}, file)
-
-
-def print_table(
-    title: str,
-    cells: Sequence[Sequence[str]],
-    notes: Sequence[str | None] = (),
-    *,
-    breaks: Sequence[int] = (),
-) -> None:
-    """Print a table, cells[0] its head, a rule after the lines `breaks`, and the notes below it."""
+def print_table(title: str, cells: Sequence[Sequence[str]], notes: Sequence[str | None] = ()) -> None:
+    """Print a table, cells[0] its head, and the notes below it."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
     for head, *column in zip(*cells, strict=True):
         numbers = all(map(NUMBER.fullmatch, column))
         table.add_column(escape(head), justify="right" if numbers else "left", overflow="ellipsis")
     names = table.columns[0]  # never cut, so that one can be copied
     names.overflow, names.min_width = "fold", min(WIDEST_NAME, max(len(line[0]) for line in cells))
-    for place, line in enumerate(cells[1:], start=1):
-        table.add_row(*map(escape, line), end_section=place in breaks)
+    for line in cells[1:]:
+        table.add_row(*map(escape, line))
     screen = console()
     if not screen.is_terminal:  # a file has room for all of it
         wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), table)
@@ -108,7 +86,6 @@ class Bar(RichBar):
     patience, transient = 2.0, True
 
     def __call__(self, done: int, total: int) -> None:
-        check_stop()
         if self.bar.console.is_terminal:
             super().__call__(done, total)
 

@@ -18,29 +18,40 @@ from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._signature import Front
 from fastadv.data._load import is_set
-from fastadv.engine import Plain, Prepared, freeze
+from fastadv.engine import Prepared, freeze
 from fastadv.engine.precision import Precision
 from fastadv.models.processor import Processor
 from fastadv.models.registry import SOURCES, factory
-from fastadv.models.zoo import find, robustbench_entries
+from fastadv.models.zoo import find
 
+DATA = (
+    f"{', '.join(sets.names())}, or the folder of a constructed set. Options follow a colon: "
+    "imagefolder:size=32, imagenet:preprocessing=Crop288."
+)
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
+SIZE = "Resize images to N x N; of files, the shorter side, then crop."
 SAMPLES = "Use only N samples: the first, or of a sorted set, as of class folders, some of each by its share."
-BATCH_SIZE = "Samples worked on at once."
 DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
+MODEL = (
+    f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's "
+    "zoo, or your own as package.module:function, which returns a model of images in [0, 1]."
+)
+OPTION = "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated."
+WEIGHTS = "Safetensors or torch file, of a net for images in [0, 1]; of rb:NAME also a folder of such."
+PROCESSOR = (
+    "What is done to images before the model, inside the attack, as package.module:object: a transform of "
+    "torchvision, timm or open_clip, a processor of Hugging Face, or a function that returns one."
+)
+PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."
+STEPS = "Steps of a search; by default the recipe's, the paper's to construct, else 40 if an attack has none."
 ZOO = "rb:"  # before an entry of RobustBench's zoo
 KNOWN = (*models.names(), *SOURCES)  # where weights are untrained unless there is a file of them
-WEIGHTS = "Safetensors or torch file, of a net for images in [0, 1]; of rb:NAME also a folder of such."
 
 
 def load_data(
-    data: Annotated[
-        str,
-        f"{', '.join(sets.names())}, or the folder of a constructed set. Options follow a colon: "
-        "imagefolder:size=32, imagenet:preprocessing=Crop288.",
-    ],
+    data: Annotated[str, DATA],
     data_dir: Annotated[o.DataDir | None, DATA_DIR] = None,
-    size: Annotated[int | None, "Resize images to N x N; of files, the shorter side, then crop."] = None,
+    size: Annotated[int | None, SIZE] = None,
     samples: Annotated[int | None, SAMPLES] = None,
     *,
     part: Literal["train", "test"] = "test",
@@ -66,16 +77,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Network:
-    model: Annotated[
-        str,
-        f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's "
-        "zoo, or your own as package.module:function, which returns a model of images in [0, 1].",
-    ]
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE"),
-        "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated.",
-    ] = None
+    model: Annotated[str, MODEL]
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE"), OPTION] = None
     weights: Annotated[Path | None, WEIGHTS] = None
 
     @property
@@ -89,9 +92,8 @@ class Network:
         offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):
             return _load_entry(name, chosen, self.weights, dataset).to(device)
-        _check_name(name)
         if ":" not in name:
-            if chosen.keys() & offered.keys() - {"seed"}:
+            if chosen.keys() & {"shape", "classes"}:
                 o.refuse("--option: shape and classes follow from --data; leave them out.")
         else:
             takes = signature(factory(name)).parameters
@@ -103,12 +105,6 @@ class Network:
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
             note(f"{name} has its first, untrained weights; give trained ones with --weights")
         return model.to(device).eval()
-
-
-def _check_name(name: str) -> None:
-    known = {text.lower() for entry in robustbench_entries() for text in (entry.name, entry.path)}
-    if name.lower() in known:
-        o.refuse(f"--model {name}: expected {ZOO} before an entry of RobustBench's zoo; give {ZOO}{name}.")
 
 
 def _load_entry(name: str, options: dict[str, Any], weights: Path | None, dataset: Any) -> nn.Module:
@@ -135,12 +131,6 @@ def _load_entry(name: str, options: dict[str, Any], weights: Path | None, datase
     return model
 
 
-PROCESSOR = (
-    "What is done to images before the model, inside the attack, as package.module:object: a transform of "
-    "torchvision, timm or open_clip, a processor of Hugging Face, or a function that returns one."
-)
-
-
 @dataclass(frozen=True)
 class Processed(Network):
     processor: Annotated[str | None, PROCESSOR] = None
@@ -164,26 +154,14 @@ class Processed(Network):
         return models.adapt(model, made, size="native").to(machine.place()).eval()
 
 
-PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."
-
-
 @dataclass(frozen=True)
 class Search:
-    batch_size: Annotated[int, BATCH_SIZE] = 256
+    batch_size: Annotated[int, "Samples worked on at once."] = 256
     precision: Annotated[Precision | None, PRECISION] = None
-    freeze: Annotated[bool | None, "Search on a frozen copy, or never; by default for long work."] = None
 
     def frozen(self, net: nn.Module) -> nn.Module | Prepared:
-        """Return the model as attacks take it: by itself, as it is for good, or with a search copy."""
-        asked = self.precision not in (None, "fp32")
-        if self.freeze is False:
-            if asked:
-                o.refuse("--no-freeze does not go with --precision; leave one of them out.")
-            return Plain(net)
-        return freeze(net, self.precision) if asked or self.freeze else net
-
-
-STEPS = "Steps of a search; by default the recipe's, the paper's to construct, else 40 if an attack has none."
+        """Return the model as attacks take it: as it is, or with a search copy of this precision."""
+        return net if self.precision in (None, "fp32") else freeze(net, self.precision)
 
 
 @dataclass(frozen=True)

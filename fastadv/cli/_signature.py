@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, is_dataclass
-from functools import partial, wraps
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import UnionType
@@ -19,25 +19,13 @@ from typer.models import ParameterInfo
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
-from fastadv.losses import LOSSES
 from fastadv.runs.card import telling
 
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
-MOST = 13  # options that --help shows: of a command that has more, what is required and these
-COMMON = {
-    *("model", "weights", "data", "samples", "attack", "norm", "radius", "out", "report", "run_dir", "json"),
-    *("fail_under", "recipe", "epochs", "learning_rate", "augment", "help", "help_all"),
-}
 FLAGS = {
     **{name: (f"--{name}", f"-{name[0]}") for name in ("model", "option", "weights", "data", "attack")},
     "samples": ("--samples", "-n"),
     "verbose": ("--verbose", "-v"),
 }
-NAMING = f"""An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.
-
-Attacks that ascend a loss take loss=NAME: {", ".join(LOSSES)}. dlr works with logits of any size,
-ce_sharp also with logits that are nearly alike: pgd, bim, mim, fgsm and apgd ascend it; loss=ce is what their
-papers ascend."""
 # The option for an argument that takes one of these types, the first that it takes
 TYPES: dict[Any, Any] = {
     bool: typer.Option(metavar=""),
@@ -95,7 +83,7 @@ class Front:
 
 
 def _option(
-    name: str, annotation: Any, default: Any, text: str, panel: str | None = None
+    name: str, annotation: Any, default: Any, text: str = "", panel: str | None = None
 ) -> inspect.Parameter:
     """Declare an option; the annotation may have its text, and how it is read, as notes."""
     kind, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
@@ -112,7 +100,9 @@ def _option(
         only = kind is bool and default is False  # no flag that turns off what is off
         shown.param_decls = FLAGS.get(name) or ((f"--{name.replace('_', '-')}",) if only else ())
     kind = Any if shown.parser else kind | None if default is None and read else kind
-    return inspect.Parameter(name, KEYWORD, default=default, annotation=Annotated[kind, shown])
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
+    )
 
 
 def _front(annotation: Any) -> Front | None:
@@ -120,37 +110,8 @@ def _front(annotation: Any) -> Front | None:
     return next((note for note in notes if isinstance(note, Front)), None)
 
 
-def _show_help(context: typer.Context, asked: typer.CallbackParam, on: bool) -> None:
-    if not on:
-        return
-    options: list[Any] = context.command.params
-    many = len(options) > MOST + len(ALWAYS)
-    for option in options:
-        few = many and asked.name == "help" and not (option.required or option.name in COMMON)
-        option.hidden = few or not option.help or (option.name == "help_all" and not many)
-    print(context.get_help())
-    raise typer.Exit
-
-
-def eager(callback: Callable[..., None] | None, text: str, name: str, *flags: str) -> inspect.Parameter:
-    """Declare a flag whose callback does its work as soon as it is read."""
-    shown = typer.Option(*flags, help=text, callback=callback, is_eager=True, metavar="")
-    return inspect.Parameter(name, KEYWORD, default=False, annotation=Annotated[bool, shown])
-
-
-ALWAYS = [
-    eager(None, "Show the traceback of an error, and what the library logs.", "debug", "--debug"),
-    eager(_show_help, "Show this and exit.", "help", "--help", "-h"),
-    eager(_show_help, "Show every option.", "help_all", "--help-all"),
-]
-JSON = eager(None, "Print one JSON document and nothing else.", "json", "--json")
-
-
-def taking(called: Callable[..., None], *parameters: inspect.Parameter) -> Callable[..., None]:
-    """Return the function with the signature of these options, and those that every command has."""
-    called.__signature__ = signature = inspect.Signature([*parameters, *ALWAYS])  # type: ignore[attr-defined]
-    called.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
-    return called
+Debug = Annotated[bool, "Show the traceback of an error, and what the library logs."]
+JSON = Annotated[bool, "Print one JSON document and nothing else."]
 
 
 def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
@@ -159,8 +120,7 @@ def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -
     fronts = {name: front for name in taken if (front := _front(taken[name].annotation)) is not None}
     alone = Front(command, " ".join(name for name in taken if name not in fronts))
 
-    @wraps(command)
-    def called(*, json: bool, **options: Any) -> None:
+    def called(*, json: bool, debug: bool, **options: Any) -> None:
         try:
             with o.usage(), telling(seed=options.get("seed", "none")):
                 groups = {name: front.bind(options) for name, front in fronts.items()}
@@ -169,11 +129,13 @@ def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -
                         if json:
                             write_json(document)
                             return
-        except KeyboardInterrupt:  # of which Typer would make an exit code without a word
-            raise Interrupted from None
+        except KeyboardInterrupt as stop:  # of which Typer would make an exit code without a word
+            raise Interrupted(stop) from None
 
-    panels = [option for name, front in fronts.items() for option in front.options(name.capitalize())]
-    prose = (inspect.getdoc(command) or "").replace("{naming}", NAMING)
-    text = "\n\n".join(" ".join(part.split()) for part in prose.split("\n\n"))
-    declare = app.command(help=text, epilog=f"Example: {example}", add_help_option=False)
-    declare(taking(called, *alone.options(None), JSON, *panels))
+    options = [*alone.options(None), _option("json", JSON, False), _option("debug", Debug, False)]
+    options += [option for name, front in fronts.items() for option in front.options(name.capitalize())]
+    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    called.__annotations__ = {option.name: option.annotation for option in options}
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    text = "\n\n".join(" ".join(part.split()) for part in paragraphs)
+    app.command(command.__name__, help=text, epilog=f"Example: {example}")(called)

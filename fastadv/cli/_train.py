@@ -10,7 +10,7 @@ from torch import nn
 
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
-from fastadv.cli._interrupt import after_the_step, interruptible, together
+from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import kept_in, note, print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Machine, Network, load_data
 from fastadv.cli._signature import Front
@@ -96,11 +96,15 @@ TRAINING = Front(
     defaults={"epochs": 10, "batch_size": 128},
 )
 SCHEDULE = f"How the learning rate changes: {', '.join(SCHEDULES)}; or cyclic:peak=0.3."
-TYPES = {
-    "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
-    "ramp": Annotated[float, o.text(o.parse_value, "EPOCHS")] | None,
-}
-Workers = {"workers": o.FromZero | None}
+OPTIMIZATION = Front(
+    Optimization,
+    "weight_decay schedule max_norm ramp ema",
+    types={
+        "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
+        "ramp": Annotated[float, o.text(o.parse_value, "EPOCHS")] | None,
+    },
+)
+EXECUTION = Front(Execution, "precision workers checkpoint_every", types={"workers": o.FromZero | None})
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,10 @@ def train(
     recipe: RecipeOptions,
     budget: Budget,
     training: Annotated[partial[Any], TRAINING],
-    optimization: Annotated[Optimization, Front(Optimization, types=TYPES)],
+    optimization: Annotated[Optimization, OPTIMIZATION],
     tests: Tests,
-    measuring: Annotated[Measuring, Front(Measuring, "test_every")],
-    ending: Annotated[Ending, Front(Ending)],
-    execution: Annotated[
-        Execution, Front(Execution, "precision workers compile checkpoint_every", types=Workers)
-    ],
+    ending: Ending,
+    execution: Annotated[Execution, EXECUTION],
     machine: Machine,
 ) -> Iterator[Any]:
     """Train a model, standard or adversarially.
@@ -159,10 +160,9 @@ def train(
             net, dataset, trained, **training.keywords, augment=recipe.augment, test_set=test_set,
             test_attacks=attack and {attack.title: attack.run}, seed=seed, device=machine.place(),
             progress=bar, optimization=optimization,
-            measuring=replace(measuring, validation_set=held_out), ending=ending, execution=execution,
+            measuring=Measuring(validation_set=held_out), ending=ending, execution=execution,
         )  # fmt: skip
-        with after_the_step():
-            done = list(run)
+        done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done

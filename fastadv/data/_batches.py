@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from fastadv import rng
 from fastadv.attacks.special.labels import instead
 from fastadv.data.corruption.sets import Corrupted
-from fastadv.data.folder import FolderSet, how_to_resize
+from fastadv.data.folder import HOW_TO_RESIZE, FolderSet
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
@@ -95,7 +95,7 @@ class Reader:
                 batch_size=self.batch_size,
                 sampler=self._order,
                 num_workers=workers,
-                collate_fn=partial(_collate, labels=self.labels, resize=how_to_resize()),
+                collate_fn=partial(_collate, labels=self.labels),
                 pin_memory=self.pinned,
                 persistent_workers=self.kept and workers > 0,
                 # A generator of the loader's: it would draw its workers' seed from the global one
@@ -200,14 +200,14 @@ def _any_labels(item: Any) -> Any:
     return image, label if isinstance(label, Tensor) else torch.as_tensor(np.array(label), device="cpu")
 
 
-def _collate(items: list[Any], labels: str = CLASSES, resize: str = "") -> Any:
+def _collate(items: list[Any], labels: str = CLASSES) -> Any:
     for item in items:
         if isinstance(item, Exception):
             return item
     shapes = {tuple(image.shape) for image, _, _ in items}
     if len(shapes) > 1:
         shown = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
-        return InputError(f"expected images of one shape, got {shown}; {resize}")
+        return InputError(f"expected images of one shape, got {shown}; {HOW_TO_RESIZE}")
     of_labels = {np.shape(label) for _, label, _ in items}
     shown = " and ".join(str(list(shape)) for shape in sorted(of_labels))
     if labels == ANY and len(of_labels) > 1:

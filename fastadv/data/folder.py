@@ -14,7 +14,6 @@ from torch import Tensor
 from fastadv._extras import need
 from fastadv.data.imageset import Images, ImageSet, check_positions, to_unit
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.card import instruction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,9 +61,10 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
     return to_tensor(rgb)
 
 
-def how_to_resize() -> str:
-    advice = instruction("load the set with size=32", "give --size 32")
-    return f"{advice}, or another number, to resize and crop them, or take those of each shape by themselves"
+HOW_TO_RESIZE = (
+    "load the set with size=32, or another number, to resize and crop them, or take those of each shape by "
+    "themselves"
+)
 
 
 def eight_bits(image: "Image") -> "Image":
@@ -150,7 +150,7 @@ class FolderSet(Images):
             if image.shape != first.shape:
                 raise InputError(
                     f"{self.paths[position]}: expected an image of shape {list(first.shape)}, as the first, "
-                    f"got {list(image.shape)}; {how_to_resize()}"
+                    f"got {list(image.shape)}; {HOW_TO_RESIZE}"
                 )
             x[position] = image
         held = ImageSet(x, self.labels, self.classes, self.name, note=self.note)

@@ -172,12 +172,14 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
     return criterion.for_labels(y)
 
 
-def description(job: Job, identity: str | None = BY_NAME) -> dict[str, Any]:
+def description(job: Job, identity: str | None = None, *, kept: bool = False) -> dict[str, Any]:
     """Describe what an evaluation is of, but for its data, as JSON."""
     model = describe(job.frozen.model, identity=BY_NAME)  # whose answers tell the rest
     return {
         "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
-        "attacks": [[name, describe(attack, identity=identity)] for name, attack in job.attacks.items()],
+        "attacks": [
+            [name, describe(attack, identity=identity, kept=kept)] for name, attack in job.attacks.items()
+        ],
     }
 
 

@@ -42,7 +42,7 @@ from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.card import data_hash
-from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, describe
+from fastadv.runs.identity import ANSWERS, FORMAT, describe
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -162,15 +162,14 @@ def evaluate(
             )
         chosen = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
-        known = BY_NAME if run_dir is None else identity
         config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
         config |= {"batch_size": batch_size, "samples": [count]}
         if criterion is not None:
-            config["criterion"] = describe(criterion, identity=known)
+            config["criterion"] = describe(criterion, identity=identity, kept=run_dir is not None)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
-            config |= description(job, known)
+            config |= description(job, identity, kept=run_dir is not None)
             config["identity"] = identity
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
@@ -183,7 +182,7 @@ def evaluate(
         config["attacks"] += chosen.describe()
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
-        processes.check_alike({**config, **asked, **environment(job)}, agree)
+        processes.check_alike({**config, **asked, **environment(job)})
     showing = shown(progress, "evaluating")
     with job.frozen.in_eval(), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)

@@ -115,11 +115,6 @@ def telling(**parts: object) -> Iterator[None]:
         _TOLD.reset(before)
 
 
-def instruction(python: str, command: str) -> str:
-    """Return what a caller of the library is to write, or, while a command runs, what its user is."""
-    return command if "command" in _TOLD.get({}) else python
-
-
 def about() -> dict[str, str]:
     """Return what a picture keeps as text: software, machine, date, and what `telling` was given."""
     software = {"Software": f"fastadv {__version__}", "machine": cpu_name()}

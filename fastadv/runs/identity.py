@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from functools import cached_property, partial
@@ -31,7 +30,6 @@ _LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_na
 NAMED = 3  # differences that an error tells
 BY_NAME = ""  # an identity, for code that is compared by its name alone
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_torch_compile"}
-_PLAIN = (bool, int, float, str, tuple)
 _CHANGING = (MutableMapping, MutableSequence, MutableSet)
 
 
@@ -42,7 +40,7 @@ def describe(
 
     Weights of a model in training do not count either. An identity stands for the caller's code; without it
     code is known by name, source text and the values that it holds. Where these do not tell, it is refused,
-    unless a folder is not to be `kept`.
+    unless no folder is `kept`.
     """
     if identity is not None and not isinstance(identity, str):
         raise InputError(f"identity: expected a text, got {identity!r}; name the version of your code")
@@ -51,12 +49,11 @@ def describe(
 
 def describe_model(model: nn.Module) -> str:
     """Describe a model in training, but for its weights: its parts, and the shapes and flags of its state."""
-    # torch.compile wraps the model
     inner = getattr(model, COMPILED_MODULE, model)
     trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
     state = [(name, tuple(t.shape), str(t.dtype), name in trained) for name, t in inner.state_dict().items()]
-    about = _Description(model, by_name=True).model(inner)
-    return f"{type(inner).__qualname__} {_hash([about, state])}"
+    parts = _Description(model, by_name=True).parts(inner)
+    return f"{type(inner).__qualname__} {_hash([parts, state])}"
 
 
 def unsaved(model: nn.Module) -> dict[str, Tensor]:
@@ -86,8 +83,6 @@ class _Description:
             return [self.of(item) for item in value]
         if isinstance(value, set | frozenset):
             return sorted((self.of(item) for item in value), key=json.dumps)
-        if isinstance(value, MethodType):
-            return [self.of(value.__func__), self.of(value.__self__)]
         if any(value is whole for whole in self._within):
             return f"{_name(value)} again"
         self._within.append(value)
@@ -101,10 +96,12 @@ class _Description:
             model = getattr(value, COMPILED_MODULE, value)
             if model is self._trained:
                 return "the model"
-            parts = f"{type(model).__qualname__} {_hash(self.model(model))}"
+            parts = f"{type(model).__qualname__} {_hash(self.parts(model))}"
             return [parts, data_hash(*model.state_dict().values())]
         if isinstance(value, FunctionType | type):
             return self._code(value)
+        if isinstance(value, MethodType):
+            return [self.of(value.__func__), self.of(value.__self__)]
         if hasattr(value, "__wrapped__"):  # a cache around a function
             return [_name(kind), self.of(value.__wrapped__)]
         describes = getattr(value, "describe", None)
@@ -119,29 +116,28 @@ class _Description:
             return _name(value)
         slots = [s for base in kind.__mro__ if not _is_ours(base) for s in vars(base).get("__slots__", ())]
         held = {s: getattr(value, s) for s in slots if hasattr(value, s)} | getattr(value, "__dict__", {})
-        if not (held := {k: v for k, v in held.items() if not _is_computed(kind, k)}):
-            text = repr(value)
-            return [self._code(kind), "" if " at 0x" in text else text]
-        return {"class" if "name" in held else "name": self._code(kind), **self.of(held)}
+        held = {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
+        if held:
+            return {"class" if "name" in held else "name": self._code(kind), **self.of(held)}
+        text = repr(value)
+        return [self._code(kind), "" if " at 0x" in text else text]
 
-    def model(self, model: nn.Module) -> list[Any]:
-        """Describe a model without its weights: classes, functions, plain attributes, further buffers."""
-        parts = list(model.modules())
-        attributes = [
-            pair for part in parts for pair in vars(part).items() if pair[0] not in _OF_EVERY_MODULE
-        ]
-        held = [pair for pair in attributes if callable(pair[1]) or isinstance(pair[1], _PLAIN)]
-        classes = [self._code(kind) for kind in dict.fromkeys(map(type, parts))]
-        trained = model is self._trained  # whose buffers a checkpoint holds
-        buffers = [] if trained else [data_hash(buffer) for buffer in unsaved(model).values()]
-        printed = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # the parts and their options
-        return [printed, classes, self.of(held), buffers]
+    def parts(self, model: nn.Module) -> list[Any]:
+        """Describe a model without its weights: classes and options of its parts, further buffers."""
+        parts = []
+        for name, part in model.named_modules():
+            options = {key: value for key, value in vars(part).items() if key not in _OF_EVERY_MODULE}
+            plain = {key: value for key, value in options.items() if callable(value) or _is_plain(value)}
+            parts.append([name, self._code(type(part)), self.of(plain)])
+        # a checkpoint holds those of the model in training
+        buffers = {} if model is self._trained else unsaved(model)
+        return [parts, [data_hash(buffer) for buffer in buffers.values()]]
 
     def _code(self, value: Any) -> str:
         """Return the name of a function or class, with a hash of what it holds and the caller's source."""
         name, held = _name(value), _held(value)
         if _is_ours(value):
-            return f"{name} {_hash(self.of(held))}" if held and isinstance(value, FunctionType) else name
+            return f"{name} {_hash(self.of(held))}" if held else name
         if self._by_name:
             return name
         try:
@@ -164,16 +160,16 @@ class _Description:
 
 
 def _held(value: Any) -> list[Any]:
-    """Return the values that a function is bound to, or the functions of a class."""
+    """Return the values that a function is bound to."""
     if isinstance(value, type):
-        members = (getattr(member, "__func__", member) for member in vars(value).values())
-        return [one for member in members if isinstance(member, FunctionType) for one in _cells(member)]
+        return []
+    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
     more = () if _is_ours(value) else (value.__defaults__, value.__kwdefaults__, vars(value))
-    return [*_cells(value), *(tuple(one.items()) if isinstance(one, dict) else one for one in more)]
+    return [*cells, *(tuple(one.items()) if isinstance(one, dict) else one for one in more)]
 
 
-def _cells(function: FunctionType) -> list[Any]:
-    return [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | tuple)
 
 
 def _is_fixed(value: Any) -> bool:
@@ -181,10 +177,6 @@ def _is_fixed(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_fixed, value))
     return _is_ours(type(value)) and not isinstance(value, _CHANGING)
-
-
-def _is_computed(kind: type, name: str) -> bool:
-    return isinstance(getattr(kind, name, None), cached_property)
 
 
 def _is_ours(value: Any) -> bool:
@@ -236,18 +228,14 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
             f"{path}: expected a run that this version began, got one of another version; finish it with "
             "that version, or choose another folder"
         )
-    names: dict[str, str] = {}
+    names = list[str]()
     for where, there, here in _different((), dict(stored), plain(config)):
         keys = [key for key in where if key != "keywords"]  # of a partial: they are named by themselves
-        if keys[-1:] == ["seed"] and "threat" not in keys:  # one for all that hold it
-            keys, there, here = ["seed"], *("none" if seed is None else seed for seed in (there, here))
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-        lacks = name == "seed" and "none" in (there, here)
-        both = f": {here} here, {there} there" if lacks else f" ({there!s:.60} there, {here!s:.60} here)"
-        names.setdefault(name, name + both)
+        names.append(f"{name} ({there!s:.60} there, {here!s:.60} here)")
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        named = ", another ".join([*names.values()][:NAMED]) + more
+        named = ", another ".join(names[:NAMED]) + more
         raise InputError(
             f"{path}: expected the run that wrote it, got one with another {named}; resume with the same "
             "arguments, or choose another folder"

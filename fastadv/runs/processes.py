@@ -1,6 +1,5 @@
 """The processes of one run, as torchrun starts them; with one process nothing here does anything."""
 
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError, LostProcessError
+from fastadv.runs.identity import agree
 
 if dist.is_available():
     # Its functions keep the group of their import as a default. torch imports it late, and a group that is
@@ -124,7 +124,7 @@ def _everywhere(error: Exception) -> Exception:
     return error
 
 
-def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = operator.eq) -> None:
+def check_alike(about: Mapping[str, Any]) -> None:
     """Raise InputError in every process, naming what differs, unless all describe their run in this way."""
     theirs = tell(dict(about))
     for place, other in enumerate(theirs):

@@ -25,7 +25,6 @@ from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
-from fastadv.runs.card import instruction
 from fastadv.runs.identity import ANSWERS, check_same, unsaved
 from fastadv.train._feed import first_rows
 from fastadv.train._results import Results
@@ -113,8 +112,10 @@ class Run:
                     while self._is_left():
                         yield self._epoch()
             elif not processes.rank():
-                read = instruction(f"; fa.train.reports({str(self.record.path)!r}) reads its epochs", "")
-                logger.warning("the run in %s is finished: nothing is trained%s", self.record.path, read)
+                logger.warning(
+                    "the run in %s is finished: nothing is trained; fa.train.reports(%r) reads its epochs",
+                    self.record.path, str(self.record.path),
+                )  # fmt: skip
             alarmed = self.ending.on_alarm == "rewind" and self.done[-1].alarm is not None
             self.results.finish(self.done, alarmed or self.ending.patience is not None, again=left)
 

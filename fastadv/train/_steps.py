@@ -128,7 +128,7 @@ class Steps:
             raise InputError(
                 "batch_size: expected two images or more in each step, as BatchNorm needs in training, got 1 "
                 f"in epoch {epoch} at step {step}; leave out the images that do not fill a step with "
-                "optimization=Optimization(drop_last=True) (--drop-last), or choose another batch_size"
+                "optimization=Optimization(drop_last=True), or choose another batch_size"
             ) from error
 
     @contextmanager

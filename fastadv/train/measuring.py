@@ -21,7 +21,6 @@ from fastadv.evaluation.job import Job, check_evaluation
 from fastadv.evaluation.measure import Evaluation
 from fastadv.evaluation.named import labels_of
 from fastadv.runs import processes
-from fastadv.runs.card import instruction
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
 from fastadv.train.recipes import Crafted
@@ -152,8 +151,8 @@ class Measures:
         if self.chosen_on == "test_set" and not processes.rank():
             logger.warning(
                 "the best epoch is chosen on the test set, so its accuracy under attack there is optimistic; "
-                "hold images out with %s", instruction("Measuring(validation_set=...)", "--validation N"),
-            )  # fmt: skip
+                "hold images out with Measuring(validation_set=...)"
+            )
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
         measured = self.test(steps)

@@ -34,7 +34,7 @@ from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import load_tensors, save_tensors
-from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, agree, check_same, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, check_same, describe
 from fastadv.runs.work import Keeper
 from fastadv.threat import Threat, Through
 from fastadv.train._feed import Feed, first_rows
@@ -284,9 +284,8 @@ def universal(
         classifier = prepare(model, work=epochs * size, outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        about = {"threat": threat, "criterion": meant}
-        known = BY_NAME if run_dir is None else identity
-        config = {name: describe(value, identity=known) for name, value in about.items()}
+        known = partial(describe, identity=identity, kept=run_dir is not None)
+        config = {"threat": known(threat), "criterion": known(meant)}
         config["model"] = describe(classifier, identity=BY_NAME)  # whose answers tell the rest
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
         config |= {"identity": identity, "targets": None}  # Folders of the last version name targets
@@ -296,7 +295,7 @@ def universal(
             config[ANSWERS] = answers(classifier, x)
     if processes.world() > 1:
         asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
-        processes.check_alike(config | asked, agree)
+        processes.check_alike(config | asked)
     through = as_map(threat)
     x, y, ids = (tensor.to(device) for tensor in first())
     checks = epochs if y.shape[1:] == (0,) else 1  # without labels, outputs at x take their place

@@ -44,7 +44,7 @@ def test_lines_and_bounds_count_only_what_is_right():
 def test_it_certifies_with_all_draws_and_compares_a_few_with_early_stops(tmp_path, monkeypatch):
     net, given, drawn, found = fa.models.create("softmax", shape=DIGITS.shape, classes=10), [], {}, []
 
-    def certify(*args, run_dir, resume, progress, **options):
+    def certify(*args, progress, **options):
         given.append(options)
         found.append(smooth(*args, **options))
         return found[-1]

@@ -37,7 +37,7 @@ def small(monkeypatch):
     monkeypatch.setattr(construct, "ON_CPU", {"images": 10, "steps": 5, "width": 4})
     monkeypatch.setattr(abs_subject, "QUICK", abs_subject.QUICK | {"batch_size": 10})
     monkeypatch.setattr(abs_subject, "DecoderShape", partial(DecoderShape, (4, 4, 1), (7, 4), (1, 4)))
-    for name, value in {"BATCHES": (2,), "STEPS": 2, "FEW": 1, "ROUNDS": 10}.items():
+    for name, value in {"BATCHES": (2,), "STEPS": 2, "FEW": 1}.items():
         monkeypatch.setattr(abs_subject, name, value)
     for name, value in {"CLASSES": (2, 3), "STREAMED": (8, 16), "SIDE": 32, "BATCH": 2, "PRIOR": 20}.items():
         monkeypatch.setattr(large, name, value)

@@ -1,21 +1,18 @@
 """The rules of decision: levels, charges, and what a certificate is of."""
 
 import math
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import fastadv as fa
 from fastadv.certify import predict, smooth
 from fastadv.certify.noise import Noise
 from fastadv.certify.sequential import Fixed, Sequential, judge_of, lower_bound
 from fastadv.certify.smooth import Smoothed
 from fastadv.errors import InputError
-from tests.certify.nets import NORMAL_VECTOR, SIGMA, Halfspace, halfspace, images
+from tests.certify.nets import SIGMA, halfspace, images
 from tests.refusals import refuses
 
 NOISE = Noise(SIGMA)
@@ -80,22 +77,6 @@ def test_predict_is_the_two_sided_test(alpha: float, monkeypatch: pytest.MonkeyP
     votes = torch.tensor([[least, 100 - least], [100 - least, least], [least - 1, 101 - least]])
     monkeypatch.setattr(Smoothed, "votes", lambda *inputs: votes.int())
     assert predict(halfspace(), images(3)[0], SIGMA, n=100, alpha=alpha).tolist() == [0, 1, -1]
-
-
-@pytest.mark.slow
-def test_parts_of_another_run_are_not_taken(tmp_path: Path) -> None:
-    model, data, part = halfspace(), images(4), "part-00000.safetensors"
-    other = smooth(model, data, SIGMA, n=100, seed=1, run_dir=tmp_path / "other")
-    whole = smooth(model, data, SIGMA, n=100, run_dir=tmp_path / "own")
-    assert not torch.equal(other.hits, whole.hits)
-    shutil.copy(tmp_path / "other" / part, tmp_path / "own" / part)
-    again = smooth(model, data, SIGMA, n=100, run_dir=tmp_path / "own", resume=True)
-    assert torch.equal(again.hits, whole.hits)
-    for named, net, inputs in (
-        ("data", model, images(5)), ("model", Halfspace(-4 * NORMAL_VECTOR, 0.0011), data),
-    ):  # fmt: skip
-        with pytest.raises(fa.InputError, match=f"another {named}"):
-            smooth(net, inputs, SIGMA, n=100, run_dir=tmp_path / "own", resume=True)
 
 
 class Recorder:

@@ -99,7 +99,7 @@ def test_logits_that_are_not_finite_are_votes_against_and_are_told() -> None:
         ({"radii": (-1,)}, "radii"), ({"radii": ()}, "radii"), ({"radii": (math.inf,)}, "radii"),
         ({"radii": 0.1}, "such as"),
         ({"n0": fa.L2}, "n0"), ({"batch_size": 0}, "batch_size"), ({"sequential": 1}, "sequential"),
-        ({"seed": -1}, "seed"), ({"resume": True, "run_dir": 3}, "run_dir"),
+        ({"seed": -1}, "seed"),
     ],
 )  # fmt: skip
 def test_arguments_out_of_range(wrong, named) -> None:
@@ -107,46 +107,19 @@ def test_arguments_out_of_range(wrong, named) -> None:
     refuses(named, smooth, halfspace(), images(2), **arguments)
 
 
-def test_classes_and_grids_that_do_not_fit(tmp_path) -> None:
+def test_classes_and_grids_that_do_not_fit() -> None:
     x, y = images(2)
     refuses("two classes", smooth, Odd("one class"), (x, y), SIGMA, n=10)
-    refuses("sound=False", smooth, halfspace(), (x + 0.3 / 255, y), SIGMA, n=10, run_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    refuses("sound=False", smooth, halfspace(), (x + 0.3 / 255, y), SIGMA, n=10)
     rounded = smooth(halfspace(), ((x + 0.3 / 255).clamp(max=1), y), SIGMA, n=10, sound=False)
     assert "nearest points" in rounded.card["measured"]["notes"][0]
-
-
-@pytest.mark.slow
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
-    model, data = halfspace(), images(12)
-    whole = smooth(model, data, SIGMA, n=300)
-    calls = []
-
-    def stop(done: int, count: int) -> None:
-        calls.append((done, count))
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        smooth(model, data, SIGMA, n=300, run_dir=tmp_path, progress=stop)
-    refuses("resume=True", smooth, model, data, SIGMA, n=300, run_dir=tmp_path)
-    refuses("seed", smooth, model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, seed=1)
-    again = smooth(model, data, SIGMA, n=300, run_dir=tmp_path, resume=True, batch_size=64)
-    assert calls == [(5, 12)]
-    assert torch.equal(again.hits, whole.hits)
-    assert torch.equal(again.draws, whole.draws)
-    kept = smooth(model, data, SIGMA, n=300, run_dir=tmp_path / "whole")
-    passes = [result.card["measured"]["forwards"] for result in (whole, kept, again)]
-    assert passes[0] == passes[1]  # those that tell the model do not count
-    assert passes[2] < 0.8 * passes[0]  # what was kept is not drawn again
 
 
 @pytest.mark.slow
 def test_images_of_many_parts_share_the_passes_of_a_gpu(monkeypatch) -> None:
     """Certificates are the same; passes are fewer and fuller."""
     monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "PART", 5)
-    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "TOGETHER", 2)
+    monkeypatch.setattr(sys.modules["fastadv.certify.smooth"], "ON_GPU", 10)
 
     def certified(at_once: set[str]) -> tuple[fa.certify.Certificates, int]:
         model, sizes = halfspace(), list[int]()

@@ -79,10 +79,9 @@ def runs(monkeypatch):
 @pytest.mark.slow
 def test_every_option_reaches_the_run(fastadv, folder, runs):
     done = fastadv(
-        f"{ROBUST} --epochs 3 --schedule cyclic:peak=0.3 --schedule-by epoch --warm-up 1/2 --clip-norm 1.5 "
-        "--ramp 1 --max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
-        "--optimizer adamw --learning-rate 0.002 --weight-decay 0.01 --no-norm-decay --momentum 0.8 "
-        "--drop-last --test-every 2 --seed 3 --norm l2 --checkpoint-every 5"
+        f"{ROBUST} --epochs 3 --schedule cyclic:peak=0.3 --ramp 1 --max-norm 2 --ema 0.9 --patience 3 "
+        "--on-alarm rewind --precision bf16 --run-dir run --optimizer adamw --learning-rate 0.002 "
+        "--weight-decay 0.01 --seed 3 --norm l2 --checkpoint-every 5"
     )
     ((_, options),) = runs
     (attack,) = options.pop("test_attacks").values()
@@ -91,14 +90,10 @@ def test_every_option_reaches_the_run(fastadv, folder, runs):
     assert len(options["test_set"]) == 20
     schedule = replace(SCHEDULES["cyclic"], peak=0.3)
     wanted = {
-        "optimization": train.Optimization(
-            momentum=0.8, weight_decay=0.01, norm_decay=False, schedule=schedule, schedule_by="epoch",
-            warm_up=0.5, drop_last=True, clip_norm=1.5, max_norm=2, ramp=1, ema=0.9,
-        ),
+        "optimization": train.Optimization(weight_decay=0.01, schedule=schedule, max_norm=2, ramp=1, ema=0.9),
         "ending": train.Ending(patience=3, on_alarm="rewind"),
         "execution": train.Execution(precision="bf16", checkpoint_every=5),
-        "measuring": train.Measuring(test_every=2),
-    }  # fmt: skip
+    }
     wanted |= {"optimizer": "adamw", "learning_rate": 0.002, "seed": 3, "batch_size": 30, "epochs": 3}
     assert {name: options[name] for name in wanted} == wanted
     assert "PGD-10, L2 0.1" in done.out

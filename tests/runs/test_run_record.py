@@ -10,7 +10,6 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import folder
 from fastadv.runs.checkpoint import RunRecord, put, read_report
 from fastadv.runs.folder import RunFolder
-from fastadv.runs.identity import check_same
 from tests.refusals import refuses
 
 
@@ -46,10 +45,3 @@ def test_reports_are_whole_lines(tmp_path):
     with pytest.raises(CorruptFileError, match="one report per line"):
         read_report(tmp_path)
     refuses("no such file", read_report, tmp_path / "absent")
-
-
-def test_a_seed_is_named_by_itself_however_many_parts_hold_it():
-    config = {"attacks": {name: {"keywords": {"seed": 3}} for name in ("pgd", "square")}}
-    before = {"attacks": {name: {"keywords": {}} for name in ("pgd", "square")}}
-    refuses("with another seed: 3 here, none there; resume", check_same, "run", before, config)
-    refuses("with another seed: none here, 3 there; resume", check_same, "run", config, before)

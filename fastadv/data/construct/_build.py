@@ -27,7 +27,7 @@ from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
-from fastadv.runs.identity import agree, plain
+from fastadv.runs.identity import plain
 from fastadv.runs.work import Keeper
 from fastadv.threat import Threat
 
@@ -100,7 +100,7 @@ def build(
         config = _config(construction, base, dtype, shard_size, identity)
     if processes.world() > 1:
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
-        processes.check_alike({**config, **asked}, agree)
+        processes.check_alike({**config, **asked})
     with (
         construction.source.in_eval(),
         shown(progress, f"building {construction.name}") as show,
