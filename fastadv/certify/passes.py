@@ -25,10 +25,10 @@ class Smoothed:
         """Return images as whole numbers of the grid's steps, where the model is."""
         return self.noise.levels(x.to(device=self.prepared.device), self.sound)
 
-    def votes(self, levels: Tensor, ids: Tensor, n: int, first: int = 0) -> Tensor:
-        """Return how often each image [B] is given each class in n draws from `first` on, int32 [B, K]."""
+    def votes(self, levels: Tensor, ids: Tensor, n: int) -> Tensor:
+        """Return how often each image [B] is given each class in the first n draws, int32 [B, K]."""
         wanted = dict.fromkeys(range(len(levels)), n)
-        cast = dict(self.passes(levels, ids, torch.full_like(ids, first), wanted))
+        cast = dict(self.passes(levels, ids, torch.zeros_like(ids), wanted))
         return torch.stack([cast[image] for image in wanted]) if cast else ids.new_zeros(0, 2).int()
 
     def passes(

@@ -29,10 +29,10 @@ def describe_data(dataset: Any) -> str:
     return f"{len(dataset)} {first if first == again else 'drawn'}"
 
 
-def describe_set(dataset: Any, described: str | None = None) -> Any:
+def describe_set(dataset: Any, described: str | None) -> Any:
     """Return what the card of a model says of the images it was trained on, `described` by their run."""
     describes = getattr(dataset, "describe", None)
-    return describes() if callable(describes) else described or describe_data(dataset)
+    return describes() if callable(describes) else described
 
 
 def _hash_of_tensors(dataset: Any) -> str | None:

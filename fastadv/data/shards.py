@@ -67,14 +67,6 @@ def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     )
 
 
-def shard_config(path: Path) -> dict[str, Any]:
-    """Return the configuration of the set of which a file is a shard. CorruptFileError for another file."""
-    config = _about(load_tensors(path)[1]).get("config")
-    if not isinstance(config, dict):
-        raise _corrupt(path, "a shard of a constructed data set, got another file")
-    return config
-
-
 def joined(shards: Sequence[Shard]) -> dict[str, Tensor | MappedRows]:
     """Return the tensors of these shards as one; those that lie in their files are mapped."""
     tensors: dict[str, Tensor | MappedRows] = {

@@ -19,9 +19,9 @@ def bell(last: int, sigma: float) -> Tensor:
     return weights / weights.sum()
 
 
-def gaussian(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Blur images [B, C, H, W]; pixels at the edge are repeated, and the weights end at `truncate` sigma."""
-    reach = int(truncate * sigma + 0.5)
+def gaussian(x: Tensor, sigma: float) -> Tensor:
+    """Blur images [B, C, H, W]; pixels at the edge are repeated, and the weights end at 4 sigma."""
+    reach = int(4 * sigma + 0.5)
     weights = bell(reach, sigma).float().to(x.device)[None]
     along = torch.arange(-reach, reach + 1, dtype=torch.int32, device=x.device)
     none = torch.zeros_like(along)
