@@ -249,6 +249,48 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
     return float(torch.corrcoef(ranks)[0, 1])
 
 
+# What tells that outputs are squashed: clean logits alone.
+
+ROWS, MANY = 8, 16  # of fewer nothing is said; of fewer, or of fewer classes than 5, only of known ends
+HEADS = {"sigmoid": (0.0, 1.0), "softsign": (-1.0, 1.0)}
+# what is near an end, of the width, and the share of outputs that are: where ends are known, and where not
+NEAR_KNOWN, SHARE_KNOWN, NEAR_ANY, SHARE_ANY = 0.1, 0.25, 0.02, 0.2
+STEEP = 0.995  # what a softsign reaches from 199 on, a tanh from 3
+SUM = 0.01  # how far the sum of probabilities is from 1, in half precision, too
+TOLD = "bounded_outputs: outputs crowd at their ends, as of a {}, where gradients vanish: {}"
+MEND = "give fa.models.logits(model, '{}'), or return the logits: attack the model without it"
+
+
+def squashed(logits: Tensor) -> str | None:
+    """Return what squashes clean logits [N, K]: a link of `fa.models.logits`, "clamp" for others, or None."""
+    rows = logits[logits.isfinite().all(1)].double()
+    if len(rows) < ROWS or (low := float(rows.min())) == (high := float(rows.max())):
+        return None
+    if low >= 0 and rows.shape[1] > 1 and bool(((rows.sum(1) - 1).abs() <= SUM).all()):
+        return "softmax"
+    for kind, (start, end) in HEADS.items():
+        if start <= low and high <= end and _near(rows, start, end, NEAR_KNOWN) >= SHARE_KNOWN:
+            return "tanh" if low < 0 and max(-low, high) > STEEP else kind
+    rows = rows[:, rows.amin(0) < rows.amax(0)]
+    if len(rows) < MANY or rows.shape[1] < FEWEST:
+        return None
+    # the largest of a row may be near an end, as that of log probabilities
+    low, high = (float(end) for end in rows.aminmax())
+    others = rows.sort(1).values[:, :-1]
+    return "clamp" if _near(others, low, high, NEAR_ANY) >= SHARE_ANY else None
+
+
+def _near(rows: Tensor, low: float, high: float, share: float) -> float:
+    """Return the share of values that are near the ends of [low, high], by a share of its width."""
+    by = share * (high - low)
+    return float(((rows <= low + by) | (rows >= high - by)).double().mean())
+
+
+def flag(kind: str) -> str:
+    """Return the flag of outputs that a head of this kind squashes, with the line that mends it."""
+    return TOLD.format(kind, ADVICE if kind == "clamp" else MEND.format(kind))
+
+
 SOFT_LOGITS = (
     "soft_logits: cross-entropy is weak on this model, whose logits are almost equal; use loss='ce_sharp'"
 )
