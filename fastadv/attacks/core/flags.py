@@ -12,7 +12,6 @@ from fastadv.attacks.special import bounded_outputs
 from fastadv.attacks.special.labels import label_flags
 from fastadv.text import threat_text
 
-LOOKS = 8  # samples that tell whether outputs are squashed
 OUTSIDE = (
     "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back to "
     "x; a threat's project() and an attack must keep them inside"
@@ -65,13 +64,8 @@ def _labels(out: Outcome) -> tuple[str, ...]:
 
 
 def _bounded(out: Outcome) -> tuple[str, ...]:
-    """Return the flag of outputs towards whose ends the gradients that the attack took fall off."""
-    trial, task, few = out.trial, out.trial.problem, out.trial.todo[:LOOKS]
-    looks = trial.passed[1] and len(few) and task.outputs == "classes" and not task.through
-    if not looks or not bounded_outputs.looks_bounded(trial.clean, trial.unusable):
-        return ()
-    off = bounded_outputs.falls_off(task.classifier, task.x[few], task.rows[few])
-    return (bounded_outputs.FLAG,) * (off > bounded_outputs.LIMIT)
+    kind = bounded_outputs.squashed(out.trial.clean) if out.trial.problem.outputs == "classes" else None
+    return (bounded_outputs.flag(kind),) if kind else ()
 
 
 def _soft(out: Outcome) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.special import bounded_outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
 from fastadv.engine.capture import FEW, passes_alike
 from fastadv.ops._step import may_be_narrow
@@ -195,7 +194,7 @@ class Search(Samples[R_co]):
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
         single = self.problem.single and self.dtype == self.x.dtype
-        if not single or callable(loss) or loss not in KINDS or self._interval(loss) is not None:
+        if not single or callable(loss) or loss not in KINDS:
             return None
         return self.classifier.bind(self.x, self.y, loss, self.aims, self.problem.rows)
 
@@ -203,7 +202,7 @@ class Search(Samples[R_co]):
     def lean(self) -> bool:
         """Whether a step is passes and kernels alone, so that it may be replayed."""
         task = self.problem
-        special = (task.mask, task.bounded, self.edge.depth, self.plan.gradient)
+        special = (task.mask, self.edge.depth, self.plan.gradient)
         return all(part is None for part in special) and self._bound("margin") is not None
 
     def input_gradient(self, points: Tensor, loss: losses.Loss, direction: bool = True) -> Gradient:
@@ -213,22 +212,15 @@ class Search(Samples[R_co]):
     def _at_edge(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what asks at points and, for values that are flat at a kink, a little inside of the box."""
         pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
-        if clean is not None and 2 * len(self.x) >= len(clean.logits) and self._interval(loss) is None:
+        if clean is not None and 2 * len(self.x) >= len(clean.logits):
             pull = partial(self._pull_at_x, clean, pull, loss, direction)
         around: Any = self.edge.around
         return partial(around, pull=pull, ask=partial(self._ask_rows, loss))
 
     def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what gives loss, logits and gradient in a pass of its own."""
-        task, interval = self.problem, self._interval(loss)
-        if interval is None:
-            about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
-            pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=task.rows, **about)
-        else:
-            before = self.plan.minimum and loss == "margin"
-            about = {"loss": loss, "aims": self.aims, "interval": interval}
-            about |= {"exact": before or not direction, "before": before}
-            pull = partial(bounded_outputs.unbent, self.classifier, y=self.y, rows=task.rows, **about)
+        about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
+        pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=self.problem.rows, **about)
         return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
 
     def _pull_at_x(
@@ -239,10 +231,6 @@ class Search(Samples[R_co]):
             return pull(points)
         rows = None if len(points) == len(clean.logits) else self._places
         return clean.gradient(rows, self.y, loss, self.aims, direction)
-
-    def _interval(self, loss: losses.Loss) -> Tensor | None:
-        """Return into which interval outputs were squashed that a loss sees as they were before; or None."""
-        return self.problem.bounded if loss in bounded_outputs.LOSSES or self.led else None
 
     def _ask_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradient of a loss at points of the rows int64 [m] alone."""

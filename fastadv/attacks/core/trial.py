@@ -14,7 +14,6 @@ from fastadv.attacks.core.judge import graded, loss_of
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.special import mixed_rows
-from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.labels import warn_of_probabilities
 from fastadv.engine.bound import CleanPass
 from fastadv.engine.guard import bound, near
@@ -85,9 +84,8 @@ class Trial:
             self.unusable, self.attacked = ~finite, self.attacked & finite
         self._not_finite = self.unusable
         self.outside = torch.zeros_like(self.already)  # of whose points x stood trial
-        crowd = may_crowd(clean if task.criterion.outputs == "classes" else clean[:, :0])
-        looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
-        unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
+        looks = self.unusable.all(), self.attacked.all(), self.already.any()
+        unusable, everyone, self.some_already = torch.stack(looks).tolist()  # one read
         if unusable and x.shape[0]:
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, task.criterion.outputs == "classes")
@@ -109,7 +107,7 @@ class Trial:
             everyone, self.some_already = bool(self.attacked.all()), bool(self.already.any())
         classifier.settle(x)
         # the search copy is asked only now: it may change the layout that the search copy prefers
-        self.problem = task.seen(classifier.layout(x), clean, crowds)
+        self.problem = task.seen(classifier.layout(x), clean)
         # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 

@@ -27,7 +27,7 @@ SIGNS = {
         "put the step that cuts the gradient into a module, and replace its gradient with bpda",
         0.01,
     ),
-    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE, bounded_outputs.LIMIT),
+    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE),
     "clamped_input": Sign(clamped_input.WORDS, clamped_input.ADVICE, clamped_input.LIMIT),
     "randomized": Sign(
         "two passes of the same samples differ, or their gradients do",

@@ -19,7 +19,6 @@ from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.special import edge, mixed_rows
-from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
 from fastadv.engine import prepare
 from fastadv.engine.copy import copied
@@ -47,7 +46,6 @@ HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 AGAIN = 1 + (2 * FREE_STEPS + QUERIES + DRAWS) / HELD
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
 CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 2 * len(edge.DEPTHS) + 11
-CHECKED += len(BLENDS) * (2 + OUTPUTS)
 
 
 def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
