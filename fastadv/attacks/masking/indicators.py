@@ -320,7 +320,7 @@ def _look_at_few(
     skipped = not _of_classes(few) or values["probabilities"]
     kind = None if skipped else squashed(classifier.verdict(few.x, few.rows))
     values["bounded_outputs"] = float(kind is not None)
-    values["edge_kink"] = probes.edge_kink(least)
+    values["edge_kink"] = 0.0
     with rng.generators_kept(least.x.device):  # what comes next draws as if it had not been asked
         flat = clamped_input.share(least, rng.derive(seed, "indicators clamp"))
     values["clamped_input"] = max(flat, values.get("clamped_input", 0.0))

@@ -18,7 +18,7 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
-from fastadv.attacks.special import edge, mixed_rows
+from fastadv.attacks.special import mixed_rows
 from fastadv.attacks.square import square
 from fastadv.engine import prepare
 from fastadv.engine.copy import copied
@@ -45,7 +45,7 @@ HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 # Times as many where the model is randomized: PGD without a radius is denied there, and searches again.
 AGAIN = 1 + (2 * FREE_STEPS + QUERIES + DRAWS) / HELD
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
-CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 2 * len(edge.DEPTHS) + 11
+CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 11
 
 
 def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
@@ -172,20 +172,6 @@ def _on_the_way(problem: Task, way: Tensor, seed: int, draw: int) -> tuple[Tenso
         values.append((weights(logits)[:, 0] * logits).double().sum(1))
         slopes.append((gradient[:, 0].double() * way).flatten(1).sum(1))
     return torch.stack(values, 1), torch.stack(slopes, 1)
-
-
-def edge_kink(problem: Task) -> float:
-    """Return the share of coordinates on a bound of the box whose derivative is 0 there, but not inside."""
-
-    def gradient(points: Tensor, rows: Tensor) -> Tensor:
-        return _at(problem.take(rows), points, direction=True)[1]
-
-    x, every = problem.x, torch.arange(len(problem.x), device=problem.x.device)
-    try:
-        _, shares = edge.kinks(x, gradient(x, every), problem.threat.box, gradient)
-    except NoGradientError:
-        return 0.0
-    return float(shares.mean())
 
 
 def rows_mix(problem: Task) -> bool:
