@@ -42,7 +42,7 @@ def logits(model: nn.Module | Callable[[Tensor], Tensor], link: str = "softmax")
         InputError: the link is unknown, or the model is none, or frozen: freeze what this returns.
 
     Example:
-        >>> import fastadv as fa
+        >>> import torch, fastadv as fa
         >>> digits = fa.data.load("digits", "test", limit=64)
         >>> net = fa.models.create("softmax", shape=digits.shape, classes=10)
         >>> squashed = torch.nn.Sequential(net, torch.nn.Softmax(1))
