@@ -12,7 +12,6 @@ from fastadv._waiting import waits
 from fastadv.attacks import core
 from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat, from_bytes
 from fastadv.attacks.core.repeat import Walk
-from fastadv.attacks.special.bounded_outputs import met_bounded, unbent
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.capture import Rows
@@ -81,31 +80,12 @@ def last_iterate(
             if checked and labels is not None and not callable(loss) and loss in KINDS:
                 ask = model.bind(rows["x"], labels, loss, targets)
             general = partial(model.input_gradient, y=y, loss=loss, targets=targets, direction=True)
-            if checked:
-                return squashed[0] if squashed else lambda points: (ask or general)(points)[2]
             checked.append(True)  # by the first gradient
+            return lambda points: (ask or general)(points)[2]
 
-            def first(points: Tensor) -> Tensor:
-                _, logits, gradient = general(points)
-                named = isinstance(loss, str) and loss in KINDS
-                if labels is None or not named or (interval := met_bounded(model, logits)) is None:
-                    return gradient
-                squashed.append(partial(_unbent, model, labels, loss, targets, interval))
-                walk.name = None  # it reads values
-                return squashed[0](points)
-
-            return first
-
-        checked, squashed = list[bool](), list[Callable[[Tensor], Tensor]]()
-
+        checked = list[bool]()
         # a loss that is a function may hold one value for each sample
         walk = Walk(threat, look, step_size, ("last_iterate", loss) if isinstance(loss, str) else None)
         x_adv = walk(classifier, walk.rows(x_adv, x, y=y, targets=targets), steps)
         # a Frozen may prefer an order of memory that the model refuses
         return x_adv.contiguous() if given.is_contiguous() else torch.empty_like(given).copy_(x_adv)
-
-
-def _unbent(
-    model: Prepared, y: Tensor, loss: losses.Loss, targets: Tensor | None, interval: Tensor, points: Tensor
-) -> Tensor:
-    return unbent(model, points, y, loss, targets, interval)[2]

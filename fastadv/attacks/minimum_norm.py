@@ -20,7 +20,6 @@ from fastadv.attacks.methods.hyperplane import largest_others
 from fastadv.attacks.methods.inner import inner_task, merge_result
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.sigma_zero import sigma_zero
-from fastadv.attacks.special import mixed_rows
 from fastadv.threat import Threat
 
 
@@ -68,7 +67,7 @@ def minimum_norm(
         "AttackBench" (arXiv 2404.19460).
     """
     check_seed(seed)
-    winners, mixed = dict[int, str](), dict[str, None]()
+    winners = dict[int, str]()
 
     def rule(search: core.Search) -> None:
         places, spent = search.per_sample(torch.arange(len(x), device=search.ids.device)), 0
@@ -81,13 +80,11 @@ def minimum_norm(
             before = search.best.distance
             out = one.attack(inner_task(search, search.threat, one.targets))
             merge_result(search, out)
-            mixed.update(dict.fromkeys(flag for flag in out.flags if flag == mixed_rows.FLAG))
             nearer = search.best.distance < before
             winners.update(dict.fromkeys(places[nearer].tolist(), one.name))
 
     out = core.run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
     values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
-    values["flags"] = tuple(dict.fromkeys([*out.flags, *mixed]))
     broken = (out.status == core.Status.BROKEN).tolist()
     by = tuple(winners.get(place, "") if met else "" for place, met in enumerate(broken))
     return MinimumNormResult(**values, by=by)

@@ -28,7 +28,7 @@ from fastadv.threat import Named, Threat
 from fastadv.threat.through import Own
 
 PART = "indicators"
-RAISED = ("zero_gradient", "square", "randomized", "mixed_rows")  # warnings that count whatever their share
+RAISED = ("zero_gradient", "square", "randomized", "mixed_rows", "bounded_outputs")  # by flags of rows
 
 
 def indicators(

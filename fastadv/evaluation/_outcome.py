@@ -14,6 +14,7 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Status
 from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion
+from fastadv.attacks.core.flags import DENIED, denied_flags, denied_in
 from fastadv.attacks.core.result import FAILED, failed_flags
 from fastadv.attacks.core.task import Classified
 from fastadv.attacks.masking.evidence import counted
@@ -46,13 +47,20 @@ class Batch(Classified):
     y: Tensor
     correct: Tensor  # bool [B]
     failed: Tensor  # bool [B], without finite logits
-    drawn: Tensor  # bool [B], right in the verdict or in some draw of x
     seen: Tensor  # int64 [K], how many images of the whole batch the model takes for each class
 
     def take(self, kept: Tensor) -> "Batch":
         """Return the batch of some samples."""
-        names = ("x", "y", "ids", "rows", "clean", "correct", "failed", "drawn")
+        names = ("x", "y", "ids", "rows", "clean", "correct", "failed")
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
+
+    def as_right(self, right: Tensor) -> "Batch":
+        """Return the batch with logits of a draw in which the samples `right` bool [B] are."""
+        logits, y = self.clean, self.y[:, None]
+        assert logits is not None
+        top = logits.argmax(1, keepdim=True)
+        swapped = logits.scatter(1, y, logits.gather(1, top)).scatter(1, top, logits.gather(1, y))
+        return replace(self, clean=torch.where((right & ~self.correct)[:, None], swapped, logits))
 
 
 @dataclass(frozen=True)
@@ -336,9 +344,11 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
     """Return the flags of the batches; what counts samples is about all of them."""
 
     def counts(flag: str) -> bool:
-        return flag == SQUARE_FLAG or flag.startswith((FAILED, LABELS))
+        return flag == SQUARE_FLAG or flag.startswith((FAILED, LABELS, DENIED))
 
-    flags = _said([flag for flag in part.notes.get("flags", ()) if not counts(flag)] for part in parts)
+    said = [part.notes.get("flags", ()) for part in parts]
+    flags = _said([flag for flag in texts if not counts(flag)] for texts in said)
+    flags += denied_flags(sum(map(denied_in, said)))
     samples = sum(len(part["broken"]) for part in parts)
     flags += claim_flags(sum((Counter(part.notes.get("claims", {})) for part in parts), Counter()))
     flags += failed_flags(0, int(joined(parts, "failed.attack").sum()), samples)

@@ -132,7 +132,7 @@ class Job:
         predicted = logits[~failed].argmax(1).cpu() if classes else ids[:0].cpu()
         seen = predicted.bincount(minlength=logits.shape[1] * classes)
         rows = torch.arange(len(x), device=x.device)
-        return Batch(frozen, x, ids, rows, logits, number, y, correct, failed, correct, seen)
+        return Batch(frozen, x, ids, rows, logits, number, y, correct, failed, seen)
 
     def right(self, batch: Batch) -> Tensor:
         """Return which images of a batch are right, or in how many of several draws: [B]."""

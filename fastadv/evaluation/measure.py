@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from fastadv._checks import OnEvent, check_on_event, knowing
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.result import Status
-from fastadv.attacks.core.trial import TWO_ANSWERS, right_at_times
+from fastadv.attacks.core.trial import TWO_ANSWERS
+from fastadv.attacks.methods.claims import is_own
 from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import SEVERITIES
 from fastadv.data.given import Data
@@ -34,7 +35,7 @@ from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
 from fastadv.evaluation.job import Job, description, environment, prepared
-from fastadv.evaluation.named import Attacks, Threats
+from fastadv.evaluation.named import Attacks, Threats, bound, takes
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
@@ -222,8 +223,7 @@ class Evaluation:
         verdict = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
         counted = self.count_at(batch.x, batch)
         if self.job.drawing.count > 1:
-            drawn = batch.drawn | (counted["draws.right"] > 0).to(batch.x.device)
-            batch = replace(batch, drawn=drawn)
+            batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
         clean, attacked = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
         data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
         for name in self.job.attacks:
@@ -264,8 +264,9 @@ class Evaluation:
             return Part(tensors | self.count_at(batch.x, batch))
         some, claims, several = batch.take(usable), Counter[str](), self.job.drawing.count > 1
         started, compared = time.perf_counter(), self.job.frozen.compared
-        # with several draws, all samples that are right in some of them are attacked
-        token = right_at_times.set(some.ids[some.drawn] if several else None)
+        stops = not is_own(attack) and takes(attack, "stop_early")
+        if several and stops and bound(attack, "stop_early") is None:
+            attack = partial(attack, stop_early=False)  # no luck of a draw ends a search
         try:
             with self.job.drawing.kept(batch.x.device, batch.number, 1 + crc32(name.encode())):
                 attack = outcomes.by_ids(attack, some.x, some.ids, self.job.sizes)
@@ -274,8 +275,6 @@ class Evaluation:
             if error.argument not in REFUSALS:
                 raise
             return Part(tensors | self.count_at(batch.x, batch), {"refused": str(error)})
-        finally:
-            right_at_times.reset(token)
         # reading the results waits for the device: the seconds are then the attack's own
         outcomes.write(tensors, result, some, usable.cpu())
         tensors["seconds"][0] = time.perf_counter() - started

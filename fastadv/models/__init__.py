@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadv.models.adapt import adapt
 from fastadv.models.bpda import bpda
+from fastadv.models.logits import logits
 from fastadv.models.registry import BUILT_IN, create, names
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.wrappers import STATISTICS, Binarized, Ensemble, Normalized, Smoothed, representation
@@ -31,6 +32,7 @@ __all__ = [
     "bpda",
     "create",
     "load_weights",
+    "logits",
     "names",
     "read_weights",
     "representation",

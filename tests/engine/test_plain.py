@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 import fastadv as fa
 from fastadv.attacks import bim, fgsm, pgd
-from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.engine import Frozen, Plain, Prepared, prepare
 from fastadv.engine.mapped import Mapped
 from fastadv.engine.prepare import WORTH
@@ -234,7 +233,7 @@ def noisy(level: float) -> Noisy:
 def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(attack):
     model, y = noisy(0.1), labels(convnet().eval(), X)
     out = attack(model, X, y, fa.Linf(1e-5))
-    assert TWO_ANSWERS in out.flags
+    assert out.flags[0].startswith("denied: ")
     assert out.forwards == sum(rows)
 
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.apgd import apgd
+from fastadv.attacks.core.flags import DENIED, denied_flags, denied_in
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.result import FAILED
+from fastadv.attacks.core.run import overshoot
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
@@ -124,6 +126,7 @@ class Run:
         self.notes: tuple[str, ...] = ()
         self.warnings: dict[str, None] = {}
         self.flags: dict[str, None] = {}
+        self.denied = 0  # successes of components
         self.refused = False  # whether a component found no gradient
         # the criterion is the plain one
         self.plain = problem.margin == "margin"
@@ -197,8 +200,9 @@ class Run:
             if any(flat):
                 self.warnings["zero_gradient"] = None
         # another component ascends another loss, and what failed is counted at the end
-        flags_of_component = (f for f in out.flags if f != SOFT_LOGITS and not f.startswith((FAILED, LABELS)))
-        self.flags |= dict.fromkeys(flags_of_component)
+        self.denied += denied_in(out.flags)
+        of_all = FAILED, LABELS, DENIED
+        self.flags |= dict.fromkeys(f for f in out.flags if f != SOFT_LOGITS and not f.startswith(of_all))
         left = [place for place in self._todo if not self.by[place]]
         self.left = torch.tensor(left, dtype=torch.int64, device=index.device)
         return sum(broken)
@@ -210,39 +214,26 @@ class Run:
     def finish(self) -> AutoAttackResult:
         """Return the result, by one more verdict on the whole batch."""
         trial, problem = self.trial, self.trial.problem
-        verdict = trial.verdict(self.x_adv)
         claimed = torch.tensor([*map(bool, self.by)], dtype=torch.bool, device=self.flat.device)
-        # what draws say needs no more than the next verdict
-        doubtful = (claimed & ~verdict.met & (not trial.draws)).nonzero().squeeze(1).tolist()
-        for index in doubtful:
-            self._confirm(index)
-        if doubtful:
-            verdict = trial.verdict(self.x_adv)
-        if trial.denied(claimed | trial.already, verdict):
-            trial.report_two_answers(self.x_adv, verdict)
+        verdict = trial.verdict(self.x_adv)
+        if not trial.draws:
+            verdict = overshoot(trial, self.x_adv, claimed, verdict)
         out = trial.finish(
             self.x_adv,
             verdict,
             problem.margin,
+            claimed=claimed,
             not_finite=self.not_finite,
             zero_gradient=self.flat & self.gradients,
             unfinished=self.unfinished,
         )
         words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
         values = {value.name: getattr(out, value.name) for value in fields(core.AttackResult)}
-        values["flags"] = tuple(dict.fromkeys([*words, *self.flags, *out.flags]))
+        flags = [flag for flag in out.flags if not flag.startswith(DENIED)]
+        flags += denied_flags(self.denied + denied_in(out.flags))
+        values["flags"] = tuple(dict.fromkeys([*words, *self.flags, *flags]))
         by = tuple(
             name if broken else ""
             for name, broken in zip(self.by, (out.status == core.Status.BROKEN).tolist(), strict=True)
         )
         return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes)
-
-    def _confirm(self, index: int) -> None:
-        """Move a success that the rounding of another batch denies further from the boundary."""
-        problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
-        try:
-            out = apgd.on(problem, loss="margin", stop_early=False)
-        except NoGradientError:  # of a randomized function: the success stays unconfirmed
-            return
-        if bool(out.success):
-            self.x_adv[index] = out.x_adv[0]

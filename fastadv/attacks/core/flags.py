@@ -1,6 +1,6 @@
 """What casts doubt on a result: one table of flags, read when a search has ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from fastadv.attacks.special import bounded_outputs
 from fastadv.attacks.special.labels import label_flags
 from fastadv.text import threat_text
 
-LOOKS = 8  # samples that tell whether outputs are squashed
 OUTSIDE = (
     "outside: {} of {} points lie outside of {} in [{:g}, {:g}] by more than rounding, and were put back to "
     "x; a threat's project() and an attack must keep them inside"
 )
 MEANT = "; did you mean"  # in a flag that asks, and is logged
+DENIED = "denied: "  # how the flag begins that counts them
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Outcome:
     logits: Tensor
     loss: losses.Loss
     budget: bool
+    denied: Tensor
 
 
 def _wide(out: Outcome) -> tuple[str, ...]:
@@ -50,6 +51,24 @@ def _outside(out: Outcome) -> tuple[str, ...]:
     return (text,) * bool(outside)
 
 
+def _denied(out: Outcome) -> tuple[str, ...]:
+    return () if out.trial.draws else denied_flags(int(out.denied.sum()))
+
+
+def denied_flags(count: int) -> tuple[str, ...]:
+    """Return the flag of so many successes of searches that the last verdict denies, where there are any."""
+    text = (
+        f"{DENIED}{count} of the successes that a search saw are none in its last pass, and do not count; "
+        "the model draws, mixes rows, or its search copy rounds"
+    )
+    return (text,) * bool(count)
+
+
+def denied_in(flags: Iterable[str]) -> int:
+    """Return how many successes flags of several searches say that were denied."""
+    return sum(int(flag.split()[1]) for flag in flags if flag.startswith(DENIED))
+
+
 def _failed(out: Outcome) -> tuple[str, ...]:
     unusable = out.trial.unusable
     met = (out.status == Status.FAILED) & ~unusable
@@ -65,13 +84,10 @@ def _labels(out: Outcome) -> tuple[str, ...]:
 
 
 def _bounded(out: Outcome) -> tuple[str, ...]:
-    """Return the flag of outputs towards whose ends the gradients that the attack took fall off."""
-    trial, task, few = out.trial, out.trial.problem, out.trial.todo[:LOOKS]
-    looks = trial.passed[1] and len(few) and task.outputs == "classes" and not task.through
-    if not looks or not bounded_outputs.looks_bounded(trial.clean, trial.unusable):
-        return ()
-    off = bounded_outputs.falls_off(task.classifier, task.x[few], task.rows[few])
-    return (bounded_outputs.FLAG,) * (off > bounded_outputs.LIMIT)
+    trial = out.trial
+    looks = trial.passed[1] and trial.problem.outputs == "classes"  # of an attack that takes gradients
+    kind = bounded_outputs.squashed(trial.clean) if looks else None
+    return (bounded_outputs.flag(kind),) if kind else ()
 
 
 def _soft(out: Outcome) -> tuple[str, ...]:
@@ -81,7 +97,9 @@ def _soft(out: Outcome) -> tuple[str, ...]:
     return (bounded_outputs.SOFT_LOGITS,) * soft
 
 
-FLAGS: tuple[Callable[[Outcome], tuple[str, ...]], ...] = (_wide, _outside, _failed, _labels, _bounded, _soft)
+FLAGS: tuple[Callable[[Outcome], tuple[str, ...]], ...] = (
+    _wide, _outside, _denied, _failed, _labels, _bounded, _soft,
+)  # fmt: skip
 
 
 def flags_of(out: Outcome) -> tuple[str, ...]:

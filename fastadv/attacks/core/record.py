@@ -77,11 +77,11 @@ class Record:
 
     @property
     def findings(self) -> dict[str, Any]:
-        """What a result says of its samples besides their points: bool [n] three times, and `unfinished`."""
+        """What a result says of its samples besides their points: bool [n] four times, and `unfinished`."""
         not_finite = self.not_finite | ~(self.largest_gradient < torch.inf)
         zero = (self.largest_gradient == 0) & ~not_finite
         named = {"not_finite": not_finite, "zero_gradient": zero, "unfinished": self.unfinished}
-        return {**named, "cycled": self.cycled}
+        return {**named, "cycled": self.cycled, "claimed": self.success | self.refuted}
 
     def take(self, index: Tensor) -> "Record":
         return Record(*(taken(value, index) for value in vars(self).values()))

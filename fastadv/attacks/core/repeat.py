@@ -51,8 +51,8 @@ def repeat(
     """
     repeated, done, replays = _Repeated(step, name, passes, before), 0, True
     while done < count:
-        # the first gradient may be the one that finds a rare search
-        tried = replays and (search.edge.met or not passes[1])
+        # the first gradient checks the model, and may be of the pass that gave the clean verdict
+        tried = replays and (search.met or not passes[1])
         replayed = _replayed(search, repeated, done, count, more) if tried else 0
         replays = bool(replayed) or not tried
         if not replayed:
@@ -153,7 +153,7 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     task = replace(search.problem, threat=threat, **inputs)  # type: ignore[arg-type]
     over = search.over(task, Record(**{name: rows[f"best.{name}"] for name in vars(search.best)}))
     over.aims = rows.get("aims", task.targets)
-    over.edge.met = over.stays = True
+    over.met = over.stays = True
     vars(over.rows).update(options)
     return over
 

@@ -19,7 +19,7 @@ NOT_FINITE = (
 FAILED = "failed: "  # how flags begin that count samples
 ZERO_SHARE = 0.05  # of the samples, which may have no gradient without a sign of masking
 LEAD = "Not a robust accuracy: {}."
-DENYING = ("the model gives two answers", "mixed_rows: ")  # how flags begin that deny a robust accuracy
+DENYING = ("the model gives two answers",)  # how flags begin that deny a robust accuracy
 
 
 class Status(IntEnum):
@@ -80,9 +80,8 @@ class AttackResult:
         cycled: bool [B]; the steps came back to a point where they had been, so the others, which would have
             repeated themselves, were left out. None where that is not known.
         threat: in which the attack searched; None where an attack of your own does not tell.
-        flags: warnings that cast doubt on the result; empty where nothing does. One of them names a model
-            that gives two answers for one x because it is randomized, another a model whose logits depend on
-            the rest of the batch.
+        flags: warnings that cast doubt on the result; empty where nothing does. One of them counts successes
+            of the search that the last pass denies, as of a model that is randomized or mixes rows.
         correct: bool [B]; the model classifies x as y, or x is right by a criterion of your own; by finite
             logits. By default, where an attack does not tell, the samples that are HELD or BROKEN.
         attack: the name of the attack, as it is printed.

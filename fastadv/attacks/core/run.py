@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any, Unpack
@@ -19,8 +19,7 @@ from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.core.trial import TWO_ANSWERS, Trial, Verdict
-from fastadv.engine.bound import CleanPass
+from fastadv.attacks.core.trial import Trial, Verdict
 from fastadv.engine.precision import no_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
@@ -57,10 +56,8 @@ def run(
     A minimum-norm attack searches as if the radius were infinite, because it has to go beyond the nearest
     boundary before it comes back. The radius only decides which successes count.
 
-    The model as given has the last word. Samples whose success it does not confirm are attacked again: on the
-    model as given, through all restarts. If the model denies by more than rounding a success that it had seen
-    itself, at x or later, it gives two answers for one x. The result then says so, and is that of an attack
-    without `stop_early`, judged by a fresh verdict.
+    The model as given has the last word, in one pass of all points. A sample whose success it denies holds,
+    and a flag counts such samples.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]; or the task that
@@ -101,14 +98,14 @@ def run(
         >>> tuple(out.x_adv.shape), out.forwards
         ((8, 1, 8, 8), 24)
     """
-    again: Any = partial(
-        run, rule=rule, rows=rows, steps=steps, one_way=one_way, minimum=minimum, loss=loss,
-        restarts=restarts, stop_early=stop_early, seed=seed, gradient=gradient,
-    )  # fmt: skip
     if not isinstance(model, Task):
         task = Task.of(model, x, y, threat, **common)
         with no_gradient(), task.classifier.in_eval():
-            out: AttackResult = again(task, task.x, task.y, task.threat, from_x=from_x)
+            out = run(
+                task, task.x, task.y, task.threat, rule, rows=rows, steps=steps, one_way=one_way,
+                minimum=minimum, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed,
+                gradient=gradient, from_x=from_x,
+            )  # fmt: skip
         return task.with_images(out) if isinstance(threat, Through) else out
     task = model
     if common or x is not task.x or y is not task.y or threat is not task.threat:
@@ -123,33 +120,31 @@ def run(
     early = stop_early and not last
     plan = Plan(minimum, raised, early, last, rule, rows, restarts, seed, steps, one_way, followed)
     trial = Trial(posed, from_x)
-    ending = Minimum(trial, task.threat) if minimum else Budget(trial)
-    clean, trial.clean_pass = trial.clean_pass, None
-    classifier, loss = trial.classifier, task.margin if loss is None else loss
-    while True:
-        record, classifier.replayed = Record.start(trial.problem.x), None
-        for search in _attempts(trial.problem, trial.todo, record, plan, clean):
-            with suppress(Over):
-                rule(search)
-                search.close()
-        verdict = trial.verdict(record.x_adv)
-        if ending.holds(record, verdict, loss):
-            break
-        clean = None  # replayed steps were those of another model: they are taken as they are
-    classifier.replayed = None
-    verdict = ending.moved(record, verdict)
-    doubtful = (record.success | record.refuted) & ~verdict.met
-    doubtful &= not trial.draws  # whose next answer would be as good as the last
-    if bool(doubtful.any()) or (trial.some_already and trial.denied(trial.already, verdict)):
-        verdict = _search_again(ending, record, plan, doubtful, verdict)
-    out = ending.result(record, verdict, loss)
-    if not (trial.in_one_pass and TWO_ANSWERS in out.flags):
-        return out
-    # the model may answer otherwise where a gradient is followed: its clean verdict is taken without
-    more: AttackResult = again(task, x, y, threat)
-    forwards, backwards = more.forwards + out.forwards, more.backwards + out.backwards
-    flags = more.flags if TWO_ANSWERS in more.flags else (TWO_ANSWERS, *more.flags)
-    return replace(more, forwards=forwards, backwards=backwards, flags=flags)
+    record, classifier = Record.start(trial.problem.x), trial.classifier
+    for search in _attempts(trial, record, plan):
+        with suppress(Over):
+            rule(search)
+            search.close()
+    replayed, classifier.replayed = classifier.replayed, None
+    loss = task.margin if loss is None else loss
+    if minimum:
+        return _nearest(trial, record, loss, task.threat)
+    verdict = trial.verdict(record.x_adv)
+    trial.check_search(record, verdict, loss, replayed)
+    return trial.finish(record.x_adv, verdict, loss, **record.findings)
+
+
+def _nearest(trial: Trial, record: Record, loss: losses.Loss, within: Threat) -> AttackResult:
+    """Return the result of an attack that looks for the nearest success; those `within` a threat count."""
+    x = trial.problem.x
+    # what is too far goes back before the verdict, as rows may depend on each other
+    far = trial.problem.threat.contains(record.x_adv, x) & ~within.contains(record.x_adv, x)
+    record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
+    verdict = overshoot(trial, record.x_adv, record.success, trial.verdict(record.x_adv))
+    broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
+    record.x_adv = torch.where(like(broken, x), record.x_adv, x)
+    about: dict[str, Any] = {**record.findings, "within": within, "broken": broken}
+    return trial.finish(record.x_adv, verdict, loss, **about)
 
 
 def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
@@ -165,11 +160,10 @@ def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
     return rules
 
 
-def _attempts(
-    task: Task, todo: Tensor, record: Record, plan: Plan, clean: CleanPass | None = None
-) -> Iterator[Search[Any]]:
-    """Yield the search of each restart on `todo` int64 [n], by each way to a success."""
-    ways = _ways(task, plan)
+def _attempts(trial: Trial, record: Record, plan: Plan) -> Iterator[Search[Any]]:
+    """Yield the search of each restart on the samples to attack, by each way to a success."""
+    ways, clean, todo = _ways(trial.problem, plan), trial.clean_pass, trial.todo
+    trial.clean_pass = None
     for number in range(ways[0][1].attempts):
         index = todo[~record.success[todo]] if number and plan.stop_early else todo
         if not len(index):
@@ -194,93 +188,17 @@ def _ways(task: Task, plan: Plan) -> list[tuple[Task, Plan]]:
     return ways
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How an attack ends that looks for the strongest point of a ball."""
-
-    trial: Trial
-
-    def holds(self, record: Record, verdict: Verdict, loss: losses.Loss) -> bool:
-        """Return whether the search was one on the model, by what the model says of its points."""
-        return not self.trial.differs(record.x_adv, record.rank, verdict, loss)
-
-    def moved(self, record: Record, verdict: Verdict) -> Verdict:
-        """Return the verdict on points that may be moved for it."""
-        return verdict
-
-    def result(self, record: Record, verdict: Verdict, loss: losses.Loss) -> AttackResult:
-        return self.trial.finish(record.x_adv, verdict, loss, **record.findings)
-
-
-@dataclass(frozen=True)
-class Minimum(Budget):
-    """How an attack ends that looks for the success nearest to x; those `within` a threat count."""
-
-    within: Threat
-
-    def holds(self, record: Record, verdict: Verdict, loss: losses.Loss) -> bool:
-        return True
-
-    def moved(self, record: Record, verdict: Verdict) -> Verdict:
-        return _overshoot(self.trial, record, verdict)
-
-    def result(self, record: Record, verdict: Verdict, loss: losses.Loss) -> AttackResult:
-        verdict, broken = _put_back(self.trial, record, verdict, self.within)
-        about: dict[str, Any] = {**record.findings, "within": self.within, "broken": broken}
-        return self.trial.finish(record.x_adv, verdict, loss, **about)
-
-
-def _overshoot(trial: Trial, record: Record, verdict: Verdict) -> Verdict:
+def overshoot(trial: Trial, x_adv: Tensor, claimed: Tensor, verdict: Verdict) -> Verdict:
     """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not."""
     # a fresh verdict counts after each change: no randomized model is asked until it agrees
     task, x = trial.problem, trial.problem.x
     for share in OVERSHOOTS:
-        denied = record.success & ~verdict.met
+        denied = claimed & ~verdict.met
         if not bool(denied.any()):
             break
-        further = (record.x_adv + share * (record.x_adv - x)).clamp(*task.threat.box)
-        moved = denied & task.threat.contains(further, x) & (further != record.x_adv).flatten(1).any(1)
+        further = (x_adv + share * (x_adv - x)).clamp(*task.threat.box)
+        moved = denied & task.threat.contains(further, x) & (further != x_adv).flatten(1).any(1)
         if bool(moved.any()):
-            record.x_adv[moved] = further[moved]
-            verdict = trial.verdict(record.x_adv)
+            x_adv[moved] = further[moved]
+            verdict = trial.verdict(x_adv)
     return verdict
-
-
-def _search_again(ending: Budget, record: Record, plan: Plan, doubtful: Tensor, verdict: Verdict) -> Verdict:
-    """Attack the doubtful samples on the model as given, without early stop; return the new verdict."""
-    # all take part where the model gives two answers for one x: no early success can then be trusted
-    trial, index = ending.trial, doubtful.nonzero().squeeze(1)
-    # every success of such a search is one that the model as given has seen
-    proved = record.success & (trial.classifier.exact or plan.stop_early)
-    if trial.denied(proved | trial.already, verdict):
-        trial.report_two_answers(record.x_adv, verdict)
-        index = trial.todo
-    exact = trial.classifier.as_given
-    if exact is trial.classifier and not plan.stop_early:
-        return verdict
-    again, patient = Record.start(trial.problem.x), replace(plan, stop_early=False)
-    for search in _attempts(replace(trial.problem, classifier=exact), index, again, patient):
-        with suppress(Over):
-            plan.rule(search)
-            search.close()
-    record.put(index, again.take(index))
-    verdict = ending.moved(record, trial.verdict(record.x_adv))
-    if trial.denied(again.success, verdict):
-        trial.report_two_answers(record.x_adv, verdict)
-    return verdict
-
-
-def _put_back(trial: Trial, record: Record, verdict: Verdict, within: Threat) -> tuple[Verdict, Tensor]:
-    """Put samples that are not broken back to x; return the verdict on what is left, and who is broken."""
-    # rows may depend on each other: that changes the verdict on others, of which more may go back in turn
-    x = trial.problem.x
-    while True:
-        broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
-        back = ~broken & (record.x_adv != x).flatten(1).any(1)
-        if not bool(back.any()):
-            return verdict, broken
-        mixes = trial.mixes_rows(record.x_adv, verdict)
-        record.x_adv = torch.where(like(back, x), x, record.x_adv)
-        if not mixes:
-            return verdict, broken
-        verdict = trial.verdict(record.x_adv)

@@ -13,7 +13,6 @@ from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.judge import Judge, judge_for
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.special.edge import Edge
 from fastadv.engine.bound import Ask, CleanPass
 from fastadv.losses import Loss
 
@@ -59,7 +58,7 @@ class Samples(Generic[R_co]):
         # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
         self._judge: Judge | None = None
         self._asked: tuple[tuple[Loss, bool, int], Ask] | None = None
-        self.edge = Edge(task.threat.box)  # where gradients are taken
+        self.met = False  # whether the search has had a gradient
         self._start: Tensor | None = None  # at x, as the rule got it
         self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
 
@@ -162,7 +161,6 @@ class Samples(Generic[R_co]):
         self.best = self.best.take(kept)
         self.aims = shapes.taken(self.aims, kept) if of_rule else self.targets
         self.leaving = shapes.taken(self.leaving, kept)
-        self.edge.depth = shapes.taken(self.edge.depth, kept)
         self.rows.take(kept)
         self.answer = [value[kept] for value in self.answer]
         self.memory = {name: value[kept] for name, value in self.memory.items()}

@@ -18,8 +18,7 @@ from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co, Samples
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.special import bounded_outputs
-from fastadv.engine.bound import Ask, CleanPass, Gradient
+from fastadv.engine.bound import Ask, Gradient
 from fastadv.engine.capture import FEW, passes_alike
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.keep_best import keep_best_
@@ -84,11 +83,8 @@ class Search(Samples[R_co]):
     ) -> JacobianLook:
         """Evaluate logits, and gradients of <direction, logits>; directions [n, C, K], or of the logits."""
         points, seen = self._prepare(points, judge)
-        logits, gradients = self.edge.around(
-            seen,
-            lambda at: self.classifier.jacobian(self._cast(at), directions, rows=self.problem.rows),
-            partial(self._ask_rows, "margin"),
-        )
+        logits, gradients = self.classifier.jacobian(self._cast(seen), directions, rows=self.problem.rows)
+        self.met = True
         look = JacobianLook(points, seen, logits, self._shaped(gradients))
         return self._judged(look, None, judge)
 
@@ -178,8 +174,7 @@ class Search(Samples[R_co]):
 
     def ask(self, loss: losses.Loss) -> Ask:
         """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
-        # after the first gradient a pass is enough, unless the edge is a kink
-        chosen = loss, self.edge.met, id(self.aims)
+        chosen = loss, self.met, id(self.aims)
         if self._asked is None or self._asked[0] != chosen:
             self._asked = chosen, self._chosen(loss)
         return self._asked[1]
@@ -188,65 +183,42 @@ class Search(Samples[R_co]):
         if self.plan.gradient is not None:
             follow: Any = self.plan.gradient
             return partial(follow, self, loss=loss)
-        if not self.edge.met or self.edge.depth is not None:
-            return self._at_edge(loss)
+        if not self.met:
+            return partial(self._first, loss, True)
         return self._bound(loss) or self._pull(loss)
 
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
         single = self.problem.single and self.dtype == self.x.dtype
-        if not single or callable(loss) or loss not in KINDS or self._interval(loss) is not None:
+        if not single or callable(loss) or loss not in KINDS:
             return None
         return self.classifier.bind(self.x, self.y, loss, self.aims, self.problem.rows)
 
     @property
     def lean(self) -> bool:
         """Whether a step is passes and kernels alone, so that it may be replayed."""
-        task = self.problem
-        special = (task.mask, task.bounded, self.edge.depth, self.plan.gradient)
-        return all(part is None for part in special) and self._bound("margin") is not None
+        special = self.problem.mask, self.plan.gradient
+        return special == (None, None) and self._bound("margin") is not None
 
     def input_gradient(self, points: Tensor, loss: losses.Loss, direction: bool = True) -> Gradient:
         """Return loss, logits and gradient, as a model does, at points that are none for the best."""
-        return self._at_edge(loss, direction)(points)
+        ask = self._pull(loss, direction) if self.met else partial(self._first, loss, direction)
+        return ask(points)
 
-    def _at_edge(self, loss: losses.Loss, direction: bool = True) -> Ask:
-        """Return what asks at points and, for values that are flat at a kink, a little inside of the box."""
-        pull, (clean, self.clean_pass) = self._pull(loss, direction), (self.clean_pass, None)
-        if clean is not None and 2 * len(self.x) >= len(clean.logits) and self._interval(loss) is None:
-            pull = partial(self._pull_at_x, clean, pull, loss, direction)
-        around: Any = self.edge.around
-        return partial(around, pull=pull, ask=partial(self._ask_rows, loss))
-
-    def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
-        """Return what gives loss, logits and gradient in a pass of its own."""
-        task, interval = self.problem, self._interval(loss)
-        if interval is None:
-            about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
-            pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=task.rows, **about)
-        else:
-            before = self.plan.minimum and loss == "margin"
-            about = {"loss": loss, "aims": self.aims, "interval": interval}
-            about |= {"exact": before or not direction, "before": before}
-            pull = partial(bounded_outputs.unbent, self.classifier, y=self.y, rows=task.rows, **about)
-        return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
-
-    def _pull_at_x(
-        self, clean: CleanPass, pull: Ask, loss: losses.Loss, direction: bool, points: Tensor
-    ) -> Gradient:
-        """Return the same at x by the pass that gave the clean verdict."""
-        if not (points is self._start or torch.equal(points, self.x)):
-            return pull(points)
+    def _first(self, loss: losses.Loss, direction: bool, points: Tensor) -> Gradient:
+        """Return the first gradient: at x by the pass that gave the clean verdict, where that waits."""
+        clean, self.clean_pass, self.met = self.clean_pass, None, True
+        few = clean is None or 2 * len(self.x) < len(clean.logits)
+        if clean is None or few or not (points is self._start or torch.equal(points, self.x)):
+            return self._pull(loss, direction)(points)
         rows = None if len(points) == len(clean.logits) else self._places
         return clean.gradient(rows, self.y, loss, self.aims, direction)
 
-    def _interval(self, loss: losses.Loss) -> Tensor | None:
-        """Return into which interval outputs were squashed that a loss sees as they were before; or None."""
-        return self.problem.bounded if loss in bounded_outputs.LOSSES or self.led else None
-
-    def _ask_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Tensor:
-        """Return the gradient of a loss at points of the rows int64 [m] alone."""
-        return self._of_rows(loss, points, rows)[2]
+    def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
+        """Return what gives loss, logits and gradient in a pass of its own."""
+        about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
+        pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=self.problem.rows, **about)
+        return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
 
     def _of_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Gradient:
         """Return loss, logits and gradient at points of the rows int64 [m] alone."""

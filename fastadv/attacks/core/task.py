@@ -13,7 +13,6 @@ from fastadv.attacks.core.checks import check_images, check_mask, check_threat
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.special.bounded_outputs import bounded
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
@@ -22,7 +21,7 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
 
 # What a task has of each sample
-SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean", "bounded")
+SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +62,6 @@ class Task(Classified):
         targets: like y, what to reach, or None for anything but y.
         criterion: what a success must fulfill beyond the class.
         mask: bool like x, True where x may change; None lets all of x change.
-        bounded: int64 [B], the interval into which outputs were squashed (`bounded_outputs.py`), or None.
         labeled: whether y was given; else it is what the criterion makes of the outputs at x.
         others: as in `Classified`.
     """
@@ -73,7 +71,6 @@ class Task(Classified):
     targets: Tensor | None = None
     criterion: Criterion = WRONG
     mask: Tensor | None = None
-    bounded: Tensor | None = None
     labeled: bool = True
 
     @classmethod
@@ -167,9 +164,9 @@ class Task(Classified):
             return self
         return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
 
-    def seen(self, x: Tensor, clean: Tensor, crowds: bool) -> Self:
-        """Return the task with x in another layout, and the logits there, which may crowd at an end."""
-        return replace(self, x=x, clean=clean, bounded=bounded(clean) if crowds else None)
+    def seen(self, x: Tensor, clean: Tensor) -> Self:
+        """Return the task with x in another layout, and the logits there."""
+        return replace(self, x=x, clean=clean)
 
     @property
     def through(self) -> Through | None:

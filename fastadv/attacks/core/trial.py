@@ -1,7 +1,6 @@
 """What every attack does first and last: find who is wrong already, and judge what it has broken."""
 
 import logging
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,12 +10,12 @@ from fastadv import losses
 from fastadv.attacks.core.criterion import WRONG, Goal
 from fastadv.attacks.core.flags import MEANT, Outcome, flags_of
 from fastadv.attacks.core.judge import graded, loss_of
+from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.special import mixed_rows
-from fastadv.attacks.special.bounded_outputs import may_crowd
 from fastadv.attacks.special.labels import warn_of_probabilities
 from fastadv.engine.bound import CleanPass
+from fastadv.engine.capture import Captures
 from fastadv.engine.guard import bound, near
 from fastadv.errors import InputError
 from fastadv.ops.logit_loss import KINDS, unit_of
@@ -30,8 +29,7 @@ TWO_ANSWERS = (
     "the model gives two answers for one x: it is randomized; "
     "every sample was attacked to the last step, and a final pass of the whole batch decided"
 )
-# ids of samples that are attacked whatever one verdict says: a randomized model may be right in another
-right_at_times: ContextVar[Tensor | None] = ContextVar("right_at_times", default=None)
+STALE = "replayed: the model had other logits at the points of replayed steps; attack it again"
 
 
 @dataclass(eq=False)
@@ -61,7 +59,6 @@ class Trial:
         self.classifier = classifier
         self.flags: tuple[str, ...] = ()
         self._before = classifier.forwards, classifier.backwards
-        self._mixes: bool | None = None
         self.clean_pass: CleanPass | None = None
         if task.outputs == "any" and not x.shape[0]:  # no sample meets anything
             task = replace(task, y=task.ids, targets=None, criterion=WRONG)
@@ -73,26 +70,21 @@ class Trial:
             clean = classifier.verdict(x, task.rows) if waiting is None else waiting.logits
         else:
             clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
-        self.clean, self.in_one_pass = clean, self.clean_pass is not None
+        self.clean = clean
         task = task.checked(clean, classifier.output_shape)
         self.already, finite = task.judged(clean)
-        if (at_times := right_at_times.get()) is not None:
-            at_times = torch.isin(task.ids, at_times)
-            self.already = self.already & ~at_times
         self._at_x = Verdict(clean, self.already, finite)
         self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
         if finite is not None:
             self.unusable, self.attacked = ~finite, self.attacked & finite
         self._not_finite = self.unusable
         self.outside = torch.zeros_like(self.already)  # of whose points x stood trial
-        crowd = may_crowd(clean if task.criterion.outputs == "classes" else clean[:, :0])
-        looks = self.unusable.all(), self.attacked.all(), self.already.any(), crowd
-        unusable, everyone, self.some_already, crowds = torch.stack(looks).tolist()  # one read
+        looks = self.unusable.all(), self.attacked.all(), self.already.any()
+        unusable, everyone, self.some_already = torch.stack(looks).tolist()  # one read
         if unusable and x.shape[0]:
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, task.criterion.outputs == "classes")
         right = self.attacked if task.plain else task.right(clean)
-        right = right if at_times is None else right | at_times
         self.correct = right if finite is None else right & finite
         self.draws = False  # whether the model answers x otherwise in another pass
         for _ in range((classifier.eot - 1) * bool(len(x))):
@@ -109,7 +101,7 @@ class Trial:
             everyone, self.some_already = bool(self.attacked.all()), bool(self.already.any())
         classifier.settle(x)
         # the search copy is asked only now: it may change the layout that the search copy prefers
-        self.problem = task.seen(classifier.layout(x), clean, crowds)
+        self.problem = task.seen(classifier.layout(x), clean)
         # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 
@@ -134,12 +126,14 @@ class Trial:
         logits = self.classifier.verdict(x_adv, task.rows)
         return Verdict(logits, *task.judged(logits), distance)
 
-    def differs(self, x_adv: Tensor, rank: Tensor, verdict: Verdict, loss: losses.Loss) -> bool:
-        """Return whether replayed steps were those of another model, by the losses that ranked x_adv."""
-        replayed, logits = self.classifier.replayed, verdict.logits
+    def check_search(
+        self, record: Record, verdict: Verdict, loss: losses.Loss, replayed: Captures | None
+    ) -> None:
+        """Flag steps that were `replayed` on another model, by the losses that ranked x_adv."""
+        x_adv, rank, logits = record.x_adv, record.rank, verdict.logits
         plain = self.classifier.as_given is self.classifier
         if (plain and replayed is None) or loss not in KINDS or not len(rank):
-            return False
+            return
         task, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != task.x).flatten(1).any(1)
         value = graded(verdict.loss(task, loss), logits, task.y, loss, task.targets)
@@ -152,17 +146,8 @@ class Trial:
         apart = torch.where(held, apart, 0.0).max()
         wrong = self.classifier.differs(apart, torch.where(held[:, None], logits, 0.0))
         if wrong and replayed is not None:
-            replayed.refuse("the model had other logits at the points of replayed steps")
-        return wrong and replayed is not None
-
-    def denied(self, broken: Tensor, verdict: Verdict) -> bool:
-        """Return whether a verdict denies a success in `broken` bool [B] by more than rounding."""
-        broken = broken & ~self.outside
-        if not bool(broken.any()):
-            return False
-        task = self.problem
-        margin = loss_of(verdict.logits, task.y, task.margin, task.targets)
-        return bool((broken & (margin < -self._rounding())).any())
+            replayed.refuse(STALE)
+            self._report(STALE)
 
     def _rounding(self) -> float:
         """Return by how much the logits of two passes of one x may differ."""
@@ -170,48 +155,36 @@ class Trial:
         clean = clean[:, near(clean)]
         return bound(self.classifier.dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
 
-    def mixes_rows(self, x_adv: Tensor, verdict: Verdict) -> bool:
-        """Return whether rows depend on each other, found out once by a verdict on x_adv."""
-        if self._mixes is None:
-            self._mixes = mixed_rows.mixes_rows(
-                self.classifier, x_adv, self.problem.rows, verdict.logits, self._rounding()
-            )
-            if self._mixes:
-                self._report(mixed_rows.FLAG)
-        return self._mixes
-
-    def report_two_answers(self, x_adv: Tensor, verdict: Verdict) -> None:
-        """Flag a model that gives two answers for one x, as the last verdict, on x_adv, shows."""
-        if not self.mixes_rows(x_adv, verdict):
-            self._report(TWO_ANSWERS)
-
-    def _report(self, flag: str, in_notes: bool = True) -> None:
-        """Flag the result; log it once for a frozen model, unless the caller may have meant it."""
+    def _report(self, flag: str) -> None:
+        """Flag the result; log once for a frozen model what asks the caller."""
         self.flags = tuple(dict.fromkeys([*self.flags, flag]))
-        if in_notes and flag not in self.classifier.notes:
+        if MEANT in flag and flag not in self.classifier.notes:
             self.classifier.add_note(flag)
             log.warning("attack: %s", flag)
 
     def finish(
-        self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, not_finite: Tensor,
+        self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, claimed: Tensor, not_finite: Tensor,
         zero_gradient: Tensor, unfinished: Tensor, cycled: Tensor | None = None,
         within: Threat | None = None, broken: Tensor | None = None,
     ) -> AttackResult:  # fmt: skip
-        """Return the result for x_adv by the verdict on it; for the minimum, with who is broken `within`."""
+        """Return the result for x_adv by the verdict on it; for the minimum, with who is broken `within`.
+
+        What the search `claimed` to be a success, and the verdict denies, holds.
+        """
         task, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
         failed = not_finite | self._not_finite
         if verdict.finite is not None:
             failed |= ~verdict.finite
         broken = met & self.attacked if broken is None else broken
-        # rows may depend on each other: the last verdict may be another
-        already = self.already & met if self._mixes else self.already
+        already = self.already & met
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
         if within is not None:
             value = torch.where(broken, value, self._at_x.loss(task, loss))
-        outcome = Outcome(self, status, verdict.logits, loss, within is None)
+        denied = (claimed | self.already) & ~met & ~self.outside
+        outcome = Outcome(self, status, verdict.logits, loss, within is None, denied)
         for flag in flags_of(outcome):
-            self._report(flag, in_notes=MEANT in flag)
+            self._report(flag)
         distance = verdict.distance
         distance = task.threat.distance(x_adv, task.x) if distance is None else distance
         return AttackResult(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fastadv.attacks.core.result import ZERO_SHARE
 from fastadv.attacks.masking import clamped_input
-from fastadv.attacks.special import bounded_outputs, mixed_rows
+from fastadv.attacks.special import bounded_outputs
 from fastadv.intervals import clopper_pearson
 
 
@@ -20,14 +20,17 @@ class Sign:
 
 # The order is by strength: signs that hide a gradient, then those that follow from it.
 SIGNS = {
-    "mixed_rows": Sign(mixed_rows.WORDS, mixed_rows.ADVICE),
+    "mixed_rows": Sign(
+        "logits depend on the rest of the batch, or the place in it, and no two passes of one batch differ",
+        "give BatchNorm its statistics, or attack a module around it that passes each row alone",
+    ),
     "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
     "incorrect_gradient": Sign(
         "gradients are masked: a module hides its own, or a part is missing",
         "put the step that cuts the gradient into a module, and replace its gradient with bpda",
         0.01,
     ),
-    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE, bounded_outputs.LIMIT),
+    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE),
     "clamped_input": Sign(clamped_input.WORDS, clamped_input.ADVICE, clamped_input.LIMIT),
     "randomized": Sign(
         "two passes of the same samples differ, or their gradients do",

@@ -22,7 +22,7 @@ from fastadv.attacks.masking.masked_modules import masked_within, stands_in
 from fastadv.attacks.masking.symptoms import SEEN, symptoms
 from fastadv.attacks.masking.verdict import BLACK_BOX, STAND_IN, UNSEARCHED, Indicators
 from fastadv.attacks.pgd import pgd
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, falls_off
+from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, squashed
 from fastadv.engine import Prepared
 from fastadv.engine.module import as_module
 from fastadv.errors import InputError, NoGradientError
@@ -318,8 +318,9 @@ def _look_at_few(
     if "optimizes" in raised:
         values["optimizes"] = float(probes.wrong_gradients(few).float().mean())
     skipped = not _of_classes(few) or values["probabilities"]
-    values["bounded_outputs"] = 0.0 if skipped else falls_off(classifier, least.x, least.rows)
-    values["edge_kink"] = probes.edge_kink(least)
+    kind = None if skipped else squashed(classifier.verdict(few.x, few.rows))
+    values["bounded_outputs"] = float(kind is not None)
+    values["edge_kink"] = 0.0
     with rng.generators_kept(least.x.device):  # what comes next draws as if it had not been asked
         flat = clamped_input.share(least, rng.derive(seed, "indicators clamp"))
     values["clamped_input"] = max(flat, values.get("clamped_input", 0.0))

@@ -18,8 +18,6 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sparse_rs import sparse_rs
-from fastadv.attacks.special import edge, mixed_rows
-from fastadv.attacks.special.bounded_outputs import BLENDS, OUTPUTS
 from fastadv.attacks.square import square
 from fastadv.engine import prepare
 from fastadv.engine.copy import copied
@@ -46,8 +44,7 @@ HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
 # Times as many where the model is randomized: PGD without a radius is denied there, and searches again.
 AGAIN = 1 + (2 * FREE_STEPS + QUERIES + DRAWS) / HELD
 ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
-CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 2 * len(edge.DEPTHS) + 11
-CHECKED += len(BLENDS) * (2 + OUTPUTS)
+CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 11
 
 
 def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
@@ -176,25 +173,21 @@ def _on_the_way(problem: Task, way: Tensor, seed: int, draw: int) -> tuple[Tenso
     return torch.stack(values, 1), torch.stack(slopes, 1)
 
 
-def edge_kink(problem: Task) -> float:
-    """Return the share of coordinates on a bound of the box whose derivative is 0 there, but not inside."""
-
-    def gradient(points: Tensor, rows: Tensor) -> Tensor:
-        return _at(problem.take(rows), points, direction=True)[1]
-
-    x, every = problem.x, torch.arange(len(problem.x), device=problem.x.device)
-    try:
-        _, shares = edge.kinks(x, gradient(x, every), problem.threat.box, gradient)
-    except NoGradientError:
-        return 0.0
-    return float(shares.mean())
-
-
 def rows_mix(problem: Task) -> bool:
     """Return whether logits at a few rows depend on the others."""
-    logits = problem.classifier.verdict(problem.x, problem.rows)
-    rounding = bound(problem.classifier.dtype) * float(logits[:, near(logits)].abs().max())
-    return mixed_rows.mixes_rows(problem.classifier, problem.x, problem.rows, logits, rounding)
+    classifier, last = problem.classifier, slice(max(len(problem.x) - 2, 1), None)  # in other places alone
+    logits, few = classifier.verdict(problem.x, problem.rows), (problem.x[last], problem.rows[last])
+    rounding = bound(classifier.dtype) * float(logits[:, near(logits)].abs().max())
+
+    def apart(others: Tensor) -> bool:
+        finite = alone.isfinite().all(1) & others.isfinite().all(1)
+        return bool(((alone.double() - others.double()).abs()[finite] > rounding).any())
+
+    try:
+        alone = classifier.verdict(*few)
+        return apart(logits[last]) and not any(apart(classifier.verdict(*few)) for _ in range(4))
+    except Exception:  # models of one batch size raise anything
+        return False
 
 
 def broken_without_radius(problem: Task, seed: int, draws: int = 0) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.special.bounded_outputs import ONE
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.guard import near
 from fastadv.errors import NoGradientError
@@ -15,6 +14,7 @@ from fastadv.losses import Loss
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.rng import generators_kept
 
+ONE = 1e-5  # how far a sum of probabilities is from 1 in float32, as in AutoAttack
 SEEN = 32  # samples at most that are looked at
 PASSES = 5  # verdicts on the same samples that are compared
 # The least distance of the directions of centered logits in two passes of a randomized model: what AutoAttack

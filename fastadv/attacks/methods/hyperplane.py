@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fastadv.attacks.core import WRONG, Look, Search
 from fastadv.attacks.methods.geometry import like, norm, width
-from fastadv.attacks.special import bounded_outputs
 from fastadv.threat import Threat
 
 # the share of the box's width by which each step is longer than the way to the boundary: it keeps the steps
@@ -38,19 +37,6 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Rivals, crossed: bo
         one = search.gradient(points, search.problem.margin)
         look: Look = one
         lacks, normals = -one.loss[:, None], one.gradient.unsqueeze(1)
-    elif search.problem.bounded is not None:
-
-        def classes(logits: Tensor) -> Tensor:
-            return torch.cat([search.y[:, None], rivals(logits)], 1)
-
-        def ways(logits: Tensor) -> Tensor:
-            assert search.problem.bounded is not None
-            return bounded_outputs.ways(logits, classes(logits), search.problem.bounded)
-
-        look = answer = search.jacobian(points, ways)
-        lacks, normals = bounded_outputs.normals(
-            look.logits, answer.gradients, classes(look.logits), search.problem.bounded
-        )
     else:
         look = answer = search.jacobian(points, lambda logits: gains(logits, search.y, rivals(logits)))
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))

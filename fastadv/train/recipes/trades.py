@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_number
-from fastadv.attacks.special.bounded_outputs import inverse, met_bounded
 from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
@@ -82,12 +81,9 @@ class NearPredictions(Crafted):
         """Craft examples that maximize distance(f(x), f(x_adv)) [B], with f(x) of the follower held fixed."""
         frozen = follower(model)
         clean = frozen(x)
-        interval = met_bounded(frozen, clean)
 
         def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            if interval is None:
-                return distance(clean, logits)
-            return distance(*(inverse(outputs, interval)[0] for outputs in (clean, logits)))
+            return distance(clean, logits)
 
         start = self.begin(x, ids, seed)
         return _common.ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)

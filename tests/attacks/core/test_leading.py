@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Unless, WrongBy
 from fastadv.attacks.core import Criterion, Task
-from fastadv.attacks.special import edge
 from tests.attacks.masking.nets import honest
 from tests.attacks.watched import watched
 
@@ -118,8 +117,7 @@ def test_targets_are_aimed_at(run: Callable[..., fa.attacks.AttackResult]) -> No
     assert met.any()
 
 
-def test_points_rank_by_any_class_whatever_class_an_attempt_leads_to(monkeypatch):
-    monkeypatch.setattr(edge, "kinks", lambda points, *args: torch.zeros(2, len(points)).unbind())
+def test_points_rank_by_any_class_whatever_class_an_attempt_leads_to():
     model, seen = watched(net())
     lead = WrongBy(9.0)
     out = fa.attacks.pgd(model, X, Y, THREAT, criterion=lead, steps=12, step_size=0.1, stop_early=False)

@@ -12,7 +12,6 @@ from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.judge import Judge
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
-from fastadv.attacks.special import edge
 from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
@@ -50,9 +49,8 @@ def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str, dty
 @pytest.mark.parametrize(
     ("loss", "targeted"), [("ce", True), ("margin", False), ("dlr", True), ("cw", False)]
 )
-def test_the_best_point_is_a_success_and_then_the_largest_loss(loss, targeted, monkeypatch):
+def test_the_best_point_is_a_success_and_then_the_largest_loss(loss, targeted):
     """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
-    monkeypatch.setattr(edge, "kinks", lambda points, *args: torch.zeros(2, len(points)).unbind())
     net, x, y = labeled(mlp(4), images(20))
     model, seen = watched(net)
     goal = {"targets": (y + 1) % 4} if targeted else {}
