@@ -39,6 +39,9 @@ NOT_RUN = "zero_gradient: the attack could not run"
 ELSEWHERE = "grey_box: made without a pass of the model given to the attack; one that sees it may break more"
 
 
+APART = 1e-3  # the difference of two passes, more than rounding makes
+
+
 @dataclass(frozen=True, eq=False)
 class Batch(Classified):
     """The samples of a batch on the model's device, and which are right without an attack."""
@@ -53,6 +56,12 @@ class Batch(Classified):
         """Return the batch of some samples."""
         names = ("x", "y", "ids", "rows", "clean", "correct", "failed")
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
+
+    def varies(self) -> bool:
+        """Return whether another pass of x has other logits."""
+        again = self.classifier.verdict(self.x)
+        assert self.clean is not None
+        return not torch.allclose(again, self.clean, rtol=APART, atol=APART, equal_nan=True)
 
     def as_right(self, right: Tensor) -> "Batch":
         """Return the batch with logits of a draw in which the samples `right` bool [B] are."""

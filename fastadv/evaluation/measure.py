@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import OnEvent, check_on_event, knowing
 from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.flags import denied_in
 from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.methods.claims import is_own
@@ -286,8 +287,9 @@ class Evaluation:
         notes = outcomes.notes_of(result, claims)
         wrong = some.correct & (result.status == int(Status.ALREADY_WRONG))
         changed = len(usable) == len(batch.y) and bool(wrong.any())
-        if (TWO_ANSWERS in notes["flags"] or changed) and not several:
-            notes["flags"].append(RANDOMIZED)
+        drawn = TWO_ANSWERS in notes["flags"] or changed
+        if drawn or (denied_in(notes["flags"]) and batch.varies()):
+            notes["flags"].append(TWO_ANSWERS if several else RANDOMIZED)
         x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
         return Part(tensors | self.count_at(x_adv, batch), notes)
 

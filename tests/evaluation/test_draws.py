@@ -255,8 +255,8 @@ def test_no_two_parts_of_an_evaluation_have_the_same_noise():
 
 @pytest.mark.slow
 def test_one_draw_of_a_randomized_model_is_flagged():
-    table = evaluate(Flips(0.3), many(), {"pgd": partial(nets.pgd(0.1), eot=2), "one": nets.pgd(0.1)})
-    assert table["one"].flags[0].startswith("denied: ")
+    table = evaluate(Flips(0.3), many(), {"pgd": nets.pgd(0.1)})
+    assert any(text.startswith("denied: ") for text in table["pgd"].flags)
     (flag,) = [text for text in table["pgd"].flags if text.startswith("randomized: ")]
     assert "draws=20" in flag
     assert flag in str(table)

@@ -196,7 +196,7 @@ def broken_without_radius(problem: Task, seed: int, draws: int = 0) -> Tensor:
     goal = problem.criterion if isinstance(problem.criterion, Unless) else WRONG
     whole = replace(problem, threat=Linf(high - low, box), targets=None, criterion=goal, mask=None)
     try:
-        out = pgd.on(whole, steps=FREE_STEPS, loss=whole.leading, seed=seed)
+        out = pgd.on(whole, steps=FREE_STEPS, loss=whole.leading, seed=seed, stop_early=not draws)
     except NoGradientError:
         return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
     broken: Tensor = out.success | (out.loss > 0) & (goal is not WRONG)
