@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fastadv.engine import Plain, freeze
-from tests.engine.rewritten import answers
+from tests.engine.nets import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 Make = Callable[[], nn.Module]
