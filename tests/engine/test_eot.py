@@ -80,6 +80,7 @@ def test_counts(eot: int) -> None:
         (lambda f: f(X), 0),
         (lambda f: f.input_gradient(X, Y), 5 * eot),
         (lambda f: f.jacobian(X, torch.ones(5, 4, 3)), 20 * eot),
+        (lambda f: f(X.clone().requires_grad_()).sum().backward(), 5 * eot),
     ):
         model = Turning()
         plain = Plain(model, eot)

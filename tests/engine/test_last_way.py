@@ -1,6 +1,7 @@
 """Where the search copy fails the model as given searches."""
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -82,14 +83,13 @@ FAILS: dict[str, tuple[Any, Any, str]] = {
     "a compiler, forwards": (None, forward_fails, "BackendCompilerFailed: no"),
     "a compiler, backwards": (None, backward_fails, "BackendCompilerFailed: no"),
 }
+FORMS = dict(zip(FAILS, cycle(["bf16", "fp32"]), strict=False))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [(name, form) for name in FAILS for form in ("fp32", "bf16") if "bf" not in name or form == "bf16"],
-)
-def test_a_copy_that_fails_is_replaced_by_the_model_as_given(name, precision, monkeypatch, logged):
+@pytest.mark.parametrize("name", FAILS)
+def test_a_copy_that_fails_is_replaced_by_the_model_as_given(name, monkeypatch, logged):
+    precision = FORMS[name]
     run, compiled, why = FAILS[name]
     net = nn.Sequential(nn.Conv2d(2, 32, 3), nn.ELU(), nn.Flatten(), nn.Linear(1152, 5))
     model = around(net, run or (lambda net, x: net(x))).eval()

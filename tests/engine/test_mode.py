@@ -1,4 +1,4 @@
-"""The model is called as it is, in eval mode; flags, weights, gradients and hooks are then as before."""
+"""Calls hold a model in eval mode, within one another and in threads; then it is as it was."""
 
 import threading
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.engine import Plain, prepare
 from fastadv.engine.mapped import Mapped
-from tests.engine.nets import Merges, convnet, images
+from tests.engine.nets import convnet, images, mixed
 from tests.zoo.state import State
 
 X, Y = images(12)
@@ -28,61 +28,7 @@ def modes(model: nn.Module) -> list[bool]:
     return [part.training for part in model.modules()]
 
 
-class Frozen(nn.Sequential):
-    """Keeps its first BatchNorm in eval mode while it trains, as fine-tuned nets do."""
-
-    def train(self, mode: bool = True) -> "Frozen":
-        super().train(mode)
-        self[1].eval()
-        return self
-
-
-def mixed() -> nn.Module:
-    net = convnet().append(nn.Dropout(0.5)).eval()
-    net[1].train()
-    net[-1].train()
-    return net
-
-
-def hooked() -> nn.Module:
-    net = convnet().train()
-    net[3].register_forward_hook(lambda part, args, out: 1.5 * out)
-    return net
-
-
-def features() -> nn.Module:
-    net, stored = convnet().train(), dict[str, Tensor]()
-    net[0].register_forward_hook(lambda part, args, out: stored.update(first=out))
-    net[1].register_forward_pre_hook(lambda part, args: (stored["first"],))
-    net(X.flip(0))  # whose features it holds now
-    return net
-
-
-def tied() -> nn.Module:
-    net = convnet().train()
-    net.append(nn.Linear(5, 5)).append(nn.Linear(5, 5))
-    net[-1].weight = net[-2].weight
-    return net
-
-
-def nested() -> nn.Module:
-    part = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.3))
-    return nn.Sequential(part, part, convnet()).train()
-
-
-ODD: dict[str, Callable[[], nn.Module]] = {
-    "training": lambda: convnet().train(), "eval": lambda: convnet().eval(),
-    "dropout": lambda: convnet().append(nn.Dropout(0.5)).train(),
-    "own train": lambda: Frozen(*convnet()).train(), "mixed": mixed, "hooks": hooked, "tied": tied,
-    "features": features, "nested": nested, "merges": lambda: convnet().append(Merges(5, 5)).train(),
-    "in eval by itself": lambda: nn.Sequential(Frozen(*convnet()), nn.Dropout(0.5)).train(),
-}  # fmt: skip
 CALLS: dict[str, Callable[[nn.Module], object]] = {
-    "verdict": lambda model: Plain(model).verdict(X),
-    "logits": lambda model: Plain(model)(X),
-    "gradient": lambda model: Plain(model).input_gradient(X, Y),
-    "jacobian": lambda model: Plain(model).jacobian(X, torch.eye(5)[Y][:, None]),
-    "clean pass": lambda model: Plain(model).clean_pass(X).gradient(None, Y, "ce", None, True),  # type: ignore[union-attr]
     "pgd": lambda model: fa.attacks.pgd(model, X, Y, THREAT, steps=3),
     "square": lambda model: fa.attacks.square(model, X, Y, THREAT, queries=5),
     "deepfool": lambda model: fa.attacks.deepfool(model, X, Y, fa.L2(1.0), steps=2),
@@ -96,32 +42,15 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("odd", ["training", "mixed"])
-def test_each_call_leaves_the_model_as_it_was(odd: str, call: str) -> None:
-    model = ODD[odd]()
+def test_each_call_leaves_the_model_as_it_was(call: str) -> None:
+    model = mixed()
     before = State.of(model)
     CALLS[call](model)
     before.check(model)
 
 
-@pytest.mark.parametrize("odd", ODD)
-def test_odd_nets_are_asked_in_eval_mode_and_left_as_they_were(odd: str) -> None:
-    model, copied = ODD[odd](), ODD[odd]().eval()
-    before = State.of(model, values=odd != "merges")
-    expected = copied(X).detach()
-    torch.testing.assert_close(Plain(model).verdict(X), expected)
-    torch.testing.assert_close(Plain(model).input_gradient(X, Y)[1], expected)
-    torch.testing.assert_close(fa.freeze(model).verdict(X), expected)
-    fa.attacks.pgd(model, X, Y, THREAT, steps=3)
-    if odd != "merges":  # rounding, and versions
-        before.check(model)
-    assert modes(model) == before.facts["modes"]
-    assert all(part.grad is None and part.requires_grad for part in model.parameters())
-    with evaluated(model):
-        torch.testing.assert_close(model(X).detach(), expected)
-
-
-def test_an_error_of_the_model_leaves_its_modes() -> None:
+@pytest.mark.parametrize("call", [CALLS["pgd"], lambda model: Plain(model).verdict(X)])
+def test_an_error_of_the_model_leaves_its_modes(call: Callable[[nn.Module], object]) -> None:
     model = mixed()
     before, seen = modes(model), list[list[bool]]()
 
@@ -130,9 +59,8 @@ def test_an_error_of_the_model_leaves_its_modes() -> None:
         raise ValueError("broken")
 
     model.register_forward_pre_hook(fail)
-    for call in ("verdict", "gradient", "pgd"):
-        with pytest.raises(ValueError, match="broken"):
-            CALLS[call](model)
+    with pytest.raises(ValueError, match="broken"):
+        call(model)
     assert not any(map(any, seen))
     assert modes(model) == before
 
@@ -161,26 +89,15 @@ def test_an_error_of_eval_itself_leaves_its_modes() -> None:
     assert all(modes(model))
 
 
-def test_methods_partials_and_wrappers_are_their_module() -> None:
-    model = convnet().train()
-    for call in (model.forward, partial(model), nn.DataParallel(model), torch.compile(model)):
-        with evaluated(call):
+def test_each_classifier_and_each_name_of_a_module_hold_it() -> None:
+    model, own = mixed(), fa.Through(lambda x, t: t, THREAT, still=torch.clone)
+    before, inner = modes(model), [Plain(model), fa.freeze(model)]
+    names = model.forward, partial(model), nn.DataParallel(model), torch.compile(model)
+    for held in (*inner, *names, *(Mapped(one, own, X, torch.arange(12)) for one in inner)):
+        with evaluated(held):
             assert not any(modes(model))
-        assert all(modes(model))
+        assert modes(model) == before
     with evaluated(lambda x: model(x)):  # of which nothing is known
-        assert all(modes(model))
-    with evaluated(Plain(model)):
-        assert not any(modes(model))
-
-
-@pytest.mark.parametrize("prepared", [Plain, fa.freeze])
-def test_each_classifier_holds_its_model(prepared: Callable[[nn.Module], Any]) -> None:
-    model = mixed()
-    before, inner = modes(model), prepared(model)
-    own = fa.Through(lambda x, t: t, THREAT, still=torch.clone)
-    for classifier in (inner, Mapped(inner, own, X, torch.arange(12))):
-        with classifier.in_eval():
-            assert not any(modes(model))
         assert modes(model) == before
 
 

@@ -62,6 +62,27 @@ def test_what_is_no_tensor_of_rows_is_refused_by_name(outputs: object, message: 
     refuses(message, prepare(lambda x: outputs, outputs="any"), X)
 
 
+@pytest.mark.parametrize("shape", [(6, 1), (6,), (1, 1), (1,), ()])
+@pytest.mark.parametrize("bounded", [torch.sigmoid, torch.zeros_like, None])
+def test_one_output_of_classes_is_told_what_it_is(bounded: Any, shape: tuple[int, ...]) -> None:
+    def model(x: Tensor) -> Tensor:
+        z = x.flatten(1).sum(1)
+        return (3 + z if bounded is None else bounded(z).clamp(0, 1)).view(shape)
+
+    x = X[: 6 if 6 in shape else 1]
+    logit = r"at least two classes.*return torch.cat\(\[torch.zeros_like\(z\), z\]"
+    refuses(logit, fa.attacks.fgsm, model, x, torch.zeros(len(x)).long(), fa.Linf(0.1))
+    with pytest.raises(InputError, match=logit) as raised:
+        fa.freeze(model)(x)
+    assert ("torch.cat([1 - p, p], dim=1)" in str(raised.value)) is (bounded is not None)
+
+
+def test_a_norm_of_the_batch_is_not_given_a_row_twice() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    with pytest.raises(ValueError, match="more than 1 value"):
+        fa.engine.Plain(net).verdict(X[:1])
+
+
 def test_several_logits_are_not_one() -> None:
     with pytest.raises(InputError, match=r"one logit for each of 6 samples.*labels \[B, K\]"):
         fa.attacks.pgd(DENSE, X, torch.ones(6), fa.Linf(0.1), criterion=fa.attacks.Signs())

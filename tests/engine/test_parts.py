@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import room
-from tests.engine.rewritten import answers
+from tests.engine.nets import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 

@@ -14,7 +14,7 @@ from fastadv.engine.cpu import winograd
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rewrites import REWRITES
 from fastadv.engine.search_copy import SearchCopy
-from tests.engine.rewritten import answers
+from tests.engine.nets import answers
 from tests.zoo.net import module
 
 pytestmark = pytest.mark.usefixtures("small_ones_too")
@@ -70,8 +70,50 @@ def series() -> nn.Module:
     return nn.Sequential(nn.Conv1d(3, 16, 3), nn.BatchNorm1d(16), nn.SiLU(), nn.Flatten(), nn.Linear(224, 5))
 
 
+def thin() -> nn.Module:
+    """One channel, by kernels that are not square, with a stride and spread out."""
+    return nn.Sequential(
+        nn.Conv2d(1, 24, (3, 5), stride=(1, 3), padding=(1, 2), bias=False), nn.Tanh(), nn.Conv2d(24, 1, 1),
+        nn.Conv2d(1, 24, (3, 5), dilation=2, padding=4), nn.Tanh(), nn.Conv2d(24, 1, 1),
+        nn.Conv2d(1, 8, 3, padding="same"), nn.Flatten(), nn.LazyLinear(5),
+    )  # fmt: skip
+
+
+def wide() -> nn.Module:
+    """Kernels of 3 by 3 with each padding, weights that hooks compute, and layers that only look alike."""
+    left = (
+        {"stride": 2},
+        {"dilation": 2},
+        {"groups": 2},
+        {"padding": 3},
+        {"padding": (1, 0)},
+        {"padding": "same"},
+    )
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 16, 3, padding=padding) for channels, padding in ((3, 0), (16, 1), (16, 2))),
+        nn.Tanh(), nn.utils.spectral_norm(nn.Conv2d(16, 16, 3)), nn.Conv2d(16, 16, 3, bias=False), nn.Tanh(),
+        *(nn.Conv2d(16, 16, 3, **options) for options in left), nn.Tanh(), nn.Conv2d(16, 16, (3, 1)),
+        nn.ConvTranspose2d(16, 16, 3), nn.Flatten(), nn.LazyLinear(5),
+    )  # fmt: skip
+
+
+def moving() -> nn.Module:
+    """A net that takes a step along a gradient of its own, so that attacks follow a second derivative."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x if x.requires_grad else x.detach().requires_grad_()
+            (step,) = torch.autograd.grad(self.net(leaf).logsumexp(1).sum(), leaf, create_graph=True)
+        return self.net(x + step)
+
+    layers = nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3, padding=1), nn.Tanh()
+    return module(forward, net=nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5)))
+
+
 NETS: dict[Callable[[], nn.Module], tuple[int, ...]] = {
-    images: (1, 14, 15), residual: (3, 20, 20), attention: (3, 8, 8), vectors: (48,), series: (3, 16),
+    images: (1, 14, 15), residual: (3, 20, 20), attention: (3, 8, 8), thin: (1, 12, 13),
+    wide: (3, 20, 20), moving: (1, 8, 8), vectors: (48,),
+    series: (3, 16),
 }  # fmt: skip
 
 
@@ -85,7 +127,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 def same(model: nn.Module, precision: str, shape: tuple[int, ...], most: float) -> None:
     """Compare logits and gradients with the model's in float64, at each size and in each layout."""
     x, y = torch.rand(33, *shape, dtype=torch.float64), torch.arange(33) % 5
-    model(x.float())  # for its statistics
+    model(x.float())  # for its statistics, and what is lazy
     logits, gradient = answers(model.double().eval(), x, y)
     if precision != "double":
         x, model = x.float(), model.float()
@@ -123,3 +165,20 @@ def test_a_search_copy_is_the_model(precision, most, count, threads, monkeypatch
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision)
     served = {"winograd": winograd.available(dtype)}
     assert used == {rewrite.name for rewrite in REWRITES if served.get(rewrite.name, True)}
+
+
+@pytest.mark.skipif(
+    not winograd.available(torch.float32), reason="torch has no oneDNN, or no extension is built"
+)
+@pytest.mark.parametrize("bytes", [1, 1 << 24])
+def test_wide_products_go_in_parts(bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LARGEST", 36 * 3 * 4 * 5), ("BLOCK", 2), ("BYTES", bytes)):
+        monkeypatch.setattr(winograd, name, value)
+    monkeypatch.setattr("fastadv.engine.frozen.compare", lambda *args: None)
+    torch.manual_seed(0)
+    same(
+        nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(480, 5)),
+        "fp32",
+        (8, 8, 5),
+        1e-4,
+    )

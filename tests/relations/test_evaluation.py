@@ -169,6 +169,17 @@ def test_a_table_is_the_same(kind, way, tables, tmp_path):
     assert 0 < whole.clean_accuracy < 1
 
 
+def test_each_draw_of_a_model_that_draws_nothing_is_its_verdict() -> None:
+    attacks = CLASSES | {name: partial(getattr(fa.attacks, name), threat=BALL) for name in ("fgsm", "fab")}
+    attacks |= {"ddn": partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=9)}
+    for size in (6, 5):
+        table = evaluate(**asked("classes", attacks=attacks, draws=3, batch_size=size))
+        for row, broken in ((table, ~table.correct), *((row, row.broken) for row in table.rows)):
+            right = table.correct & ~broken
+            assert row.draws is None or row.draws.right.equal(3 * right)
+            assert row.draws is None or row.draws.voted.equal(right)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "random"])
 def test_an_attacks_own_result_is_its_row(kind: str, tables: dict[str, Table]) -> None:
     attacks, model, criterion = KINDS[kind]

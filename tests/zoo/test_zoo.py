@@ -42,34 +42,34 @@ def answer(frozen: Prepared, x: Tensor, y: Tensor) -> Answer:
     return Answer(*frozen.input_gradient(x, y))
 
 
-def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prepared, nn.Module]:
-    """Prepare a net and hold what it answers against another one of its kind, which is returned as well."""
+def frozen_and_model(net: Net) -> tuple[Prepared, nn.Module]:
+    """Freeze a net and hold what it answers, and a plain call, against another, which is returned as well."""
     source, model = net.build(), net.build()
     batches = [net.images(batch) for batch in net.batches]
     before = State.of(source, values=not net.writes)
-    frozen, answers = prepare(source), []
+    frozen, plain, answers = fa.freeze(source), Plain(source), []
     for x, y in batches:
         asked = x.clone()
-        answers.append((answer(frozen, x, y), frozen.verdict(x)))
+        answers.append((answer(frozen, x, y), answer(plain, x, y), frozen.verdict(x)))
         frozen(x)
         assert torch.equal(x, asked)
-    narrow = net.dtype is torch.float32 and net.computes is None
-    if narrow and prepare is fa.freeze:
+    if net.dtype is torch.float32 and net.computes is None:
         x, y = max((pair for pair in batches if len(pair[0]) <= 16), key=lambda pair: len(pair[0]))
         rough = fa.freeze(source, "bf16")
         check_directions(net.build, x, y, answer(rough, x, y))
         assert fell_back(rough) == (net.name in BFLOAT16_FALLS_BACK) or net in FOREIGN
     before.check(source)
-    for (x, y), (searched, _) in zip(batches, answers, strict=True):
-        if net.computes is None:
-            check_rows(model, x, y, searched)
-        else:
-            check_directions(net.build, x, y, searched)
+    for (x, y), (*searched, _) in zip(batches, answers, strict=True):
+        for one in searched:
+            if net.computes is None:
+                check_rows(model, x, y, one)
+            else:
+                check_directions(net.build, x, y, one)
     # torch chooses another product of matrices where weights want a gradient, even when none is taken
     for weight in model.parameters() if frozen.model is not source else ():
         weight.requires_grad_(False)
     tolerance = 1e-6 if net.compiled else 0.0
-    for (x, _), (_, verdict) in zip(batches, answers, strict=True):
+    for (x, _), (*_, verdict) in zip(batches, answers, strict=True):
         with torch.no_grad():
             right = model(x.clone())
         assert right.abs().max() < 1e3
@@ -78,11 +78,10 @@ def prepared_and_model(net: Net, prepare: Callable[..., Prepared]) -> tuple[Prep
 
 
 @pytest.mark.slow
-@both
 @pytest.mark.parametrize("net", lent(FIXED))
-def test_a_net(net: Net, prepare: Callable[..., Prepared]) -> None:
+def test_a_net(net: Net) -> None:
     """PGD is as strong as plainly written, besides."""
-    frozen, model = prepared_and_model(net, prepare)
+    frozen, model = frozen_and_model(net)
     x, threat = net.images(16)[0], fa.Linf(0.03)
     with torch.no_grad():
         clean = model(x).clone()
@@ -95,7 +94,7 @@ def test_a_net(net: Net, prepare: Callable[..., Prepared]) -> None:
         assert torch.equal(out.success, model(out.x_adv.clone()).argmax(1) != y)
     loss, success = plain_pgd(model, x, y)
     start = nn.functional.cross_entropy(clean, y, reduction="none")
-    assert fell_back(frozen) == (prepare is fa.freeze and net.name in FALL_BACK)
+    assert fell_back(frozen) == (net.name in FALL_BACK)
     gained, wanted = float((out.loss - start).mean()), float((loss - start).mean())
     rounding = 0.02 if net.computes is None else 0.1  # signs of the small entries of a gradient
     assert gained >= wanted - rounding * abs(wanted) - 1e-5, f"gains {gained:.4f} of {wanted:.4f}"
@@ -118,7 +117,7 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore")  # of libraries about one another
 @pytest.mark.parametrize("net", lent(FOREIGN))
 def test_a_model_of_a_library(net: Net) -> None:
-    prepared_and_model(net, fa.freeze)
+    frozen_and_model(net)
 
 
 @both

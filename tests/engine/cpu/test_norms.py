@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine import Plain
-from tests.engine.rewritten import answers
+from tests.engine.nets import answers
 from tests.logged import Logged
 
 pytestmark = pytest.mark.usefixtures("search_copy")
