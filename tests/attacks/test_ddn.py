@@ -1,18 +1,19 @@
-"""DDN by hand. What it shares with other attacks is tested in test_minimum_norm.py."""
+"""DDN by hand. What it shares with others is in test_closed_forms.py."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastadv.attacks import OutsideTopK, ddn
+from fastadv.attacks import OutsideTopK, Status, ddn
 from fastadv.losses import loss_and_grad
 from fastadv.threat import L2
+from tests.defenses import Quantize
 
 from .halfspaces import problem
-from .nets import images, labeled, mlp
+from .nets import images, labeled, mlp, seed_cpu
 from .watched import watched
 
 
@@ -79,3 +80,39 @@ def test_the_norm_ends_at_the_farthest_corner_of_the_box() -> None:
         away = z - x + size * way
         z = (x + math.sqrt(0.5) * away / length(away)).clamp(0, 1)
         torch.testing.assert_close(seen[step + 1], z)
+
+
+@pytest.mark.slow
+def test_it_looks_around_where_the_gradient_is_zero() -> None:
+    """Noise of growing norm, drawn afresh at each step, by the seed and the sample's number alone."""
+    # a model of a few levels of each pixel: flat nearly everywhere
+    stairs = nn.Sequential(Quantize(2), mlp(inputs=64, dtype=torch.float32))
+    model, x, y = labeled(stairs, images(8, (64,), dtype=torch.float32))
+    out, other = (ddn(model, x, y, L2(math.inf), steps=60, seed=seed) for seed in (0, 1))
+    assert int((out.status == Status.BROKEN).sum()) >= 6
+    assert out.zero_gradient.all()
+    assert not torch.equal(out.x_adv, other.x_adv)
+    part = torch.tensor([5, 2])
+    some = ddn(model, x[part], y[part], L2(math.inf), steps=60, ids=part)
+    torch.testing.assert_close(some.x_adv, out.x_adv[part])
+    mask = torch.arange(64) < 40
+    function, seen = watched(model)
+    ddn(function, x, y, L2(math.inf), steps=10, mask=mask)
+    away = torch.stack([z - x for z in seen if len(z) == len(x)])[2:11]
+    assert not away[:, :, 40:].any()
+    assert (away.norm(dim=2) > 0.3).all()
+    assert float(torch.nn.functional.cosine_similarity(away[1:], away[:-1], dim=2).abs().median()) < 0.4
+
+
+@pytest.mark.slow
+def test_it_stays_at_a_point_where_nothing_may_move() -> None:
+    """A gradient that is not finite counts as none, and the sample fails as it did; the others go on."""
+    seed_cpu(0)
+    net, x = mlp(inputs=64, dtype=torch.float32), images(4, (64,), dtype=torch.float32)
+
+    def hole(z: Tensor) -> Tensor:
+        return net(z) + (z[:, :1] < -1).float() / (z[:, :1] - x[0, 0]).abs().sqrt()
+
+    out = ddn(hole, x, net(x).argmax(1), L2(math.inf), steps=60)
+    assert out.x_adv.isfinite().all()
+    assert (out.status[1:] == Status.BROKEN).all()

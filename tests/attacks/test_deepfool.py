@@ -1,4 +1,4 @@
-"""DeepFool by its first step, SuperDeepFool by the paper's loop; linear models: test_minimum_norm.py."""
+"""DeepFool by its first step, SuperDeepFool by the paper's loop; linear models: test_closed_forms.py."""
 
 import pytest
 import torch

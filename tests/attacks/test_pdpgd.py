@@ -11,6 +11,7 @@ from torch import nn
 from fastadv.attacks import pdgd, pdpgd
 from fastadv.attacks.methods.geometry import cosine
 from fastadv.attacks.pdpgd import _proximal_in_box as _proximal
+from fastadv.attacks.pdpgd import _two_thirds
 from fastadv.threat import L2, THREATS
 from tests.attacks.nets import images, labels, mlp
 
@@ -58,6 +59,17 @@ def test_the_sparse_operator_keeps_what_gains_enough() -> None:
     search.rows.refining, search.best.distance = True, torch.tensor([2.0], dtype=torch.float64)
     fewer = _proximal(search, away.clone(), torch.tensor([0.0], dtype=torch.float64))
     torch.testing.assert_close(fewer, torch.tensor([[0, 0.1, 0, 0]], dtype=torch.float64))
+
+
+def test_the_operator_of_the_published_variant_in_l0() -> None:
+    """Of z^(2/3) in place of the count: the largest root, or 0 where there is none."""
+    size = torch.tensor([0.1, 0.7, 1.3, 2.9], dtype=torch.float64)
+    for by in (0.05, 0.5, 2.0):
+        z = _two_thirds(size, torch.full_like(size, by))
+        torch.testing.assert_close((z - size) * z ** (1 / 3) + 2 / 3 * by * (z > 0), 0 * z)
+        further = z[:, None] + torch.linspace(1e-3, 3, 300, dtype=torch.float64)
+        assert ((further - size[:, None]) * further ** (1 / 3) + 2 / 3 * by > 0).all()
+        assert (z > 0).tolist() == (size >= 4 * (2 * by / 9) ** 0.75).tolist()
 
 
 @pytest.mark.slow

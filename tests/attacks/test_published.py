@@ -1,15 +1,14 @@
-"""The published variants by hand: plain loops over one sample, as the papers write them, by autograd."""
+"""Published variants by hand, as the papers write them; more are in test_parity.py, beside others'."""
 
-from math import cos, inf, log, pi, sqrt
+from math import inf, sqrt
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus, softshrink
+from torch.nn.functional import softshrink
 
-from fastadv.attacks import ATTACKS, cw, ead, fmn, pdgd, pdpgd
+from fastadv.attacks import ATTACKS, cw, ead, fmn
 from fastadv.threat import THREATS
 
 from .nets import images, labels, mlp
@@ -64,54 +63,6 @@ def same(seen: list[Tensor], expected: list[Tensor], tolerance: float = 1e-9) ->
         torch.testing.assert_close(point, wanted, rtol=0, atol=tolerance, msg=lambda m, n=step: f"{n}: {m}")
 
 
-def in_ball(away: Tensor, norm: str, radius: float) -> Tensor:
-    if norm == "linf":
-        return away.clamp(-radius, radius)
-    if norm == "l2":
-        return away * min(1.0, radius / length(away, "l2"))
-    size = away.abs().flatten().sort(descending=True).values
-    if norm == "l0":
-        return away * (away.abs() >= size[int(radius) - 1])
-    if length(away, "l1") <= radius:
-        return away
-    cuts = (size.cumsum(0) - radius) / torch.arange(1, len(size) + 1)
-    return softshrink(away, float(cuts[size > cuts][-1]))
-
-
-@pytest.mark.parametrize("norm", list(SIZES))
-def test_fmn(norm: str) -> None:
-    """Pintor et al. 2021, algorithm 1; without a word the first step is as long as the box is wide."""
-    model, x, y = one()
-    steps, first = 30, 0.8 if norm == "l1" else 4.0
-    away, expected = torch.zeros_like(x), []
-    radius, best, broken = 1.0 if norm == "l0" else inf, inf, False
-    most = length(torch.maximum(x - BOX[0], BOX[1] - x), norm)
-    for step in range(steps):
-        expected.append(x + away)
-        share = (1 + cos(pi * step / steps)) / 2
-        step_size, gamma = first * (0.01 + 0.99 * share), 0.001 + 0.049 * share
-        ahead, gradient = slope(model, x + away, y)
-        broken |= ahead > 0
-        if ahead > 0:
-            best = min(best, length(away, norm))
-        if norm == "l0":
-            smaller = min(radius - 1, int(radius * (1 - gamma)), best)
-            radius = smaller if ahead > 0 else max(radius + 1, int(radius * (1 + gamma)))
-        elif ahead > 0:
-            radius = min(radius * (1 - gamma), best)
-        elif broken:
-            radius *= 1 + gamma
-        else:
-            size = float(torch.linalg.vector_norm(gradient.flatten(), DUAL[norm]))
-            radius = length(away, norm) + abs(ahead) / size
-        radius = min(radius, most)
-        away = in_ball(away + step_size * gradient / gradient.norm(), norm, radius)
-        away = (x + away).clamp(*BOX) - x
-    assert broken
-    options = {"step_size": first} if norm == "l1" else {}
-    same(asked(fmn, norm, steps=steps, **options)[0], expected)
-
-
 class Adam:
     def __init__(self) -> None:
         self.mean = self.square = self.count = 0
@@ -131,30 +82,6 @@ def bend(w: Tensor) -> Tensor:
 def weighed(hit: bool, constant: float, low: float, high: float) -> tuple[float, float, float]:
     low, high = (low, min(high, constant)) if hit else (max(low, constant), high)
     return (10 * constant if high == inf else (low + high) / 2), low, high
-
-
-@pytest.mark.parametrize("searches", [6, 10])
-def test_cw_in_l2(searches: int) -> None:
-    """Section VI.A; the last of ten searches repeats the least constant that has led to a success."""
-    model, x, y = one()
-    constant, low, high, expected, hits = 0.3, 0.0, inf, [], []
-    for search in range(searches):
-        if searches >= 10 and search == searches - 1:
-            constant = high
-        w, adam, hit = ((x - 1) / 2 * (1 - 1e-6)).atanh(), Adam(), False
-        for _ in range(STEPS):
-            w.requires_grad_()
-            z = bend(w)
-            expected.append(z.detach())
-            ahead = lead(model, z, y)
-            hit |= bool(ahead > 0)
-            cost = (z - x).square().sum() + constant * (-ahead).clamp_min(0)
-            w = (w - 0.05 * adam(torch.autograd.grad(cost, w)[0])).detach()
-        hits.append(hit)
-        constant, low, high = weighed(hit, constant, low, high)
-    assert True in hits
-    assert False in hits
-    same(asked(cw, "l2", steps=STEPS, searches=searches, constant=0.3, step_size=0.05)[0], expected)
 
 
 def test_cw_in_linf() -> None:
@@ -209,55 +136,6 @@ def test_ead() -> None:
     seen, out = asked(ead, "l1", **options)
     same(seen, expected)
     assert float(out.distance) == pytest.approx(best, rel=1e-6)
-
-
-def near(norm: str, away: Tensor, by: float) -> Tensor:
-    """argmin of ||z - away||^2 / 2 + by ||z||."""
-    if norm == "linf":
-        return away - in_ball(away, "l1", by)
-    if norm == "l2":
-        return away * max(0.0, 1 - by / length(away, "l2"))
-    if norm == "l1":
-        return softshrink(away, by)
-    kept = []
-    for size in away.abs().flatten().tolist():  # z^(2/3) in place of the count
-        roots = [root.real for root in np.roots([1, 0, 0, -size, 2 * by / 3]) if abs(root.imag) < 1e-12]
-        kept.append(max(roots, default=0.0) ** 3)
-    return torch.tensor(kept, dtype=away.dtype).view_as(away).copysign(away)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "plain"])
-def test_pdgd_and_pdpgd(norm: str) -> None:
-    """Matyasko and Chau 2021: Adam on the Lagrangian ("plain"), or on its loss with proximal steps."""
-    model, x, y = one()
-    low, high = (x - BOX[0]) / -4, (BOX[1] - x) / 4  # in widths of the box
-    away, adam, expected, broken = torch.zeros_like(x), Adam(), [], False
-    dual = log(100)
-    share = 1 / 101
-    for step in range(STEPS):
-        expected.append(x + 4 * away)
-        leaf = away.clone().requires_grad_()
-        behind = -lead(model, x + 4 * leaf, y)
-        broken |= bool(behind < 0)
-        (gradient,) = torch.autograd.grad(softplus(behind), leaf)
-        if norm == "plain":
-            pull = away / length(away, "l2") if step else away
-            gradient = share * pull + (1 - share) * gradient
-        size = 0.1 * 0.01 ** (step / STEPS)
-        away = (away - size * adam(gradient)).maximum(low).minimum(high)
-        if norm != "plain":
-            curvature = (adam.square / (1 - 0.999**adam.count)).sqrt() + 1e-8
-            ahead, metric = away, curvature / curvature.max()
-            by = share / (1 - share) * size / float(curvature.max())
-            for _ in range(5):
-                last, away = away, near(norm, away - metric * (away - ahead), by).maximum(low).minimum(high)
-                if not length(away - last, "l2") > 0.01 * length(away, "l2"):
-                    break
-        dual += (1 if behind > 0 else -1) * 0.1 * (1 - 0.9 * step / (STEPS - 1))
-        share = 0.9 * share + 0.1 / (1 + 2.718281828459045**dual)
-    assert broken
-    attack, kind = (pdgd, "l2") if norm == "plain" else (pdpgd, norm)
-    same(asked(attack, kind, steps=STEPS)[0], expected)
 
 
 @pytest.mark.parametrize("name", ["cw", "ead", "fmn", "pdgd", "pdpgd"])

@@ -201,52 +201,6 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
     assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-@pytest.mark.parametrize("options", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "options"])
-def test_fmn(norm: str, options: dict[str, float]) -> None:
-    """Pintor et al. 2021, algorithm 1, from the first success on; that is at the second gradient."""
-    steps, count = 40, 20
-    margins = [-0.01, *(0.02 * math.sin(0.9 * n + 1.3) for n in range(steps))]
-    model, points = scripted(margins, turning(count))
-    x = torch.linspace(0.35, 0.65, count, dtype=torch.float64)
-    fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **options)
-    gamma = options.get("gamma", 0.05)
-    length = options.get("step_size", {"linf": 0.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}[norm])
-    order = SIZES[norm]
-    radius, nearest = _first_ball(norm, x, margins[0], turning(count)(0), gamma), torch.inf
-    expected = []
-    for number in range(1, steps - 1):
-        here = points[number]
-        share, decay = gamma * cosine(number, steps, 0.02), cosine(number, steps, 0.01)
-        away = float(torch.linalg.vector_norm(here - x, order))
-        if margins[number] > 0:
-            nearest = min(nearest, away)
-            smaller = radius * (1 - share)
-            smaller = min(math.floor(smaller), radius - 1) if norm == "l0" else smaller
-            radius = max(min(smaller, nearest), 0.0)
-        else:
-            larger = radius * (1 + share)
-            radius = max(math.floor(larger), radius + 1) if norm == "l0" else larger
-        radius = min(radius, float(torch.linalg.vector_norm(torch.maximum(x, 1 - x), order)))
-        gradient = turning(count)(number)
-        if norm == "linf":
-            ahead = here + gradient.sign() * decay * (length or 2 * radius)
-        else:
-            ahead = here + decay * length * gradient / gradient.norm()
-        expected.append(THREATS[norm](radius).project(ahead[None], x[None])[0])
-    same(points[2:], expected)
-
-
-def _first_ball(norm: str, x: Tensor, margin: float, gradient: Tensor, gamma: float) -> float:
-    """The radius after the first gradient, at x: the boundary of a linear model, and a little more."""
-    lack = -margin * (1 + gamma)
-    if norm != "l0":
-        return lack / float(torch.linalg.vector_norm(gradient, DUAL[norm]))
-    room = torch.where(gradient > 0, 1 - x, x)
-    gains = (gradient.abs() * room).sort(descending=True).values.cumsum(0)
-    return float((gains < lack).sum() + 1)
-
-
 def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
     """Under L2 and L1: for the first 5 % of the steps; then it goes to the boundary of the linear model."""
     steps, count = 60, 4
@@ -266,31 +220,6 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
                 ahead = here + ops.to_hyperplane(here[None], gradient[None], lacks, norm, (0.0, 1.0))[0]
             expected = THREATS[norm](away + lack / size).project(ahead[None], x[None])[0]
             torch.testing.assert_close(points[number + 1], expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0)], ids=str)
-def test_sigma_zero(box: tuple[float, float]) -> None:
-    """Cinà et al. 2025, algorithm 1; the threshold as in the authors' code, the margin in units of x's."""
-    steps, count, width = 30, 20, box[1] - box[0]
-    margins = [-0.3, -0.1, *(0.4 * math.sin(1.1 * n) for n in range(steps))]
-    model, points = scripted(margins, turning(count))
-    x = box[0] + width * torch.linspace(0.35, 0.65, count, dtype=torch.float64)
-    sigma_zero(model, x[None], Y, THREATS["l0"](torch.inf, box), steps=steps)
-    mean, square, level = torch.zeros_like(x), torch.zeros_like(x), 0.3
-    for number in range(steps - 1):
-        away = (points[number] - x) / width
-        descent = 2 * 1e-3 * away / (away**2 + 1e-3) ** 2 / count
-        if margins[number] < 0:
-            descent = descent - width / abs(margins[0]) * turning(count)(number)
-        descent = descent / descent.abs().max()
-        mean, square = 0.9 * mean + 0.1 * descent, 0.999 * square + 0.001 * descent**2
-        rise = mean / (1 - 0.9 ** (number + 1))
-        rise = rise / ((square / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8)
-        ahead = (x + width * (away - cosine(number, steps, 0.1) * rise)).clamp(*box)
-        sign = 1 if margins[number] > 0 else -1
-        level = min(max(level + sign * 0.01 * cosine(number + 1, steps, 0.1), 0), 1)
-        small = (ahead - x).abs() / width < level
-        torch.testing.assert_close(points[number + 1], torch.where(small, x, ahead), rtol=0, atol=1e-6)
 
 
 def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,14 @@ def test_points_of_every_rank_stay_inside_and_use_the_radius(norm: str, shape: t
         torch.testing.assert_close(length, radius, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_restart_draws_anew(norm: str) -> None:
+    model, seen = firm()
+    x, y = torch.full((3, 1, 9, 9), 0.5), torch.zeros(3, dtype=torch.long)
+    square(model, x, y, THREATS[norm](0.1), queries=5, restarts=2)
+    assert (seen[1] != seen[6]).flatten(1).any(1).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_last_row_and_column_are_as_near_as_the_first(norm: str) -> None:

@@ -20,7 +20,6 @@ from tests.attacks.contract.conftest import (  # noqa: F401
     few_steps_of_autoattack,
     pytest_generate_tests,
 )  # fmt: skip
-from tests.attacks.contract.test_contract import check_facts
 from tests.attacks.nets import RADIUS, Case, images, labels, mlp, threat
 
 ORDER = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
@@ -199,7 +198,7 @@ def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
     for radii in (radius, radius * torch.arange(8, dtype=torch.float64) / 5):
         threat = THREATS[norm](radii)
         out = case(model, x, y, threat)
-        check_facts(model, x, y, threat, out, True)
+        assert threat.contains(out.x_adv, x).all()
         inside = free.distance <= radii
         assert bool(inside.any() & ~inside.all())
         assert torch.equal(out.success, inside)

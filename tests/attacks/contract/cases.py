@@ -1,14 +1,14 @@
 """The attacks under contract, what they are given, and the distances of linear models by closed form."""
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ATTACKS, Attack, AttackResult, bim
+from fastadv.attacks import ATTACKS, Attack, AttackResult
 from fastadv.threat import THREATS, Threat
 
 from ..nets import RADIUS, Case, images, labels, mlp
@@ -26,23 +26,6 @@ FEWER: dict[str, dict[str, Any]] = {
     "pointwise": {"queries": 35},
     "square": {"queries": 20},
 }
-# arguments that reach the boundary of a linear model of 196 coordinates
-NEAR: dict[str, dict[str, Any]] = {
-    "apgd": {"steps": 40},
-    "boundary": {"queries": 1500},
-    "cw": {"steps": 60},
-    "ddn": {"steps": 50},
-    "fmn": {"steps": 50},
-    "hopskipjump": {"queries": 1500},
-    "lbfgs": {"searches": 9},
-    "minimum_radius": {"attack": partial(bim, steps=20, loss="margin"), "searches": 8},
-    "nes": {"queries": 4040},
-    "pdgd": {"steps": 75},
-    "pdpgd": {"steps": 70},
-    "sparse_rs": {"queries": 600},
-    "spsa": {"queries": 4040},
-    "square": {"queries": 600},
-}
 # published variants: the largest distance at which 800 queries break a sample, over the boundary's, and the
 # arguments of a short run
 PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
@@ -56,10 +39,6 @@ class Brief(Case):
     @property
     def quick(self) -> dict[str, Any]:
         return {**super().quick, **FEWER.get(self.name, {})}
-
-    @property
-    def oracle(self) -> dict[str, Any]:
-        return {**super().oracle, **NEAR.get(self.name, {})}
 
 
 def published(entry: Attack) -> Attack:

@@ -1,12 +1,11 @@
 """A test that asks for `case` (and `norm`) runs over every attack of the registry, and three toys.
 
 With the marker `only` it runs over those whose cards fit. Each runs in one norm, which differs between
-attacks and tests, and with `all_norms` in all of its norms. Attacks that are made of others, and published
-variants, run in one norm there, too, but where they must come near the closed form.
+attacks and tests, and with `all_norms` in all of its norms; attacks that are made of others, and published
+variants, run in one norm there, too. A test that asks for `number` runs each in every row of options.
 """
 
 import sys
-from collections.abc import Iterator
 from functools import wraps
 from typing import Any
 
@@ -17,6 +16,7 @@ from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
 from .cases import CASES, PUBLISHED, norm_of
+from .rows import ROWS
 
 # steps of AutoAttack's components: a tenth of the usual ones find what there is in nets this small
 FEW = {"apgd": {"steps": 3}, "fab": {"steps": 3}, "pdpgd": {"steps": 10}, "square": {"queries": 10}}
@@ -29,17 +29,14 @@ SLOW |= {"minimum_radius", "pdgd", "pdpgd", "pointwise", "sigma_zero", "sparse_r
 SLOW |= {"toy guess", *(f"{name} published" for name in PUBLISHED)}
 
 ONE_NORM = {"autoattack", "minimum_norm", "minimum_radius", *(f"{name} published" for name in PUBLISHED)}
-CLOSED_FORM = "test_the_distance_of_a_linear_model"
 
 
 @pytest.fixture(autouse=True)
-def few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But where it must come near the closed form. Its real settings have a test in test_autoattack.py."""
-    if request.node.originalname != CLOSED_FORM:
-        for name, few in FEW.items():
-            monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
-        for name, count in BRIEF.items():
-            monkeypatch.setattr(sys.modules["fastadv.attacks.minimum_norm"], name, count)
+def few_steps_of_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, few in FEW.items():
+        monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
+    for name, count in BRIEF.items():
+        monkeypatch.setattr(sys.modules["fastadv.attacks.minimum_norm"], name, count)
 
 
 def shortened(attack: Any, few: dict[str, int]) -> Any:
@@ -78,28 +75,26 @@ def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
     ]
 
 
-def covering(cases: list[Case], test: str, values: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Each attack with two of the values, each value with many attacks."""
-    for index, case in enumerate(cases):
-        for turn in range(min(2, len(values))):
-            yield case, norm_of(case, test, turn), values[(2 * index + turn) % len(values)]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, test = metafunc.fixturenames, metafunc.function.__name__
-    only, covered, every = map(metafunc.definition.get_closest_marker, ("only", "covered", "all_norms"))
+    only, every = map(metafunc.definition.get_closest_marker, ("only", "all_norms"))
     cases = fitting(**only.kwargs) if only else CASES
-    if covered:
-        name, values = covered.args
-        _parametrize(metafunc, ("case", "norm", name), list(covering(cases, test, values)))
+    if "number" in names and "case" in names:
+        rows = [(case, _turn(case, number), number) for number in range(len(ROWS)) for case in cases]
+        _parametrize(metafunc, ("case", "norm", "number"), rows)
     elif "case" in names and "norm" in names:
-        rows = []
+        pairs = []
         for case in cases:
-            whole = every and (case.name not in ONE_NORM or test == CLOSED_FORM)
-            rows += [(case, norm) for norm in (case.entry.norms if whole else (norm_of(case, test),))]
-        _parametrize(metafunc, ("case", "norm"), rows)
+            whole = every and case.name not in ONE_NORM
+            pairs += [(case, norm) for norm in (case.entry.norms if whole else (norm_of(case, test),))]
+        _parametrize(metafunc, ("case", "norm"), pairs)
     elif "case" in names:
         _parametrize(metafunc, ("case",), [(case,) for case in cases])
+
+
+def _turn(case: Case, number: int) -> str:
+    """Return one norm after the other, beginning elsewhere for each attack."""
+    return case.entry.norms[(CASES.index(case) + number) % len(case.entry.norms)]
 
 
 def _parametrize(metafunc: pytest.Metafunc, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

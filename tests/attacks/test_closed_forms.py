@@ -1,0 +1,306 @@
+"""Linear models, on which the nearest success and the most that a ball holds are known; and flat ones."""
+
+from functools import partial
+from itertools import product
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ATTACKS, Status, WrongBy, apgd, bim, fgsm, last_iterate, mim, nes, pgd
+from fastadv.engine import freeze
+from fastadv.threat import L1, THREATS, Linf
+
+from .contract.cases import CASES, two_classes
+from .contract.conftest import ONE_NORM
+from .halfspaces import nearest, problem
+from .nets import RADIUS, Case, images, labels
+
+pytestmark = pytest.mark.slow
+# of attacks by gradients for the minimum norm: the largest distance over the exact one, and what leads there
+EXACT: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {
+    ("cw", "l2"): (1.02, {"steps": 60, "searches": 4}),
+    ("cw", "linf"): (1.05, {"steps": 60, "searches": 5}),
+    ("ddn", "l2"): (1.005, {"steps": 150}),
+    ("deepfool", "linf"): (1.02, {"steps": 50}),
+    ("deepfool", "l2"): (1.001, {"steps": 50}),
+    ("ead", "l1"): (1.05, {"steps": 60, "searches": 4}),
+    ("fab", "linf"): (1.001, {"steps": 10, "restarts": 1}),
+    ("fab", "l2"): (1.001, {"steps": 10, "restarts": 1}),
+    ("fab", "l1"): (1.001, {"steps": 10, "restarts": 1}),
+    ("fmn", "linf"): (1.001, {"steps": 100}),
+    ("fmn", "l2"): (1.001, {"steps": 100}),
+    ("fmn", "l1"): (1.02, {"steps": 200}),
+    ("fmn", "l0"): (1.1, {"steps": 100}),
+    ("lbfgs", "l2"): (1.03, {"steps": 20, "searches": 10}),
+    ("pdgd", "l2"): (1.002, {"steps": 100}),
+    ("pdpgd", "linf"): (1.02, {"steps": 100}),
+    ("pdpgd", "l2"): (1.01, {"steps": 100}),
+    ("pdpgd", "l1"): (1.05, {"steps": 100}),
+    ("pdpgd", "l0"): (1.1, {"steps": 100}),
+    ("sigma_zero", "l0"): (1.25, {"steps": 150}),
+    ("superdeepfool", "l2"): (1.001, {"steps": 50}),
+}
+# attacks whose step is one gradient, and no more
+PLAIN = [pair for pair in EXACT if pair[0] in ("ddn", "fmn", "pdgd", "pdpgd", "sigma_zero")]
+HOWS = ["3072", "bfloat16", "a target", "a lead in a mask", "no edges"]
+# of all others, arguments that come within the tolerance of their card on a model of 196 values
+NEAR: dict[str, dict[str, Any]] = {
+    "apgd": {"steps": 40},
+    "boundary": {"queries": 1500},
+    "hopskipjump": {"queries": 1500},
+    "minimum_radius": {"attack": partial(bim, steps=20, loss="margin"), "searches": 8},
+    "nes": {"queries": 4040},
+    "sparse_rs": {"queries": 600},
+    "spsa": {"queries": 4040},
+    "square": {"queries": 600},
+}
+OTHERS = [
+    (case, norm)
+    for case in CASES
+    for norm in case.entry.norms[: 1 if case.name in ONE_NORM and "published" not in case.name else None]
+    if (case.name, norm) not in EXACT and case.name not in ("bim", "fgsm", "mim", "pgd")
+]
+
+
+def attacked(name: str, norm: str, *args: Any, box: Any = (0.0, 1.0), **options: Any) -> Any:
+    entry, threat = ATTACKS[name], THREATS[norm](inf, box)
+    return entry.run(*args, threat, **{**entry.quick, **EXACT[name, norm][1], **options})
+
+
+def where(how: str, y: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the attack is given, and what the closed form is."""
+    if how == "a target":
+        return {"targets": (y + 1) % 3}, {"targets": (y + 1) % 3}
+    if how == "a lead in a mask":
+        mask = torch.rand(784, generator=torch.Generator().manual_seed(3)) < 0.5
+        return {"mask": mask[None], "criterion": WrongBy(2.0)}, {"mask": mask, "lead": 2.0}
+    return ({"box": (-inf, inf)}, {"box": (-50.0, 50.0)}) if how == "no edges" else ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "how"),
+    [(*pair, HOWS[(2 * place + turn) % 5]) for place, pair in enumerate(EXACT) for turn in range(2)],
+)
+def test_exact_distance(name: str, norm: str, how: str) -> None:
+    """Each attack in two of the ways, each way for many attacks."""
+    model, x, y = problem(*((3072, 2) if how == "3072" else (784, 3)), size=9 if how == "a target" else 4)
+    if how == "bfloat16":  # the coarsest, in which pixels near 1 are 1/256 apart
+        x = x.bfloat16()
+        y = labels(model, x.float())
+    (options, known), ratio = where(how, y), EXACT[name, norm][0]
+    distance, point = nearest(model, x.float(), y, norm, **known)
+    out = attacked(name, norm, model, x, y, **options)
+    assert (out.status == Status.BROKEN).all()
+    assert out.x_adv.isfinite().all()
+    torch.testing.assert_close(out.distance, THREATS[norm](inf).distance(out.x_adv, x).float())
+    if how == "no edges":
+        if norm == "l0":  # where one coordinate is enough, if it is sent far away
+            return
+        ratio = max(ratio, 1.2 if norm == "l1" else 1.05)
+    else:
+        assert (out.distance >= distance * (1 - 1e-5)).all()
+    exact = torch.ones(len(x), dtype=torch.bool)
+    if how == "a target":
+        exact = model.double()(point).scatter(1, y[:, None], -inf).argmax(1) == options["targets"]
+        assert exact.sum() >= 5
+    more = 0.0
+    if how == "bfloat16":
+        ratio, more = ratio + 0.05, 2**-8 if norm == "linf" else 0.0
+    assert (out.distance <= distance * ratio + more)[exact].all()
+
+
+@pytest.mark.parametrize(("case", "norm"), [pytest.param(*o, id=f"{o[0].name}-{o[1]}") for o in OTHERS])
+def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
+    """D = 196, saturated pixels among them: within the tolerance, and never nearer than the boundary."""
+    x = images(4, (1, 14, 14))
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+    model, _ = two_classes(x, 3.0)
+    y, options = torch.zeros(4, dtype=torch.long), {**case.oracle, **NEAR.get(case.name, {})}
+    distance, _ = nearest(model, x, y, norm)
+    if case.entry.minimal:
+        out = case(model, x, y, THREATS[norm](inf), **options)
+        assert out.success.all()
+        assert (out.distance >= distance * (1 - 1e-4)).all()
+        assert (out.distance <= distance * case.entry.tolerance + (norm == "l0")).all()
+        return
+    enough, less = distance * case.entry.tolerance, distance * 0.97
+    if norm == "l0":
+        enough, less = enough.ceil(), less - 1
+    threat = THREATS[norm](torch.cat([enough, less]))
+    out = case(model, torch.cat([x, x]), torch.cat([y, y]), threat, **options)
+    assert out.success.tolist() == [True] * 4 + [False] * 4
+
+
+# of the most that ball and box allow, what is gained where it is not all: L2 steps end beyond the box
+SHARES = {
+    ("fgsm", "l2"): 0.85, ("mim", "l2"): 0.85, ("pgd", "l2"): 0.98, ("pgd", "l1"): 0.99, ("apgd", "l1"): 0.99,
+}  # fmt: skip
+LEADS = (0.0, 150.0)
+SEARCHES = [
+    (fgsm, 1, "cw"),
+    (bim, 10, "margin"),
+    (mim, 10, "margin"),
+    *product((pgd, apgd), [40], ("dlr", "ce")),
+]
+
+
+def shares(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, lead: float) -> Tensor:
+    """[B] of the way from the margin at x to the lead, the share that is gone."""
+    clean, found = ((z[:, 0] - z[:, 1]).where(y == 1, z[:, 1] - z[:, 0]) for z in (model(x), model(x_adv)))
+    return ((found - clean) / (lead - clean)).detach()
+
+
+@pytest.mark.parametrize(
+    ("search", "norm", "targeted"),
+    [
+        (search, norm, (index + place) % 2 == 0)
+        for index, search in enumerate(SEARCHES)
+        for place, norm in enumerate(ATTACKS[search[0].__name__].norms)
+    ],
+)
+def test_all_that_a_ball_holds_is_gained(search, norm, targeted):
+    """D = 3,072, half of the pixels saturated, at the distance of the boundary and at one far beyond it."""
+    ascent, steps, loss = search
+    model, x, y = problem(3072, 2, size=3)
+    options = {"steps": steps, "stop_early": False} if ascent is not fgsm else {}
+    # beyond the boundary cw is 0, and cross-entropy with a target nearly so
+    for lead in LEADS if loss in ("margin", "dlr") else LEADS[:1]:
+        threat = THREATS[norm](nearest(model, x, y, norm, lead=lead)[0])
+        out = ascent(model, x, y, threat, loss=loss, targets=1 - y if targeted else None, **options)
+        assert threat.contains(out.x_adv, x).all()
+        share = shares(model, out.x_adv, x, y, lead)
+        assert (share >= SHARES.get((ascent.__name__, norm), 0.9999)).all()
+        assert (share <= 1 + 1e-4).all() or norm == "l0"  # whose last coordinate may lead beyond
+
+
+def test_the_last_point_of_l1_training_is_near_the_optimum() -> None:
+    model, x, y = problem(3072, 2, size=3)
+    for lead in LEADS:
+        threat = L1(nearest(model, x, y, "l1", lead=lead)[0])
+        size, start = threat.default_step_size(7, 2.5), threat.random_start(x)
+        z = last_iterate(freeze(model), x, y, threat, steps=7, step_size=size, start=start)
+        assert (shares(model, z, x, y, lead) >= 0.95).all()
+
+
+@pytest.mark.parametrize(("name", "norm"), PLAIN)
+def test_each_step_costs_one_gradient(name: str, norm: str) -> None:
+    """And one more pass, for the last point."""
+    model, x, y = problem(784, 3, size=4)
+    seven, nine = (attacked(name, norm, model, x, y, steps=steps) for steps in (7, 9))
+    assert nine.backwards - seven.backwards == nine.forwards - seven.forwards == 2 * 4
+    assert seven.backwards == 7 * 4
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_far_from_the_box_the_first_step_of_fmn_leads_to_the_boundary(norm: str) -> None:
+    """And by gamma beyond it; in L2 the steps of the paper do, too."""
+    model, x, _ = problem(784, 2, size=4)
+    model.double()
+    x = 0.4 + 0.2 * x.double()
+    y = model(x).argmax(1)
+    exact, _ = nearest(model, x, y, norm)
+    out = attacked("fmn", norm, model, x, y, steps=1, gamma=0.01)
+    torch.testing.assert_close(out.distance.double(), exact * 1.01, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("cw", "l2"), ("ead", "l1"), ("lbfgs", "l2")])
+def test_samples_leave_when_another_search_would_gain_nothing(name: str, norm: str) -> None:
+    model, x, y = problem(784, 2, size=4)
+    assert attacked(name, norm, model, x, y, steps=20, searches=80).backwards < 4 * 20 * 30
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "options"),
+    [
+        ("cw", "l2", {"step_size": 0.5}), ("cw", "linf", {"step_size": 0.5}),
+        ("ead", "l1", {"step_size": 10, "constant": 1e3}),
+    ],
+)  # fmt: skip
+def test_the_last_point_is_judged(name: str, norm: str, options: dict[str, float]) -> None:
+    x = images(4, (1, 28, 28))
+    model, _ = two_classes(x, 0.05)
+    out = attacked(name, norm, model, x, torch.zeros(4, dtype=torch.long), steps=1, searches=1, **options)
+    assert out.success.any()
+    assert out.backwards == 4
+
+
+LONG = {"steps": 60, "searches": 3, "queries": 130, "directions": 1, "levels": 6, "repetitions": 2}
+FLAT = [
+    (name, entry.norms[place % len(entry.norms)])
+    for place, (name, entry) in enumerate(ATTACKS.items())
+    if entry.knowledge == "gradient" and name not in ("autoattack", "minimum_radius")
+]
+
+
+@pytest.mark.parametrize(("name", "norm"), FLAT)
+def test_a_flat_model_is_held(name: str, norm: str) -> None:
+    model, case = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Case(name, ATTACKS[name])
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    x, options = images(3, (64,), dtype=torch.float32), {k: v for k, v in LONG.items() if case.takes(k)}
+    threat = THREATS[norm](inf if case.entry.minimal else 3 * RADIUS[norm])
+    out = case.entry.run(model, x, labels(model, x), threat, **options)
+    assert (out.status == Status.HELD).all()
+    assert out.zero_gradient.all()
+    assert out.x_adv.isfinite().all()
+
+
+def steep(inputs: int = 784) -> tuple[nn.Module, Tensor, Tensor]:
+    """A net that answers steeply, images with saturated pixels that both half precisions hold, and labels."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 24), nn.Tanh(), nn.Linear(24, 4))
+    with torch.no_grad():
+        net[1].weight.mul_(3)
+        net[3].weight.mul_(3)
+    x = images(8, (inputs,), dtype=torch.float32)
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x)).bfloat16().half().bfloat16().float()
+    return net, x, labels(net, x)
+
+
+def test_gradients_beyond_the_range_of_float16_are_finite() -> None:
+    """Elements of 1e6 have room in float32, and those of 1e-9 lead somewhere."""
+    for size in (1e6, 1e-9):
+        model = nn.Linear(784, 2)
+        with torch.no_grad():
+            model.weight.copy_(torch.stack([torch.zeros(784), torch.full((784,), size)]))
+            model.bias.copy_(torch.tensor([size * 784 * 0.5 + size * 10, 0.0]))
+        x = torch.full((3, 784), 0.5, dtype=torch.float16)
+        out = pgd(model, x, torch.zeros(3, dtype=torch.long), Linf(0.1), steps=10)
+        assert (out.status == Status.BROKEN).all()
+        assert not out.zero_gradient.any()
+
+
+def test_probes_are_finer_than_the_samples() -> None:
+    """Differences over 0.001 tell the gradient, although bfloat16 does not tell 0.75 from 0.751."""
+    net, x, y = steep()
+    options = {"queries": 404, "directions": 100, "stop_early": False}
+    coarse, fine = (nes(net, z, y, Linf(0.009), **options).loss for z in (x.bfloat16(), x))
+    with torch.no_grad():
+        top = net(x).topk(2).values
+    gained, possible = coarse - (top[:, 1] - top[:, 0]), fine - (top[:, 1] - top[:, 0])
+    assert (gained > 0.5 * possible).float().mean() > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "radius", "dtype", "high"),
+    [
+        ("pgd", "l1", 2.0, torch.float16, 0.7), ("pgd", "l2", 0.25, torch.bfloat16, 0.1),
+        ("apgd", "l1", 2.0, torch.bfloat16, 0.1), ("fab", "linf", 0.009, torch.float16, 0.7),
+    ],
+)  # fmt: skip
+def test_a_box_that_half_precision_does_not_hold(name, norm, radius, dtype, high):
+    """Its end is more there: a coordinate that rounding moves to it does not leave the ball."""
+    net, x, y = steep()
+    entry, x = ATTACKS[name], (x * high).to(dtype)
+    for size in (radius * high, 16 * radius * high):
+        threat = THREATS[norm](size, (0.0, high))
+        out = entry.run(lambda z: net(z.float() / high), x, y, threat, **entry.quick)
+        assert not out.flags
+        assert threat.contains(out.x_adv, x).all()
+        with torch.no_grad():
+            assert torch.equal(out.success, net(out.x_adv.float() / high).argmax(1) != y)
+        assert out.success.any()
