@@ -88,19 +88,6 @@ def test_a_class_on_one_side_alone_is_refused(count, match):
     refuses(match, hold_out, in_order(10, 10, 10), count)
 
 
-@pytest.mark.parametrize("count", [5, 20, 50])
-def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, count):
-    dataset = in_order(10, 30, 60)
-    positions = first_samples(dataset, count, tell=True)
-    drawn = torch.bincount(dataset.y[positions], minlength=3)
-    assert int(drawn.sum()) == len(positions.unique()) == count
-    assert ((drawn - torch.tensor([0.1, 0.3, 0.6]) * count).abs() < 1).all()
-    assert torch.equal(positions, positions.sort().values)
-    assert torch.equal(positions, first_samples(dataset, count))
-    assert len(logged.records) == 1
-    assert f"{count} are drawn by class" in logged.text
-
-
 @pytest.mark.parametrize(
     "labels",
     [
