@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import ConcatDataset, TensorDataset
 
-from fastadv.data import ImageSet, Mixture, NpzSet, batches, load, pairs
+from fastadv.data import ImageSet, Mixture, NpzSet, batches, construct, load, pairs
 from fastadv.data.content import describe_data
+from fastadv.threat import L2
 from tests.refusals import refuses
 
 X = torch.randint(0, 255, (10, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 2, 1, 0, 0, 2, 1, 1])
 OTHER = X.clone()
 OTHER[3, 0, 2, 1] += 1
+NET = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
 
 
 def array(image):
@@ -56,6 +59,13 @@ def mixed(folder, x, y, real=held):
     return Mixture(real(folder, x[:5], y[:5]), npz(folder, x[5:], y[5:]), 0.5)
 
 
+def mapped(folder, x, y):
+    """A constructed set in its folder, of images that did not move."""
+    base = ImageSet(x, (y - 1) % 3, 3, "mapped")
+    shards = {"out_dir": folder, "shard_size": 4, "dtype": "uint8"}
+    return construct.fixed_shift(NET, base, threat=L2(0.0), steps=1, step_size=0.1, **shards)
+
+
 OURS = {
     "images": held,
     "floats": lambda folder, x, y: held(folder, x / 255, y),
@@ -63,6 +73,7 @@ OURS = {
     "npz": npz,
     "packed npz": partial(npz, save=np.savez_compressed),
     "npz files": partial(npz, cuts=(1, 5)),
+    "mapped": mapped,
     "mixed": mixed,
     "mixed with floats": partial(mixed, real=lambda folder, x, y: held(folder, x / 255, y)),
 }
