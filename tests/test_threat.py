@@ -76,25 +76,6 @@ def test_no_rounding_adds_a_coordinate():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_radius_and_a_step_for_each_sample(kind, dtype):
-    x_adv, grad, x = batch(dtype)
-    threat, size = kind(torch.tensor([0.0, 0.7, 5.0, INF])), torch.tensor([1.0, 2.0, 3.5, 9.0])
-    inside, projected = x_adv.clamp(0, 1), threat.project(x_adv, x)
-    z = threat.step(inside, grad, x, size)
-    assert exact(threat, z, x)
-    assert torch.equal(z[0], x[0])
-    for row in range(4):
-        one = torch.tensor([row])
-        for alone, step in (
-            (kind(float(threat.radius[row])), float(size[row])),
-            (threat.take(one), size[one]),
-        ):
-            assert torch.equal(alone.step(inside[one], grad[one], x[one], step), z[one])
-            assert torch.equal(alone.project(x_adv[one], x[one]), projected[one])
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_take_and_with_radius(kind):
     one, many = kind(0.5, (-1.0, 2.0)), kind(torch.arange(4.0), (-1.0, 2.0))
     assert one.take(torch.tensor([1])) is one
@@ -289,24 +270,6 @@ def test_a_step_that_moves_nothing_is_refused(kind, size):
         refuses("step_size: expected", step, x.clone(), grad, x, size)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_quantize_stays_in_the_ball_on_the_grid(kind):
-    x_adv, _, x = batch()
-    x = (x * 255).round() / 255
-    threat = kind(torch.tensor([0.0, 0.05, 1.0, 9.0]))
-    z = threat.quantize(threat.project(x_adv, x), x)
-    assert threat.contains(z, x).all()
-    assert torch.equal((z * 255).round() / 255, z)
-    coarse = threat.quantize(threat.project(x_adv, x.round()), x.round(), levels=4)
-    assert set(coarse.flatten().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
-
-
-@pytest.mark.parametrize("radius", [8 / 255, torch.full((248,), 8 / 255)])
-def test_quantize_keeps_levels_that_lie_exactly_a_radius_apart(radius):
-    levels = torch.arange(256)[:, None] / 255
-    assert torch.equal(fa.Linf(radius).quantize(levels[8:], levels[:-8]), levels[8:])
-
-
 @pytest.mark.parametrize("kind", [fa.L0, fa.L1])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 @pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
@@ -410,7 +373,7 @@ def supports(norm, weight, x, radius, box):
     if norm == "linf":
         return (size * room.clamp_max(radius)).sum()
     if norm == "l0":
-        sets = combinations(range(len(x)), min(int(radius), len(x)))
+        sets = combinations(range(len(x)), int(min(radius, len(x))))
         return max((size * room)[list(chosen)].sum() for chosen in sets)
     # the Lagrangian: each coordinate goes as far as its price allows
     low, high = 0.0, float(size.max()) * 1e6 + 1.0
@@ -433,18 +396,11 @@ def test_the_support_is_what_a_linear_function_gains(kind, box, seed):
     x = torch.where(torch.rand(6, 9, generator=draw) < 0.3, box[0], x)
     weight = torch.randn(6, 9, generator=draw, dtype=torch.float64)
     weight[torch.rand(6, 9, generator=draw) < 0.2] = 0.0
-    radius = torch.tensor([0.01, 0.3, 1.2, 2.5, 7.0, 40.0], dtype=torch.float64)
+    radius = torch.tensor([0.01, 0.3, 1.2, 2.5, 7.0, INF], dtype=torch.float64)
     gained = kind(radius, box).support(weight.view(6, 3, 3), x.view(6, 3, 3))
     assert gained.dtype == torch.float64
     expected = [supports(kind.norm, *row, box) for row in zip(weight, x, radius.tolist(), strict=True)]
     torch.testing.assert_close(gained, torch.stack([torch.as_tensor(e) for e in expected]).double())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_support_of_a_free_feature_is_that_of_the_box(kind):
-    _, weight, x = batch()
-    whole = torch.where(weight > 0, weight * (1 - x), -weight * x).double().flatten(1).sum(1)
-    torch.testing.assert_close(kind(float("inf")).support(weight, x), whole)
 
 
 @pytest.mark.parametrize(("kind", "dual"), [(fa.Linf, 1), (fa.L2, 2), (fa.L1, float("inf"))])
@@ -455,18 +411,3 @@ def test_without_a_box_the_support_is_the_dual_norm(kind, dual):
     torch.testing.assert_close(kind(0.7, free).support(weight, x), expected)
     assert bool(kind(float("inf"), free).support(weight, x).isinf().all())
     assert not bool(kind(float("inf"), free).support(0 * weight, x).any())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("levels", [1, 2, 3, 8, 38, 100, 254])
-def test_what_lies_whole_levels_away_stays_by_quantize_as_by_contains(kind, levels):
-    grid, far = torch.arange(256, dtype=torch.float32) / 255, levels / 255
-    threat = kind({"linf": far, "l2": 2**0.5 * far, "l1": 2 * far, "l0": 2}[kind.norm])
-    for low, high in ((grid[:-levels], grid[levels:]), (grid[levels:], grid[:-levels])):
-        x, x_adv = torch.stack([low] * 3, 1), torch.stack([high, high, low], 1)
-        kept = threat.contains(x_adv, x)
-        assert kept.double().mean() > 0.9
-        for points in (x_adv, threat.project(x_adv, x)):
-            z = threat.quantize(points, x)
-            assert torch.equal(z[kept], x_adv[kept])
-        assert threat.contains(z, x).all()

@@ -23,30 +23,29 @@ def case(name, *rows, raises=None, needs=0.0):
     return Case(name, run, needs)
 
 
-class TestCases:
-    def test_what_fails_or_does_not_fit_is_told_and_the_next_case_runs(self, monkeypatch):
-        cases = [
-            case("fails", {"provider": "a"}, raises=ValueError("three\nlines\nlong")),
-            case("skips", raises=Skip("no peer")),
-            case("long", needs=100.0),
-            case("known", raises=ValueError("again")),
-            case("runs", {"provider": "b"}, needs=1.0),
-        ]
-        monkeypatch.setattr(bench.session, "cases_of", lambda name, session: cases)
-        quick_session, rows = session(seconds=50.0), []
-        quick_session.tiny = False
-        assert run_stage("ops", quick_session, rows.append, {("ops", "known")})
-        assert {row["case"]: (row["status"], row.get("why")) for row in rows if "status" in row} == {
-            "fails": ("failed", "ValueError: three"),
-            "skips": ("skipped", "no peer"),
-            "long": ("skipped", "50 s of the stage's time left, 100 needed"),
-            "runs": ("done", None),
-        }
-        assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
-        del rows[:]
-        monkeypatch.setattr(quick_session, "dead", lambda: True)  # a lost GPU ends the process
-        assert not run_stage("ops", quick_session, rows.append)
-        assert ends(rows) == {"fails": "failed"}
+def test_what_fails_or_does_not_fit_is_told_and_the_next_case_runs(monkeypatch):
+    cases = [
+        case("fails", {"provider": "a"}, raises=ValueError("three\nlines\nlong")),
+        case("skips", raises=Skip("no peer")),
+        case("long", needs=100.0),
+        case("known", raises=ValueError("again")),
+        case("runs", {"provider": "b"}, needs=1.0),
+    ]
+    monkeypatch.setattr(bench.session, "cases_of", lambda name, session: cases)
+    quick_session, rows = session(seconds=50.0), []
+    quick_session.tiny = False
+    assert run_stage("ops", quick_session, rows.append, {("ops", "known")})
+    assert {row["case"]: (row["status"], row.get("why")) for row in rows if "status" in row} == {
+        "fails": ("failed", "ValueError: three"),
+        "skips": ("skipped", "no peer"),
+        "long": ("skipped", "50 s of the stage's time left, 100 needed"),
+        "runs": ("done", None),
+    }
+    assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
+    del rows[:]
+    monkeypatch.setattr(quick_session, "dead", lambda: True)  # a lost GPU ends the process
+    assert not run_stage("ops", quick_session, rows.append)
+    assert ends(rows) == {"fails": "failed"}
 
 
 MISSING = {
@@ -80,10 +79,9 @@ print("ran")
 """
 
 
-class TestProcesses:
-    @pytest.mark.slow
-    def test_torch_numpy_and_triton_are_enough(self):
-        code = BARE.format(missing=MISSING)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-        assert run.stdout.rstrip().endswith("ran"), run.stdout[-2000:] + run.stderr[-2000:]
+@pytest.mark.slow
+def test_torch_numpy_and_triton_are_enough():
+    code = BARE.format(missing=MISSING)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout.rstrip().endswith("ran"), run.stdout[-2000:] + run.stderr[-2000:]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from fastadv.data import ImageSet, batches, load
 from fastadv.errors import CorruptFileError, InputError
@@ -19,10 +19,6 @@ def images(count=11):
     return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator)
 
 
-def memory(count=11):
-    return ImageSet(images(count), torch.arange(count) % 3, 3, "memory")
-
-
 @pytest.fixture
 def folder(tmp_path):
     generator = np.random.default_rng(0)
@@ -32,24 +28,6 @@ def folder(tmp_path):
             pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i}.png")
     return tmp_path
-
-
-@pytest.mark.parametrize("kind", ["memory", "tensors", "folder"])
-def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind, folder):
-    dataset = {
-        "memory": memory(10),
-        "tensors": TensorDataset(images(10), torch.arange(10) % 3),
-        "folder": load("imagefolder", data_dir=folder),
-    }[kind]
-    order = [7, 2, 2, 9, 0]
-    x, y, ids = (torch.cat(part) for part in zip(*batches(dataset, 2, torch.tensor(order)), strict=True))
-    assert ids.tolist() == order
-    assert y.tolist() == [int(dataset[i][1]) for i in order]
-    assert (x.dtype, y.dtype, ids.dtype) == (torch.float32, torch.int64, torch.int64)
-    for row, i in zip(x, order, strict=True):
-        image = dataset[i][0]
-        assert torch.equal(row, image.float() / 255 if image.dtype == torch.uint8 else image)
-    assert list(batches(dataset, 2, [])) == []
 
 
 def test_a_batch_is_a_copy():

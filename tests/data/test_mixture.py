@@ -68,28 +68,6 @@ def test_orders_differ_by_seed_epoch_pass_and_kind():
     assert not torch.equal(one[one < 40], one[one >= 40] - 40)
 
 
-@pytest.mark.parametrize("eight_bit", [True, False])
-def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit):
-    real, generated = drawn(7, eight_bit=eight_bit), drawn(9, seed=1)
-    mixture = Mixture(real, generated, 0.7)
-    assert (len(mixture), mixture.epoch_size) == (16, 7)
-    parts = list(batches(mixture, 4, mixture.epoch_order(0, 1)))
-    seen = set()
-    for x, y, ids in parts:
-        for image, label, i in zip(x, y.tolist(), ids.tolist(), strict=True):
-            source, place = (real, i) if i < 7 else (generated, i - 7)
-            assert torch.equal(image, source[place][0])
-            assert label == source[place][1] == mixture[i][1]
-            assert torch.equal(image, mixture[i][0])
-            seen.add(i)
-    assert len(seen) == 7
-    assert mixture.take(torch.arange(16)).dtype == (torch.uint8 if eight_bit else torch.float32)
-    assert torch.equal(torch.cat([ids for *_, ids in batches(mixture, 5)]), torch.arange(16))
-    assert torch.equal(mixture[-1][0], mixture[15][0])
-    with pytest.raises(IndexError):
-        mixture[16]
-
-
 def test_mapped_images_mix_like_those_in_memory(tmp_path, monkeypatch):
     generated = drawn(20, seed=1)
     for name, part in (("a", slice(0, 12)), ("b", slice(12, 20))):

@@ -7,7 +7,6 @@ from PIL import Image
 
 from fastadv.data import batches, pairs
 from fastadv.data.folder import read_image
-from fastadv.data.sampling import known_labels
 from tests.refusals import refuses
 
 X = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -37,16 +36,6 @@ def array(x):
     return x.permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize(
-    "image", [lambda x: x, array, lambda x: Image.fromarray(array(x))], ids=["tensor", "array", "PIL"]
-)
-def test_mappings_are_served_as_pairs(image):
-    x, y, ids = next(batches(pairs(Rows(image), image="img", label="fine"), 6))
-    assert torch.equal(x, X.float() / 255)
-    assert y.tolist() == Y
-    assert ids.tolist() == list(range(6))
-
-
 def test_tuples_gray_images_and_transforms():
     items = [(7, array(x)[..., 0], y) for x, y in zip(X, Y, strict=True)]
     x, y, _ = next(batches(pairs(items, image=1, label=2), 6))
@@ -55,13 +44,6 @@ def test_tuples_gray_images_and_transforms():
     halves = pairs(items, 1, 2, transform=lambda image: torch.from_numpy(image / 510).float()[None])
     assert torch.allclose(next(batches(halves, 6))[0], x / 2)
     assert pairs([(Image.new("CMYK", (5, 4)), 0)], 0, 1)[0][0].shape == (3, 4, 5)
-
-
-def test_labels_are_known_without_reading_images():
-    rows = Rows(lambda x: x)
-    assert known_labels(pairs(rows, "img", "fine")).tolist() == Y
-    assert rows.read == 0
-    assert known_labels(pairs([(X[0], 1)], 0, 1)) is None
 
 
 def test_columns_of_text_are_no_labels():

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
@@ -43,7 +44,7 @@ KINDS = {  # also those that say nothing of their order
     "loader": lambda _: DataLoader(PAIRS, 16),
     "subset": lambda _: Subset(PAIRS, range(len(Y))),
     "pairs": lambda _: fa.data.pairs(PAIRS, 0, 1),
-    "targets": lambda _: type("Own", (list,), {"targets": Y.tolist()})(PAIRS),
+    "targets": lambda _: Told(PAIRS),
     "folder": folder,
     "folder in memory": lambda files: folder(files).in_memory(),
     "two parts": lambda files: ConcatDataset([folder(files).subset(k) for k in torch.arange(110).split(50)]),
@@ -71,9 +72,82 @@ def test_every_path_takes_a_part_with_the_proportions_of_the_set(path, files, lo
         assert logged.text.count("drawn by class") == 1, kind
 
 
+class Told(list):
+    """A set of one's own, which tells its labels."""
+
+    targets = Y.numpy().astype(np.uint16)
+
+
+class Unread(Told):
+    def __getitem__(self, place):
+        torch.rand(1)
+        raise RuntimeError("an image that nobody asked for")
+
+
 def test_all_kinds_of_a_set_give_the_same_samples(files):
     parts = {kind: first_samples(as_dataset(make(files)), COUNT) for kind, make in KINDS.items()}
+    before = torch.get_rng_state()
+    parts["unread"] = first_samples(Unread(PAIRS), COUNT)
     assert all(torch.equal(part, parts["ImageSet"]) for part in parts.values())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def turned(kind):
+    """A kind of set whose items have other labels than those that it tells."""
+
+    class Turned(kind):
+        def __getitem__(self, place):
+            image, label = super().__getitem__(place)
+            return image, 1 - int(label)
+
+        def __getitems__(self, places):
+            return [self[place] for place in places]
+
+    return Turned
+
+
+class Named(Told):
+    def __getitem__(self, place):
+        image, label = super().__getitem__(place)
+        return {"image": image, "label": 1 - int(label)}
+
+
+class Behind:
+    """Hands on what it is asked for, but items."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __getitem__(self, place):
+        image, label = self.inner[place]
+        return image, 1 - int(label)
+
+
+WHOLE, TRANSFORM = range(len(Y)), {"target_transform": staticmethod(lambda label: 1 - label)}
+OTHERWISE = {
+    "own": turned(Told)(PAIRS),
+    "handed on": Behind(Told(PAIRS)),
+    "subset": turned(Subset)(PAIRS, WHOLE),
+    "subset of another": Subset(turned(Subset)(PAIRS, WHOLE), WHOLE),
+    "tensors": turned(TensorDataset)(X, Y),
+    "two parts": ConcatDataset([PAIRS, turned(TensorDataset)(X, Y)]),
+    "transform": type("Transformed", (Told,), TRANSFORM)(PAIRS),
+    "mappings": Subset(fa.data.pairs(Named(PAIRS)), WHOLE),
+    "too few": type("Short", (Told,), {"targets": Y[:-1].tolist()})(PAIRS),
+    "floats": TensorDataset(X, Y.float()),
+    "none": list(PAIRS),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERWISE)
+def test_labels_that_items_do_not_have_are_not_taken(kind):
+    assert torch.equal(first_samples(OTHERWISE[kind], COUNT), torch.arange(COUNT))
 
 
 @pytest.mark.parametrize("kind", ["ImageSet", "folder", "corrupted folder"])

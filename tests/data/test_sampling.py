@@ -2,13 +2,12 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from fastadv.data import ImageSet, hold_out
-from fastadv.data.sampling import first_samples, known_labels, sample_count
+from fastadv.data.sampling import first_samples, sample_count
 from tests.refusals import refuses
 
 
@@ -89,19 +88,6 @@ def test_a_class_on_one_side_alone_is_refused(count, match):
     refuses(match, hold_out, in_order(10, 10, 10), count)
 
 
-@pytest.mark.parametrize("count", [5, 20, 50])
-def test_of_a_sorted_set_samples_are_drawn_and_a_warning_says_so(logged, count):
-    dataset = in_order(10, 30, 60)
-    positions = first_samples(dataset, count, tell=True)
-    drawn = torch.bincount(dataset.y[positions], minlength=3)
-    assert int(drawn.sum()) == len(positions.unique()) == count
-    assert ((drawn - torch.tensor([0.1, 0.3, 0.6]) * count).abs() < 1).all()
-    assert torch.equal(positions, positions.sort().values)
-    assert torch.equal(positions, first_samples(dataset, count))
-    assert len(logged.records) == 1
-    assert f"{count} are drawn by class" in logged.text
-
-
 @pytest.mark.parametrize(
     "labels",
     [
@@ -145,30 +131,3 @@ def test_a_set_that_is_empty_or_unnumbered_is_refused(dataset, got):
         refuses(f"expected a data set with a length, .* one image, got .*{got}", use, dataset)
     for limit in (0, -1, 1.5, True):
         refuses("limit: expected an integer >= 1", sample_count, in_order(3), limit)
-
-
-def test_labels_that_are_known_without_reading_images():
-    x = torch.zeros(1)
-
-    class Listed(list):
-        targets, target_transform = [1, 2], None
-
-    assert known_labels(Listed([(x, 1), (x, 2)])).tolist() == [1, 2]
-    assert known_labels(Listed([(x, 1), (x, 0)])) is None  # as where a subclass maps what it inherits
-    assert known_labels(Listed([(x, 1), (x, 2), (x, 0)])) is None  # of three the labels of two
-
-    class Drawn(Listed):
-        def __getitem__(self, place):
-            torch.rand(1)
-            raise RuntimeError("an image that nobody asked for")
-
-    before, Drawn.targets = torch.get_rng_state(), np.array([1, 2], np.uint16)
-    assert known_labels(Drawn([0, 0])).tolist() == [1, 2]
-    assert torch.equal(torch.get_rng_state(), before)
-    Listed.target_transform = abs
-    assert known_labels(Listed([(x, 1), (x, 2)])) is None
-    assert known_labels([0, 0]) is None
-    assert known_labels(TensorDataset(torch.zeros(3, 1), torch.rand(3))) is None
-    assert known_labels(
-        Subset(TensorDataset(torch.zeros(3, 1), torch.tensor([4, 5, 6])), [2, 0])
-    ).tolist() == [6, 4]

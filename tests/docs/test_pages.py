@@ -110,7 +110,11 @@ def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_on_masked_gradients(capsys):
     """It prints about what it shows: training rounds otherwise on another machine."""
-    run(DOCS / "masked.md")
+    names = run(DOCS / "masked.md")
+    (masked,) = names["masked"]
+    assert str(masked) in (DOCS / "masked.md").read_text()
+    assert names["table"].replaced == {"rounding": "identity"}
+    assert names["hidden"] > names["table"]["pgd"].robust_accuracy
     shown, printed = (
         [float(share) for row in re.findall(r"\n *(?:none|pgd) " + r" +([\d.]+)%" * 3, text) for share in row]
         for text in ((DOCS / "masked.md").read_text(), capsys.readouterr().out)

@@ -4,7 +4,6 @@ import copy
 import io
 import pickle
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,13 +15,11 @@ from fastadv.engine.module import in_words, replaced
 from fastadv.errors import InputError, NoGradientError
 from fastadv.runs.identity import describe
 from tests.defenses import Binarize, Defended, KWinners, NoGrad, Quantize
-from tests.docs.test_pages import run
 from tests.refusals import refuses
 from tests.zoo.net import module
 
 X = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(12) % 3
-PAGE = Path(__file__).parents[2] / "docs" / "masked.md"
 
 
 class Net(nn.Module):
@@ -240,12 +237,3 @@ def test_an_evaluation_that_goes_on_knows_what_was_replaced(tmp_path):
     assert fa.evaluate(one, data, run_dir=tmp_path / "run", resume=True).replaced == {"before": "identity"}
     refuses("model", fa.evaluate, other, data, run_dir=tmp_path / "run", resume=True)
     assert not fa.evaluate(net, data).to_dict()["bpda"]
-
-
-@pytest.mark.slow
-def test_the_page_runs():
-    names = run(PAGE)
-    (masked,) = names["masked"]
-    assert str(masked) in PAGE.read_text()
-    assert names["table"].replaced == {"rounding": "identity"}
-    assert names["hidden"] > names["table"]["pgd"].robust_accuracy

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from fastadv import models
 from fastadv._torchvision import models as torchvision_models
-from tests.refusals import refuses
 
 SMALL = {
     "resnet18": {"width": 4},
@@ -122,19 +121,3 @@ def test_resnets_are_torchvisions_but_for_the_stem(name):
     other.load_state_dict(model.state_dict())
     x = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(model(x), other(x))
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "match"),
-    [
-        *(("wide_resnet", {"depth": depth}, "depth: expected") for depth in (4, 27, 29)),
-        ("wide_resnet", {"widen_factor": 0}, "widen_factor: expected an integer >= 1"),
-        ("wide_resnet", {"activation": "swish"}, "activation: expected one of relu, .*, got 'swish'"),
-        ("preact_resnet18", {"shortcut": "none"}, "shortcut: expected one of active, raw, .*, got 'none'"),
-        ("preact_resnet18", {"padding": 1}, "padding: expected one of both, same, got 1"),
-        ("preact_resnet18", {"final_norm": 1}, "final_norm: expected True or False"),
-        ("wide_resnet", {"padding": "valid"}, "padding: expected one of both, same, got 'valid'"),
-    ],
-)
-def test_settings_that_there_are_not(name, arguments, match):
-    refuses(match, models.create, name, **arguments)

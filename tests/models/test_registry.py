@@ -49,6 +49,13 @@ def test_an_unknown_name_lists_the_known_ones(name):
         ("wrn_28_10", {"widen_factor": 10}, "expected no widen_factor, which its name says, got 10; use"),
         ("resnet18", {"normalize": "mnist"}, "normalize: expected one of cifar10, .*, or .*, got 'mnist'"),
         ("resnet18", {"normalize": ["cifar10"]}, r"normalize: expected one of .*, got \['cifar10'\]"),
+        *(("wide_resnet", {"depth": depth}, "depth: expected") for depth in (4, 27, 29)),
+        ("wide_resnet", {"widen_factor": 0}, "widen_factor: expected an integer >= 1"),
+        ("wide_resnet", {"activation": "swish"}, "activation: expected one of relu, .*, got 'swish'"),
+        ("preact_resnet18", {"shortcut": "none"}, "shortcut: expected one of active, raw, .*, got 'none'"),
+        ("preact_resnet18", {"padding": 1}, "padding: expected one of both, same, got 1"),
+        ("preact_resnet18", {"final_norm": 1}, "final_norm: expected True or False"),
+        ("wide_resnet", {"padding": "valid"}, "padding: expected one of both, same, got 'valid'"),
         # gray images by default
         ("small_cnn", {"normalize": "cifar10"}, r"shape \(3, height, width\) for cifar10, got \(1, "),
         ("softmax", {"normalize": "cifar10"}, r"shape \(3, height, width\) for cifar10, got \(1, "),

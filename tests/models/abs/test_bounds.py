@@ -50,43 +50,41 @@ def random_points(model, count=60, seed=10):
     return x, class_losses(model, x).argmin(1)
 
 
-@pytest.mark.parametrize(("beta", "seed", "tight"), [(0.0, 0, False), (0.05, 3, True), (0.4, 0, True)])
-def test_the_l_infinity_bound_is_the_radius_at_which_the_worst_cases_meet(beta, seed, tight):
+@pytest.mark.parametrize(
+    ("norm", "beta", "seed", "tight"),
+    [
+        *(
+            ("linf", beta, seed, tight)
+            for beta, seed, tight in ((0.0, 0, False), (0.05, 3, True), (0.4, 0, True))
+        ),
+        *itertools.product(["l2"], [0.0, 0.05, 0.4], [3], [False, True]),
+    ],
+)
+def test_a_bound_is_that_of_the_formula(norm, beta, seed, tight):
+    """In L-infinity the radius at which the worst cases meet."""
     model = curves(seed, beta=beta)
     x, y = random_points(model)
     images, z = explained(model)
-    gaps = (images - x[:, None, None]).abs()  # [B, K, Z, 2]
-    cost = beta / 2 * z.square()
-    kept = (gaps.square().sum(3) + cost).argmin(2)
-    rows = torch.arange(len(x))
+    gaps, cost, rows = (images - x[:, None, None]).abs(), beta / 2 * z.square(), torch.arange(len(x))
+    square = gaps.square().sum(3)
+    loss, best = (square + cost)[rows, y].min(1)
 
     def holds(e):
-        mine = (gaps[rows, y, kept[rows, y]] + e[:, None]).square().sum(1) + cost[kept[rows, y]]
+        mine = (gaps[rows, y, best] + e[:, None]).square().sum(1) + cost[best]
         theirs = ((gaps - e[:, None, None, None]).clamp_min(0).square().sum(3) + cost).amin(2)
         return mine < theirs.scatter(1, y[:, None], torch.inf).amin(1)
 
-    low, high = torch.zeros(len(x), dtype=torch.float64), torch.ones(len(x), dtype=torch.float64)
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = torch.where(holds(middle), middle, low), torch.where(holds(middle), high, middle)
-    bound = model.lower_bound(x.view(-1, 2, 1, 1), y, norm="linf", tight=tight)
-    torch.testing.assert_close(bound.double(), low, rtol=3e-3, atol=1.5e-3)
-
-
-@pytest.mark.parametrize("tight", [False, True])
-@pytest.mark.parametrize("beta", [0.0, 0.05, 0.4])
-def test_the_l2_bound_is_that_of_the_formula(beta, tight):
-    model = curves(3, beta=beta)
-    x, y = random_points(model)
-    images, z = explained(model)
-    square, cost = (images - x[:, None, None]).square().sum(3), beta / 2 * z.square()
-    rows = torch.arange(len(x))
-    best = (square + cost)[rows, y].argmin(1)
-    own, loss = square[rows, y, best].sqrt(), (square + cost)[rows, y, best]
-    rivals = (square + cost if tight else square).amin(2)
-    radius = (rivals - loss[:, None]) / (2 * (rivals.sqrt() + own[:, None]))
-    expected = radius.scatter(1, y[:, None], torch.inf).amin(1).clamp_min(0)
-    bound = model.lower_bound(x.view(-1, 2, 1, 1), y, tight=tight)
+    if norm == "linf":
+        expected, high = torch.zeros_like(loss), torch.ones_like(loss)
+        for _ in range(30):
+            middle = (expected + high) / 2
+            kept = holds(middle)
+            expected, high = torch.where(kept, middle, expected), torch.where(kept, high, middle)
+    else:
+        own, rivals = square[rows, y, best].sqrt(), (square + cost if tight else square).amin(2)
+        radius = (rivals - loss[:, None]) / (2 * (rivals.sqrt() + own[:, None]))
+        expected = radius.scatter(1, y[:, None], torch.inf).amin(1).clamp_min(0)
+    bound = model.lower_bound(x.view(-1, 2, 1, 1), y, norm=norm, tight=tight)
     torch.testing.assert_close(bound.double(), expected, rtol=3e-3, atol=1.5e-3)
 
 

@@ -1,6 +1,7 @@
 """State dicts in the zoo's layout become nets; those of other nets are refused with the difference named."""
 
 from collections.abc import Callable
+from itertools import cycle
 
 import pytest
 import torch
@@ -33,31 +34,24 @@ def saved(path, content):
     return path
 
 
+# the prefix of its names, and under which key it lies
+WRAPPED = [("", None), ("module.", None), ("model.", "state_dict"), ("module.model.", "model")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path, small, name):
-    entry = small(name)
+@pytest.mark.parametrize(("name", "wrapped"), [*zip(ONE_OF_EACH, cycle(WRAPPED), strict=False)])
+def test_a_file_becomes_the_net_that_it_was_saved_from(tmp_path, small, name, wrapped):
+    entry, (prefix, nest) = small(name), wrapped
     net, before = net_of(entry), torch.get_rng_state()
-    model = models.robustbench(name, saved(tmp_path / "a.pt", state_of(entry, net)))
+    state = {prefix + name: tensor for name, tensor in state_of(entry, net).items()}
+    model = models.robustbench(name, saved(tmp_path / "a.pt", {"epoch": 3, nest: state} if nest else state))
     assert torch.equal(torch.get_rng_state(), before)
     mean, std = ([0.5] * 3, [0.5] * 3) if entry.stored else entry.constants or (0.0, 1.0)
     assert torch.equal(model(X), Normalized(net, mean, std)(X))
     assert model(X).shape == (2, entry.classes)
+    assert stated_accuracy(model) == pytest.approx(entry.clean / 100)
     assert not any(part.training for part in model.modules())
     assert all(weight.requires_grad and not weight.is_meta for weight in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("prefix", "nest"), [("module.", None), ("model.", "state_dict"), ("module.model.", "model")]
-)
-def test_prefixes_and_nests_come_off(tmp_path, small, prefix, nest):
-    entry = small("Carmon2019Unlabeled")
-    net = net_of(entry)
-    state = {prefix + name: tensor for name, tensor in state_of(entry, net).items()}
-    content = {"epoch": 3, nest: state} if nest else state
-    model = models.robustbench(entry.name, saved(tmp_path / "a.pt", content))
-    assert torch.equal(model(X), net(X))
-    assert stated_accuracy(model) == pytest.approx(0.8969)
 
 
 def test_of_two_state_dicts_the_zoos_is_taken(tmp_path, small, logged):
