@@ -60,6 +60,7 @@ bench: $(STAMP)-bench  ## speed against eager PyTorch and the peers, appended to
 	$(RUN)/python -m bench.page
 
 parity: $(STAMP)-bench  ## every attack beside the best others, filling docs/parity.md; ARGS="--only fmn --net linf l2 --again ours"
+	$(RUN)/python -m pytest -q tests/parity/wall.py
 	$(RUN)/python -m bench.suite.parity $(ARGS)
 	$(RUN)/python -m bench.suite.wall
 

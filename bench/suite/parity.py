@@ -3,10 +3,10 @@
     python -m bench.suite.parity [--only fmn ddn] [--net linf l2] [--variant full quick] [--again ours peers]
 
 The long runs fill bench/results/parity.jsonl, the rows of docs/parity.md (`python -m bench.suite.wall` writes
-the page). The short ones are of the peers alone and fill tests/attacks/parity.jsonl, with which the tests
-compare. What is stored already is left alone unless --again names it, so that a stopped run goes on. Values
-do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about three
-hours of one core.
+the page). The short ones are of the peers alone and fill tests/attacks/parity.jsonl, with which
+tests/parity/wall.py compares. What is stored already is left alone unless --again names it, so that a stopped
+run goes on. Values do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All
+of it is about three hours of one core.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.attacks import Status, fmn, mim
-from fastadv.attacks.core import GradientRule, Search, run
+from fastadv.attacks.core import GradientRule, run
 from fastadv.attacks.rules import (
     block_shuffle,
     diverse_inputs,
@@ -20,7 +20,6 @@ from fastadv.attacks.rules import (
     variance_tuning,
 )
 from fastadv.errors import InputError
-from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
 
 from .nets import images, labels, mlp
@@ -197,33 +196,6 @@ def test_a_sample_does_not_depend_on_its_batch(rule: Any) -> None:
     torch.testing.assert_close(torch.cat([attacked([2]), attacked([3, 0])]), whole[[2, 3, 0]])
     if rule != RULES[3]:
         assert not torch.equal(attacked([0, 1, 2, 3], 1), whole)
-
-
-@pytest.mark.parametrize("rule", RULES, ids=str)
-def test_looks_by_a_rule_do_not_depend_on_mates(rule: GradientRule) -> None:
-    net, x = mlp(6, 84), images(4, (2, 7, 6)) * (torch.arange(6) > 1)
-
-    def model(z: Tensor) -> Tensor:
-        logits: Tensor = 9 * net(z)
-        return logits
-
-    y = model(x).argmax(1)
-
-    def gradients(rows: list[int]) -> Tensor:
-        looks: list[Tensor] = []
-
-        def look(search: Search) -> None:
-            for step in range(2):
-                found = search.gradient(search.x + 0.1 * step)
-                torch.testing.assert_close(found.loss, loss_value(found.logits, search.y, "ce_sharp"))
-                looks.append(found.gradient)
-
-        options: dict[str, Any] = {"gradient": rule, "loss": "ce_sharp", "ids": IDS[rows]}
-        run(model, x[rows], y[rows], Linf(0.2), look, **options)
-        return torch.stack(looks, 1)
-
-    whole = gradients([0, 1, 2, 3])
-    torch.testing.assert_close(torch.cat([gradients([0, 2]), gradients([1, 3])]), whole[[0, 2, 1, 3]])
 
 
 class Stepped(list[float], GradientRule):

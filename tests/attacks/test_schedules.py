@@ -201,6 +201,23 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
     assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_fmn_stays_as_near_as_the_nearest_success(norm: str) -> None:
+    """And a little nearer, where the last point is one; elsewhere the ball grows by gamma, and no more."""
+    margins = [-0.01, *(0.02 * math.sin(0.9 * n + 1.3) for n in range(40))]
+    x, threat = torch.linspace(0.35, 0.65, 20, dtype=torch.float64), THREATS[norm](torch.inf)
+    model, points = scripted(margins, turning(20))
+    fmn(model, x[None], Y, threat, steps=40)
+    away = [float(threat.distance(point[None], x[None])) for point in points]
+    nearest = inf
+    for number in range(1, 39):
+        if margins[number] > 0:
+            nearest = min(nearest, away[number])
+            assert away[number + 1] <= nearest * (1 + 1e-6)
+        grown = max(away[1 : number + 1]) * 1.05
+        assert away[number + 1] <= max(grown, grown // 1 + 1 if norm == "l0" else 0) * (1 + 1e-6)
+
+
 def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
     """Under L2 and L1: for the first 5 % of the steps; then it goes to the boundary of the linear model."""
     steps, count = 60, 4

@@ -43,6 +43,7 @@ def test_a_result_keeps_every_promise(case: Case, norm: str, number: int, monkey
     assert torch.equal(out.success, criterion.met(logits, y, targets))
     assert torch.equal(broken, out.success & ~already)
     assert threat.contains(out.x_adv, x).all()
+    assert not [flag for flag in out.flags if flag.startswith("outside")]
     # distances are measured; what is wrong already stays, and what holds does of a minimum-norm attack
     away = threat.distance(out.x_adv, x).float()
     torch.testing.assert_close(out.distance[broken], away[broken])
