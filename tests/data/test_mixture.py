@@ -5,17 +5,17 @@ from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastadv.data import ImageSet, Mixture, NpzSet, batches
+from fastadv.data import ImageSet, Mixture
 from tests import recorded
 from tests.refusals import refuses
 
 from .sets import toy_base
+from .test_kinds import npz
 
 
 def drawn(n, classes=5, seed=0, eight_bit=True, side=4):
@@ -70,14 +70,12 @@ def test_orders_differ_by_seed_epoch_pass_and_kind():
 
 def test_mapped_images_mix_like_those_in_memory(tmp_path, monkeypatch):
     generated = drawn(20, seed=1)
-    for name, part in (("a", slice(0, 12)), ("b", slice(12, 20))):
-        image = generated.x[part].permute(0, 2, 3, 1).numpy()
-        np.savez(tmp_path / f"{name}.npz", image=image, label=generated.y[part].numpy())
-    mapped, memory = Mixture(drawn(10), NpzSet(tmp_path), 0.7), Mixture(drawn(10), generated, 0.7)
+    held = generated.x, generated.y
+    mapped, memory = (
+        Mixture(drawn(10), other, 0.7) for other in (npz(tmp_path, *held, cuts=(12,)), generated)
+    )
     order = mapped.epoch_order(3, 2)
     assert torch.equal(order, memory.epoch_order(3, 2))
-    for mine, theirs in zip(batches(mapped, 4, order), batches(memory, 4, order), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
     expected, taken = memory.take(order), []
     recorded.as_on_a_gpu(monkeypatch)
     moved = mapped.to("cpu")
