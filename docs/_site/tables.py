@@ -90,10 +90,9 @@ def signs() -> str:
 
 
 DESCRIBED = {
-    "Croce & Hein 2020": ("randomized", "probabilities", "optimizes", "square"),
+    "Croce & Hein 2020": ("randomized", "square"),
     "Athalye et al. 2018": ("incorrect_gradient",),
-    "Engstrom et al. 2019": ("few_parameters",),
-    "reports of users": ("bounded_outputs", "clamped_input", "edge_kink", "mixed_rows"),
+    "reports of users": ("bounded_outputs", "clamped_input", "mixed_rows"),
 }
 
 

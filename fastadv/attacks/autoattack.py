@@ -13,7 +13,7 @@ from fastadv.attacks.auto.run import ATTACKS, AutoAttackResult, Run
 from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, components, search, stages
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.masking import Evidence, choose, look
+from fastadv.attacks.masking import Evidence, choose, few_parameters, look
 from fastadv.attacks.masking.evidence import counted
 from fastadv.engine.module import replaced
 from fastadv.threat import Threat
@@ -92,7 +92,8 @@ def autoattack(
     check_version(version)
     strong = version == "strong"
     run = Run(Trial(handed(model)), seed, on_progress, check_flag("progress", progress))
-    run.look(randomized=version != "rand")
+    if version != "rand":
+        run.look()
     listed = components("standard" if strong else version, run)
     listed += stages(run) if strong else []
     for component in listed:
@@ -115,11 +116,13 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     if trial.problem.through:
         mapped: Any = trial.problem.classifier
         evidence = replace(evidence, parameters=counted(trial.problem.x, mapped.x))
-    chosen = choose([evidence], right, evidence.passes / trial.classifier.eot, seed=seed)
-    problem = trial.problem.take(chosen.to(trial.problem.x.device))
+    chosen = choose(right, seed)
+    task = trial.problem.take(chosen.to(trial.problem.x.device))
     signs = look(
-        trial.classifier, problem, chosen, [evidence], right, seed=seed, raised=warnings, sought=run.refused
-    )
-    signs = signs.with_flags([name for name in ("zero_gradient", "square") if name in warnings])
+        trial.classifier, task, chosen, [evidence], right, seed=seed, raised=warnings, sought=run.refused
+    ).with_flags(warnings)
+    if out.version == "rand":  # which averages over passes
+        signs = replace(signs, lower={**signs.lower, "randomized": 0.0})
+    signs = replace(signs, remarks=[*few_parameters([evidence]), *signs.remarks])
     forwards, backwards = out.forwards + signs.forwards, out.backwards + signs.backwards
     return replace(out, indicators=signs, forwards=forwards, backwards=backwards)

@@ -1,4 +1,4 @@
-"""Signs of masked gradients in an evaluation: what its attacks say together, and probes of some samples."""
+"""Signs of masked gradients in an evaluation: what its attacks say together, and a look at some samples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from fastadv.attacks.autoattack import EOT
 from fastadv.attacks.core.common import parameters_of
-from fastadv.attacks.core.criterion import ANY_WRONG, WRONG, Criterion, Goal
+from fastadv.attacks.core.criterion import WRONG, Criterion, Goal
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
-from fastadv.attacks.masking import Evidence, Indicators, by_gradients_alone, choose, look
-from fastadv.attacks.masking.probes import AGAIN
+from fastadv.attacks.masking import Evidence, Indicators, choose, few_parameters, look
 from fastadv.attacks.masking.verdict import BLACK_BOX
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.engine.module import as_module
@@ -30,61 +29,72 @@ from fastadv.threat.through import Own
 PART = "indicators"
 RAISED = ("zero_gradient", "square", "randomized", "mixed_rows", "bounded_outputs")  # by flags of rows
 
+Ran = tuple[Row, Sequence[Part], Any]  # a row, what its attack did to each batch, and the attack
+
 
 def indicators(
     job: Job, kept: Parts, rows: Sequence[Row], parts: Sequence[Sequence[Part]], correct: Tensor, ids: Tensor
 ) -> Indicators:
     """Return the indicators of an evaluation, by the `parts` of each row."""
-    frozen, criterion = job.frozen, job.criterion
-    every = zip(rows, parts, job.attacks.values(), strict=True)
-    ran = [(row, of_row, attack) for row, of_row, attack in every if not row.refused]
-    rows = [row for row, *_ in ran]
-    # `criterion` says which samples are right, and those that are bound to attacks what a success is
-    asked = [bound(attack, "criterion") for attack in job.attacks.values()]
-    goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked if one is not None)}
-    evidence = [_evidence(*one, criterion, goals) for one in ran]
-    metrics = {attack.threat.metric for attack in evidence if attack.threat is not None}
-    alike = [[one for one in evidence if one.threat and one.threat.metric == metric] for metric in metrics]
-    raised = ["few_parameters"] * any(map(by_gradients_alone, alike))
-    # The threat and goal on which attacks spent most passes; all of that norm count within its radius.
-    main = _main(evidence)
-    threat, goal = (None, ANY_WRONG) if main is None else (main.threat, main.goal)
-    if threat is not None:
-        within = [attack.within(threat, row.distance) for row, attack in zip(rows, evidence, strict=True)]
-        evidence = [attack for attack in within if attack is not None and attack.goal.like(goal)]
-    passes = sum(row.forwards + row.backwards for row in rows)
-    raised += [name for name in RAISED if _says(rows, name)]
-    sought = "zero_gradient" in raised
-    if as_module(frozen.source) is None and any(one.startswith(NOT_RUN) for row in rows for one in row.flags):
-        raised.remove("zero_gradient")  # which is no sign of a function
-    chosen = choose(evidence, correct, passes / (AGAIN if "randomized" in raised else 1))
+    chosen = choose(correct)
     known = {"looked_at": ids[chosen], "correct": correct}
-
     part = kept.kept(PART, known)
     if part is None:
-        task = None
-        threat = _given(threat, [bound(attack, "threat") for attack in job.attacks.values()])
-        if threat is not None and not isinstance(threat, Named):
-            task = _problem(job, ids, chosen, threat, goal)
-        looked = look(frozen, task, chosen, evidence, correct, batch_size=job.batch_size, sought=sought)
-        part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(looked.with_flags(raised)))
+        every = zip(rows, parts, job.attacks.values(), strict=True)
+        signs = _looked(job, [one for one in every if not one[0].refused], chosen, correct, ids)
+        part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(signs))
         kept.add(PART, known, part)
     signs = Indicators(**part.notes)
     drawn, eot = worst_draws(rows), _eot(job)
     averaged = eot > 1 or BLACK_BOX in signs.unseen.values()
-    if drawn is not None and averaged and "randomized" in signs.flagged:
-        one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
-        randomized = f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot})."
-        signs = replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized])
-    return signs
+    if drawn is None or not averaged or "randomized" not in signs.flagged:
+        return signs
+    one, worst = f"at most {percent(drawn.one_draw)} of one draw", f"{percent(drawn.worst)} worst of"
+    randomized = f"Randomized: {one}, {worst} {drawn.count} draws (eot={eot})."
+    return replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized, *signs.remarks])
 
 
-def _given(threat: Threat | None, given: Sequence[Any]) -> Threat | None:
-    """Return a threat as it was bound to an attack, where that is a norm of the caller's own."""
-    if not isinstance(threat, Own):
-        return threat
-    own = (one for one in given if isinstance(one, Threat) and one.metric == threat.metric)
-    return next((one.with_radius(threat.radius) for one in own), threat)
+def _looked(job: Job, ran: Sequence[Ran], chosen: Tensor, correct: Tensor, ids: Tensor) -> Indicators:
+    """Return what attacks and the `chosen` samples say of the threat on which attacks spent most passes."""
+    frozen, rows = job.frozen, [row for row, *_ in ran]
+    # `criterion` says which samples are right, and those that are bound to attacks what a success is
+    asked = [bound(attack, "criterion") for attack in job.attacks.values()]
+    goals = {repr(goal): goal for goal in (one.meant_by(frozen.model) for one in asked if one is not None)}
+    evidence = [_evidence(*one, job.criterion, goals) for one in ran]
+    remarks, main, task = few_parameters(evidence), _main(evidence), None
+    if main is not None and main.threat is not None:  # all of that norm count within its radius
+        pairs = zip(rows, evidence, strict=True)
+        within = [attack.within(main.threat, row.distance) for row, attack in pairs]
+        evidence = [attack for attack in within if attack is not None and attack.goal.like(main.goal)]
+        task = _task(job, ids, chosen, main.threat, main.goal)
+    raised = [name for name in RAISED if _says(rows, name)]
+    sought = "zero_gradient" in raised
+    if as_module(frozen.source) is None and any(one.startswith(NOT_RUN) for row in rows for one in row.flags):
+        raised.remove("zero_gradient")  # which is no sign of a function
+    signs = look(
+        frozen, task, chosen, evidence, correct, raised=raised, sought=sought, batch_size=job.batch_size
+    ).with_flags(raised)
+    return replace(signs, remarks=[*remarks, *signs.remarks])
+
+
+def _task(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) -> Task | None:
+    """Return the task of the samples `chosen` int64 [m] of the `ids` int64 [N]; None of unknown threats."""
+    if isinstance(threat, Own):  # a norm of the caller's own, as it was bound to an attack
+        given = (bound(attack, "threat") for attack in job.attacks.values())
+        own = (one for one in given if isinstance(one, Threat) and one.metric == threat.metric)
+        threat = next((one.with_radius(threat.radius) for one in own), threat)
+    if isinstance(threat, Named) or not len(chosen):
+        return None
+    x, y, numbers = next(job.read(ids[chosen], len(chosen)))
+    targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
+    mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
+    task = Task.of(
+        job.frozen, x, job.labels(y), threat, targets=targets, criterion=goal.criterion, ids=numbers,
+        mask=None if mask is None else mask.to(x.device),
+    )  # fmt: skip
+    return (
+        task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), job.frozen.output_shape)
+    )
 
 
 def _eot(job: Job) -> int:
@@ -122,7 +132,6 @@ def _evidence(
         soft=SOFT_LOGITS in row.flags,
         parameters=max((part.notes.get("parameters", 0) for part in parts), default=0),
         goal=Goal(criterion or usual, of_all(parts, "targets"), of_all(parts, "mask")),
-        name=row.attack,
     )
 
 
@@ -138,22 +147,6 @@ def _main(evidence: Sequence[Evidence]) -> Evidence | None:
         return main.goal.whole and followed, math.isfinite(radius), spent
 
     return max(balls, key=weight, default=(None,))[0]
-
-
-def _problem(job: Job, ids: Tensor, chosen: Tensor, threat: Threat, goal: Goal) -> Task | None:
-    """Return the problem of the samples `chosen` int64 [m] of the `ids` int64 [N]."""
-    if not len(chosen):
-        return None
-    x, y, numbers = next(job.read(ids[chosen], len(chosen)))
-    targets = None if goal.targets is None else goal.targets[chosen].to(y.device)
-    mask = goal.mask if goal.mask is None or len(goal.mask) == 1 else goal.mask[chosen]
-    task = Task.of(
-        job.frozen, x, job.labels(y), threat, targets=targets, criterion=goal.criterion, ids=numbers,
-        mask=None if mask is None else mask.to(x.device),
-    )  # fmt: skip
-    return (
-        task if task.labeled else task.checked(task.classifier.verdict(x, task.rows), job.frozen.output_shape)
-    )
 
 
 def _says(rows: Sequence[Row], name: str) -> bool:

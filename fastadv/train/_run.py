@@ -17,6 +17,7 @@ from torch.func import functional_call
 from fastadv import rng
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input
+from fastadv.attacks.masking.probes import SAMPLES
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import rounds_as
 from fastadv.engine.prepare import FIRST_SAMPLES, answers
@@ -231,7 +232,7 @@ class Run:
         threats = [one for one in getattr(given, "threats", [given]) if one is not None and one.finite]
         if not threats or self.steps.criterion.outputs != "classes":
             return ""
-        x, _, ids = first_rows(feed.dataset, clamped_input.SAMPLES, feed.box, feed.labels)
+        x, _, ids = first_rows(feed.dataset, SAMPLES, feed.box, feed.labels)
         x, ids, plain = x.to(feed.device, feed.dtype), ids.to(feed.device), Plain(self.steps.model)
         with rng.generators_kept(feed.device), torch.inference_mode(False), torch.no_grad(), plain.in_eval():
             try:

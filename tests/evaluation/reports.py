@@ -78,5 +78,5 @@ def table_of(count: int, shape: tuple[int, ...] = (3, 8, 8), classes: int = 10, 
     samples = Samples(
         x, x_adv, ids % classes, ids, by >= 0, status, every.amin(1), by, torch.full_like(by, -1), every
     )
-    raised = Indicators({"zero_gradient": 0.5, "square": 0.0}, {"incomplete": "too few samples"})
+    raised = Indicators({"zero_gradient": 0.5, "square": 0.0}, {"unconstrained": "too few samples"})
     return Table(rows, correct, ~correct, ids, 1.5, **{"samples": samples, "indicators": raised, **more})

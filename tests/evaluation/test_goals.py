@@ -15,7 +15,7 @@ from fastadv.attacks.masking.indicators import OF_CLASSES
 from fastadv.evaluation import Table
 from fastadv.evaluation.row import groups
 from tests.attacks.masking.nets import StraightThrough, honest
-from tests.defenses import AlwaysDropout, Detach, Quantize
+from tests.defenses import Detach, Pointwise, Quantize
 
 NET, L = honest("standard"), fa.Linf(0.08)
 X = fa.data.load("digits", "test", limit=60).x
@@ -49,7 +49,7 @@ def test_a_row_keeps_its_threat_and_all_checks_run(name: str) -> None:
     assert f"40 samples, {row.within};" in str(table)
     assert row.within == "L∞ 0.08" + " on 50% of the values" * ("mask" in GOALS[name])
     assert table.verdict.startswith("No sign of masking")
-    assert set(signs.values) == set(SIGNS)
+    assert set(signs.values) == set(SIGNS) - {"square"}  # which was not searched for
     assert not groups(table.rows)[0].whole  # no robust accuracy of the ball
 
 
@@ -102,8 +102,13 @@ class Together(nn.Module):
         return x - 0.5 * x.mean(0, keepdim=True)
 
 
-SEEN = {"zero_gradient": Quantize(4), "incorrect_gradient": Detach(), "randomized": AlwaysDropout(0.1)}
-SEEN |= {"mixed_rows": Together(), "a stand-in": StraightThrough()}
+SEEN: dict[str, nn.Module] = {
+    "zero_gradient": Quantize(4),
+    "incorrect_gradient": Detach(),
+    "randomized": Pointwise(lambda x: x + 1e-3 * torch.randn_like(x)),
+    "mixed_rows": Together(),
+    "a stand-in": StraightThrough(),
+}
 
 
 @pytest.mark.slow
@@ -113,7 +118,7 @@ def test_what_needs_no_classes_runs_for_other_outputs(name: str) -> None:
     table = evaluated({"pgd": PGD}, model, y=y, criterion=criterion)
     signs = table.indicators
     assert signs.flagged == ()
-    assert (dict(signs.unseen), len(signs.values)) == (dict.fromkeys(OF_CLASSES, "they need classes"), 10)
+    assert (dict(signs.unseen), len(signs.values)) == (dict.fromkeys(OF_CLASSES, "they need classes"), 5)
     named = f"did not run: {', '.join(OF_CLASSES)} (they need classes)"
     assert table.verdict == f"Inconclusive, no flag so far ({signs.samples} samples probed); {named}"
     for sign, layer in SEEN.items():

@@ -14,6 +14,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import Indicators
+from fastadv.attacks.masking.evidence import FEW_PARAMETERS
 from fastadv.attacks.special.labels import label_flags
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, _masking, evaluate
@@ -50,9 +51,7 @@ def test_the_verdict_is_told_everywhere() -> None:
     assert str(table).splitlines()[-1] == table.verdict
     as_json = json.loads(json.dumps(table.to_dict(), allow_nan=False))["indicators"]
     assert as_json["verdict"] == table.verdict
-    assert as_json["samples"] >= 8
-    passes = sum(row.forwards + row.backwards for row in table.rows)
-    assert 0 < signs(table).forwards + signs(table).backwards <= 0.05 * passes
+    assert as_json["samples"] == 8
     without = looked({"pgd": LONG}, indicators=False)
     assert (without.indicators, without.verdict) == (None, "")
     assert without.to_dict()["indicators"] is None
@@ -85,7 +84,7 @@ def test_attacks_count_at_the_threat_that_took_most_passes() -> None:
             "nearest": partial(fa.attacks.fmn, threat=fa.Linf(inf), steps=40),
         }
     )
-    assert signs(table).values["incomplete"] < 0.05
+    assert table.indicators.clean
     assert table.verdict.startswith("No sign of masking")
 
 
@@ -93,8 +92,7 @@ def test_a_norm_of_ones_own_has_a_verdict() -> None:
     Own = type("Own", (fa.Linf,), {})
     table = evaluate(NET, SET, "pgd", threat=Own(0.08), batch_size=25)
     other = evaluate(MASKED, SET, [partial(PGD, threat=Own(0.08))], batch_size=25)
-    assert "did not run: square (no search without gradients serves this norm)" in table.verdict
-    assert (signs(table).flagged, signs(table).samples > 0) == ((), True)
+    assert table.verdict == "No sign of masking (8 samples probed)"
     assert "zero_gradient" in signs(other).flagged
 
 
@@ -108,7 +106,7 @@ def test_two_answers_are_no_clean_verdict() -> None:
             return logits * torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0)[:, None]
 
     for draws in (1, 3):
-        assert signs(evaluate(Together(), SET, {"pgd": LONG}, draws=draws)).flagged
+        assert "mixed_rows" in signs(evaluate(Together(), SET, {"pgd": LONG}, draws=draws)).flagged
 
 
 class Noisy(nn.Module):
@@ -130,13 +128,11 @@ class Noisy(nn.Module):
 def test_chance_lets_square_break_no_more_of_a_randomized_model(way: int) -> None:
     """Samples that held in one draw may be broken in another, as those that were broken may hold."""
     torch.manual_seed(0)  # what a model draws hangs on the tests before
-    x, eot = images(160, dtype=torch.float32), partial(fa.attacks.pgd, steps=300, eot=8)
+    x, eot = images(160, dtype=torch.float32), partial(fa.attacks.pgd, steps=100, eot=8)
     y = ((x - 0.5).flatten(1) @ Noisy(way).weights.T).argmax(1)
-    table = evaluate(Noisy(way), (x, y), [eot], threat=fa.Linf(0.06), draws=8, batch_size=200)
-    seen, passes = signs(table), table["pgd"].forwards + table["pgd"].backwards
-    assert "square" in seen.flagged if way < 0 else seen.flagged == ()
-    assert 0.03 < seen.values["square"] < table.worst_case
-    assert seen.forwards + seen.backwards <= 0.05 * passes
+    attacks = {"pgd": eot, "square": partial(fa.attacks.square, queries=100)}
+    table = evaluate(Noisy(way), (x, y), attacks, threat=fa.Linf(0.06), draws=8, batch_size=200)
+    assert "square" in signs(table).flagged if way < 0 else signs(table).flagged == ()
 
 
 def test_a_module_without_a_gradient_is_told_where_no_probe_looks() -> None:
@@ -160,7 +156,7 @@ def test_an_attack_without_a_gradient_is_not_possible_and_the_rest_goes_on() -> 
     assert [line.partition(":")[0] for line in table.verdict.splitlines()] == [
         "Do not trust (3 signs).", "incorrect_gradient", "zero_gradient", "unconstrained", "Next",
     ]  # fmt: skip
-    assert "'0' cuts the graph at 100% of its inputs: give fa.models.bpda(model, {'0'" in table.verdict
+    assert "fa.attacks.masked_modules(model, x)" in table.verdict.splitlines()[-1]
     drawn = evaluate(cut, SET, {"pgd": LONG}, draws=3)["pgd"].draws
     assert drawn is not None
     assert drawn.right.min() == 3
@@ -178,10 +174,9 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
     model, data = digits()
     apgd = partial(fa.attacks.apgd, steps=5)
     alone = fa.evaluate(model, data, {"apgd": apgd}, threat=fa.Moved(1, 15), batch_size=16)
-    assert alone.verdict.startswith("Do not trust (")
-    assert all(text in alone.verdict for text in ("few_parameters", "fastadv.attacks.grid"))
+    assert alone.verdict.startswith(FEW_PARAMETERS)
     both = fa.evaluate(model, data, {"apgd": apgd, "grid": "grid"}, threat=fa.Moved(1, 15), keep_samples=True)
-    assert "few_parameters" not in both.verdict
+    assert FEW_PARAMETERS not in both.verdict
     assert "square" not in both.indicators.flagged
     assert "30 samples, Moved 1 px, 15°; accuracy" in str(both)
     rows = json.loads(json.dumps(both.to_dict()))["attacks"]
@@ -194,7 +189,7 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
     assert "changed within Moved 1 px, 15°" in (tmp_path / "report.html").read_text()
     # budgets have many parameters, and a ball has none
     for threat in (fa.Scaled(torch.full((1, 8, 8), 0.05)), fa.Linf(0.05)):
-        assert "few_parameters" not in fa.evaluate(model, data, {"apgd": apgd}, threat=threat).verdict
+        assert FEW_PARAMETERS not in fa.evaluate(model, data, {"apgd": apgd}, threat=threat).verdict
 
 
 @pytest.mark.slow
@@ -202,9 +197,9 @@ def test_autoattack_is_flagged_too() -> None:
     model, data = digits()
     aa = partial(fa.attacks.autoattack, threat=fa.Moved(1, 10), version=["apgd-ce", "square"])
     table = fa.evaluate(model, data, {"aa": aa}, limit=5)
-    assert "few_parameters" in table.verdict
+    assert FEW_PARAMETERS in table.verdict
     assert not any("square" in flag for flag in table.rows[0].flags)
-    assert "few_parameters" in str(aa(model, data.x, data.y))
+    assert FEW_PARAMETERS[1:] in str(aa(model, data.x, data.y))
 
 
 def test_a_masked_model_is_told_first(tmp_path) -> None:
@@ -231,8 +226,8 @@ def test_labels_that_do_not_fit_are_told() -> None:
         assert out.flags[0] in str(out)
     assert PGD(NET, X, WRONG, targets=Y).flags == ()  # whose labels lead away
     table = evaluate(NET, (X, WRONG), {"pgd": PGD}, batch_size=7)
-    told = f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: 10 checks"
-    assert table.verdict.startswith(told)
+    told = f"All 60 were {NOTHING} Inconclusive, no flag so far; did not run: square (no gradient attack)"
+    assert table.verdict.startswith(f"{told}; 7 checks")
     assert f"All 60 were {NOTHING}" in evaluate(NET, (X, WRONG), {"pgd": PGD}, indicators=False).notes()
     few = torch.where(torch.arange(60) < 4, Y, WRONG)
     assert "4 of 60 were right" in PGD(NET, X, few).flags[0]
@@ -274,9 +269,6 @@ def test_what_explains_a_figure_is_said() -> None:
     for model, y in ((constant, even), (constant, even * 0 + 1), (Sick(X[:1], constant), even)):
         verdict = evaluate(model, (X, y), {"pgd": PGD}).verdict
         assert verdict.startswith("The model predicts one class for all images. ") == bool((y != 1).any())
-    said = "Square alone broke 3 of 60 samples, gradients alone 2"
-    chance = Indicators({"square": 0.05}, lower={"square": 0.0}, chance=said)
-    assert chance.verdict == f"No sign of masking; within chance: {said}"
 
 
 @torch.no_grad()
@@ -300,7 +292,7 @@ def test_a_black_box_is_not_masked(box: str) -> None:
         ran += [[SQUARE, PGD], [partial(fa.attacks.autoattack, threat=fa.Linf(0.08))]]
     for attacks in ran:
         table = evaluate(BOXES[box], FEW, attacks)
-        assert (table.headline, signs(table).black_box, signs(table).forwards <= 8) == ("", True, True)
+        assert (table.headline, signs(table).black_box, signs(table).forwards <= 16) == ("", True, True)
         assert table.verdict == "Inconclusive: no gradient (a black box); searched by queries alone"
         assert not re.search("mask|softmax|bpda", str(table))
     unsearched = evaluate(BOXES[box], FEW, [partial(SQUARE, queries=20)])

@@ -24,8 +24,7 @@ from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
 from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
-from fastadv.attacks.masking.probes import cut
-from fastadv.attacks.masking.symptoms import SEEN, symptoms
+from fastadv.attacks.masking.probes import SAMPLES, Answer, randomized
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.special.labels import LABELS
@@ -145,15 +144,12 @@ class Run:
     def note(self, note: str) -> None:
         self.notes += (note,)
 
-    def look(self, randomized: bool) -> None:
-        """Look for symptoms of a model that attacks by gradients cannot judge."""
-        if not len(self.left):
-            return
-        few = self.trial.problem.take(self.left[:SEEN])
-        raised = symptoms(few.classifier, few.x, rows=few.rows)
-        if "zero_gradient" in raised and cut(few):  # no sign, unless a component asks for a gradient
-            raised = tuple(name for name in raised if name not in ("zero_gradient", "probabilities"))
-        self.warnings |= {name: None for name in raised if randomized or name != "randomized"}
+    def look(self) -> None:
+        """Look whether a few samples have other answers in another pass."""
+        few = self.trial.problem.take(self.left[:SAMPLES])
+        with rng.generators_kept(few.x.device):
+            if len(few.x) and randomized(few, *(Answer.of(few) for _ in range(2))):
+                self.warnings["randomized"] = None
 
     def component(self, component: Component, index: Tensor | None = None) -> None:
         """Run one attack on what is left, or on the samples `index` int64 [n] of that."""

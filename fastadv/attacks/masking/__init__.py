@@ -1,7 +1,7 @@
-"""Whether a model masks its gradients: indicators on the results of attacks, and a verdict in one line."""
+"""Whether a model masks its gradients: signs in results of attacks and at a few samples, and a verdict."""
 
-from fastadv.attacks.masking.evidence import Evidence, by_gradients_alone
+from fastadv.attacks.masking.evidence import Evidence, few_parameters
 from fastadv.attacks.masking.indicators import choose, indicators, look
 from fastadv.attacks.masking.verdict import Indicators
 
-__all__ = ["Evidence", "Indicators", "by_gradients_alone", "choose", "indicators", "look"]
+__all__ = ["Evidence", "Indicators", "choose", "few_parameters", "indicators", "look"]

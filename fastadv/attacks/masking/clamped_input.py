@@ -1,62 +1,63 @@
-"""A clamp or window of the input: values that a search moves to where the model is flat do not come back.
+"""A clamp, ReLU or window of the input: values stand where the model is flat, and a search leaves them there.
 
-Random starts and first steps land there, and the search then goes on with the others alone. ReLUs behind a
-filter are flat in places, too, but by what stands around a value, not by the value itself.
+ReLUs behind a filter are flat in places, too, but by what stands around a value, not by the value itself.
 """
-
-from math import inf
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks.core.task import Task
+from fastadv.attacks.masking.probes import repeated
 from fastadv.errors import InputError
 from fastadv.ops._rows import like
 
-SAMPLES = 8  # to look at
 LIMIT = 0.03  # of the values: at 0.05 PGD leaves 5 points more than from x; 0 of nets without a clamp
 ALONE = 0.85  # of those that come back when they move, whose gradient stays 0 whatever the others do
-PASSES = 10  # at most, forward and backward; 2 where hardly any value is flat
-WORDS = "the model clamps its input: the gradient of values is 0 where a search stands, or FGSM beats PGD"
+WORDS = "the model clamps its input: the gradient of values is 0 where a search stands, and not nearby"
 ADVICE = (
     "narrow the threat's box to the range of the clamp, or clamp the data and give the model without it; or "
     "make the clamp a module, and give fa.models.bpda(model, {its name: 'identity'})"
 )
 
 
-def share(problem: Task, seed: int) -> float:
+def share(task: Task, seed: int) -> float:
     """Return the share of values that are flat at a random start, but not elsewhere in their reach."""
-    x, threat, mask = problem.x, problem.threat, problem.mask
+    x, threat = task.x, task.threat
     if not threat.finite:  # all searches start at x
         return 0.0
     low, high = threat.box
-
-    def flat(points: Tensor) -> Tensor:
-        about = problem.y, problem.margin, problem.targets, True, problem.rows
-        return problem.classifier.input_gradient(points, *about)[2] == 0
-
     try:
-        start = threat.random_start(x, seed, problem.ids)
-        start = start if mask is None else start.where(mask, x)
-        moved = (start != x) & (start > low) & (start < high)
-        dead, count = flat(start) & moved, max(int(moved.sum()), 1)
+        start = task.masked(threat.random_start(x, seed, task.ids))
+        (dead,) = _flat(task, start)
+        movable = torch.ones_like(dead) if task.mask is None else task.mask.expand_as(dead)
+        dead, count = dead & movable, max(int(movable.sum()), 1)
         if (part := int(dead.sum()) / count) <= LIMIT:
             return 0.0
-        radius = torch.as_tensor(inf if threat.order == 0 else threat.radius, device=x.device).to(x)
+        radius = torch.as_tensor(torch.inf if threat.order == 0 else threat.radius, device=x.device).to(x)
         reach = like(radius, x) if radius.ndim else radius
         lowest, highest = (x - reach).clamp(low, high), (x + reach).clamp(low, high)
         farthest = lowest.where(start - lowest > highest - start, highest)
         # Only a half moves: what comes back in the other half does so by its neighbors.
-        half = rng.uniform(x[0].numel(), seed, problem.ids, 1).view(x.shape) < 0.5
+        half = rng.uniform(x[0].numel(), seed, task.ids, 1).view(x.shape) < 0.5
         own, other = dead & half, dead & ~half
         places = farthest, (2 * x - start).clamp(low, high)
-        back = ~(flat(places[0].where(own, start)) & flat(places[1].where(own, start)))
-        alone = back & flat(start.where(own, lowest)) & flat(start.where(own, highest))
+        moved = [place.where(own, start) for place in places]
+        moved += [start.where(own, end) for end in (lowest, highest)]
+        far, mirrored, below, above = _flat(task, *moved)
     except InputError:  # no gradient, or no random start
         return 0.0
+    back, alone = ~(far & mirrored), ~(far & mirrored) & below & above
     returned, by_itself, by_others = (
         int((which & among).sum()) / max(int(among.sum()), 1)
         for which, among in ((back, own), (alone, own), (back, other))
     )
     return part * max(by_itself - by_others, 0.0) if by_itself > ALONE * returned else 0.0
+
+
+def _flat(task: Task, *points: Tensor) -> tuple[Tensor, ...]:
+    """Return bool like each of the points: where the gradient of the margin is 0."""
+    many = repeated(task, len(points))
+    about = many.y, many.margin, many.targets, True, many.rows
+    gradient = many.classifier.input_gradient(torch.cat(points), *about)[2]
+    return torch.split(gradient == 0, len(task.x))

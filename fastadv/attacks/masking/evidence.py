@@ -16,6 +16,11 @@ from fastadv.threat import Threat
 FEW = 8  # parameters of a map, that a grid or noise can search
 ENOUGH = 500  # queries of a search without gradients that may stand beside stand-ins
 
+FEW_PARAMETERS = (
+    "Few parameters of a map were searched by gradients alone, which overstates robustness: run "
+    "fastadv.attacks.grid, too."
+)
+
 Parts = tuple[Mapping[str, Cost], Callable[[set[str]], Tensor]]  # costs, and what some broke
 
 
@@ -34,7 +39,11 @@ class Evidence:
     parameters: int = 0  # of a sample, where a map makes images of them
     unguided: bool = False  # whether it searched long enough without gradients, if only in a part
     goal: Goal = ANY_WRONG
-    name: str = ""  # of the attack
+
+    @property
+    def seeing(self) -> Tensor:
+        """bool [N], what it broke by a gradient."""
+        return self.broken & ~self.blind
 
     def within(self, threat: Threat, distance: Tensor) -> "Evidence | None":
         """Return what it says at another radius, [N] or one number; None for another metric."""
@@ -69,7 +78,6 @@ class Evidence:
             soft=SOFT_LOGITS in out.flags,
             parameters=0 if out.parameters is None else counted(out.parameters, out.x_adv),
             goal=out.goal,
-            name=out.attack,
         )
 
     @classmethod
@@ -100,9 +108,12 @@ def counted(parameters: Tensor, x: Tensor) -> int:
     return count if count < values else max(count, FEW + 1)
 
 
-def by_gradients_alone(evidence: Sequence[Evidence]) -> bool:
-    """Return whether attacks in one threat searched few parameters of a map by nothing but gradients."""
-    return bool(evidence) and all(attack.gradient and 0 < attack.parameters <= FEW for attack in evidence)
+def few_parameters(evidence: Sequence[Evidence]) -> list[str]:
+    """Return the remark on attacks that searched few parameters of a map by nothing but gradients."""
+    of_maps = [one for one in evidence if one.threat is not None and 0 < one.parameters <= FEW]
+    searched = [one.threat.metric for one in of_maps if one.threat is not None and not one.gradient]
+    alone = any(one.threat is not None and one.threat.metric not in searched for one in of_maps)
+    return [FEW_PARAMETERS] * alone
 
 
 def any_of(masks: Iterable[Tensor], count: int) -> Tensor:

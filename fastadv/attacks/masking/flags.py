@@ -21,30 +21,32 @@ class Sign:
 # The order is by strength: signs that hide a gradient, then those that follow from it.
 SIGNS = {
     "mixed_rows": Sign(
-        "logits depend on the rest of the batch, or the place in it, and no two passes of one batch differ",
+        "a row alone has other logits than in the batch",
         "give BatchNorm its statistics, or attack a module around it that passes each row alone",
     ),
-    "probabilities": Sign("the output looks like probabilities", "attack the model without its softmax"),
+    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE),
     "incorrect_gradient": Sign(
-        "gradients are masked: a module hides its own, or a part is missing",
-        "put the step that cuts the gradient into a module, and replace its gradient with bpda",
+        "gradients are masked: the model changes otherwise than its gradient says",
+        "fa.attacks.masked_modules(model, x) names modules that hide theirs, for fa.models.bpda(model, {its "
+        "name: 'identity'}); make a step of the model's own forward a module first; a pass that optimizes "
+        "something needs an attack through its steps",
         0.01,
     ),
-    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE),
     "clamped_input": Sign(clamped_input.WORDS, clamped_input.ADVICE, clamped_input.LIMIT),
     "randomized": Sign(
         "two passes of the same samples differ, or their gradients do",
         'average gradients over passes (eot=20, or autoattack with version="rand"), and classify each sample '
         "several times (draws=20)",
     ),
-    "optimizes": Sign("a forward pass optimizes something", "an adaptive attack, through its steps", 0.05),
     "zero_gradient": Sign(
         "the gradient is zero or not finite for some samples",
         "logits divided by a constant, another loss, or square, which needs no gradient",
         ZERO_SHARE,
     ),
     "unconstrained": Sign(
-        "an attack with no limit on the radius fails on some samples", "square, which needs no gradient"
+        "with no limit on the radius, the gradient leads some samples to no other class",
+        "square, which needs no gradient",
+        0.05,
     ),
     "square": Sign(
         "Square broke samples that gradient attacks did not",
@@ -52,16 +54,6 @@ SIGNS = {
         "if Square still breaks more, the model masks its gradients",
         0.01,
     ),
-    "few_parameters": Sign(
-        "few parameters of a map were searched by gradients alone, which overstates robustness",
-        "fastadv.attacks.grid, besides",
-    ),
-    "edge_kink": Sign(
-        "the derivative is 0 on a bound of the box, but not a little inside",
-        "attacks of this library look inside; for others leave out what is flat there, as a ReLU or clamp is",
-        0.6,  # of ordinary nets up to a half, where filters see nothing but background
-    ),
-    "incomplete": Sign("the loss still rises at the end", "more steps", 0.05),
 }
 FLAGS = {name: f"{sign.words}; {sign.advice}" for name, sign in SIGNS.items()}
 SQUARE_FLAG = f"square: {FLAGS['square']}"

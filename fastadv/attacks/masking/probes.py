@@ -1,11 +1,10 @@
-"""Short looks at some samples that a model gets right: what each asks, and what it costs.
+"""What a few samples say of a model: each question once, in at most twelve passes that all samples share.
 
 Sources: Pintor et al. 2022, Indicators of Attack Failure; Croce & Hein 2020.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 
@@ -13,240 +12,198 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv.attacks.core.criterion import WRONG, Unless
+from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.masking import clamped_input
-from fastadv.attacks.pgd import pgd
-from fastadv.attacks.sparse_rs import sparse_rs
-from fastadv.attacks.square import square
 from fastadv.engine import prepare
 from fastadv.engine.copy import copied
 from fastadv.engine.guard import bound, near
 from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
-from fastadv.threat import Linf
 
-LONG_STEPS = 40  # of PGD at the radius
-FREE_STEPS = 20  # of PGD without a radius
-QUERIES = 30  # of Square
-DRAWS = 4  # of a randomized model, in any of which what PGD found may be broken
-WAY, OFF = 0.01, 0.1  # a way by this share of the margin; the gradient may be off by this share of the change
+SAMPLES = 8  # that are looked at; of fewer nothing is said
+APART = 1e-4  # of centered logits, by which two passes of a randomized model differ
+SCRAMBLED = 0.1  # of their length, by which most samples' gradients differ in another pass if scrambled
+AGAIN = 4  # more passes, where a row alone differs
+WAYS, PARTS = (0.15, 0.5), 4  # of the way to a random image; the parts of a way, between which points lie
+JUMPS = 0.2  # the part of the changes that jumps leave unexplained: of honest nets up to 0.08, of masks 0.8
 BETWEEN = 0.1  # of the way to a random image, where a stand-in is looked for
-SHORT, FLOAT32 = 1e-6, 1e-3  # ways from there by these shares of the margin, in float64 and in float32
-APART = 0.2  # part of the change, by which the gradient of a stand-in is off
-WAYS, PARTS = (0.15, 0.5), 8  # of the way to a random image; its parts, between which gradients are taken
-HALVINGS, STEP = 10, 0.05  # of a way to where a model abstains; part of a change that a step makes there
-NAMING = 90  # passes in which modules that hide their gradient are looked for
-SYMPTOMS, ENDS = 14, 10  # passes of symptoms; a search begins with a point of its own, and ends with a proof
-# Passes of all looks at a sample that is broken, at one that holds, and at one whose gradient is checked.
-BROKEN = SYMPTOMS + 2
-HELD = BROKEN + 2 * FREE_STEPS + QUERIES + ENDS
-# Times as many where the model is randomized: PGD without a radius is denied there, and searches again.
-AGAIN = 1 + (2 * FREE_STEPS + QUERIES + DRAWS) / HELD
-ABSTAINS = FREE_STEPS + 2 * (HALVINGS + 2) + ENDS  # at one that holds, where the model may abstain
-CHECKED = NAMING + clamped_input.PASSES + 2 * len(WAYS) * (PARTS + 1) + 11
+SHORT, FLOAT32 = 1e-6, 1e-4  # steps from there, of the width of the box, in float64 and in float32
+OFF = 0.2  # part of the change, by which the gradient of a stand-in is off
 
 
-def _at(problem: Task, x: Tensor, direction: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the margin [B] at x and its gradient, zero where the mask allows no change."""
-    value, _, gradient = problem.classifier.input_gradient(
-        x, problem.y, problem.margin, problem.targets, direction, problem.rows
-    )
-    return value, gradient if problem.mask is None else gradient.where(problem.mask, 0.0)
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a pass says at x: the logits [B, K], the gradient of the margin, and whether there is one."""
+
+    logits: Tensor
+    gradient: Tensor
+    leads: bool = True
+
+    @classmethod
+    def of(cls, task: Task) -> "Answer":
+        about = task.y, task.margin, task.targets, True, task.rows
+        try:
+            return cls(*task.classifier.input_gradient(task.x, *about)[1:])
+        except NoGradientError:
+            return cls(task.classifier.verdict(task.x, task.rows), torch.zeros_like(task.x), leads=False)
+
+    def without_gradient(self, task: Task) -> Tensor:
+        """Return bool [B]: it, or that of plain "ce", is zero in all values that may move, or not finite."""
+        gradient = self.gradient if task.mask is None else self.gradient.where(task.mask, 0.0)
+        gradient = gradient.flatten(1)
+        none = (gradient == 0).all(1) | ~gradient.isfinite().all(1)
+        if task.criterion is WRONG:  # cross-entropy underflows, where logits are far apart
+            none |= (losses.loss_and_grad(self.logits, task.y, "ce", task.targets)[1] == 0).all(1)
+        return none.cpu()
 
 
-def cut(problem: Task) -> bool:
-    """Return whether no gradient leads from the logits to x."""
-    try:
-        _at(problem, problem.x)
-    except NoGradientError:
+def randomized(task: Task, first: Answer, second: Answer) -> bool:
+    """Return whether two answers, or most of their gradients, differ by more than rounding."""
+    logits = torch.stack([first.logits, second.logits]).double()
+    finite = logits.isfinite().all(2)
+    one, other = (answer.gradient.flatten(1) for answer in (first, second))
+    scrambled = (one - other).norm(dim=1) > SCRAMBLED * one.norm(dim=1)
+    if bool(scrambled.double().mean() > 0.5) or not torch.equal(finite[0], finite[1]):
         return True
-    return False
+    logits = logits[:, finite[0]]
+    if task.outputs == "classes":  # their differences decide
+        logits = logits - logits.mean(2, keepdim=True)
+    apart = APART + 8 * torch.finfo(task.classifier.dtype or torch.float32).eps
+    return bool((logits.diff(dim=0)[0].norm(dim=1) > apart * logits.norm(dim=2).amax(0)).any())
 
 
-def without_gradient(problem: Task, loss: losses.Loss = "ce") -> Tensor:
-    """Return bool [B]: the gradient of a loss is zero in all values that may move, or not finite."""
-    x, mask = problem.x, problem.mask
+def differs_alone(task: Task, logits: Tensor) -> str:
+    """Return the sign of a model whose logits of the last row are others than in the batch; "" where not."""
+    last = torch.arange(len(task.x) - 1, len(task.x), device=task.x.device)
+    rounding = bound(task.classifier.search_dtype) * float(logits[:, near(logits)].abs().max())
+
+    def apart(one: Tensor, other: Tensor) -> bool:
+        away = one.double() - other.double()
+        away = away - away.mean(1, keepdim=True) if task.outputs == "classes" else away
+        return bool((away.abs().nan_to_num() > rounding).any())
+
     try:
-        about = problem.y, loss, problem.targets, False, problem.rows
-        gradient = problem.classifier.input_gradient(x, *about)[2]
-    except NoGradientError:
-        return torch.ones(len(x), dtype=torch.bool, device="cpu")
-    gradient = (gradient if mask is None else gradient.where(mask, 0.0)).flatten(1)
-    return ((gradient == 0).all(1) | ~gradient.isfinite().all(1)).cpu()
+        alone = task.classifier(task.x[last], task.rows[last])
+        if not apart(alone, logits[last]):
+            return ""
+        # a model that draws once a batch, such as a shift, may have repeated itself by chance
+        again = (task.classifier(task.x[last], task.rows[last]) for _ in range(AGAIN))
+        return "randomized" if any(apart(alone, one) for one in again) else "mixed_rows"
+    except Exception:  # models of one batch size raise anything
+        return ""
 
 
-def wrong_gradients(problem: Task) -> Tensor:
-    """Return bool [B]: a short way along the gradient of the margin, the loss does not change as it says."""
-    try:
-        return ~(_off(problem, WAY) <= OFF)
-    except NoGradientError:
-        return torch.ones(len(problem.x), dtype=torch.bool, device="cpu")
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """How gradients explain what the logits do on ways from x, and where those along a gradient lead."""
+
+    missing: float  # the part of the changes that gradients always miss
+    jumps: float  # the part that they miss now and then
+    left: Tensor  # bool [B]: the class is the same all along the gradient
+
+    def explain(self, stand_in: bool, randomized: bool) -> float:
+        """Return the part of the changes that the gradient gets wrong; jumps are those of a stand-in."""
+        jumps = self.jumps if self.jumps > JUMPS and not (stand_in or randomized) else 0.0
+        return max(self.missing, jumps)
 
 
-def _off(problem: Task, way: float) -> Tensor:
-    """Return [B], by what part the change of the margin, on a `way` of it along its gradient, is another."""
-    x = problem.x
-    value, gradient = _at(problem, x)
-    step = way * value.abs() / gradient.flatten(1).square().sum(1)
-    moved = (x + step.view(-1, *[1] * (x.ndim - 1)) * gradient).clamp(*problem.threat.box)
-    expected = (gradient * (moved - x)).flatten(1).sum(1)
-    there, here = (
-        losses.loss_value(
-            problem.classifier.verdict(point, problem.rows), problem.y, problem.margin, problem.targets
-        )
-        for point in (moved, x)
-    )
-    return ((there - here) / expected - 1).abs().cpu()
+def bounded(task: Task) -> bool:
+    low, high = task.threat.box
+    return high - low < inf
 
 
-def _to_random_images(problem: Task, seed: int, draw: int = 0) -> Tensor:
+def to_random_images(task: Task, seed: int, draw: int = 0) -> Tensor:
     """Return [B, ...], the ways from the samples to random images."""
-    x, (low, high) = problem.x, problem.threat.box
-    chance = rng.uniform(x[0].numel(), seed, problem.ids, draw).view(x.shape).to(x)
-    return low + (high - low) * chance - x
+    low, high = task.threat.box
+    chance = rng.uniform(task.x[0].numel(), seed, task.ids, draw).view(task.x.shape).to(task.x)
+    return low + (high - low) * chance - task.x
 
 
-def stands_in(problem: Task, seed: int) -> bool:
+def walked(task: Task, gradient: Tensor, seed: int, batch_size: int) -> Ways:
+    """Walk towards random images and, as far as the box goes, along the gradient."""
+    x, places = task.x, range(1, PARTS + 1)
+    ways = [length * to_random_images(task, seed, draw) for draw, length in enumerate(WAYS)]
+    steps = [part / PARTS * way for way in (*ways, _along(task, x, gradient)) for part in places]
+    points, many = torch.cat([x, *(x + step for step in steps)]), repeated(task, len(steps) + 1)
+
+    def weights(logits: Tensor, rows: Tensor) -> Tensor:
+        chance = rng.uniform(logits.shape[1], seed, many.ids[rows], len(WAYS)).to(logits)
+        middle = chance.mean(1, keepdim=True) if task.outputs == "classes" else 0.5
+        return (chance - middle)[:, None]  # of classes the differences of logits count
+
+    answers = []
+    try:
+        for rows in torch.split(torch.arange(len(points), device=x.device), batch_size):
+            ask = partial(weights, rows=rows)
+            logits, slope = many.classifier.jacobian(points[rows], ask, rows=many.rows[rows])
+            answers.append((logits, (ask(logits)[:, 0] * logits).double().sum(1), slope[:, 0].flatten(1)))
+    except NoGradientError:
+        return Ways(1.0, 1.0, torch.ones(len(x), dtype=torch.bool, device="cpu"))
+    logits, value, slope = (torch.cat(each) for each in zip(*answers, strict=True))
+    value, slope, shares = value.view(-1, len(x)), slope.view(len(steps) + 1, len(x), -1).double(), []
+    for number, way in enumerate(ways):
+        at = [0, *(number * PARTS + part for part in places)]
+        shares.append(_unexplained(value[at], (slope[at] * way.flatten(1)).sum(2), torch.finfo(x.dtype).eps))
+    missing, jumps = (min(max(min(each), 0.0), 1.0) for each in zip(*shares, strict=True))
+    same = logits.argmax(1).view(-1, len(x))[-PARTS:] == logits.argmax(1)[: len(x)]
+    return Ways(missing, jumps, same.all(0).cpu())
+
+
+def repeated(task: Task, times: int) -> Task:
+    """Return the task of the same samples several times."""
+    return task.take(torch.arange(len(task.x), device=task.x.device).repeat(times))
+
+
+def _along(task: Task, x: Tensor, gradient: Tensor) -> Tensor:
+    low, high = task.threat.box
+    return (x + (high - low) * gradient.sign()).clamp(low, high) - x
+
+
+def _unexplained(value: Tensor, slope: Tensor, eps: float) -> tuple[float, float]:
+    """Return what part of the changes of values [PARTS + 1, B] slopes miss always, and now and then."""
+    # Where a part of the gradient is missing the rest has one sign in both halves of a way: their product
+    # over the mean square of the changes is the share. Kinks leave little, stand-ins, randomness and rounding
+    # a rest that changes its sign. The least counts: of all samples together and their median.
+    change = value.diff(dim=0)
+    rest = change - (slope[1:] + slope[:-1]) / (2 * PARTS)
+    change, rest = (torch.stack([half.sum(0) for half in each.chunk(2)]) for each in (change, rest))
+    size = change.square().mean(0)
+    clear = rest.isfinite().all(0) & (size > (64 * eps * value.abs().amax(0)).square())
+    if not bool(clear.any()):
+        return 0.0, 0.0
+    size = size[clear]
+    parts = rest.prod(0)[clear], rest.square().mean(0)[clear]
+    always, at_times = (min(float(p.sum() / size.sum()), float((p / size).median())) for p in parts)
+    return always, at_times
+
+
+def stands_in(task: Task, gradient: Tensor, seed: int) -> bool:
     """Return whether the gradient is that of something else, as where a rounding has that of the identity."""
     # Between the samples and random images a kink is met by chance alone, and a step function stays on a way
     # that is short enough: in float64 where a copy of the model computes in it.
-    if not bounded(problem):
-        return False
-    between = replace(problem, x=problem.x + BETWEEN * _to_random_images(problem, seed))
-    classifier = problem.classifier
+    x, classifier = task.x + BETWEEN * to_random_images(task, seed), task.classifier
     module = as_module(classifier.source)
     with suppress(Exception):  # code that names a dtype, devices without float64
         if module is not None:
-            wide = copied(module).double()
-            exact = prepare(wide, outputs=classifier.outputs, freeze=False)
-            off = _off(replace(between, classifier=exact, x=between.x.double()), SHORT)
+            exact = prepare(copied(module).double(), outputs=classifier.outputs, freeze=False)
+            off = _off(replace(task, classifier=exact), x.double(), gradient, SHORT)
             classifier.forwards += exact.forwards
             classifier.backwards += exact.backwards
-            return bool(off.nanmedian() > APART)
-    if torch.finfo(classifier.dtype or problem.x.dtype).eps > torch.finfo(torch.float32).eps:
+            return off
+    if torch.finfo(classifier.dtype or task.x.dtype).eps > torch.finfo(torch.float32).eps:
         return False
     try:
-        return bool(_off(replace(between, classifier=classifier.as_given), FLOAT32).nanmedian() > APART)
+        return _off(replace(task, classifier=classifier.as_given), x, gradient, FLOAT32)
     except NoGradientError:
         return False
 
 
-def missing_gradient(problem: Task, seed: int) -> float:
-    """Return from 0 to 1 how much of the changes of the logits the gradient misses; 1 where there is none."""
-    # The change on the way to a random image, less the gradients added up, leaves a rest. Where a part of the
-    # gradient is missing it has one sign in both halves: the mean product over the mean square of the
-    # changes is the share. Kinks leave little, randomness and rounding a rest that changes its sign. The
-    # least counts, of ways of two lengths, and of all samples together and their median.
-    shares = [1.0]
-    for draw, length in enumerate(WAYS):
-        way = length * _to_random_images(problem, seed, 2 * draw)
-        try:
-            value, slope = _on_the_way(problem, way, seed, 2 * draw + 1)
-        except NoGradientError:
-            return 1.0
-        change = value.diff(dim=1)
-        over = change - slope.unfold(1, 2, 1).mean(2) / PARTS
-        change, over = (torch.stack([half.sum(1) for half in part.chunk(2, 1)], 1) for part in (change, over))
-        size, product = change.square().mean(1), over.prod(1)
-        rounding = 64 * torch.finfo(problem.x.dtype).eps * value.abs().amax(1)
-        clear = product.isfinite() & (size > rounding.square())
-        if not bool(clear.any()):
-            return 0.0
-        size, product = size[clear], product[clear]
-        shares += [float(product.sum() / size.sum()), float((product / size).median())]
-    return max(min(shares), 0.0)
-
-
-def _on_the_way(problem: Task, way: Tensor, seed: int, draw: int) -> tuple[Tensor, Tensor]:
-    """Return [B, PARTS + 1], a random sum of the logits at the parts of a way, and its slope there."""
-
-    def weights(logits: Tensor) -> Tensor:
-        return (rng.uniform(logits.shape[1], seed, problem.ids, draw) - 0.5).to(logits)[:, None]
-
-    values, slopes = [], []
-    for part in range(PARTS + 1):
-        points = problem.x + part / PARTS * way
-        logits, gradient = problem.classifier.jacobian(points, weights, rows=problem.rows)
-        values.append((weights(logits)[:, 0] * logits).double().sum(1))
-        slopes.append((gradient[:, 0].double() * way).flatten(1).sum(1))
-    return torch.stack(values, 1), torch.stack(slopes, 1)
-
-
-def rows_mix(problem: Task) -> bool:
-    """Return whether logits at a few rows depend on the others."""
-    classifier, last = problem.classifier, slice(max(len(problem.x) - 2, 1), None)  # in other places alone
-    logits, few = classifier.verdict(problem.x, problem.rows), (problem.x[last], problem.rows[last])
-    rounding = bound(classifier.dtype) * float(logits[:, near(logits)].abs().max())
-
-    def apart(others: Tensor) -> bool:
-        finite = alone.isfinite().all(1) & others.isfinite().all(1)
-        return bool(((alone.double() - others.double()).abs()[finite] > rounding).any())
-
-    try:
-        alone = classifier.verdict(*few)
-        return apart(logits[last]) and not any(apart(classifier.verdict(*few)) for _ in range(4))
-    except Exception:  # models of one batch size raise anything
-        return False
-
-
-def broken_without_radius(problem: Task, seed: int, draws: int = 0) -> Tensor:
-    """Return bool [B]: PGD in the whole box finds a wrong class, rejected or not, in this or more draws."""
-    low, high = box = problem.threat.box
-    goal = problem.criterion if isinstance(problem.criterion, Unless) else WRONG
-    whole = replace(problem, threat=Linf(high - low, box), targets=None, criterion=goal, mask=None)
-    try:
-        out = pgd.on(whole, steps=FREE_STEPS, loss=whole.leading, seed=seed, stop_early=not draws)
-    except NoGradientError:
-        return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
-    broken: Tensor = out.success | (out.loss > 0) & (goal is not WRONG)
-    for _ in range(draws):
-        broken |= whole.met(whole.classifier.verdict(out.x_adv, whole.rows))
-    return broken.cpu()
-
-
-def abstains_by_step(problem: Task, seed: int) -> bool:
-    """Return whether the model leaves the label, or abstains, by a step, on ways to what PGD prefers."""
-
-    def abstains(logits: Tensor) -> Tensor:
-        place = torch.full_like(problem.y, vars(problem.criterion)["reject"] % logits.shape[1])
-        return WRONG.margin(logits, place, place)
-
-    def jumps(lead: Callable[[Tensor], Tensor]) -> bool:
-        near, far = problem.x, out.x_adv
-        low, high = (lead(problem.classifier.verdict(point, problem.rows)) for point in (near, far))
-        left, whole = high > 0, high - low
-        for _ in range(HALVINGS):
-            now = lead(problem.classifier.verdict(middle := (near + far) / 2, problem.rows))
-            images = (now > 0).view(-1, *[1] * (far.ndim - 1))
-            near, far = near.where(images, middle), middle.where(images, far)
-            low, high = low.where(now > 0, now), now.where(now > 0, high)
-        return bool((high - low)[left].sum() > STEP * whole[left].sum())
-
-    try:
-        out = pgd.on(problem, steps=FREE_STEPS // 2, loss=problem.leading, seed=seed)
-    except NoGradientError:
-        return False
-    return jumps(abstains) or jumps(lambda logits: WRONG.margin(logits, problem.y, None))
-
-
-def broken_by_square(problem: Task, seed: int) -> Tensor:
-    """Return bool [B]: a short random search succeeds; in L0 that is Sparse-RS."""
-    # Squares that shrink as AutoAttack's do, with which the limit of the sign was chosen.
-    search = sparse_rs.on if problem.threat.norm == "l0" else partial(square.on, rescale=False)
-    success: Tensor = search(problem, queries=QUERIES, seed=seed).success.cpu()
-    return success
-
-
-def broken_by_steps(problem: Task, seed: int) -> Tensor:
-    """Return bool [B]: PGD of as many passes succeeds."""
-    try:
-        success: Tensor = pgd.on(problem, steps=QUERIES // 2, seed=seed).success.cpu()
-    except NoGradientError:
-        return torch.zeros(len(problem.x), dtype=torch.bool, device="cpu")
-    return success
-
-
-def bounded(problem: Task) -> bool:
-    low, high = problem.threat.box
-    return high - low < inf
+def _off(task: Task, x: Tensor, gradient: Tensor, length: float) -> bool:
+    """Return whether, by a short step along a gradient, the margin changes otherwise than it says."""
+    step = length * _along(task, x, gradient).to(x)
+    many = repeated(task, 2)
+    about = many.y, many.margin, many.targets, False, many.rows
+    value, _, slope = many.classifier.input_gradient(torch.cat([x, x + step]), *about)
+    expected = (sum(slope.chunk(2)) / 2 * step).flatten(1).sum(1)
+    change = value.view(2, -1).diff(dim=0)[0]
+    return bool((change / expected - 1).abs().nanmedian() > OFF)

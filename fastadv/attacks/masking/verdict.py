@@ -6,10 +6,11 @@ from typing import Any
 
 from fastadv.attacks.core.result import LEAD
 from fastadv.attacks.masking.flags import SIGNS
-from fastadv.text import percent, several
+from fastadv.text import several
 
 CLEAN = "No sign of masking"
-SHOWN = 3  # modules in a verdict
+SHOWN = 3  # signs that did not run, by name
+INCOMPLETE = "The loss still rises at the end: more steps may break more."
 BLACK_BOX = "no gradient (a black box); searched by queries alone"
 UNSEARCHED = "no gradient (a black box); run square or hopskipjump, 500 queries or more"
 STAND_IN = "the gradient is a stand-in; run square, 500 queries or more"  # beside gradients
@@ -25,12 +26,10 @@ class Indicators:
         samples: how many samples were probed, besides what the results of the attacks say.
         forwards: samples passed forward for it.
         backwards: samples for which an input gradient was computed for it.
-        masked: by name, the modules that hide their gradient: what kind it is, and what to do.
         lower: by name, the lower end of the 95% interval of a share of samples, which counts instead of the
             value; 0 for Square where attacks by gradients break as many that it leaves, but for chance, and
             for a randomized model that was attacked and judged as one.
         remarks: what must be known first, such as that the model predicts one class for all images.
-        chance: how many samples Square and gradients broke that the other did not, where they break as many.
     """
 
     values: Mapping[str, float]
@@ -38,10 +37,8 @@ class Indicators:
     samples: int = 0
     forwards: int = 0
     backwards: int = 0
-    masked: Mapping[str, str] = field(default_factory=dict)
     lower: Mapping[str, float] = field(default_factory=dict)
     remarks: Sequence[str] = ()
-    chance: str = ""
 
     @property
     def flagged(self) -> tuple[str, ...]:
@@ -53,20 +50,14 @@ class Indicators:
     def advice(self) -> dict[str, str]:
         """What to do about each that is flagged."""
         advice = {name: SIGNS[name].advice for name in self.flagged}
-        if self.masked and "incorrect_gradient" in advice:
-            modules, more = [*self.masked.values()], len(self.masked) - SHOWN
-            advice["incorrect_gradient"] = "; ".join([*modules[:SHOWN], *[f"and {more} more"] * (more > 0)])
         if "randomized" in advice and BLACK_BOX in self.unseen.values():
             advice["randomized"] = "classify each sample several times (draws=20)"
-        if "edge_kink" in advice:
-            share = f"{percent(self.values['edge_kink'])} of the coordinates on a bound have a kink there"
-            advice["edge_kink"] = f"{share}; {advice['edge_kink']}"
         return advice
 
     @property
     def clean(self) -> bool:
-        """Whether all indicators were looked at, and none is flagged."""
-        return not self.flagged and not self.unseen
+        """Whether all indicators were looked at, none is flagged, and the attacks came to an end."""
+        return not self.flagged and not self.unseen and INCOMPLETE not in self.remarks
 
     @property
     def black_box(self) -> bool:
@@ -90,8 +81,7 @@ class Indicators:
             return "\n".join([f"{first}Do not trust ({count}).", *lines, next_step])
         if not self.unseen:
             clean = CLEAN.replace("sign", "other sign") if self.values.get("randomized") else CLEAN
-            chance = f"; within chance: {self.chance}" if self.chance and not self.lower.get("square") else ""
-            return f"{first}{clean}{probed}{chance}"
+            return f"{first}{clean}{probed}"
         if whole := {BLACK_BOX, UNSEARCHED}.intersection(self.unseen.values()):
             return f"{first}Inconclusive: {whole.pop()}"
         reasons: dict[str, list[str]] = {}

@@ -136,7 +136,7 @@ class OwnCut(nn.Module):
 # name: the net, and a flag that it must raise
 DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "temperature 1e4": (lambda: behind(Temperature()), "zero_gradient"),
-    "softmax": (lambda: behind(Softmax()), "probabilities"),
+    "softmax": (lambda: behind(Softmax()), "bounded_outputs"),
     "quantized input": (lambda: in_front(Quantize(8)), "zero_gradient"),
     "JPEG": (lambda: in_front(JPEG()), "zero_gradient"),
     "dropout": (lambda: in_front(AlwaysDropout(0.1)), "randomized"),

@@ -14,7 +14,6 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input
 from fastadv.engine import prepare
 from tests.attacks.masking.nets import HONEST, honest, in_front
-from tests.attacks.masking.test_indicators import evidence, says
 from tests.defenses import Pointwise
 from tests.logged import Logged
 
@@ -68,28 +67,15 @@ def test_nets_that_clamp_nothing_are_not_accused(norm: fa.Threat) -> None:
     for model in (*map(honest, HONEST[:-1]), largest, blind.eval()):
         assert [share(model, threat) for threat in threats] == [0.0, 0.0]
     clamp, kink = (in_front(Pointwise(FRONTS[name][0])) for name in ("clamp", "relu"))
-    assert [share(model, threats[0]) for model in (clamp, kink)] == [0.0, 0.0]
+    assert share(clamp, threats[0]) == 0
+    assert share(kink, threats[0]) > clamped_input.LIMIT  # where values stand on its bound
     assert share(clamp, threats[1]) > 2 * clamped_input.LIMIT
     assert share(nn.Sequential(clamp, nn.Threshold(1e9, 0.0)), threats[1]) == 0  # flat everywhere
     assert share(clamp, fa.L0(6, box=(-inf, inf))) == 0  # no random start
     bright = (TEST.x[:8] > 0.3) & (TEST.x[:8] < 0.7)  # values that may not move do not count
     assert (share(clamp, threats[1], bright), share(clamp, threats[1], ~bright) > 0.05) == (0, True)
     ceiling = in_front(Pointwise(lambda x: 1 - relu(1 - x)))  # flat from the upper bound on
-    assert share(ceiling, fa.Linf(0.5)) == 0
-
-
-@pytest.mark.parametrize(("first", "last", "told"), [(40, 30, True), (32, 30, False), (30, 40, False)])
-def test_fgsm_breaks_no_more_than_many_steps(first: int, last: int, told: bool) -> None:
-    fgsm, pgd = (evidence(list(range(n)), 100, name=name) for n, name in ((first, "fgsm"), (last, "pgd")))
-    other = evidence(list(range(last)), 100, name="deepfool")
-    assert ("clamped_input" in says(fgsm, pgd, count=100).flagged) is told
-    assert "clamped_input" not in says(fgsm, other, count=100).flagged
-
-
-def test_what_fgsm_breaks_beyond_many_steps_counts_beside_a_probe_that_sees_no_clamp() -> None:
-    attacks: dict[str, Any] = {"fgsm": "fgsm", "pgd": partial(fa.attacks.pgd, steps=1, step_size=1e-6)}
-    table = fa.evaluate(honest("standard"), TEST, attacks, threat=fa.Linf(0.15))
-    assert "clamped_input" in table.indicators.flagged
+    assert share(ceiling, fa.Linf(0.5)) > clamped_input.LIMIT
 
 
 @pytest.mark.parametrize("name", ["clamp", "relu"])

@@ -16,8 +16,8 @@ from tests.attacks.nets import images, labels, mlp
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "9_moving_defenses.py"
 SIGNS = {
-    "counterattack": {"optimizes", "randomized"},
-    "purification": {"mixed_rows", "incorrect_gradient", "optimizes"},
+    "counterattack": {"randomized"},
+    "purification": {"mixed_rows"},
     "views": {"randomized"},
 }
 APGD = partial(fa.attacks.apgd, steps=40)
@@ -57,8 +57,8 @@ def test_the_exact_gradient_leads_to_what_the_undefended_net_has() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "left"), [("counterattack", "optimizes"), ("views", "")])
-def test_of_random_ones_the_verdict_says_what_is_left(name: str, left: str) -> None:
+@pytest.mark.parametrize("name", ["counterattack", "views"])
+def test_of_random_ones_the_verdict_says_what_draws_leave(name: str) -> None:
     """One draw is right more often than the net, and many in a row are not."""
     _, systems, undefended = example()
     table = measured(systems[name][1], partial(APGD, steps=10, eot=2), draws=10)
@@ -67,7 +67,6 @@ def test_of_random_ones_the_verdict_says_what_is_left(name: str, left: str) -> N
     assert max(draws.worst + 0.1, undefended) < draws.one_draw
     assert table.verdict.startswith("Randomized: at most ")
     assert f"{100 * draws.worst:.1f}% worst of 10 draws (eot=2)" in table.verdict
-    assert left in table.verdict
 
 
 class Loop(nn.Module):

@@ -30,7 +30,7 @@ def measured(name: str, model: object) -> fa.attacks.Indicators:
     frozen, threat, results = fa.freeze(model), fa.Linf(0.1), {}
     with contextlib.suppress(NoGradientError):
         results["pgd"] = fa.attacks.pgd(frozen, test.x, test.y, threat, steps=20)
-    return fa.attacks.indicators(frozen, test.x, test.y, threat, results=results, share=None)
+    return fa.attacks.indicators(frozen, test.x, test.y, threat, results=results)
 
 
 @pytest.mark.slow
@@ -109,7 +109,8 @@ NO_STAND_INS = {
 def test_a_straight_through_rule_is_seen(name: str) -> None:
     classifier, x = prepare({**SEEN, **NO_STAND_INS}[name]()), TEST.x[:8]
     task = Task.of(classifier, x, classifier.verdict(x).argmax(1), fa.Linf(0.1))
-    assert {probes.stands_in(task, seed) for seed in range(2)} == {name in SEEN}
+    gradient = probes.Answer.of(task).gradient
+    assert {probes.stands_in(task, gradient, seed) for seed in range(2)} == {name in SEEN}
 
 
 @pytest.mark.slow
