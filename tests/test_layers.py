@@ -24,6 +24,7 @@ LAYERS = [
     {"losses", "rng"},
     {"threat"},
     {"intervals", "text", "progress"},
+    {"labels"},
     {"engine"},
     {"attacks", "models"},
     {"data"},

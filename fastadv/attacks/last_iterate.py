@@ -12,10 +12,10 @@ from fastadv._waiting import waits
 from fastadv.attacks import core
 from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat, from_bytes
 from fastadv.attacks.core.repeat import Walk
-from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
+from fastadv.labels import check_index
 from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fastadv import rng
-from fastadv.attacks.special.labels import instead
 from fastadv.data.corruption.sets import Corrupted
 from fastadv.data.folder import HOW_TO_RESIZE, FolderSet
 from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, check_positions, to_unit
 from fastadv.data.sampling import sample_count
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.labels import instead
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

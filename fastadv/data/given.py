@@ -13,8 +13,8 @@ from torch.utils.data import sampler as samplers
 
 from fastadv import rng
 from fastadv._checks import kind_of
-from fastadv.attacks.special.labels import instead
 from fastadv.errors import InputError
+from fastadv.labels import instead
 
 Data = Dataset[Any] | tuple[Tensor, Tensor] | Iterable[Any]
 ANY, CLASSES = "any", "classes"  # what labels may be: tensors like each other or none, or a class each

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.attacks.special.labels import instead
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
+from fastadv.labels import instead
 from fastadv.runs.card import data_hash
 from fastadv.text import several
 from fastadv.threat.base import box_in, check_box

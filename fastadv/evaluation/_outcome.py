@@ -20,13 +20,13 @@ from fastadv.attacks.core.task import Classified
 from fastadv.attacks.masking.evidence import counted
 from fastadv.attacks.masking.flags import SQUARE_FLAG, Cost, blind, square_stands_out
 from fastadv.attacks.methods.claims import UNTOLD, Within, checked, claim_flags, is_own, posed
-from fastadv.attacks.special.labels import LABELS, label_flags
 from fastadv.data.imageset import Boxes
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.named import Attack, bound, minimizes, takes, threat_of
 from fastadv.evaluation.row import Components, Row
 from fastadv.intervals import clopper_pearson
+from fastadv.labels import LABELS, label_flags
 from fastadv.runs.identity import describe
 from fastadv.text import percent, threat_text
 from fastadv.threat import THREATS, Named, Threat

@@ -11,9 +11,9 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv.attacks import AttackResult, core
 from fastadv.attacks.core.criterion import WRONG, Criterion
-from fastadv.attacks.special.labels import check_classes
 from fastadv.engine.arguments import check_input
 from fastadv.errors import InputError
+from fastadv.labels import check_classes
 from fastadv.threat import Threat, Through
 from fastadv.threat.through import straight
 

@@ -15,9 +15,9 @@ from torch import nn
 import fastadv as fa
 from fastadv.attacks import Indicators
 from fastadv.attacks.masking.evidence import FEW_PARAMETERS
-from fastadv.attacks.special.labels import label_flags
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, _masking, evaluate
+from fastadv.labels import label_flags
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
 from tests.evaluation.nets import timeless

@@ -27,10 +27,10 @@ from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.masking.probes import SAMPLES, Answer, randomized
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
-from fastadv.attacks.special.labels import LABELS
 from fastadv.attacks.square import square
 from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
+from fastadv.labels import LABELS
 from fastadv.progress import say
 from fastadv.runs import processes
 from fastadv.text import percent, several

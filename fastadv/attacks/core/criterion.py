@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_choice, check_count, check_number, check_share
-from fastadv.attacks.special.labels import check_classes, check_index, check_targets
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
+from fastadv.labels import check_classes, check_index, check_targets
 from fastadv.losses import LOSSES, Loss, log_confidence, loss_and_grad
 
 Figures = dict[str, tuple[Tensor, Tensor]]

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core.result import Status, failed_flags
 from fastadv.attacks.special import bounded_outputs
-from fastadv.attacks.special.labels import label_flags
+from fastadv.labels import label_flags
 from fastadv.text import threat_text
 
 OUTSIDE = (

@@ -13,11 +13,11 @@ from fastadv.attacks.core.checks import check_images, check_mask, check_threat
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError
+from fastadv.labels import check_index
 from fastadv.threat import Threat, Through
 
 # What a task has of each sample

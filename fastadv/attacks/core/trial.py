@@ -13,11 +13,11 @@ from fastadv.attacks.core.judge import graded, loss_of
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.special.labels import warn_of_probabilities
 from fastadv.engine.bound import CleanPass
 from fastadv.engine.capture import Captures
 from fastadv.engine.guard import bound, near
 from fastadv.errors import InputError
+from fastadv.labels import warn_of_probabilities
 from fastadv.ops.logit_loss import KINDS, unit_of
 from fastadv.threat import Threat
 

@@ -11,9 +11,9 @@ from torch.nn.functional import cosine_similarity
 
 from fastadv._checks import check_choice, check_number, kind_of
 from fastadv.attacks.core.criterion import ERRORS, Criterion, Figures, signed
-from fastadv.attacks.special.labels import on_device
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
+from fastadv.labels import on_device
 from fastadv.losses import Loss
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (outputs [B, N], y [B, N]) -> [B], differentiable

@@ -14,9 +14,9 @@ from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, signed
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.criteria.lead import lead, straightened
-from fastadv.attacks.special.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
+from fastadv.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
 from fastadv.losses import Loss
 from fastadv.text import percent
 

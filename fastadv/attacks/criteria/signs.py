@@ -10,9 +10,9 @@ from torch.nn.functional import softplus
 from fastadv._checks import check_count, kind_of
 from fastadv.attacks.core.criterion import Criterion, signed
 from fastadv.attacks.criteria.lead import lead
-from fastadv.attacks.special.labels import on_device, warn_of_probabilities
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
+from fastadv.labels import on_device, warn_of_probabilities
 from fastadv.losses import Loss
 
 IGNORED = -1  # a label that does not count

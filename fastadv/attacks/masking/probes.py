@@ -135,15 +135,15 @@ def walked(task: Task, gradient: Tensor, seed: int, batch_size: int) -> Ways:
     try:
         for rows in torch.split(torch.arange(len(points), device=x.device), batch_size):
             ask = partial(weights, rows=rows)
-            logits, slope = many.classifier.jacobian(points[rows], ask, rows=many.rows[rows])
-            answers.append((logits, (ask(logits)[:, 0] * logits).double().sum(1), slope[:, 0].flatten(1)))
+            logits, grad = many.classifier.jacobian(points[rows], ask, rows=many.rows[rows])
+            answers.append((logits, (ask(logits)[:, 0] * logits).double().sum(1), grad[:, 0].flatten(1)))
     except NoGradientError:
         return Ways(1.0, 1.0, torch.ones(len(x), dtype=torch.bool, device="cpu"))
-    logits, value, slope = (torch.cat(each) for each in zip(*answers, strict=True))
-    value, slope, shares = value.view(-1, len(x)), slope.view(len(steps) + 1, len(x), -1).double(), []
+    logits, value, grad = (torch.cat(each) for each in zip(*answers, strict=True))
+    value, grad, shares = value.view(-1, len(x)), grad.view(len(steps) + 1, len(x), -1).double(), []
     for number, way in enumerate(ways):
         at = [0, *(number * PARTS + part for part in places)]
-        shares.append(_unexplained(value[at], (slope[at] * way.flatten(1)).sum(2), torch.finfo(x.dtype).eps))
+        shares.append(_unexplained(value[at], (grad[at] * way.flatten(1)).sum(2), torch.finfo(x.dtype).eps))
     missing, jumps = (min(max(min(each), 0.0), 1.0) for each in zip(*shares, strict=True))
     same = logits.argmax(1).view(-1, len(x))[-PARTS:] == logits.argmax(1)[: len(x)]
     return Ways(missing, jumps, same.all(0).cpu())
@@ -159,16 +159,16 @@ def _along(task: Task, x: Tensor, gradient: Tensor) -> Tensor:
     return (x + (high - low) * gradient.sign()).clamp(low, high) - x
 
 
-def _unexplained(value: Tensor, slope: Tensor, eps: float) -> tuple[float, float]:
-    """Return what part of the changes of values [PARTS + 1, B] slopes miss always, and now and then."""
+def _unexplained(value: Tensor, grad: Tensor, rounding: float) -> tuple[float, float]:
+    """Return what part of the changes of values [PARTS + 1, B] gradients miss always, and now and then."""
     # Where a part of the gradient is missing the rest has one sign in both halves of a way: their product
     # over the mean square of the changes is the share. Kinks leave little, stand-ins, randomness and rounding
     # a rest that changes its sign. The least counts: of all samples together and their median.
     change = value.diff(dim=0)
-    rest = change - (slope[1:] + slope[:-1]) / (2 * PARTS)
+    rest = change - (grad[1:] + grad[:-1]) / (2 * PARTS)
     change, rest = (torch.stack([half.sum(0) for half in each.chunk(2)]) for each in (change, rest))
     size = change.square().mean(0)
-    clear = rest.isfinite().all(0) & (size > (64 * eps * value.abs().amax(0)).square())
+    clear = rest.isfinite().all(0) & (size > (64 * rounding * value.abs().amax(0)).square())
     if not bool(clear.any()):
         return 0.0, 0.0
     size = size[clear]
@@ -203,7 +203,7 @@ def _off(task: Task, x: Tensor, gradient: Tensor, length: float) -> bool:
     step = length * _along(task, x, gradient).to(x)
     many = repeated(task, 2)
     about = many.y, many.margin, many.targets, False, many.rows
-    value, _, slope = many.classifier.input_gradient(torch.cat([x, x + step]), *about)
-    expected = (sum(slope.chunk(2)) / 2 * step).flatten(1).sum(1)
+    value, _, grad = many.classifier.input_gradient(torch.cat([x, x + step]), *about)
+    expected = (sum(grad.chunk(2)) / 2 * step).flatten(1).sum(1)
     change = value.view(2, -1).diff(dim=0)[0]
     return bool((change / expected - 1).abs().nanmedian() > OFF)

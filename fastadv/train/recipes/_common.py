@@ -15,12 +15,12 @@ from fastadv._waiting import waits
 from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion, outputs_for
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Prepared
 from fastadv.engine.arguments import TWO_INPUTS, check_logits
 from fastadv.engine.mode import InEval
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
+from fastadv.labels import check_index
 from fastadv.losses import Loss, _value, binary_cross_entropy
 from fastadv.text import first_line
 from fastadv.threat import Threat

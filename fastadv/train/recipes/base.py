@@ -15,9 +15,9 @@ from fastadv._checks import eager
 from fastadv._waiting import waits
 from fastadv.attacks.core import checks
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
-from fastadv.attacks.special.labels import INTEGERS
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
+from fastadv.labels import INTEGERS
 from fastadv.train._share import Share, mean
 from fastadv.train.recipes._followers import follower, in_run
 

@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_number
-from fastadv.attacks.special.labels import check_index
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
+from fastadv.labels import check_index
 from fastadv.losses import Loss
 from fastadv.threat import Threat
 from fastadv.train.recipes import _common

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import fastadv as fa
-from fastadv.attacks.special.labels import are_one_hot, instead, label_flags
 from fastadv.errors import InputError
+from fastadv.labels import are_one_hot, instead, label_flags
 
 X = fa.data.load("digits", "test").x[:12]
 NET = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
