@@ -16,8 +16,8 @@ LIMIT = 0.03  # of the values: at 0.05 PGD leaves 5 points more than from x; 0 o
 ALONE = 0.85  # of those that come back when they move, whose gradient stays 0 whatever the others do
 WORDS = "the model clamps its input: the gradient of values is 0 where a search stands, and not nearby"
 ADVICE = (
-    "narrow the threat's box to the range of the clamp, or clamp the data and give the model without it; or "
-    "make the clamp a module, and give fa.models.bpda(model, {its name: 'identity'})"
+    "make the clamp a module, and give fa.models.bpda(model, {its name: 'identity'}); or narrow the box "
+    "to its range, or clamp the data and give the model without it"
 )
 
 
@@ -30,9 +30,8 @@ def share(task: Task, seed: int) -> float:
     try:
         start = task.masked(threat.random_start(x, seed, task.ids))
         (dead,) = _flat(task, start)
-        movable = torch.ones_like(dead) if task.mask is None else task.mask.expand_as(dead)
-        dead, count = dead & movable, max(int(movable.sum()), 1)
-        if (part := int(dead.sum()) / count) <= LIMIT:
+        dead = dead if task.mask is None else dead & task.mask
+        if (part := int(dead.sum()) / max(int((dead | (start != x)).sum()), 1)) <= LIMIT:
             return 0.0
         radius = torch.as_tensor(torch.inf if threat.order == 0 else threat.radius, device=x.device).to(x)
         reach = like(radius, x) if radius.ndim else radius

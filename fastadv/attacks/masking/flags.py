@@ -27,7 +27,7 @@ SIGNS = {
     "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE),
     "incorrect_gradient": Sign(
         "gradients are masked: the model changes otherwise than its gradient says",
-        "fa.attacks.masked_modules(model, x) names modules that hide theirs, for fa.models.bpda(model, {its "
+        "fa.attacks.masked_modules(model, x) names modules that hide theirs: give fa.models.bpda(model, {its "
         "name: 'identity'}); make a step of the model's own forward a module first; a pass that optimizes "
         "something needs an attack through its steps",
         0.01,

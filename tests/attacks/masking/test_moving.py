@@ -52,7 +52,8 @@ def test_the_grey_box_is_too_kind_and_the_verdict_says_why(name: str) -> None:
 @pytest.mark.slow
 def test_the_exact_gradient_leads_to_what_the_undefended_net_has() -> None:
     _, systems, undefended = example()
-    row = measured(systems["purification"][1], APGD, indicators=False)["adaptive"]
+    whole = partial(APGD, stop_early=False)  # the rows of a batch depend on each other
+    row = measured(systems["purification"][1], whole, indicators=False)["adaptive"]
     assert row.robust_accuracy <= undefended + 0.03
 
 
