@@ -299,3 +299,10 @@ def test_passes_of_draws_are_small():
     table = drawn(Sized(), 3, dataset=many(12), attacks=None, batch_size=5)
     assert table.draws.right.tolist() == [3] * 12
     assert sizes == {5: 2, 2: 1 + 3, SHARED: 6, 1: 6}
+
+
+def test_of_a_search_that_stops_early_no_flag_says_that_it_went_to_the_last_step() -> None:
+    early = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20, stop_early=True)
+    flags = drawn(Flips(0.3), 3, attacks={"early": early}, dataset=many(60)).rows[0].flags
+    assert any(flag.startswith("the model gives two answers") for flag in flags)
+    assert not any("last step" in flag for flag in flags)

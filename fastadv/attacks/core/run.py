@@ -142,7 +142,11 @@ def _nearest(trial: Trial, record: Record, loss: losses.Loss, within: Threat) ->
     record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
     verdict = overshoot(trial, record.x_adv, record.success, trial.verdict(record.x_adv))
     broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
-    record.x_adv = torch.where(like(broken, x), record.x_adv, x)
+    back = ~broken & (record.x_adv != x).flatten(1).any(1)
+    if bool(back.any()):  # which may decide others anew: the last verdict is on what is returned
+        record.x_adv = torch.where(like(back, x), x, record.x_adv)
+        verdict = trial.verdict(record.x_adv)
+        broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
     about: dict[str, Any] = {**record.findings, "within": within, "broken": broken}
     return trial.finish(record.x_adv, verdict, loss, **about)
 

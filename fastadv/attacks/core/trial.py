@@ -26,8 +26,7 @@ log = logging.getLogger("fastadv")
 EPS = 8 * torch.finfo(torch.float32).eps
 CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
-    "the model gives two answers for one x: it is randomized; "
-    "every sample was attacked to the last step, and a final pass of the whole batch decided"
+    "the model gives two answers for one x: it is randomized; a final pass of the whole batch decided"
 )
 STALE = "replayed: the model had other logits at the points of replayed steps; attack it again"
 

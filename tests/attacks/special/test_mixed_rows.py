@@ -89,3 +89,20 @@ def test_what_is_too_far_goes_back_before_the_verdict() -> None:
     assert out.success.tolist() == [True, False]
     assert torch.equal(out.x_adv, torch.tensor([[0.6], [0.5]]))
     assert out.flags == ()
+
+
+def test_the_last_verdict_is_on_what_is_returned() -> None:
+    """The second row is never of class 1; the first is where the second moved, until that goes back to x."""
+
+    def model(x: Tensor) -> Tensor:
+        moved = (x[1:] > 0.55).to(x)
+        return torch.cat([0.5 + 0 * x, torch.cat([moved, 0 * moved])], 1)
+
+    def rule(search: fa.attacks.core.Search) -> None:
+        search.offer(torch.full((2, 1), 0.6), torch.tensor([True, True]))
+
+    x, y = torch.full((2, 1), 0.5), torch.zeros(2, dtype=torch.long)
+    out = fa.attacks.core.run(model, x, y, fa.L2(0.2), rule, minimum=True)
+    assert out.x_adv[1] == 0.5
+    assert out.success.tolist() == [False, False]
+    assert out.flags[0].startswith("denied: 2 ")
