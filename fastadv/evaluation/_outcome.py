@@ -35,11 +35,9 @@ from fastadv.threat.through import Own
 FEW = 8  # images; where there are fewer, a model may well see one class in all
 FAR = 0.1  # how far below the stated accuracy the interval of the one measured must end
 NARROWER = "a success is {}; samples that are wrong otherwise count as robust"
+APART = 1e-3  # the difference of two passes, more than rounding makes
 NOT_RUN = "zero_gradient: the attack could not run"
 ELSEWHERE = "grey_box: made without a pass of the model given to the attack; one that sees it may break more"
-
-
-APART = 1e-3  # the difference of two passes, more than rounding makes
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,9 +105,8 @@ def evaluate(
             what that reads or calls in its module may change unnoticed. With a `run_dir` it is needed for a
             lambda, and for a function that holds objects.
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
-            attacks, and on 8 to 200 samples: as many as 5% of the attacks' passes allow.
-            `table.verdict` is the conclusion. An attack that needs a gradient where the model has none breaks
-            nothing, and a flag says so.
+            attacks, and at eight samples in at most twelve passes. `table.verdict` is the conclusion. An
+            attack that needs a gradient where the model has none breaks nothing, and a flag says so.
         progress: True shows a bar on stderr, with the attack and the robust accuracy so far; a function is
             called with (samples done, samples) summed over the attacks.
         on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
