@@ -15,29 +15,31 @@ ROOT = Path(__file__).parent.parent
 LINES = {
     "fastadv": 48_500,
     "fastadv/adapters": 535,
-    "fastadv/attacks": 13_500,
-    "fastadv/certify": 705,
-    "fastadv/cli": 1_880,
-    "fastadv/data": 4_180,
+    "fastadv/attacks": 12_600,
+    "fastadv/attacks/core": 3_550,
+    "fastadv/attacks/special": 150,
+    "fastadv/certify": 660,
+    "fastadv/cli": 1_790,
+    "fastadv/data": 4_160,
     "fastadv/demo": 380,
-    "fastadv/engine": 3_750,
+    "fastadv/engine": 3_700,
     "fastadv/evaluation": 4_230,
     "fastadv/models": 3_930,
     "fastadv/ops": 6_750,
-    "fastadv/runs": 1_105,
+    "fastadv/runs": 1_090,
     "fastadv/threat": 1_120,
-    "fastadv/train": 4_970,
-    "tests": 45_700,
-    "bench": 5_100,
+    "fastadv/train": 4_950,
+    "tests": 44_000,
+    "bench": 5_090,
     "papers": 5_620,
     "papers/tests": 1_910,
     "tools": 1_109,
 }
 APART = {"papers": "papers/tests"}  # counted by itself
-FILES = {"fastadv": (345, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 42_000  # of README and docs
+FILES = {"fastadv": (340, "*.py"), "bench": (60, "*")}  # results are counted, too
+WORDS = 41_000  # of README and docs
 SLACK = 1.03
-DECISIONS = {"fastadv/attacks/core": 21.2, "fastadv/engine": 22.8}
+DECISIONS = {"fastadv/attacks/core": 20.8, "fastadv/engine": 22.3}
 
 
 def files(room: str, pattern: str = "*.py") -> Iterator[Path]:
@@ -73,7 +75,7 @@ def test_a_room_has_few_decisions(room: str) -> None:
 
 def test_every_room_has_a_budget() -> None:
     rooms = {f"fastadv/{path.parent.name}" for path in (ROOT / "fastadv").glob("*/__init__.py")}
-    assert rooms == {room for room in LINES if room.startswith("fastadv/")}
+    assert rooms == {room for room in LINES if room.startswith("fastadv/") and room.count("/") == 1}
 
 
 def test_the_docs_keep_their_budget() -> None:
