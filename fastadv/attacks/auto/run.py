@@ -63,8 +63,8 @@ class Component:
 class AutoAttackResult(core.AttackResult):
     """The outcome of AutoAttack: an `AttackResult` that also says what each component did.
 
-    `flags` begin with the names of AutoAttack's five warnings, where they apply. `forwards` also counts the
-    final checks and the passes that look for these warnings.
+    `flags` begin with signs of masked gradients that the components met. `forwards` also counts the final
+    checks.
 
     Attributes:
         version: the version, or the components of a list.
@@ -72,8 +72,8 @@ class AutoAttackResult(core.AttackResult):
         costs: by name, what each component that had samples left did: `samples`, of which so many `broken`,
             `forwards`, `backwards` and `seconds`.
         notes: what the version did and left out, in words.
-        indicators: signs of masked gradients, looked for on 8 samples, or on as many as 5% of the passes
-            allow; None where they were not asked for. `forwards` and `backwards` hold their passes, too.
+        indicators: signs of masked gradients, in these results and at 8 samples; None where they were not
+            asked for. `forwards` and `backwards` hold their passes, too.
         others: as in `AttackResult`.
     """
 
