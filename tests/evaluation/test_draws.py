@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
+from fastadv.attacks.core.flags import denied_flags
 from fastadv.evaluation import Curve, Row, Table, clopper_pearson, evaluate
 from fastadv.evaluation import _outcome as outcomes
 from fastadv.evaluation.draws import SHARED, Drawing, Draws
@@ -306,3 +307,19 @@ def test_of_a_search_that_stops_early_no_flag_says_that_it_went_to_the_last_step
     flags = drawn(Flips(0.3), 3, attacks={"early": early}, dataset=many(60)).rows[0].flags
     assert any(flag.startswith("the model gives two answers") for flag in flags)
     assert not any("last step" in flag for flag in flags)
+
+
+def test_several_draws_leave_a_search_that_is_to_stop_early_as_it_is() -> None:
+    pgd = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20)
+    attacks = {"whole": pgd, "early": partial(pgd, stop_early=True)}
+    whole, early = drawn(Flips(0.3), 3, attacks=attacks, dataset=many(60), indicators=False).rows
+    assert whole.backwards >= 20 * int((whole.clean.right > 0).sum())
+    assert early.backwards < whole.backwards / 2
+
+
+def test_what_batches_deny_is_counted_together() -> None:
+    def denies(model, x, y, *, ids) -> AttackResult:
+        return replace(nothing(model, x, y, ids=ids), flags=denied_flags(2))
+
+    (row,) = evaluate(nets.Threshold(), many(), {"denies": denies}, batch_size=64).rows
+    assert [flag for flag in row.flags if flag.startswith("denied")] == list(denied_flags(8))

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, Status, bim, core, mim, pgd
 from fastadv.attacks.core import samples as staying
+from fastadv.attacks.core.run import overshoot
+from fastadv.attacks.core.task import Task
+from fastadv.attacks.core.trial import Trial
 from fastadv.engine import freeze
 from fastadv.threat import L2, Linf, Threat, Through
 
@@ -209,3 +212,15 @@ def test_a_share_of_flat_samples_is_one_of_those_that_were_right(wrong: int) -> 
         lead = AttackResult(some[:, None], ~correct, status, some, some, 0, 0, zero_gradient=zero).lead
         assert says in lead
         assert bool(lead) == bool(says)
+
+
+def test_what_is_denied_on_the_surface_of_the_ball_stays_there() -> None:
+    """Further from x it were outside; the other point lies within."""
+    x, y = torch.full((2, 4), 0.5), torch.zeros(2, dtype=torch.long)
+    task = Task.of(lambda x: torch.stack([1 + 0 * x[:, 0], x[:, 0]], 1), x, y, Linf(0.1))
+    trial, x_adv = Trial(task), torch.tensor([0.6, 0.55])[:, None].expand(-1, 4).clone()
+    before = x_adv.clone()
+    overshoot(trial, x_adv, torch.tensor([True, True]), trial.verdict(x_adv))
+    assert torch.equal(x_adv[0], before[0])
+    assert (x_adv[1] > before[1]).all()
+    assert not trial.outside.any()

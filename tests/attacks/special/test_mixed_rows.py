@@ -106,3 +106,19 @@ def test_the_last_verdict_is_on_what_is_returned() -> None:
     assert out.x_adv[1] == 0.5
     assert out.success.tolist() == [False, False]
     assert out.flags[0].startswith("denied: 2 ")
+
+
+def test_autoattack_counts_what_the_last_verdicts_of_its_components_deny() -> None:
+    """Three rows of which one alone is wrong where all have moved, as each component finds."""
+
+    def model(x: Tensor) -> Tensor:
+        few = torch.arange(len(x))[:, None] > 0
+        other = torch.where(few & (x > 0.55).all(), 0 * x, x)
+        return torch.cat([0.55 + 0 * x, other], 1)
+
+    x, y, threat = torch.full((3, 1), 0.5), torch.zeros(3, dtype=torch.long), fa.Linf(0.2)
+    alone = fa.attacks.apgd(model, x, y, threat, steps=100)
+    assert alone.flags[0].startswith("denied: 2 ")
+    out = fa.attacks.autoattack(model, x, y, threat, version=["apgd-ce"])
+    (flag,) = (flag for flag in out.flags if flag.startswith("denied"))
+    assert int(flag.split()[1]) >= 2
