@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Mapped(Prepared):
 
     eot, counts, model, dtype, device = read_from("inner", "eot", "counts", "model", "dtype", "device")
     notes, compared, search_dtype = read_from("inner", "notes", "compared", "search_dtype")
+    patient = property(attrgetter("inner.patient"))
     outputs, output_shape, parts = read_from("inner", "outputs", "output_shape", "parts")
     in_eval, sees, differs, add_note = read_from("inner", "in_eval", "sees", "differs", "add_note")
 

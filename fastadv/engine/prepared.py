@@ -66,6 +66,7 @@ class Prepared:
             batches that came before.
         outputs: what the model returns; other outputs than logits [B, K] of classes become rows [B, K].
         replayed: the graphs that a search has used, set by the search.
+        patient: whether searches go to their last step on all samples, since several draws will judge.
     """
 
     source: Model
@@ -79,6 +80,7 @@ class Prepared:
     compared = (0, 0)
     outputs: Outputs
     replayed: Captures | None = None
+    patient = False
 
     forwards: int = _count("forwards")
     backwards: int = _count("backwards")

@@ -1,7 +1,7 @@
 """A randomized model judged by several draws: how often it is right on a sample."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,15 @@ class Drawing:
             return nullcontext()
         seed = rng.derive(self.seed, "draws", *counters) if counters else None
         return rng.generators_kept(device or rng.CPU, seed)
+
+    @contextmanager
+    def patient(self, frozen: Prepared) -> Iterator[None]:
+        """Let no luck of one of several draws end a search of the model inside, or keep it from a sample."""
+        before, frozen.patient = frozen.patient, self.count > 1
+        try:
+            yield
+        finally:
+            frozen.patient = before
 
     def draw(self, frozen: Prepared, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
         """Classify batch `number`, x [B, ...], `count` times as given; right, voted and early [B]."""

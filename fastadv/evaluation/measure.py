@@ -18,7 +18,6 @@ from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.flags import denied_in
 from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.trial import TWO_ANSWERS
-from fastadv.attacks.methods.claims import is_own
 from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import SEVERITIES
 from fastadv.data.given import Data
@@ -36,7 +35,7 @@ from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
 from fastadv.evaluation.draws import RANDOMIZED, Drawing
 from fastadv.evaluation.job import Job, description, environment, prepared
-from fastadv.evaluation.named import Attacks, Threats, bound, takes
+from fastadv.evaluation.named import Attacks, Threats
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
@@ -185,7 +184,7 @@ def evaluate(
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)})
     showing = shown(progress, "evaluating")
-    with job.frozen.in_eval(), Parts(run_dir) as parts, showing as tick:
+    with job.frozen.in_eval(), drawing.patient(job.frozen), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
         before = (parts.identity or config)["samples"]
@@ -264,9 +263,6 @@ class Evaluation:
             return Part(tensors | self.count_at(batch.x, batch))
         some, claims, several = batch.take(usable), Counter[str](), self.job.drawing.count > 1
         started, compared = time.perf_counter(), self.job.frozen.compared
-        stops = not is_own(attack) and takes(attack, "stop_early")
-        if several and stops and bound(attack, "stop_early") is None:
-            attack = partial(attack, stop_early=False)  # no luck of a draw ends a search
         try:
             with self.job.drawing.kept(batch.x.device, batch.number, 1 + crc32(name.encode())):
                 attack = outcomes.by_ids(attack, some.x, some.ids, self.job.sizes)

@@ -309,12 +309,15 @@ def test_of_a_search_that_stops_early_no_flag_says_that_it_went_to_the_last_step
     assert not any("last step" in flag for flag in flags)
 
 
-def test_several_draws_leave_a_search_that_is_to_stop_early_as_it_is() -> None:
+def test_no_luck_of_a_draw_ends_a_search_of_any_kind_or_keeps_it_from_a_sample() -> None:
     pgd = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20)
-    attacks = {"whole": pgd, "early": partial(pgd, stop_early=True)}
-    whole, early = drawn(Flips(0.3), 3, attacks=attacks, dataset=many(60), indicators=False).rows
-    assert whole.backwards >= 20 * int((whole.clean.right > 0).sum())
-    assert early.backwards < whole.backwards / 2
+    attacks = {"whole": pgd, "early": partial(pgd, stop_early=True), "own": lambda *batch: pgd(*batch)}
+    model, frozen = Flips(0.3), fa.freeze(Flips(0.3))
+    rows = drawn(model, 3, attacks=attacks, dataset=many(60), indicators=False).rows
+    for row in rows:
+        assert row.backwards >= 20 * int((row.clean.right > 0).sum())
+    drawn(frozen, 3, attacks=attacks, dataset=many(6), indicators=False)
+    assert not frozen.patient
 
 
 def test_what_batches_deny_is_counted_together() -> None:

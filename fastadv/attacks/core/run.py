@@ -117,7 +117,7 @@ def run(
     rules = _rules_for(posed, gradient)
     followed = partial(follow, rules=rules) if rules else None
     last = posed.classifier.eot > 1 and not minimum
-    early = stop_early and not last
+    early = stop_early and not (last or posed.classifier.patient)
     plan = Plan(minimum, raised, early, last, rule, rows, restarts, seed, steps, one_way, followed)
     trial = Trial(posed, from_x)
     record, classifier = Record.start(trial.problem.x), trial.classifier

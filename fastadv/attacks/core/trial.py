@@ -70,8 +70,10 @@ class Trial:
         else:
             clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
         self.clean = clean
-        task = task.checked(clean, classifier.output_shape)
+        known, task = task.clean is not None, task.checked(clean, classifier.output_shape)
         self.already, finite = task.judged(clean)
+        if classifier.patient and not known:  # another draw may be right
+            self.already = torch.zeros_like(self.already)
         self._at_x = Verdict(clean, self.already, finite)
         self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
         if finite is not None:
