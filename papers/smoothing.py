@@ -21,7 +21,6 @@ from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-from fastadv.progress import Progress
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import seal
 from fastadv.runs.work import Keeper
@@ -133,7 +132,7 @@ def run(
 
 
 def _certified(
-    net: torch.nn.Module, images: ImageSet, sigma: float, folder: Path, *, progress: Progress, **options: Any
+    net: torch.nn.Module, images: ImageSet, sigma: float, folder: Path, *, progress: Any, **options: Any
 ) -> Certificates:
     """Certify, or read what the folder keeps of the same network, images and options."""
     known = {"weights": data_hash(*net.state_dict().values()), "data": images.describe()}

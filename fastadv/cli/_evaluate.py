@@ -184,6 +184,8 @@ def evaluate(
         o.refuse_set("has no effect with --threat; leave it out.", **taken)
         parts = map(o.name_and_arguments, texts)
         texts = [f"{name}:{one}{',' * bool(tail)}{tail}" for name, tail in parts for one in threat]
+    if evaluation.keywords["freeze"] is False and search.precision not in (None, "fp32"):
+        o.refuse("--no-freeze does not go with --precision; leave one of them out.")
     named = parse_attacks(texts, budget, machine.seed, criterion)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])

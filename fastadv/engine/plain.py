@@ -139,8 +139,13 @@ class Plain(Prepared):
             y, targets = classes_for(loss, y, targets)
             direction = direction and self.eot == 1
             step = partial(self._gradient, loss=loss, direction=direction)
-            if callable(loss):  # it may hold one value for each sample of the batch
-                return step(x, y, targets)
+            if callable(loss) or self._fits(x):
+                try:
+                    return step(x, y, targets)
+                except Exception as error:
+                    # a loss that is a function may hold one value for each sample of the batch
+                    if callable(loss) or not ran_out(error):
+                        raise
             return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
 
     def _gradient(

@@ -137,7 +137,7 @@ class _Description:
         """Return the name of a function or class, with a hash of what it holds and the caller's source."""
         name, held = _name(value), _held(value)
         if _is_ours(value):
-            return f"{name} {_hash(self.of(held))}" if held else name
+            return f"{name} {_hash(self.of(held))}" if held and isinstance(value, FunctionType) else name
         if self._by_name:
             return name
         try:
@@ -160,12 +160,16 @@ class _Description:
 
 
 def _held(value: Any) -> list[Any]:
-    """Return the values that a function is bound to."""
+    """Return the values that a function is bound to, or the functions of a class."""
     if isinstance(value, type):
-        return []
-    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        members = (getattr(member, "__func__", member) for member in vars(value).values())
+        return [one for member in members if isinstance(member, FunctionType) for one in _cells(member)]
     more = () if _is_ours(value) else (value.__defaults__, value.__kwdefaults__, vars(value))
-    return [*cells, *(tuple(one.items()) if isinstance(one, dict) else one for one in more)]
+    return [*_cells(value), *(tuple(one.items()) if isinstance(one, dict) else one for one in more)]
+
+
+def _cells(function: FunctionType) -> list[Any]:
+    return [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,9 +12,9 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fastadv as fa
 from fastadv.attacks import Status
@@ -100,12 +100,13 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_file_has_what_was_judged_and_a_title_the_name_as_it_is(mine, tmp_path: Path, capsys) -> None:
-    common = ["evaluate", "-m", "softmax", "-d", "digits", "-n", "30", "--out", str(tmp_path / "out.npz")]
+    file = tmp_path / "out.safetensors"
+    common = ["evaluate", "-m", "softmax", "-d", "digits", "-n", "30", "--out", str(file)]
     mine.strong = partial(mine.shifted)
     mine.autoattack = lambda model, x, y: mine.shifted(model, x, y)
     mine.autoattack.__name__ = "autoattack"
     assert main([*common, "-a", "mine:shifted", "--radius", "0.01"]) == 0
-    kept = np.load(tmp_path / "out.npz")
+    kept = load_file(file)
     assert (kept["x_adv"] == kept["x"]).all()
     assert (kept["success"] == (kept["status"] == Status.ALREADY_WRONG)).all()
     assert len(kept["x"]) == 30
