@@ -57,9 +57,8 @@ class Batch(Classified):
 
     def varies(self) -> bool:
         """Return whether another pass of x has other logits."""
-        again = self.classifier.verdict(self.x)
-        assert self.clean is not None
-        return not torch.allclose(again, self.clean, rtol=APART, atol=APART, equal_nan=True)
+        again, clean = self.classifier.verdict(self.x), self.clean
+        return clean is not None and not torch.allclose(again, clean, APART, APART, equal_nan=True)
 
     def as_right(self, right: Tensor) -> "Batch":
         """Return the batch with logits of a draw in which the samples `right` bool [B] are."""

@@ -282,8 +282,7 @@ class Evaluation:
         notes = outcomes.notes_of(result, claims)
         wrong = some.correct & (result.status == int(Status.ALREADY_WRONG))
         changed = len(usable) == len(batch.y) and bool(wrong.any())
-        drawn = TWO_ANSWERS in notes["flags"] or changed
-        if drawn or (denied_in(notes["flags"]) and batch.varies()):
+        if TWO_ANSWERS in notes["flags"] or changed or (denied_in(notes["flags"]) and batch.varies()):
             notes["flags"].append(TWO_ANSWERS if several else RANDOMIZED)
         x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
         return Part(tensors | self.count_at(x_adv, batch), notes)
