@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -26,8 +25,7 @@ class Mapped(Prepared):
 
     eot, counts, model, dtype, device = read_from("inner", "eot", "counts", "model", "dtype", "device")
     notes, compared, search_dtype = read_from("inner", "notes", "compared", "search_dtype")
-    patient = property(attrgetter("inner.patient"))
-    outputs, output_shape, parts = read_from("inner", "outputs", "output_shape", "parts")
+    outputs, output_shape, parts, patient = read_from("inner", "outputs", "output_shape", "parts", "patient")
     in_eval, sees, differs, add_note = read_from("inner", "in_eval", "sees", "differs", "add_note")
 
     def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:

@@ -144,8 +144,10 @@ class Plain(Prepared):
                     return step(x, y, targets)
                 except Exception as error:
                     # a loss that is a function may hold one value for each sample of the batch
-                    if callable(loss) or not ran_out(error):
+                    if callable(loss) or len(x) < 2 or not (ran_out(error) and self._rows_apart()):
                         raise
+                # Outside of `except`: the error holds on to what the pass had in memory
+                self._room.halve(GRADIENT, x, len(x))
             return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
 
     def _gradient(

@@ -79,15 +79,9 @@ class Quadratic(nn.Module):
         return logits
 
 
-def log_confidence(model: Any) -> Any:
-    """Return what makes log probabilities [B, K] of a model's logits: its own method, or the log softmax."""
-    return getattr(model, "log_confidence", lambda logits: logits.log_softmax(1))
-
-
 def confidence(frozen: Any, x: Tensor) -> Tensor:
     """Return the probability of each class, [B, K], that a frozen model gives images x [B, ...]."""
-    chances: Tensor = log_confidence(frozen.model)(frozen.verdict(x)).exp()
-    return chances
+    return fa.losses.log_confidence(frozen.model, frozen.verdict(x)).exp()
 
 
 class EachOnItsOwn(nn.Module):

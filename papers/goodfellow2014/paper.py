@@ -16,7 +16,7 @@ from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import STEPS, STRONGLY_TESTED, Answers, Bench, Line, Nets, Paper
 from papers.goodfellow2014.figures import POINTS, RADIUS, first_layer, shown, spread
 from papers.goodfellow2014.logistic import two_digits
-from papers.goodfellow2014.models import confidence, log_confidence
+from papers.goodfellow2014.models import confidence
 from papers.goodfellow2014.plan import LARGE, Settings
 from papers.study import NO_BOX, Watch, publish, some_of, unwatched
 from papers.text import in_markdown, percent
@@ -182,11 +182,9 @@ def fooling(
     frozen, ids = fa.freeze(model), _ids(model, samples)
     x, shares = noise(shape, ids, seed), []
 
-    chances = log_confidence(model)
-
     def likelier(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         assert targets is not None
-        return chances(logits).gather(1, targets[:, None]).squeeze(1)  # type: ignore[no-any-return]
+        return fa.losses.log_confidence(model, logits).gather(1, targets[:, None]).squeeze(1)
 
     for target in range(classes):
         targets = torch.full_like(ids, target)
