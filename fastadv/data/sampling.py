@@ -62,8 +62,7 @@ def first_samples(dataset: Dataset[Any], limit: int | None = None, *, tell: bool
             "the data set looks sorted: its first %d of %d samples do not represent all classes, so %d are "
             "%s instead", count, size, count, BY_CLASS,
         )  # fmt: skip
-    evenly = (2 * positions + 1) * size // (2 * count)  # through the classes, so that each has its share
-    return _by_class(labels, rng.derive(_SEED, "first samples"))[evenly].sort().values
+    return _of_each(labels, count, rng.derive(_SEED, "first samples"))
 
 
 def part_of(dataset: Any, limit: int | None) -> Any:
@@ -80,8 +79,7 @@ def part_of(dataset: Any, limit: int | None) -> Any:
 def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
     """Hold out images at random, of each class by its share where labels are known without reading images.
 
-    Every class with two images or more has at least one held out and one left. The choice is a function of
-    (labels, count, seed).
+    The choice is a function of (labels, count, seed).
 
     Args:
         dataset: a set with `subset`.
@@ -93,8 +91,7 @@ def hold_out(dataset: Any, count: int, seed: int = 0) -> HeldOut:
         as a dictionary.
 
     Raises:
-        InputError: the set has no `subset`, or count is below the number of classes, or not below that of all
-            images.
+        InputError: the set has no `subset`, or count is not from 1 to one below the number of images.
 
     Example:
         >>> import fastadv as fa
@@ -173,18 +170,13 @@ def _gives(dataset: Any, labels: Tensor, key: str | int) -> bool:
         return True
 
 
-def _classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the class of each sample, counted among those there are, and their sizes: int64 [N], [K]."""
-    _, numbers, sizes = np.unique(labels.numpy(), return_inverse=True, return_counts=True)
-    return torch.from_numpy(numbers).reshape(-1), torch.from_numpy(sizes)
-
-
 def _sorted(labels: Tensor, count: int) -> bool:
     """Return whether labels come in runs, or the first ones lack a class whose share of them would be twelve.
 
     In runs: neighbors differ at most half as often as in a random order.
     """
-    (numbers, sizes), whole = _classes(labels), len(labels)
+    _, numbers, sizes = labels.unique(return_inverse=True, return_counts=True)
+    whole = len(labels)
     changes = int((labels[1:] != labels[:-1]).sum())
     if 0 < 2 * changes * whole <= whole**2 - int((sizes**2).sum()):
         return True
@@ -192,25 +184,9 @@ def _sorted(labels: Tensor, count: int) -> bool:
     return bool(((here == 0) & (sizes * count >= 12 * whole)).any())
 
 
-def _by_class(labels: Tensor, seed: int) -> Tensor:
-    """Return all positions class by class, those of each in a random order."""
-    order = rng.permutation(len(labels), seed)
-    return order[labels[order].argsort(stable=True)]
-
-
 def _of_each(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return positions, of each class by its share; of two images or more, one at least and not all."""
-    order, (_, sizes) = _by_class(labels, seed), _classes(labels)
-    place = torch.arange(len(labels), device="cpu") - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    last = sizes.repeat_interleave(sizes) - 1
-    turn = (place.double() + 0.5) / (last + 1)
-    turn[place == 0], turn[place == last] = 0.0, 1.0
-    several, spare = int((turn == 0).sum()), int((turn < 1).sum())
-    if not several:
-        raise InputError("dataset: expected a class with two images or more, got one image of each class")
-    if not several <= count <= spare:
-        raise InputError(
-            f"count: expected {several} to {spare} images, so that each class of two or more has "
-            f"one on both sides, got {count}"
-        )
-    return order[turn.argsort(stable=True)[:count]].sort().values
+    """Return random positions int64 [count], of each class by its share, in their order."""
+    order = rng.permutation(len(labels), seed)
+    by_class = order[labels[order].argsort(stable=True)]
+    evenly = (2 * torch.arange(count, device="cpu") + 1) * len(labels) // (2 * count)
+    return by_class[evenly].sort().values

@@ -179,6 +179,6 @@ def check_sets(
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         logger.warning(
             "validation_set: no image of class %s: the best epoch is chosen without them; "
-            "fa.data.hold_out takes images of every class", shown
+            "hold out more images", shown
         )  # fmt: skip
     return classes
