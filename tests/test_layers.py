@@ -24,7 +24,7 @@ LAYERS = [
     {"losses", "rng"},
     {"threat"},
     {"intervals", "text", "progress"},
-    {"labels"},
+    {"labels", "outputs"},
     {"engine"},
     {"attacks", "models"},
     {"data"},
@@ -41,7 +41,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 # Rooms within a room, from the bottom up; the files beside them stand above.
-INNER = {"attacks": ["special", "core", "criteria", "methods"]}
+INNER = {"attacks": ["core", "criteria", "methods"]}
 
 
 def room_of(path: Path) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastadv import attacks, rng
 from fastadv.adapters.foreign import Foreign, one_radius, with_defaults
 from fastadv.adapters.meaning import INSTEAD, MEANING
-from fastadv.attacks.special.training import moves_all
+from fastadv.attacks.core.training import moves_all
 from fastadv.engine.module import device_of
 from fastadv.errors import InputError
 from fastadv.models import Normalized

@@ -17,11 +17,13 @@ from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.core.card import ATTACKS, REGISTRY, Attack
-from fastadv.attacks.core.criterion import ConfidentlyWrong, Criterion, OutsideTopK, Unless, WrongBy
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.criteria.beyond import Beyond
+from fastadv.attacks.criteria.one_class import ConfidentlyWrong, OutsideTopK, WrongBy
 from fastadv.attacks.criteria.share import Share
 from fastadv.attacks.criteria.signs import Signs
+from fastadv.attacks.criteria.unless import Unless
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool, superdeepfool

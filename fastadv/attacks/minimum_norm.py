@@ -23,7 +23,7 @@ from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.threat import Threat
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class MinimumNormResult(core.AttackResult):
     """The outcome of `minimum_norm`: an `AttackResult` that also says which attack found each point.
 

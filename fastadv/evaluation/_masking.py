@@ -15,13 +15,13 @@ from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.attacks.masking import Evidence, Indicators, choose, few_parameters, look
 from fastadv.attacks.masking.verdict import BLACK_BOX
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.engine.module import as_module
 from fastadv.evaluation._outcome import NOT_RUN, Part, joined, of_all, wanted_of
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.job import Job
 from fastadv.evaluation.named import bound
 from fastadv.evaluation.row import Row, worst_draws
+from fastadv.outputs import SOFT_LOGITS
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
 from fastadv.threat.through import Own

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed import HashStore, destroy_process_group, init_process_group
 
 import fastadv as fa
-from fastadv.attacks.core import ConfidentlyWrong
+from fastadv.attacks import ConfidentlyWrong
 from fastadv.attacks.methods import auto_pgd
 from fastadv.engine import capture
 from fastadv.rng import generators_kept

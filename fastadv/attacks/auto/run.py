@@ -26,11 +26,11 @@ from fastadv.attacks.masking import Indicators
 from fastadv.attacks.masking.flags import FLAGS, Cost, blind, square_stands_out
 from fastadv.attacks.masking.probes import SAMPLES, Answer, randomized
 from fastadv.attacks.pdpgd import pdpgd
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
 from fastadv.attacks.square import square
 from fastadv.engine.module import as_module
 from fastadv.errors import NoGradientError
 from fastadv.labels import LABELS
+from fastadv.outputs import SOFT_LOGITS
 from fastadv.progress import say
 from fastadv.runs import processes
 from fastadv.text import percent, several
@@ -59,7 +59,7 @@ class Component:
         return partial(attack.on, task, **arguments)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class AutoAttackResult(core.AttackResult):
     """The outcome of AutoAttack: an `AttackResult` that also says what each component did.
 

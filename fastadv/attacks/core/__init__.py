@@ -11,7 +11,7 @@ from fastadv.attacks.core.card import registered as registered
 from fastadv.attacks.core.card import tested as tested
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.common import Classifier, Common, GradientCommon, Variant, takes_common
-from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
+from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.gradient_rule import GradientRule
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.record import Rows
@@ -22,8 +22,8 @@ from fastadv.attacks.core.search import Rule, Search
 from fastadv.attacks.core.task import Classified, Task
 
 __all__ = [
-    "WRONG", "Attack", "AttackResult", "Classified", "Classifier", "Common", "ConfidentlyWrong", "Criterion",
-    "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "OutsideTopK", "Rows",
-    "Rule", "ScoredLook", "Search", "Status", "Task", "Variant", "WrongBy", "check_count",
+    "WRONG", "Attack", "AttackResult", "Classified", "Classifier", "Common", "Criterion",
+    "GradientCommon", "GradientLook", "GradientRule", "JacobianLook", "Look", "Rows",
+    "Rule", "ScoredLook", "Search", "Status", "Task", "Variant", "check_count",
     "check_finite_radius", "check_norm", "repeat", "run", "takes_common",
 ]  # fmt: skip

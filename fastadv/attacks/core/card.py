@@ -16,7 +16,7 @@ from fastadv.threat import THREATS
 F = TypeVar("F", bound=Callable[..., AttackResult])
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Attack:
     """An attack function and what it supports: its card in the registry.
 
@@ -55,12 +55,10 @@ class Attack:
     tolerance: float = 1.05
 
     def __post_init__(self) -> None:
-        served = self.norms or getattr(self.run, "norms", tuple(THREATS))
-        object.__setattr__(self, "norms", served)
-        usual = "margin" if self.minimal else "loss"
-        usual = "decision" if self.knowledge == "decision" else usual
-        object.__setattr__(self, "needs", self.needs or usual)
-        object.__setattr__(self, "through", self.through or getattr(self.run, "through", "any"))
+        self.norms = self.norms or getattr(self.run, "norms", tuple(THREATS))
+        self.through = self.through or getattr(self.run, "through", "any")
+        usual: Literal["loss", "margin"] = "margin" if self.minimal else "loss"
+        self.needs = self.needs or ("decision" if self.knowledge == "decision" else usual)
 
     @property
     def minimal(self) -> bool:

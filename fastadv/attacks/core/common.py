@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, wraps
 from math import prod
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, get_args, overload
@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import FOREIGN, check_choice, check_count, outside_compile
-from fastadv.attacks.core.card import REGISTRY
+from fastadv.attacks.core.card import REGISTRY, Attack
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.meanings import NEAREST, NO_LOSS, documented
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.task import Classified, Task, unwrapped
-from fastadv.attacks.special.training import warn_of_training
+from fastadv.attacks.core.task import Classified, Task
+from fastadv.attacks.core.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.precision import no_autocast, no_gradient
 from fastadv.errors import InputError
-from fastadv.losses import LOSSES, check_loss
 from fastadv.text import radius_text
 from fastadv.threat import THREATS, Through
 
@@ -37,7 +36,7 @@ COUNTS = ("steps", "queries", "restarts", "searches")
 # passes of AutoAttack, on average, and of an attack without such arguments
 OF_VERSION = {"quick": 500, "robustvlm": 1000, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
 TO_THE_END = {"quick": 1200, "standard": 7000, "plus": 16000, "strong": 9000}
-UNKNOWN = 100
+UNTOLD = 100
 # maps of parameters that an attack serves: any, those whose parameters are [B, C, H, W] or like x, or none
 Serves = Literal["any", "images", "none"]
 Door = Callable[[dict[str, Any]], dict[str, Any]]
@@ -52,7 +51,7 @@ class Public(Protocol[P, R_co]):
 
 
 class Common(TypedDict, total=False):
-    """The arguments that every attack takes, by name only."""
+    """The arguments that every attack takes, by name only; the help of each attack says what they mean."""
 
     targets: Tensor | None
     criterion: Criterion | None
@@ -63,19 +62,18 @@ class Common(TypedDict, total=False):
 
 
 class GradientCommon(Common, total=False):
-    """The arguments that every attack takes whose steps follow the gradient of a loss, by name only."""
+    """The same of every attack whose steps follow the gradient of a loss."""
 
     gradient: GradientRules
 
-
-for kind in (Common, GradientCommon):
-    kind.__doc__ = documented(f"{kind.__doc__}", kind.__annotations__, {}, returns=False)
 
 DEFAULTS = {
     "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None,
     "freeze": None, "gradient": (),
 }  # fmt: skip
 PLACES = "model", "x", "y", "threat"
+UNKNOWN = Attack(lambda: None)  # type: ignore[arg-type,return-value]  # of an attack without a card
+TARGETED = "-targeted"  # at the end of a loss that has a check of its own
 
 
 @overload
@@ -118,7 +116,6 @@ def takes_common(
     if function is None:
         return partial(takes_common, norms=norms, finite=finite, through=through, door=door, **least)
     front = _Front.of(function, norms, finite, least)
-    name, counts = front.name, [name for name in (*COUNTS, "version") if name in front.defaults]
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -126,23 +123,22 @@ def takes_common(
             return outside_compile(attack, *args, **kwargs)
         arguments = front.by_name(args, kwargs)
         front.check(arguments)
-        work = passes({count: arguments.get(count, front.defaults[count]) for count in counts})
-        model, x = unwrapped(arguments["model"]), arguments["x"]
-        called = {place: arguments.pop(place, front.defaults[place]) for place in PLACES}
+        work = passes({**front.defaults, **arguments})
         asked = door(arguments) if door else {}
         asked |= {option: arguments.pop(option) for option in Common.__annotations__ if option in arguments}
+        model, x, y, threat = (arguments.pop(place, front.defaults[place]) for place in PLACES)
         device = x.device.type if isinstance(x, Tensor) else "cpu"
         # its own arithmetic, too, is not that of an autocast around
         with no_gradient(), no_autocast(device):
-            task = Task.of(**called, **asked, passes=work)
-            _check_through(name, through, task, x.shape)
-            if model is called["model"]:
-                warn_of_training(name, model, task.classifier, "ids" in asked)
+            task = Task.of(model, x, y, threat, **asked, passes=work)
+            _check_through(front.name, through, task, x.shape)
+            if not isinstance(model, Classified | Prepared):
+                warn_of_training(front.name, task.classifier)
             with task.classifier.in_eval():
                 out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
         if isinstance(out, AttackResult):
-            out = task.with_images(out) if isinstance(called["threat"], Through) else out
-            out = replace(out, attack=name)
+            out = task.with_images(out) if isinstance(threat, Through) else out
+            out.attack = front.name
         return out  # type: ignore[no-any-return]
 
     def on(task: Task, **options: Any) -> R:
@@ -176,20 +172,17 @@ class _Front:
         cls, function: Callable[..., Any], norms: tuple[str, ...], finite: bool, least: Mapping[str, int]
     ) -> "_Front":
         kinds, whole = inspect.Parameter, inspect.signature(function)
-        own = [one for one in whole.parameters.values() if one.kind is not kinds.VAR_KEYWORD]
-        rest = [one for one in whole.parameters.values() if one.kind is kinds.VAR_KEYWORD]
-        # an annotation is text where the attack's module postpones them
-        follows = any("GradientCommon" in str(one.annotation) for one in rest)
-        shared = (GradientCommon if follows else Common).__annotations__.items()
+        own = {name: one for name, one in whole.parameters.items() if one.kind is not kinds.VAR_KEYWORD}
+        shared = (GradientCommon if "GradientCommon" in str(whole) else Common).__annotations__
         more = [
             kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
-            for name, annotation in shared
+            for name, annotation in shared.items()
         ]
-        placed = tuple(one.name for one in own if one.kind is kinds.POSITIONAL_OR_KEYWORD)
-        defaults = {one.name: one.default for one in own}
+        defaults = {name: one.default for name, one in own.items()}
+        placed = tuple(name for name, one in own.items() if one.kind is kinds.POSITIONAL_OR_KEYWORD)
         needed = frozenset(name for name in placed if defaults[name] is kinds.empty)
-        optional = frozenset(one.name for one in own if one.default is None or "None" in str(one.annotation))
-        seen = whole.replace(parameters=[*own, *more])
+        optional = frozenset(name for name, one in own.items() if "None" in f"{one.default} {one.annotation}")
+        seen = whole.replace(parameters=[*own.values(), *more])
         return cls(function.__name__, seen, defaults, placed, needed, optional, norms, finite, least)
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -226,44 +219,33 @@ class _Front:
             check_norm(self.name, ball, self.norms)
         if self.finite:
             check_finite_radius(ball)
-        if "variant" in self.defaults:
-            check_choice("variant", arguments.get("variant", self.defaults["variant"]), get_args(Variant))
-        criterion = arguments.get("criterion")
-        if criterion is not None:
-            self.take_loss(check_criterion(criterion).for_labels(arguments.get("y")), arguments)
-        if "loss" in self.defaults and "classes" not in self.defaults:  # "-targeted" has a check of its own
-            loss = arguments.get("loss", self.defaults["loss"])
-            # None is the criterion's own
-            if loss is not None or (self.defaults["loss"] is not None and not criterion):
-                check_loss(loss)
+        if "variant" in arguments:
+            check_choice("variant", arguments["variant"], get_args(Variant))
+        if "criterion" in arguments or "loss" in arguments:
+            criterion = check_criterion(arguments.get("criterion"))
+            self.take_loss(criterion.for_labels(arguments.get("y")), arguments)
         for name, least in self.least.items():
-            count = arguments.get(name, least)
-            if count is not None or name not in self.optional:
-                check_count(name, count, least)
+            if arguments.get(name, least) is not None or name not in self.optional:
+                check_count(name, arguments.get(name, least), least)
 
     def take_loss(self, criterion: Criterion, arguments: dict[str, Any]) -> None:
         """Put the loss of a criterion in place of a name or of none."""
-        default, card = self.defaults.get("loss"), REGISTRY.get(self.name)
-        if type(criterion) is Criterion or criterion.outputs == "logit":
-            return
-        if card is not None and card.minimal and arguments.get("loss") == "margin":
-            del arguments["loss"]  # the margin of the criterion is their default
-        if criterion.outputs != "any":
-            if "loss" in self.defaults:
-                loss = arguments.setdefault("loss", None)  # what the criterion raises
-                arguments["loss"] = criterion.of_classes(loss) if loss in LOSSES else loss
-            return
-        if card is not None and card.needs == "classes":
+        card, others = REGISTRY.get(self.name, UNKNOWN), criterion.outputs == "any"
+        if others and card.needs == "classes":
             serve = ", ".join(sorted(name for name, card in REGISTRY.items() if card.serves_all))
             raise InputError(
                 f"criterion: expected one of classes, which {self.name} needs, got {criterion!r}, served by "
                 f"{serve}"
             )
-        loss = arguments.get("loss", None if default is None else criterion.losses[0])
-        if isinstance(loss, str):
-            arguments["loss"] = criterion.loss(loss)
-        elif callable(loss) and getattr(loss, "__self__", None) is not criterion:
-            arguments["loss"] = _of_outputs(loss, criterion)
+        if criterion.raises and card.minimal and arguments.get("loss") == "margin":
+            del arguments["loss"]  # the margin of the criterion is their default
+        if criterion.raises and "loss" in self.defaults:
+            named = others and self.defaults["loss"] is not None
+            arguments.setdefault("loss", criterion.losses[0] if named else None)
+        loss = arguments.get("loss")
+        of_attack = "classes" in self.defaults and str(loss).endswith(TARGETED) and not others
+        if loss is not None and not of_attack:
+            arguments["loss"] = criterion.followed(loss)
 
     def documented(self, text: str) -> str:
         """Return the help of the attack, with the arguments that it does not explain."""
@@ -281,7 +263,7 @@ class _Front:
 def _check_through(attack: str, served: Serves, task: Task, shape: torch.Size) -> None:
     """Raise InputError where an attack does not serve the map of parameters of a task."""
     images = task.x.ndim == 4 or task.x.shape == shape
-    if task.through is None or served == "any" or (served == "images" and images):
+    if task.through is None or {"any": True, "images": images, "none": False}[served]:
         return
     wanted = "and no map of parameters" if served == "none" else "or a map of parameters like x or [C, H, W]"
     blind = "grid" if task.x[0].numel() <= 3 else "nes"
@@ -291,21 +273,12 @@ def _check_through(attack: str, served: Serves, task: Task, shape: torch.Size) -
     )
 
 
-def _of_outputs(loss: Callable[..., Tensor], criterion: Criterion) -> Callable[..., Tensor]:
-    """Return a loss of rows [B, N] that gives the caller's own the outputs in their shape."""
-
-    def value(rows: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return loss(criterion.in_shape(rows, y), y, targets)
-
-    return value
-
-
 def passes(arguments: Mapping[str, Any]) -> int:
     """Return how many gradients or queries of a sample these arguments of an attack ask for."""
     if isinstance(version := arguments.get("version"), str):
-        return OF_VERSION.get(version, UNKNOWN)
+        return OF_VERSION.get(version, UNTOLD)
     counts = [arguments[name] for name in COUNTS if name in arguments]
-    return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNKNOWN
+    return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNTOLD
 
 
 def planned(*attacks: Callable[..., Any], to_the_end: bool = False) -> int:

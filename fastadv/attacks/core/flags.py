@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, outputs
 from fastadv.attacks.core.result import Status, failed_flags
-from fastadv.attacks.special import bounded_outputs
 from fastadv.labels import label_flags
 from fastadv.text import threat_text
 
@@ -46,9 +45,10 @@ def _wide(out: Outcome) -> tuple[str, ...]:
 
 
 def _outside(out: Outcome) -> tuple[str, ...]:
-    threat, outside = out.trial.problem.threat, int(out.trial.outside.sum())
-    text = OUTSIDE.format(outside, len(out.status), threat_text(threat), *threat.box)
-    return (text,) * bool(outside)
+    if not (outside := int(out.trial.outside.sum())):
+        return ()
+    threat = out.trial.problem.threat
+    return (OUTSIDE.format(outside, len(out.status), threat_text(threat), *threat.box),)
 
 
 def _denied(out: Outcome) -> tuple[str, ...]:
@@ -84,17 +84,18 @@ def _labels(out: Outcome) -> tuple[str, ...]:
 
 
 def _bounded(out: Outcome) -> tuple[str, ...]:
-    trial = out.trial
-    looks = trial.passed[1] and trial.problem.outputs == "classes"  # of an attack that takes gradients
-    kind = bounded_outputs.squashed(trial.clean) if looks else None
-    return (bounded_outputs.flag(kind),) if kind else ()
+    trial, task = out.trial, out.trial.problem
+    # of an attack that takes gradients
+    logits = task.criterion.of_single(trial.clean, task.y) if trial.passed[1] else None
+    kind = None if logits is None else outputs.squashed(logits)
+    return (outputs.flag(kind),) if kind else ()
 
 
 def _soft(out: Outcome) -> tuple[str, ...]:
     task, held = out.trial.problem, out.status == Status.HELD
     counts = out.loss == "ce" and out.budget and task.targets is None
-    soft = counts and bounded_outputs.are_soft(out.logits[held], task.y[held])
-    return (bounded_outputs.SOFT_LOGITS,) * soft
+    soft = counts and outputs.are_soft(out.logits[held], task.y[held])
+    return (outputs.SOFT_LOGITS,) * soft
 
 
 FLAGS: tuple[Callable[[Outcome], tuple[str, ...]], ...] = (

@@ -79,14 +79,13 @@ Example:
 """
 
 
-def documented(text: str, names: Iterable[str], others: Mapping[str, str], *, returns: bool = True) -> str:
+def documented(text: str, names: Iterable[str], others: Mapping[str, str]) -> str:
     """Add to the docstring of an attack the arguments it does not explain, and what attacks return.
 
     Args:
         text: the docstring; no section of it has an empty line.
         names: of the arguments of the attack.
         others: meanings that go before `MEANINGS`.
-        returns: add what attacks return and raise.
     """
     paragraphs, meanings = text.split("\n\n"), MEANINGS | dict(others)
     sections = {name: part for part in paragraphs for name in SECTIONS if part.startswith(f"{name}:\n")}
@@ -100,6 +99,5 @@ def documented(text: str, names: Iterable[str], others: Mapping[str, str], *, re
     sections["Args"] = f"Args:{before}{explained}{after}"
     if "Example" in sections:
         sections["Example"] = EXAMPLE + sections["Example"].removeprefix("Example:\n")
-    if returns:
-        sections = {"Returns": RETURNS, "Raises": RAISES} | sections
+    sections = {"Returns": RETURNS, "Raises": RAISES} | sections
     return "\n\n".join([*head, *(sections[name] for name in SECTIONS if name in sections)])

@@ -53,7 +53,7 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
     return tuple(flag for flag, samples in flags.items() if samples)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class AttackResult:
     """The outcome of an attack on a batch of B samples; `print(result)` tells what to report of it.
 
@@ -64,7 +64,7 @@ class AttackResult:
     Attributes:
         x_adv: like x; always finite, inside the box and the ball. Where x was already wrong, x itself. Where
             nothing was broken, the strongest point for budget attacks, and x itself for minimum-norm ones.
-            A pass of all of x_adv at once is what decided.
+            A pass of all points at once is what decided; what it denies of a minimum is x again.
         success: bool [B]; the model as given, in eval mode, classifies x_adv as the attack wants.
         status: int64 [B] of `Status`: ALREADY_WRONG where x itself is a success and was left alone, BROKEN
             where the attack found a success, HELD where it found none, FAILED where it found none and a logit
@@ -121,8 +121,7 @@ class AttackResult:
 
     def __post_init__(self) -> None:
         if self.correct is None:
-            attacked = (self.status == Status.HELD) | (self.status == Status.BROKEN)
-            object.__setattr__(self, "correct", attacked)
+            self.correct = (self.status == Status.HELD) | (self.status == Status.BROKEN)
 
     @property
     def held(self) -> Tensor:

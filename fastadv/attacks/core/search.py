@@ -11,7 +11,6 @@ from typing_extensions import TypeVar
 
 from fastadv import losses
 from fastadv._waiting import steps_ahead, surely_finite
-from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.judge import Answer, graded, loss_of, repeated
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
 from fastadv.attacks.core.points import taken
@@ -133,8 +132,7 @@ class Search(Samples[R_co]):
     def led(self) -> bool:
         """Whether the steps follow what a criterion of one class raises by default."""
         criterion = self.problem.criterion
-        of_criterion = type(criterion) is not Criterion and criterion.outputs == "classes"
-        return of_criterion and self.plan.loss == criterion.leading
+        return criterion.raises and criterion.outputs == "classes" and self.plan.loss == criterion.leading
 
     def rank(self, look: ScoredLook) -> Tensor:
         """Return [n], larger for stronger points, for a look taken with the loss of the plan."""

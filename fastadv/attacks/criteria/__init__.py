@@ -1,1 +1,1 @@
-"""Criteria of outputs that are not one class: signs, positions, distances."""
+"""What counts as a success beyond a wrong class: of one class, of signs, positions and distances."""

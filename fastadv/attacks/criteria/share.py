@@ -13,7 +13,7 @@ from fastadv._checks import check_share, kind_of
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, signed
 from fastadv.attacks.core.task import handed
-from fastadv.attacks.criteria.lead import lead, straightened
+from fastadv.attacks.criteria.lead import lead
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
@@ -22,6 +22,7 @@ from fastadv.text import percent
 
 UNIT = 0.15  # of the mean distance from a decision: the unit in which losses see the logits
 LEAST = 1e-20
+SEEN = 4096  # positions that tell of a head that squashes
 
 
 class Positions(NamedTuple):
@@ -41,9 +42,8 @@ class Positions(NamedTuple):
 
     def scaled(self) -> "Positions":
         """Return positions whose logits losses see in units of the mean distance from a decision."""
-        at = self._replace(seen=straightened(self.z))
-        unit = (UNIT * self.mean(at.margins().detach().abs())).clamp_min(LEAST)[:, None, None]
-        return at._replace(seen=(at.seen - at.seen.detach().amax(1, keepdim=True)) / unit)
+        unit = (UNIT * self.mean(self.margins().detach().abs())).clamp_min(LEAST)[:, None, None]
+        return self._replace(seen=(self.z - self.z.detach().amax(1, keepdim=True)) / unit)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return [B], the mean of values [B, P] over the positions that count."""
@@ -77,7 +77,8 @@ class Share(Criterion):
     cross-entropy everywhere; "js" the Jensen-Shannon divergence of softmax and label; "cospgd" weights the
     gradient of "ce" by the cosine of both. These see the logits of an image in units of 0.15 of its mean
     margin; the unit of the first is the margin at the share that must be wrong, where that is smaller. So
-    neither their scale nor a sigmoid or tanh at the end changes much. "margin" is the criterion's own.
+    their scale does not matter; of a model that ends in a sigmoid or softmax take `fastadv.models.logits`.
+    "margin" is the criterion's own.
 
     Args:
         least: the share of positions that must be wrong, above 0 and at most 1.
@@ -151,6 +152,12 @@ class Share(Criterion):
 
     def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
         return rows.reshape(len(y), -1, *y.shape[1:])
+
+    def of_single(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        if outputs.numel() == y.numel():
+            return None  # whose sign decides
+        rows, _ = _each(self.positions(outputs, y))
+        return rows[:: -(-len(rows) // SEEN)]
 
     @property
     def fixed(self) -> bool:
@@ -285,7 +292,7 @@ class Share(Criterion):
 
     def _bounded_margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         at = self.positions(outputs, self._labels(y, targets))
-        margins = self._margins(at._replace(seen=straightened(at.z)), targets is not None)
+        margins = self._margins(at, targets is not None)
         with torch.no_grad():
             mean = at.mean(margins.abs())
             order = margins.where(at.counts, -torch.inf).sort(1, descending=True).values

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.masking.flags import Cost, blind
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS
+from fastadv.outputs import SOFT_LOGITS
 from fastadv.threat import Threat
 
 FEW = 8  # parameters of a map, that a grid or noise can search

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastadv import outputs
 from fastadv.attacks.core.result import ZERO_SHARE
 from fastadv.attacks.masking import clamped_input
-from fastadv.attacks.special import bounded_outputs
 from fastadv.intervals import clopper_pearson
 
 
@@ -24,7 +24,7 @@ SIGNS = {
         "a row alone has other logits than in the batch",
         "give BatchNorm its statistics, or attack a module around it that passes each row alone",
     ),
-    "bounded_outputs": Sign(bounded_outputs.WORDS, bounded_outputs.ADVICE),
+    "bounded_outputs": Sign(outputs.WORDS, outputs.ADVICE),
     "incorrect_gradient": Sign(
         "gradients are masked: the model changes otherwise than its gradient says",
         "fa.attacks.masked_modules(model, x) names modules that hide theirs: give fa.models.bpda(model, {its "

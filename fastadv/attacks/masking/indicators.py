@@ -18,10 +18,10 @@ from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.masking.verdict import BLACK_BOX, INCOMPLETE, STAND_IN, UNSEARCHED, Indicators
 from fastadv.attacks.pgd import pgd
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, squashed
 from fastadv.engine import Prepared
 from fastadv.engine.module import as_module, replaced
 from fastadv.errors import InputError, NoGradientError
+from fastadv.outputs import SOFT_LOGITS, squashed
 from fastadv.threat import Threat
 
 STEPS = 40  # of PGD at the radius, where no results are given

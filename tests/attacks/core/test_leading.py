@@ -148,13 +148,13 @@ def test_a_loss_by_name_is_that_of_the_other_classes(place: int, targeted: bool)
     aim = (y + 1) % 4 if targeted else None
     whole, wide_aim = torch.full((3, 5), 9.0).index_copy(1, left, z), left[aim] if targeted else None
     for name in ("ce", "dlr", "bce"):
-        loss = Unless(place).of_classes(name)
+        loss = Unless(place).loss(name)
         value, slope = fa.losses.loss_and_grad(whole, left[y], loss, wide_aim)
         wanted = fa.losses.loss_and_grad(z, y, name, aim)
         torch.testing.assert_close((value, slope[:, left]), wanted)
         assert not slope[:, place].any()
     run = partial(fa.attacks.pgd, abstains, X[:20], Y[:20], THREAT, criterion=Unless(10), steps=5)
-    assert torch.equal(run(loss="ce").x_adv, run(loss=Unless(10).of_classes("ce")).x_adv)
+    assert torch.equal(run(loss="ce").x_adv, run(loss=Unless(10).loss("ce")).x_adv)
 
 
 @pytest.mark.parametrize("criterion", [None, OutsideTopK(2), ConfidentlyWrong(0.9)], ids=str)

@@ -14,9 +14,9 @@ from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
-from fastadv.attacks.special.bounded_outputs import squashed
 from fastadv.engine import prepare
 from fastadv.errors import NoGradientError
+from fastadv.outputs import squashed
 from tests.attacks.contract.conftest import shortened
 from tests.defenses import Pointwise, Quantize
 

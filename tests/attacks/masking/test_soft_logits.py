@@ -8,7 +8,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import autoattack, indicators, pgd, square
-from fastadv.attacks.special.bounded_outputs import SOFT_LOGITS, are_soft
+from fastadv.outputs import SOFT_LOGITS, are_soft
 from fastadv.threat import L2
 
 from ..nets import images, seed_cpu

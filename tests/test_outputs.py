@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid, logsigmoid, mse_loss, one_hot, relu6, softsign
 
 import fastadv as fa
-from fastadv.attacks.special.bounded_outputs import flag, squashed
+from fastadv.outputs import flag, squashed
 from fastadv.rng import generators_kept
 from tests.attacks.masking.nets import HONEST, honest
 from tests.defenses import Defended, Pointwise

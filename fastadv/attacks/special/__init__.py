@@ -1,1 +1,0 @@
-"""What a search does about models and labels that are not like others."""
