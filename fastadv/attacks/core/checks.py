@@ -122,8 +122,6 @@ def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> 
     """Return the step size if it is a finite number >= 0, or [B] of them; raise InputError otherwise."""
     if not isinstance(step_size, Tensor) or step_size.ndim == 0:
         return check_number(name, step_size, 0)
-    if not isinstance(x, Tensor) or not x.ndim:
-        return step_size  # the check of the task says what is wrong with x
     fits = step_size.shape == x.shape[:1] and step_size.dtype != torch.bool and not step_size.is_complex()
     if not fits or not bool((step_size.isfinite() & (step_size >= 0)).all()):
         raise InputError(

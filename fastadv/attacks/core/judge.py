@@ -157,8 +157,8 @@ class Fused(Judge):
 
 def judge_for(task: Task, best: Record, plan: Plan, exact: bool) -> Judge:
     """Return what judges points of these samples; `exact`: the model sees them as they are kept."""
-    named = isinstance(plan.loss, str) and plan.loss in KINDS and not plan.minimum
-    fused = named and exact and task.single and task.criterion is WRONG and not plan.last
+    by_loss = not (plan.minimum or plan.last) and plan.loss in KINDS
+    fused = by_loss and exact and task.single and task.criterion is WRONG
     return (Fused if fused else Judge)(task, best, plan)
 
 

@@ -32,6 +32,13 @@ class _Repeated:
     passes: tuple[int, int]
     before: Callable[[int, Search], None] | None
 
+    def take(self, search: Search, numbers: range) -> None:
+        """Take the steps of these numbers without a graph."""
+        for number in numbers:
+            if self.before is not None:
+                self.before(number, search)
+            self.step(search)
+
 
 def repeat(
     search: Search, step: Callable[[Search], None], count: int, name: Hashable, more: int = 0,
@@ -49,17 +56,15 @@ def repeat(
         before: (number, search) makes what differs in step number 0, 1, 2 ..., such as random numbers, and
             leaves it in `search.rows`. It is no part of a graph.
     """
-    repeated, done, replays = _Repeated(step, name, passes, before), 0, True
-    while done < count:
-        # the first gradient checks the model, and may be of the pass that gave the clean verdict
-        tried = replays and (search.met or not passes[1])
-        replayed = _replayed(search, repeated, done, count, more) if tried else 0
-        replays = bool(replayed) or not tried
-        if not replayed:
-            if before is not None:
-                before(done, search)
-            step(search)
-        done += replayed or 1
+    repeated = _Repeated(step, name, passes, before)
+    # the first gradient checks the model, and may be of the pass that gave the clean verdict
+    done = 0 if search.met or not passes[1] else min(1, count)
+    repeated.take(search, range(done))
+    replayed = 1
+    while replayed and done < count:
+        replayed = _replayed(search, repeated, done, count, more)
+        done += replayed
+    repeated.take(search, range(done, count))
 
 
 def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more: int) -> int:
@@ -165,11 +170,9 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
         _write(over, {part: rows[part] for part in written})
         step(over)
         values = {part: attrgetter(part)(over) for part in written}
-        new = {part: tensor for part, tensor in values.items() if tensor is not rows[part]}
-        # a step may have bound one row's tensor to another row; clone it before it is overwritten
-        kept = {row.untyped_storage().data_ptr() for row in rows.values()}
-        fixed = {part: t.clone() if t.untyped_storage().data_ptr() in kept else t for part, t in new.items()}
-        for part, tensor in fixed.items():
+        # copied first, as a step may have bound one row's tensor to another row
+        new = {part: tensor.clone() for part, tensor in values.items() if tensor is not rows[part]}
+        for part, tensor in new.items():
             rows[part].copy_(tensor)
 
     return run

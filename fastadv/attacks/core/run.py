@@ -112,7 +112,7 @@ def run(
         raise InputError(OTHERS)
     check_count("restarts", restarts, 1)
     check_seed(seed)
-    raised: losses.Loss = (task.margin if minimum else task.leading) if loss is None else loss
+    raised = loss or task.raised(minimum)
     posed = task.within(task.threat.with_radius(inf)) if minimum else task
     rules = _rules_for(posed, gradient)
     followed = partial(follow, rules=rules) if rules else None
@@ -126,32 +126,25 @@ def run(
             rule(search)
             search.close()
     replayed, classifier.replayed = classifier.replayed, None
-    loss = task.margin if loss is None else loss
+    loss = loss or task.margin
     if minimum:
-        return _nearest(trial, record, loss, task.threat)
+        verdict = _nearest(trial, record, task.threat)
+        return trial.finish(record.x_adv, verdict, loss, **record.findings, within=task.threat)
     verdict = trial.verdict(record.x_adv)
     trial.check_search(record, verdict, loss, replayed)
     return trial.finish(record.x_adv, verdict, loss, **record.findings)
 
 
-def _nearest(trial: Trial, record: Record, loss: losses.Loss, within: Threat) -> AttackResult:
-    """Return the result of an attack that looks for the nearest success; those `within` a threat count."""
+def _nearest(trial: Trial, record: Record, within: Threat) -> Verdict:
+    """Return the verdict on the nearest successes; what is not `within` a threat, or denied, is x again."""
     x = trial.problem.x
     # what is too far goes back before the verdict, as rows may depend on each other
     far = trial.problem.threat.contains(record.x_adv, x) & ~within.contains(record.x_adv, x)
     record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
     verdict = overshoot(trial, record.x_adv, record.success, trial.verdict(record.x_adv))
-    broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
-    back = ~broken & (record.x_adv != x).flatten(1).any(1)
-    if bool(back.any()):
-        record.x_adv = torch.where(like(back, x), x, record.x_adv)
-        again = trial.verdict(record.x_adv)
-        # where rows decide others, the last verdict is on what is returned; one that draws is not asked twice
-        if torch.equal(again.logits, trial.verdict(record.x_adv).logits):
-            verdict = again
-            broken = verdict.met & trial.attacked & within.contains(record.x_adv, x)
-    about: dict[str, Any] = {**record.findings, "within": within, "broken": broken}
-    return trial.finish(record.x_adv, verdict, loss, **about)
+    kept = (verdict.met & within.contains(record.x_adv, x)) | ~trial.attacked
+    record.x_adv = torch.where(like(kept, x), record.x_adv, x)
+    return verdict.where(kept, trial.at_x)
 
 
 def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
@@ -183,15 +176,14 @@ def _attempts(trial: Trial, record: Record, plan: Plan) -> Iterator[Search[Any]]
 
 def _ways(task: Task, plan: Plan) -> list[tuple[Task, Plan]]:
     """Return the task towards a success in each way, and the plan that has this way's share of the steps."""
-    default, ways = task.margin if plan.minimum else task.leading, list[tuple[Task, Plan]]()
     parts = task.criterion.ways(task.y, task.targets, plan.minimum)
-    if plan.one_way or parts == (task.criterion,) or plan.loss != default or plan.steps < len(parts):
+    others = plan.one_way or plan.loss != task.raised(plan.minimum)
+    if others or parts == (task.criterion,) or plan.steps < len(parts):
         return [(task, plan)]
+    ways, attempts = list[tuple[Task, Plan]](), plan.attempts * len(parts)
     for turn, criterion in enumerate(parts):
-        one = replace(task, criterion=criterion)
-        steps = (plan.steps + len(parts) - 1 - turn) // len(parts)
-        attempts, loss = plan.attempts * len(parts), one.margin if plan.minimum else one.leading
-        ways.append((one, replace(plan, attempts=attempts, loss=loss, steps=steps)))
+        one, steps = replace(task, criterion=criterion), (plan.steps + len(parts) - 1 - turn) // len(parts)
+        ways.append((one, replace(plan, attempts=attempts, loss=one.raised(plan.minimum), steps=steps)))
     return ways
 
 

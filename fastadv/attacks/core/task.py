@@ -8,7 +8,6 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count
-from fastadv._waiting import surely_finite
 from fastadv.attacks.core.checks import check_images, check_mask, check_threat
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.points import taken
@@ -94,11 +93,10 @@ class Task(Classified):
         What is classified stands for its classifier, and for the logits at x. `freeze` says whether to search
         on a frozen copy; None decides by the `passes` of a sample that are planned.
         """
-        task = model if isinstance(model, Classified) else None
         check_threat(threat, maps=True)
         criterion = check_criterion(criterion).for_labels(y)
-        known = task is not None and x is task.x
-        x = check_images(x, threat.box, values=not (known and getattr(task, "box", None) == threat.box))
+        seen = isinstance(model, Classified) and x is model.x
+        x = check_images(x, threat.box, values=not (seen and getattr(model, "box", None) == threat.box))
         size, averages = len(x), check_count("eot", eot, 1)
         _check_batch(x, y)
         classifier = prepare(
@@ -110,31 +108,22 @@ class Task(Classified):
         labels = criterion.labels("y", y, size, x.device)
         if targets is not None:
             targets = criterion.labels("targets", targets, size, x.device)
-        rows = torch.arange(size, device=x.device)
-        numbers = rows if ids is None else check_index("ids", ids, size, x.device)
-        before = task if task is not None and torch.equal(numbers, task.ids) else None
-        clean = before.clean if before is not None and known and before.serves(classifier) else None
-        if before is not None and classifier is before.classifier:
-            rows = before.rows
-        else:
-            classifier = classifier.of(x, numbers)
+        numbers = torch.arange(size, device=x.device)
+        numbers = numbers if ids is None else check_index("ids", ids, size, x.device)
+        held = _classified(model, classifier, x, numbers, seen)
         ball = threat
         if isinstance(threat, Through):
-            classifier, ball, clean = Mapped(classifier, threat, x, numbers), threat.ball, None
+            mapped, ball = Mapped(held.classifier, threat, x, numbers), threat.ball
             x = check_images(threat.parameters(x, numbers), ball.box)
-            rows = torch.arange(size, device=x.device)
+            held = Classified(mapped, x, numbers, torch.arange(size, device=x.device), None)
         if criterion.outputs == "logit":  # of two classes
             criterion = WRONG
         return cls(
-            classifier,
-            x,
-            numbers,
-            rows,
-            clean,
+            **vars(held),
             y=numbers.new_zeros(size, 2) if labels is None else labels,
             threat=_with_radii(ball, x),
             targets=targets,
-            criterion=criterion.meant_by(classifier.model),
+            criterion=criterion.meant_by(held.classifier.model),
             mask=None if mask is None else check_mask(mask, x),
             labeled=labels is not None,
         )
@@ -205,6 +194,10 @@ class Task(Classified):
         """The loss [B] that searches for the strongest point raise by default."""
         return "margin" if self.criterion is WRONG else self.criterion.leading
 
+    def raised(self, minimum: bool) -> losses.Loss:
+        """Return the loss that searches raise by default, for the nearest success where `minimum`."""
+        return self.margin if minimum else self.leading
+
     @property
     def several(self) -> bool:
         """Whether a success takes several decisions at once."""
@@ -212,10 +205,7 @@ class Task(Classified):
 
     def right(self, logits: Tensor) -> Tensor:
         """Return bool [B], which logits [B, K] are right without an attack."""
-        criterion = self.criterion
-        of_outputs = type(criterion).right is not Criterion.right or criterion.outputs == "any"
-        by_criterion = of_outputs or self.targets is None
-        return criterion.right(logits, self.y) if by_criterion else logits.argmax(1) == self.y
+        return self.criterion.right(logits, self.y)
 
     def checked(self, logits: Tensor, shape: torch.Size | None) -> Self:
         """Return the task, which the logits at x fit; of outputs of that shape these, if y is missing."""
@@ -228,13 +218,10 @@ class Task(Classified):
         """Return bool [B], which logits [B, K] are finite and meet the criterion."""
         return self.judged(logits)[0]
 
-    def judged(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what `met` returns, and bool [B], which are finite; None where all surely are."""
-        met = self.criterion.met(logits, self.y, self.targets)
-        if surely_finite(logits):
-            return met, None
+    def judged(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `met` returns, and bool [B], which logits are finite."""
         finite = logits.isfinite().all(1)
-        return met & finite, finite
+        return self.criterion.met(logits, self.y, self.targets) & finite, finite
 
     def masked(self, points: Tensor) -> Tensor:
         """Return points [B, ...] or candidates [B, C, ...] with x wherever the mask allows no change."""
@@ -243,6 +230,21 @@ class Task(Classified):
         if points.ndim == self.x.ndim:
             return torch.where(self.mask, points, self.x)
         return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
+
+
+def _classified(
+    model: Model | Prepared | Classified, classifier: Prepared, x: Tensor, ids: Tensor, seen: bool
+) -> Classified:
+    """Return samples x of these ids for a classifier, with what a model that stands for them knows.
+
+    `seen`: its x are these, so that its logits are those at x.
+    """
+    clean = None
+    if isinstance(model, Classified) and torch.equal(ids, model.ids):
+        clean = model.clean if seen and model.serves(classifier) else None
+        if classifier is model.classifier:
+            return Classified(classifier, x, ids, model.rows, clean)
+    return Classified(classifier.of(x, ids), x, ids, torch.arange(len(x), device=x.device), clean)
 
 
 def unwrapped(model: Model | Prepared | Classified) -> Model | Prepared:

@@ -37,7 +37,7 @@ class Verdict:
 
     logits: Tensor
     met: Tensor
-    finite: Tensor | None  # of the logits; None where all surely are
+    finite: Tensor  # of the logits
     distance: Tensor | None = None
     _loss: Tensor | None = None
 
@@ -47,6 +47,12 @@ class Verdict:
             losses_of = loss_of if len(task.y) else lambda logits, *_: logits.new_zeros(0)
             self._loss = losses_of(self.logits, task.y, loss, task.targets)
         return self._loss
+
+    def where(self, rows: Tensor, other: "Verdict") -> "Verdict":
+        """Return this verdict of the rows bool [B], and another one of the others, but for distances."""
+        logits = torch.where(rows[:, None], self.logits, other.logits)
+        met, finite = torch.where(rows, self.met, other.met), torch.where(rows, self.finite, other.finite)
+        return Verdict(logits, met, finite, self.distance)
 
 
 class Trial:
@@ -58,53 +64,54 @@ class Trial:
         self.classifier = classifier
         self.flags: tuple[str, ...] = ()
         self._before = classifier.forwards, classifier.backwards
-        self.clean_pass: CleanPass | None = None
-        if task.outputs == "any" and not x.shape[0]:  # no sample meets anything
+        if task.outputs == "any" and not len(x):  # no sample meets anything
             task = replace(task, y=task.ids, targets=None, criterion=WRONG)
-        if task.clean is not None:
-            clean = task.clean
-        elif x.shape[0]:
-            self.clean_pass = classifier.clean_pass(x, task.rows) if from_x else None
-            waiting = self.clean_pass
-            clean = classifier.verdict(x, task.rows) if waiting is None else waiting.logits
-        else:
-            clean = x.new_zeros(0, CLASSES, dtype=torch.float32)
-        self.clean = clean
+        self.clean_pass: CleanPass | None = None
+        self.clean = clean = self._clean(task, from_x)
         known, task = task.clean is not None, task.checked(clean, classifier.output_shape)
         self.already, finite = task.judged(clean)
         if classifier.patient and not known:  # another draw may be right
             self.already = torch.zeros_like(self.already)
-        self._at_x = Verdict(clean, self.already, finite)
-        self.attacked, self.unusable = ~self.already, torch.zeros_like(self.already)
-        if finite is not None:
-            self.unusable, self.attacked = ~finite, self.attacked & finite
-        self._not_finite = self.unusable
-        self.outside = torch.zeros_like(self.already)  # of whose points x stood trial
-        looks = self.unusable.all(), self.attacked.all(), self.already.any()
-        unusable, everyone, self.some_already = torch.stack(looks).tolist()  # one read
-        if unusable and x.shape[0]:
+        self.at_x = Verdict(clean, self.already, finite)
+        self.unusable = self._not_finite = ~finite
+        self.attacked = ~self.already & finite
+        self.outside = torch.zeros_like(finite)  # of whose points x stood trial
+        looks = self.unusable.all(), self.already.any()
+        unusable, self.some_already = torch.stack(looks).tolist()  # one read
+        if unusable and len(x):
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, task.criterion.outputs == "classes")
-        right = self.attacked if task.plain else task.right(clean)
-        self.correct = right if finite is None else right & finite
+        # the model gets them right, by finite logits
+        self.correct = self.attacked if task.plain else task.right(clean) & finite
         self.draws = False  # whether the model answers x otherwise in another pass
         for _ in range((classifier.eot - 1) * bool(len(x))):
-            again = (classifier.verdict(x, task.rows) - clean).abs().amax(1)
-            varies = ~(again <= self._rounding()) & ~self.unusable
-            if not self.draws and bool(varies.any()):
-                self.draws = True
-                self._report(TWO_ANSWERS)
-            # what one draw misreads is attacked, too
-            self.already, self.attacked = self.already & ~varies, self.attacked | varies
-            if not bool(self.already.any()):
+            self._draw(task)
+            if not self.some_already:
                 break
-        if self.draws:
-            everyone, self.some_already = bool(self.attacked.all()), bool(self.already.any())
         classifier.settle(x)
         # the search copy is asked only now: it may change the layout that the search copy prefers
         self.problem = task.seen(classifier.layout(x), clean)
-        # the model gets them right, by finite logits
-        self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
+        self.todo = self.attacked.nonzero().squeeze(1)
+
+    def _clean(self, task: Task, from_x: bool) -> Tensor:
+        """Return the logits at x: those that are known, or of a pass."""
+        classifier, x = task.classifier, task.x
+        if task.clean is not None:
+            return task.clean
+        if not len(x):
+            return x.new_zeros(0, CLASSES, dtype=torch.float32)
+        self.clean_pass = classifier.clean_pass(x, task.rows) if from_x else None
+        return self.clean_pass.logits if self.clean_pass else classifier.verdict(x, task.rows)
+
+    def _draw(self, task: Task) -> None:
+        """Attack also what one more pass of x answers otherwise, of a model that draws."""
+        again = (self.classifier.verdict(task.x, task.rows) - self.clean).abs().amax(1)
+        varies = ~(again <= self._rounding()) & ~self.unusable
+        if not self.draws and bool(varies.any()):
+            self.draws = True
+            self._report(TWO_ANSWERS)
+        self.already, self.attacked = self.already & ~varies, self.attacked | varies
+        self.some_already = bool(self.already.any())
 
     @property
     def passed(self) -> tuple[int, int]:
@@ -114,7 +121,7 @@ class Trial:
     def verdict(self, x_adv: Tensor) -> Verdict:
         """Return what the model as given says of x_adv; samples outside the threat are first put to x."""
         if not self.todo.shape[0]:
-            return self._at_x
+            return self.at_x
         distance: Tensor | None
         task = self.problem
         distance, inside = task.threat.measure(x_adv, task.x)
@@ -166,36 +173,32 @@ class Trial:
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, claimed: Tensor, not_finite: Tensor,
         zero_gradient: Tensor, unfinished: Tensor, cycled: Tensor | None = None,
-        within: Threat | None = None, broken: Tensor | None = None,
+        within: Threat | None = None,
     ) -> AttackResult:  # fmt: skip
-        """Return the result for x_adv by the verdict on it; for the minimum, with who is broken `within`.
+        """Return the result for x_adv by the verdict on it; of a search for the nearest, `within` a threat.
 
         What the search `claimed` to be a success, and the verdict denies, holds.
         """
         task, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
-        failed = not_finite | self._not_finite
-        if verdict.finite is not None:
-            failed |= ~verdict.finite
-        broken = met & self.attacked if broken is None else broken
-        already = self.already & met
+        failed = not_finite | self._not_finite | ~verdict.finite
+        broken, already = met & self.attacked, met & self.already
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
-        if within is not None:
-            value = torch.where(broken, value, self._at_x.loss(task, loss))
         denied = (claimed | self.already) & ~met & ~self.outside
         outcome = Outcome(self, status, verdict.logits, loss, within is None, denied)
         for flag in flags_of(outcome):
             self._report(flag)
         distance = verdict.distance
         distance = task.threat.distance(x_adv, task.x) if distance is None else distance
+        forwards, backwards = self.passed
         return AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | already,
             status=status,
             loss=value,
             distance=distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0),
-            forwards=self.passed[0],
-            backwards=self.passed[1],
+            forwards=forwards,
+            backwards=backwards,
             zero_gradient=zero_gradient,
             flags=self.flags,
             unfinished=unfinished,
