@@ -3,7 +3,7 @@
 `repeat` takes steps of a search; `Walk` takes steps from tensors alone, for training and for data sets.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -32,13 +32,6 @@ class _Repeated:
     passes: tuple[int, int]
     before: Callable[[int, Search], None] | None
 
-    def take(self, search: Search, numbers: range) -> None:
-        """Take the steps of these numbers without a graph."""
-        for number in numbers:
-            if self.before is not None:
-                self.before(number, search)
-            self.step(search)
-
 
 def repeat(
     search: Search, step: Callable[[Search], None], count: int, name: Hashable, more: int = 0,
@@ -56,15 +49,22 @@ def repeat(
         before: (number, search) makes what differs in step number 0, 1, 2 ..., such as random numbers, and
             leaves it in `search.rows`. It is no part of a graph.
     """
-    repeated = _Repeated(step, name, passes, before)
+    for number in _without_graph(search, _Repeated(step, name, passes, before), count, more):
+        if before is not None:
+            before(number, search)
+        step(search)
+
+
+def _without_graph(search: Search, repeated: _Repeated, count: int, more: int) -> Iterator[int]:
+    """Yield the numbers of the steps that no graph replays; where there is one, replay the others."""
     # the first gradient checks the model, and may be of the pass that gave the clean verdict
-    done = 0 if search.met or not passes[1] else min(1, count)
-    repeated.take(search, range(done))
+    done = 0 if search.met or not repeated.passes[1] else min(1, count)
+    yield from range(done)
     replayed = 1
     while replayed and done < count:
         replayed = _replayed(search, repeated, done, count, more)
         done += replayed
-    repeated.take(search, range(done, count))
+    yield from range(done, count)
 
 
 def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more: int) -> int:

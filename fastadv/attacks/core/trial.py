@@ -76,8 +76,8 @@ class Trial:
         self.unusable = self._not_finite = ~finite
         self.attacked = ~self.already & finite
         self.outside = torch.zeros_like(finite)  # of whose points x stood trial
-        looks = self.unusable.all(), self.already.any()
-        unusable, self.some_already = torch.stack(looks).tolist()  # one read
+        looks = self.unusable.all(), self.attacked.all(), self.already.any()
+        unusable, everyone, self.some_already = torch.stack(looks).tolist()  # one read
         if unusable and len(x):
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, task.criterion.outputs == "classes")
@@ -91,7 +91,7 @@ class Trial:
         classifier.settle(x)
         # the search copy is asked only now: it may change the layout that the search copy prefers
         self.problem = task.seen(classifier.layout(x), clean)
-        self.todo = self.attacked.nonzero().squeeze(1)
+        self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 
     def _clean(self, task: Task, from_x: bool) -> Tensor:
         """Return the logits at x: those that are known, or of a pass."""

@@ -48,6 +48,13 @@ class Says(Far):
         return y % 2 == 0
 
 
+def test_no_loss_is_the_margin_of_the_criterion() -> None:
+    model = honest("standard")
+    outs = [fa.attacks.pgd(model, X, Y, THREAT, steps=3, loss=loss) for loss in (None, "margin")]
+    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
+    assert torch.equal(outs[0].loss, outs[1].loss)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [fa.attacks.pgd, partial(fa.attacks.ddn, steps=100)], ids=["pgd", "ddn"])
 def test_accuracies_follow_a_criterion_of_ones_own(run: Callable[..., AttackResult]) -> None:
