@@ -29,6 +29,7 @@ class Outcome:
     loss: losses.Loss
     budget: bool
     denied: Tensor
+    backwards: int
 
 
 def _wide(out: Outcome) -> tuple[str, ...]:
@@ -37,11 +38,12 @@ def _wide(out: Outcome) -> tuple[str, ...]:
     if not out.budget or not threat.covers(out.trial.problem.x):
         return ()
     (low, high), radius = threat.box, threat.radius
-    one = not isinstance(radius, Tensor)
-    balls = f"ball {threat_text(threat)} covers" if one else "balls of some samples cover"
-    text = f"radius: the {balls} the box [{low:g}, {high:g}], so any image is in {'it' if one else 'them'}"
-    bytes_meant = one and threat.norm == "linf" and (low, high) == (0, 1) and 1 < radius <= 255
-    return (f"{text}{MEANT} Linf({radius:g} / 255)?" if bytes_meant else text,)
+    box = f"the box [{low:g}, {high:g}], so any image is in"
+    if isinstance(radius, Tensor):
+        return (f"radius: the balls of some samples cover {box} them",)
+    bytes_meant = threat.norm == "linf" and (low, high) == (0, 1) and 1 < radius <= 255
+    ask = f"{MEANT} Linf({radius:g} / 255)?" * bytes_meant
+    return (f"radius: the ball {threat_text(threat)} covers {box} it{ask}",)
 
 
 def _outside(out: Outcome) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ def _labels(out: Outcome) -> tuple[str, ...]:
 def _bounded(out: Outcome) -> tuple[str, ...]:
     trial, task = out.trial, out.trial.problem
     # of an attack that takes gradients
-    logits = task.criterion.of_single(trial.clean, task.y) if trial.passed[1] else None
+    logits = task.criterion.of_single(trial.clean, task.y) if out.backwards else None
     kind = None if logits is None else outputs.squashed(logits)
     return (outputs.flag(kind),) if kind else ()
 

@@ -185,12 +185,12 @@ class Trial:
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
         denied = (claimed | self.already) & ~met & ~self.outside
-        outcome = Outcome(self, status, verdict.logits, loss, within is None, denied)
+        forwards, backwards = self.passed
+        outcome = Outcome(self, status, verdict.logits, loss, within is None, denied, backwards)
         for flag in flags_of(outcome):
             self._report(flag)
         distance = verdict.distance
         distance = task.threat.distance(x_adv, task.x) if distance is None else distance
-        forwards, backwards = self.passed
         return AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | already,
