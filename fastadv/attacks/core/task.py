@@ -101,8 +101,8 @@ class Task(Classified):
         size, averages = len(x), check_count("eot", eot, 1)
         _check_batch(x, y)
         classifier = prepare(
-            unwrapped(model), averages if averages > 1 else None, work=passes * size, freeze=freeze,
-            outputs=criterion.outputs,
+            model.classifier if isinstance(model, Classified) else model,
+            averages if averages > 1 else None, work=passes * size, freeze=freeze, outputs=criterion.outputs,
         )  # fmt: skip
         if criterion.outputs == "any" and not size:  # no sample meets anything
             y, criterion, targets = torch.zeros(0, dtype=torch.long, device=x.device), WRONG, None
@@ -204,10 +204,6 @@ class Task(Classified):
         """Whether a success takes several decisions at once."""
         return self.criterion.several(self.targets is not None)
 
-    def right(self, logits: Tensor) -> Tensor:
-        """Return bool [B], which logits [B, K] are right without an attack."""
-        return self.criterion.right(logits, self.y)
-
     def checked(self, logits: Tensor, shape: torch.Size | None) -> Self:
         """Return the task, which the logits at x fit; of outputs of that shape these, if y is missing."""
         if not len(logits):
@@ -249,11 +245,6 @@ def _classified(
         if classifier is model.classifier:
             return Classified(classifier, x, ids, model.rows, clean)
     return Classified(classifier.of(x, ids), x, ids, torch.arange(len(x), device=x.device), clean)
-
-
-def unwrapped(model: Model | Prepared | Classified) -> Model | Prepared:
-    """Return the model of a call, or the classifier of what stands for one."""
-    return model.classifier if isinstance(model, Classified) else model
 
 
 def handed(model: object) -> Task:

@@ -82,7 +82,7 @@ class Trial:
             raise InputError(NOT_FINITE)
         warn_of_probabilities(clean, classifier.outputs, task.criterion.outputs == "classes")
         # the model gets them right, by finite logits
-        self.correct = self.attacked if task.plain else task.right(clean) & finite
+        self.correct = self.attacked if task.plain else task.criterion.right(clean, task.y) & finite
         self.draws = False  # whether the model answers x otherwise in another pass
         for _ in range((classifier.eot - 1) * bool(len(x))):
             self._draw(task)
