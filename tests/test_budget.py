@@ -17,7 +17,6 @@ LINES = {
     "fastadv/adapters": 535,
     "fastadv/attacks": 12_600,
     "fastadv/attacks/core": 3_550,
-    "fastadv/attacks/special": 150,
     "fastadv/certify": 660,
     "fastadv/cli": 1_790,
     "fastadv/data": 4_160,

@@ -175,7 +175,7 @@ def _sorted(labels: Tensor, count: int) -> bool:
 
     In runs: neighbors differ at most half as often as in a random order.
     """
-    _, numbers, sizes = labels.unique(return_inverse=True, return_counts=True)
+    _, numbers, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     whole = len(labels)
     changes = int((labels[1:] != labels[:-1]).sum())
     if 0 < 2 * changes * whole <= whole**2 - int((sizes**2).sum()):
