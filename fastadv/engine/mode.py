@@ -1,6 +1,7 @@
 """InEval: a model in eval mode for the length of a call, and as it was after that."""
 
 import threading
+from itertools import repeat
 from typing import Any
 
 from torch import nn
@@ -35,7 +36,7 @@ class InEval:
         parts = self._parts
         with _lock:
             # a frozen script has no mode
-            trains = True in [getattr(part, "training", False) for part in parts]
+            trains = True in map(getattr, parts, repeat("training"), repeat(False))
             # A call around this one leaves later. One of another thread may leave earlier: what it holds is
             # in eval mode, and has to stay there.
             self._held_here = bool(parts) and id(parts[0]) in _here.roots

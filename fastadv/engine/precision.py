@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -121,11 +122,12 @@ def to_half(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 NOTHING = nullcontext()
+_may_cast = cache(torch.amp.is_autocast_available)  # a device
 
 
 def no_autocast(device: str) -> AbstractContextManager[object]:
     """Cast nothing inside, whatever is on around."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _may_cast(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return NOTHING
 

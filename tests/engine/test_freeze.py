@@ -31,7 +31,7 @@ def test_a_copy_is_frozen_anew(used: bool, copied: Callable[[Frozen], Frozen]) -
         frozen.input_gradient(X, Y)
     twin = copied(frozen)
     expected, verdict = frozen.input_gradient(X, Y), frozen.verdict(X)
-    assert (twin.options, twin.forwards, twin.settled) == (frozen.options, 0, False)
+    assert (twin.options, twin.forwards, twin.prepared) == (frozen.options, 0, False)
     with torch.no_grad():
         model[0].weight.zero_()  # of the caller, not of the copy
     # to the bit, so it is folded as well

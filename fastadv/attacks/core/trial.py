@@ -100,8 +100,7 @@ class Trial:
                 break
         if self.draws:
             everyone, self.some_already = bool(self.attacked.all()), bool(self.already.any())
-        classifier.settle(x)
-        # the search copy is asked only now: it may change the layout that the search copy prefers
+        # only now: a search copy may be made here
         self.problem = task.seen(classifier.layout(x), clean)
         # the model gets them right, by finite logits
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)

@@ -150,7 +150,7 @@ def prepare(
 
 def _compared(frozen: Prepared, base: Base) -> Prepared:
     """Return `frozen`, with its copy compared on the same images in every process and every resumed run."""
-    frozen.check(base.fetch(torch.arange(min(ROWS, base.count), device="cpu"))[0])
+    frozen.compare(base.fetch(torch.arange(min(ROWS, base.count), device="cpu"))[0])
     return frozen
 
 
