@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
+from fastadv.answers import answers
 from fastadv.attacks.core.checks import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_data
@@ -19,7 +20,6 @@ from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine import Frozen, Prepared, freeze
 from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
-from fastadv.engine.prepare import answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.models.wrappers import representation
