@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ CUTS = (
 
 
 def pull(
-    attached: Tensor, leaf: Tensor, by_attached: Tensor, retain_graph: bool = False, cuts: str = CUTS
+    leaf: Tensor, attached: Tensor, by_attached: Tensor, retain_graph: bool = False, cuts: str = CUTS
 ) -> Tensor:
     """Return the gradient at `leaf` of by_attached @ attached; where the graph is cut an error `cuts`."""
     gradient = None
@@ -57,6 +58,18 @@ def pull_each(
         gradient = back(by_logits, place + 1 < chosen.shape[1]).to(x.dtype)
         gradients[:, place] = gradient if reduce is None else reduce(gradient)
     return gradients
+
+
+def jacobian(
+    classifier: Any, reduce: Callable[[Tensor], Tensor] | None, x: Tensor,
+    directions: Tensor | Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return what `Prepared.jacobian` does, by one pass of a classifier, a `Plain` or a search copy."""
+    leaf, attached = classifier.followed(x)
+    logits = attached.detach().clone()
+    gradients = pull_each(x, logits, directions, reduce, partial(classifier.pull, leaf, attached))
+    classifier.counts.backwards += classifier.eot * gradients.shape[:2].numel()
+    return logits, gradients
 
 
 def graded(
@@ -174,8 +187,7 @@ class Followed(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plain: Any) -> Tensor:
         with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
             ctx.plain, ctx.dtype = plain, x.dtype
-            ctx.leaf = plain.leaf(plain.checked_x(x))
-            ctx.attached = plain.follow(ctx.leaf)
+            ctx.leaf, ctx.attached = plain.followed(plain.checked_x(x))
             logits: Tensor = ctx.attached.detach().clone()
             return logits
 

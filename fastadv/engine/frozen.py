@@ -89,7 +89,7 @@ class Frozen(Prepared):
         with plain.in_eval():
             self.search = SearchCopy(plain, self.options)
             self._stamp = None if module is None else Stamp(module, values=not self.options.follow)
-        self._met = set[str]()  # questions of which one has shown what the model itself writes
+        self._questions = set[str]()  # of a kind that has shown what the model itself writes
         self.prepared = self.search.idle  # whether the search copy has seen a batch
 
     @contextmanager
@@ -100,8 +100,8 @@ class Frozen(Prepared):
         plain = self._plain
         with plain.in_eval():
             yield plain
-            if self._stamp is not None and question not in self._met:
-                self._met.add(question)
+            if self._stamp is not None and question not in self._questions:
+                self._questions.add(question)
                 self._stamp.forgive()
 
     def _freeze_anew(self) -> None:
@@ -266,8 +266,7 @@ class Frozen(Prepared):
         return partial(self.input_gradient, y=y, loss=loss, targets=targets, direction=True)
 
     def layout(self, x: Tensor) -> Tensor:
-        if self.searches(x):
-            self._prepare(x)
+        self._prepare(x)
         return self.search.layout(x) if self.searches(x) else x
 
     def full_batch(self, x: Tensor) -> int:

@@ -82,7 +82,7 @@ class Mapped(Prepared):
             f"map: expected images that depend on t differentiably, got others from {self.threat.name}; "
             "use an attack without gradients, such as fastadv.attacks.grid"
         )
-        return pull(images, leaf, by_images.to(images.dtype), retain_graph, cuts)
+        return pull(leaf, images, by_images.to(images.dtype), retain_graph, cuts)
 
     def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
         # images are larger than parameters, of which a search may pass many at once
@@ -125,6 +125,10 @@ class Mapped(Prepared):
             return self._pull(leaf, images, inner.back(by_logits))
 
         return CleanPass(self, x, rows, inner.logits, back)
+
+    def layout(self, x: Tensor) -> Tensor:
+        self.inner.layout(self.x)  # which prepares its search
+        return x
 
     def full_batch(self, x: Tensor) -> int:
         return self.inner.full_batch(self.x)

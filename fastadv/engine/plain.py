@@ -12,7 +12,7 @@ from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, classes_for
-from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, pull, pull_each
+from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, jacobian, pull
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel, traits
 from fastadv.engine.copy import copied
@@ -147,18 +147,8 @@ class Plain(Prepared):
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
-            x, step = self.checked_x(x), partial(self._jacobian, reduce)
+            x, step = self.checked_x(x), partial(jacobian, self, reduce)
             return self.room.jacobian(step, x, directions, self, self.rows_apart)
-
-    def _jacobian(
-        self, reduce: Callable[[Tensor], Tensor] | None, x: Tensor, directions: Directions
-    ) -> tuple[Tensor, Tensor]:
-        leaf = self.leaf(x)
-        attached = self.follow(leaf)
-        logits = attached.detach().clone()
-        gradients = pull_each(x, logits, directions, reduce, partial(self.pull, leaf, attached))
-        self.counts.backwards += self.eot * gradients.shape[:2].numel()
-        return logits, gradients
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         if self.eot > 1 or not isinstance(self.source, nn.Module) or not x.shape[0]:
@@ -200,14 +190,15 @@ class Plain(Prepared):
         """Return x as the model sees it, sharing its memory where it can, to follow a gradient to it."""
         return x.to(self.checked.sees(x.dtype)).detach().requires_grad_()
 
-    def follow(self, leaf: Tensor) -> Tensor:
-        """Return the logits at a leaf with their graph, the mean of `eot` passes."""
+    def followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x as a leaf, and the logits there with their graph, the mean of `eot` passes."""
+        leaf = self.leaf(x)
         try:
             logits = mean_of([self.checked(leaf) for _ in range(self.eot)])
         except Exception as error:  # models raise anything
             self.refuse("forward", error, leaf)
         self.counts.forwards += self.eot * len(leaf)
-        return logits
+        return leaf, logits
 
     def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
@@ -215,7 +206,7 @@ class Plain(Prepared):
             by_logits = by_logits.to(attached.dtype)
         try:
             with self.checked.own_kernels():
-                return pull(attached, leaf, by_logits, retain_graph)
+                return pull(leaf, attached, by_logits, retain_graph)
         except Exception as error:  # models raise anything
             self.refuse("backward", error, leaf)
 

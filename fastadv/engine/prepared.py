@@ -180,7 +180,7 @@ class Prepared:
         """Compare the search with the model as given on rows like x, unless that was done."""
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that the search prefers, without a copy where it already has it."""
+        """Prepare the search, and return x in the layout that it prefers, itself where it has that."""
         return x
 
     def full_batch(self, x: Tensor) -> int:

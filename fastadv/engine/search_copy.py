@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import classes_for
-from fastadv.engine.bound import Gradient, pull, pull_each
+from fastadv.engine.bound import Gradient, jacobian, pull
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied, take_values
@@ -41,6 +41,8 @@ class SearchCopy:
     """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`."""
 
     # Logits that depend on the rest of a batch may differ in parts of it: in the search, not in the verdict
+
+    eot = 1  # passes of a question
 
     def __init__(self, plain: Plain, options: Options) -> None:
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
@@ -134,7 +136,7 @@ class SearchCopy:
             # these alone: others would keep what they make of weights that are not folded yet
             views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
-                self.pairs = fold(*both, lambda: self.followed(x, views)[1])
+                self.pairs = fold(*both, lambda: self.attached(x, self.checked, views)[1])
             self.notes[f"folded {len(self.pairs)} BatchNorm"] = None
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
@@ -179,28 +181,17 @@ class SearchCopy:
     def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
     ) -> Gradient:
-        leaf, attached = self.followed(x)
+        leaf, attached = self.attached(x, self.checked)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = self.backward(attached, leaf, by_logits)
+        gradient = self.pull(leaf, attached, by_logits)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        return self.room.jacobian(partial(self._jacobian, reduce), x, directions, self, lambda: True)
-
-    def _jacobian(
-        self, reduce: Callable[[Tensor], Tensor] | None, x: Tensor, directions: Directions
-    ) -> tuple[Tensor, Tensor]:
-        # a compiled backward frees what the next one needs
-        leaf, attached = self.followed(x, checked=self.uncompiled)
-        self.counts.forwards += len(x)
-        logits = attached.detach().clone()
-        gradients = pull_each(x, logits, directions, reduce, partial(self.backward, attached, leaf))
-        self.counts.backwards += gradients.shape[:2].numel()
-        return logits, gradients
+        return self.room.jacobian(partial(jacobian, self, reduce), x, directions, self, lambda: True)
 
     def is_compared(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether passes of rows like x were compared with the model's; in a graph none can be."""
@@ -230,21 +221,27 @@ class SearchCopy:
             used = (note for name, note in rewriting.notes.items() if note and name in lens.used)
             self.notes |= dict.fromkeys(used)
 
-    def followed(
-        self, x: Tensor, rewriting: Rewriting | None = None, checked: CheckedModel | None = None
+    def attached(
+        self, x: Tensor, checked: CheckedModel, rewriting: Rewriting | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
         with self._seen_by(x, self.rewriting if rewriting is None else rewriting) as lens:
-            return leaf, (checked or self.checked)(leaf, lens=lens)
+            return leaf, checked(leaf, lens=lens)
 
-    def backward(
-        self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
-    ) -> Tensor:
+    def followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x as a leaf, and logits that follow it, for any number of gradients."""
+        # a compiled backward frees what the next one needs
+        leaf, attached = self.attached(x, self.uncompiled)
+        self.counts.forwards += len(x)
+        return leaf, attached
+
+    def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+        """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         # the lens is for what a checkpoint computes again
         lens = self.rewriting.lens() or nullcontext()
         with no_autocast(leaf.device.type), lens, self.checked.own_kernels():
-            return pull(attached, leaf, by_logits, retain_graph)
+            return pull(leaf, attached, by_logits, retain_graph)
 
 
 def kind_of_pass(x: Tensor, kind: str) -> Hashable:

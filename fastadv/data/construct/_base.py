@@ -17,7 +17,7 @@ from fastadv.data.folder import FolderSet
 from fastadv.data.given import as_dataset
 from fastadv.data.imageset import UNIT, Box, ImageSet
 from fastadv.data.sampling import known_labels, sample_count
-from fastadv.engine import Frozen, Prepared, freeze
+from fastadv.engine import Frozen, Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
 from fastadv.engine.search_copy import ROWS
@@ -181,7 +181,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
             "got other values; check the weights"
         )
     if isinstance(source, Frozen):
-        return _compared(freeze(cut, **source.options.asked()), base)
+        return _compared(Frozen(cut, source.options), base)
     return prepared(cut)
 
 
