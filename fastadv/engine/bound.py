@@ -103,16 +103,12 @@ class Bound:
     def __call__(self, points: Tensor) -> Gradient:
         plain, whole = self._plain, callable(self._loss)  # it may hold one value for each sample of the batch
         if whole or plain.fits(points):
-            leaf: Any = None
+            # a new leaf each time: a forward may hang hooks on it
+            leaf, before = plain.leaf(points), version(points)
             attached: Any = None
             try:
-                # a new leaf each time: a forward may hang hooks on it
-                before, leaf = version(points), plain.leaf(points)
-                try:
-                    with torch.enable_grad():
-                        attached = self._model(leaf)
-                except Exception as error:  # models raise anything
-                    plain.refuse("forward", error, leaf)
+                with torch.enable_grad():
+                    attached = self._model(leaf)
                 if version(points) != before:
                     raise InputError(WRITES)
                 plain.counts.forwards += points.shape[0]
@@ -124,8 +120,10 @@ class Bound:
                 if self._model is plain.checked and plain.checked.is_bare(points.shape[0]):
                     self._model = plain.model  # nothing is left to be checked
                 return value, logits, gradient.to(points.dtype)
-            except Exception as error:
+            except Exception as error:  # models raise anything
                 if whole or not may_halve(error, points, plain.rows_apart):
+                    if attached is None:
+                        plain.refuse("forward", error, leaf)
                     raise
             # Outside of `except`: the error holds on to what the pass had in memory
             leaf = attached = None
