@@ -134,7 +134,7 @@ def nodes_of(last: Any) -> Iterator[Any]:
 def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters and the buffers that modules hold themselves."""
     parts = list(parts)
-    weights = [one for part in parts for one in part._parameters.values() if one is not None]
+    weights: list[Tensor] = [one for part in parts for one in part._parameters.values() if one is not None]
     buffers = [one for part in parts for one in part._buffers.values() if one is not None]
     return weights, buffers
 
