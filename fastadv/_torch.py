@@ -134,9 +134,9 @@ def nodes_of(last: Any) -> Iterator[Any]:
 def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters and the buffers that modules hold themselves."""
     parts = list(parts)
-    weights = (tensor for part in parts for tensor in part._parameters.values())
-    buffers = (tensor for part in parts for tensor in part._buffers.values())
-    return [one for one in weights if one is not None], [one for one in buffers if one is not None]
+    weights: list[Tensor] = [one for part in parts for one in part._parameters.values() if one is not None]
+    buffers = [one for part in parts for one in part._buffers.values() if one is not None]
+    return weights, buffers
 
 
 def has_global_hooks() -> bool:

@@ -26,7 +26,7 @@ LAYERS = [
     {"intervals", "text", "progress"},
     {"labels", "outputs"},
     {"engine"},
-    {"attacks", "models"},
+    {"answers", "attacks", "models"},
     {"data"},
     {"certify"},
     {"evaluation"},
@@ -82,6 +82,16 @@ def test_imports_point_down(room):
             assert other == room or LEVEL.get(other, len(LAYERS)) < LEVEL[room], (
                 f"{path}: {room} imports {other}, which is not below it"
             )
+
+
+# Beyond that order: rooms that must not know others below them
+NEVER = [("engine", "runs"), ("engine", "threat")]
+
+
+@pytest.mark.parametrize(("room", "other"), NEVER)
+def test_a_room_does_not_know_another(room, other):
+    files = (path for path in FILES if room_of(path) == room)
+    assert [path for path in files if other in imported_rooms(path.read_text())] == []
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.inner import InnerAttack, check_attack, inner_task, run_inner
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.prepare import taken_by
+from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
+from fastadv.text import first_line
 from fastadv.threat import Threat
 
 # the scales tried first: the largest coordinate moves by these shares of the box, 1 and more to its edge
@@ -114,10 +115,24 @@ def transfer(
 def _check_classes(sources: Sequence[Prepared], search: core.Search, classes: int) -> None:
     x = search.x[:1].to(search.dtype)
     for number, substitute in enumerate(sources):
-        width = taken_by(substitute, x, "source").shape[1]
+        width = logits_of(substitute, x, "source").shape[1]
         if width != classes:
             which = "" if len(sources) == 1 else f" as number {number}"
             raise InputError(
                 f"source: expected a net with the {classes} classes of the model, "
                 f"got one with {width}{which}; a label must mean the same to both"
             )
+
+
+def logits_of(classifier: Prepared, x: Tensor, name: str) -> Tensor:
+    """Return the logits of x; InputError about the argument `name` where the net refuses such images."""
+    try:
+        return classifier.verdict(x)
+    except Exception as error:  # models raise anything
+        if isinstance(error, InputError) or ran_out(error):
+            raise
+        size = list(x.shape[1:])
+        raise InputError(
+            f"{name}: expected nets that take x [B, {', '.join(map(str, size))}], got one that raises "
+            f"({first_line(error)}); resize in front of it: nn.Sequential(nn.Upsample((height, width)), net)"
+        ) from error

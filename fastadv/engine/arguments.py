@@ -43,7 +43,7 @@ def check_model(model: object) -> None:
         raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
     if not callable(model):
         raise InputError(f"model: expected a module or a function of x, got {type(model).__name__}")
-    if hasattr(model, "logit_scale") and type(model).__module__.startswith(("transformers.", "open_clip.")):
+    if type(model).__module__.startswith(("transformers.", "open_clip.")) and hasattr(model, "logit_scale"):
         advice = "which takes texts, too; fastadv.models.zero_shot(model, tokenizer, classes) is a classifier"
         raise InputError(f"model: expected one of x alone, got {type(model).__name__}, {advice}")
 

@@ -1,7 +1,8 @@
-"""Gradients at x: from those at the logits; of one batch, asked for many times or after its clean verdict."""
+"""Gradients of the model as given at x: the one body, and what leads from logits to x."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,143 +12,169 @@ from torch.autograd.function import once_differentiable
 from fastadv import losses
 from fastadv._torch import run_backward, version
 from fastadv.engine.arguments import checked_directions
-from fastadv.engine.checked import WRITES, CheckedModel
-from fastadv.engine.precision import NOTHING, no_autocast, with_gradient
-from fastadv.engine.room import ran_out
+from fastadv.engine.checked import WRITES
+from fastadv.engine.precision import no_autocast, with_gradient
+from fastadv.engine.room import GRADIENT, Room, may_halve, ran_out
 from fastadv.errors import InputError, NoGradientError
+from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import bind
-
-
-def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
-    """Return the gradient at `leaf` of by_logits @ attached."""
-    gradient = None
-    # `torch.autograd.grad` does not serve: a `TorchFunctionMode` sees it instead of what it calls, and what a
-    # checkpoint computes again has to be rewritten as before
-    if attached.requires_grad:
-        (gradient,) = run_backward((attached,), (by_logits,), retain_graph, (leaf,))
-    if gradient is None:
-        raise NoGradientError(
-            "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
-            "remove its no_grad, detach or integer step, or use an attack without gradients"
-        )
-    return gradient
-
-
-def pull_each(
-    x: Tensor, logits: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
-    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor, bool], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the directions [B, C, K], their gradients by `back`, each reduced, and the first as it is.
-
-    `back` is told whether its graph must stay for more: the last lets go of it while it goes back.
-    """
-    chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
-    gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
-    first: Tensor | None = None
-    for place, by_logits in enumerate(chosen.unbind(1)):
-        gradient = back(by_logits, place + 1 < chosen.shape[1]).to(x.dtype)
-        if first is None:
-            first = gradient.clone()  # `reduce` may write into it
-        gradients[:, place] = gradient if reduce is None else reduce(gradient)
-    return chosen, gradients, torch.zeros_like(x) if first is None else first
-
 
 Gradient = tuple[Tensor, Tensor, Tensor]
 # points [B, ...] -> loss [B], logits [B, K], and the gradient like the points, right up to a positive factor
 Ask = Callable[[Tensor], Gradient]
 
 
-class Bound:
-    """Loss, logits and gradient of a plain model, which the call around holds in eval mode."""
+CUTS = (
+    "model: expected logits that depend on x differentiably, got a model that cuts the graph; remove its "
+    "no_grad, detach or integer step, or use an attack without gradients"
+)
 
-    # A pass that fails is replaced by `otherwise` from then on, which says why, or mends
+
+def pull(
+    leaf: Tensor, attached: Tensor, by_attached: Tensor, retain_graph: bool = False, cuts: str = CUTS
+) -> Tensor:
+    """Return the gradient at `leaf` of by_attached @ attached; where the graph is cut an error `cuts`."""
+    gradient = None
+    # `torch.autograd.grad` does not serve: a `TorchFunctionMode` sees it instead of what it calls, and what a
+    # checkpoint computes again has to be rewritten as before
+    if attached.requires_grad:
+        (gradient,) = run_backward((attached,), (by_attached,), retain_graph, (leaf,))
+    if gradient is None:
+        raise NoGradientError(cuts)
+    return gradient
+
+
+def pull_each(
+    x: Tensor, logits: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
+    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor, bool], Tensor],
+) -> Tensor:  # fmt: skip
+    """Return the gradients of directions [B, C, K] by `back`, each reduced.
+
+    `back` is told whether its graph must stay for more: the last lets go of it while it goes back.
+    """
+    chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
+    gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
+    for place, by_logits in enumerate(chosen.unbind(1)):
+        gradient = back(by_logits, place + 1 < chosen.shape[1]).to(x.dtype)
+        gradients[:, place] = gradient if reduce is None else reduce(gradient)
+    return gradients
+
+
+def jacobian(
+    classifier: Any, reduce: Callable[[Tensor], Tensor] | None, x: Tensor,
+    directions: Tensor | Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return what `Prepared.jacobian` does, by one pass of a classifier, a `Plain` or a search copy."""
+    leaf, attached = classifier.followed(x)
+    logits = attached.detach().clone()
+    gradients = pull_each(x, logits, directions, reduce, partial(classifier.pull, leaf, attached))
+    classifier.counts.backwards += classifier.eot * gradients.shape[:2].numel()
+    return logits, gradients
+
+
+def graded(
+    logits: Tensor, y: Tensor, loss: losses.Loss, targets: Tensor | None, direction: bool
+) -> tuple[Tensor, Tensor]:
+    """Do as `losses.loss_and_grad`, for labels that are known to fit."""
+    if callable(loss) or loss not in KINDS or logits.dtype != torch.float32:
+        return losses.loss_and_grad(logits, y, loss, targets, direction)
+    value = logits.new_empty(logits.shape[0])
+    by_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    bind("logit_loss", logits.device)(value, by_logits, logits, y, loss, targets, direction)
+    return value, by_logits
+
+
+class Bound:
+    """Loss, logits and gradient of a plain model at points of the same samples, a pass each time.
+
+    The call around casts nothing, and holds the model in eval mode.
+    """
 
     def __init__(
-        self, plain: Any, otherwise: Ask, x: Tensor, y: Tensor, loss: str, targets: Tensor | None
-    ) -> None:
-        """Bind a `Plain`."""
-        self._plain, self._otherwise = plain, otherwise
-        self._rest = y, loss, targets
-        self._kernel = bind("logit_loss", x.device)
-        self._by_logits = x.new_empty(0)  # which the next call overwrites
-        self._model: Callable[[Tensor], Tensor] | None = plain.checked
-        self._checked: CheckedModel | None = plain.checked  # until its checks are done
-        self._copies = False  # whether logits are copied, since they move with the points
+        self, plain: Any, y: Any, loss: losses.Loss, targets: Tensor | None, direction: bool,
+        known: bool = False,
+    ) -> None:  # fmt: skip
+        """Bind a `Plain`; `known` says that labels and targets were checked."""
+        self._plain, self._loss, self._direction = plain, loss, direction
+        self._y, self._targets = y, targets
+        self._grade = graded if known else losses.loss_and_grad
+        self._model: Any = plain.checked
 
     def __call__(self, points: Tensor) -> Gradient:
-        if self._model is None:
-            return self._otherwise(points)
-        # a new leaf each time: a forward may hang hooks on it
-        plain, before, leaf = self._plain, version(points), self._plain.leaf(points)
-        checked = self._checked
-        try:
-            with torch.enable_grad(), checked.differentiated() if checked else NOTHING:
-                attached = self._model(leaf)
-                logits = attached.detach().clone() if self._copies else attached.detach()
-                if logits.shape != self._by_logits.shape:
-                    logits = self._meet(logits, leaf)
-                value = logits.new_empty(logits.shape[0])
-                self._kernel(value, self._by_logits, logits, *self._rest, True)
-                (gradient,) = run_backward((attached,), (self._by_logits,), False, (leaf,))
-            if checked and checked.is_bare(leaf.shape[0]):
-                # All checks of a pass are done; logits that lie in x are still to be seen
-                self._checked, self._model = None, checked.model
-                self._by_logits = value.new_empty(0)
-            if gradient is not None and version(points) == before:
-                plain.count(points.shape[0])
-                return value, logits, gradient
-        except InputError:
-            raise
-        except Exception:  # models raise anything
-            pass
-        # Outside of `except`: the error holds on to what the pass had in memory
-        self._model = None
-        if version(points) != before:
-            raise InputError(WRITES)
-        return self._otherwise(points)
+        plain, whole = self._plain, callable(self._loss)  # it may hold one value for each sample of the batch
+        if whole or plain.fits(points):
+            # a new leaf each time: a forward may hang hooks on it
+            leaf, before = plain.leaf(points), version(points)
+            attached: Any = None
+            try:
+                with torch.enable_grad():
+                    attached = self._model(leaf)
+                if version(points) != before:
+                    raise InputError(WRITES)
+                plain.counts.forwards += points.shape[0]
+                # copied, since they may be a part of x, or of memory that the next pass writes
+                logits = attached.detach().clone()
+                value, by_logits = self._grade(logits, self._y, self._loss, self._targets, self._direction)
+                gradient = plain.pull(leaf, attached, by_logits)
+                plain.counts.backwards += points.shape[0]
+                if self._model is plain.checked and plain.checked.is_bare(points.shape[0]):
+                    self._model = plain.model  # nothing is left to be checked
+                return value, logits, gradient.to(points.dtype)
+            except Exception as error:  # models raise anything
+                if whole or not may_halve(error, points, plain.rows_apart):
+                    if attached is None:
+                        plain.refuse("forward", error, leaf)
+                    raise
+            # Outside of `except`: the error holds on to what the pass had in memory
+            leaf = attached = None
+            plain.room.halve(GRADIENT, points, len(points))
+        room: Room = plain.room
+        return room.passes(GRADIENT, self._of_part, points, self._y, self._targets, apart=plain.rows_apart)
 
-    def _meet(self, logits: Tensor, leaf: Tensor) -> Tensor:
-        """Take the first logits of a batch, which were checked; return them as they are to be kept."""
-        if logits.dtype != torch.float32:
-            raise TypeError("kernels take float32")
-        place = leaf.untyped_storage().data_ptr()
-        self._by_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        # those of the model's own call are met a second time, by then as copies
-        self._copies = self._copies or logits.untyped_storage().data_ptr() == place
-        return logits.clone() if self._copies else logits
+    def _of_part(self, points: Tensor, y: Tensor | None, targets: Tensor | None) -> Gradient:
+        return Bound(self._plain, y, self._loss, targets, self._direction)(points)
 
 
 @dataclass
 class CleanPass:
-    """Logits of a pass at x that waits for its backward pass."""
+    """Logits of a pass at x that waits for its backward pass.
 
-    plain: Any
+    Attributes:
+        classifier: the `Prepared` that passed x.
+        x: [B, ...].
+        rows: int64 [B], of which samples of the batch x are; None for all.
+        logits: [B, K].
+        back: gives the gradient at x from one at the logits.
+    """
+
+    classifier: Any
     x: Tensor
-    leaf: Tensor
-    attached: Tensor
+    rows: Tensor | None
     logits: Tensor
+    back: Callable[[Tensor], Tensor]
 
     def gradient(
         self, rows: Tensor | None, y: Tensor, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
         """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
-        plain, logits = self.plain, self.logits if rows is None else self.logits[rows]
-        with with_gradient(), plain.in_eval(), no_autocast(self.x.device.type):
-            value, by_logits = losses.loss_and_grad(logits, y, loss, targets, direction)
+        classifier, logits = self.classifier, self.logits if rows is None else self.logits[rows]
+        with with_gradient(), classifier.in_eval(), no_autocast(self.x.device.type):
+            value, by_logits = graded(logits, y, loss, targets, direction)
             if rows is not None:
                 by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
             try:
-                # The dtype is the one that the model sees: half precision of x may hold less
-                gradient = plain.pull(self.leaf, self.attached, by_logits)
-                plain.counts.backwards += self.x.shape[0]
+                gradient = self.back(by_logits)
+                classifier.counts.backwards += self.x.shape[0]
                 return value, logits, gradient if rows is None else gradient[rows]
             except Exception as error:
                 if callable(loss) or not ran_out(error):
                     raise
         # Outside of `except`: the error holds on to what the pass had in memory
-        self.attached = self.logits  # lets go of the graph
-        x = self.x if rows is None else self.x[rows]
-        answer: Gradient = plain.input_gradient(x, y, loss, targets, direction)
+        del self.back
+        x, places = self.x, self.rows
+        if rows is not None:
+            x, places = x[rows], rows if places is None else places[rows]
+        answer: Gradient = classifier.input_gradient(x, y, loss, targets, direction, places)
         return answer
 
 
@@ -158,8 +185,7 @@ class Followed(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plain: Any) -> Tensor:
         with with_gradient(), plain.in_eval(), no_autocast(x.device.type):
             ctx.plain, ctx.dtype = plain, x.dtype
-            ctx.leaf = plain.leaf(plain.taken(x))
-            ctx.attached = plain.follow(ctx.leaf)
+            ctx.leaf, ctx.attached = plain.followed(plain.checked_x(x))
             logits: Tensor = ctx.attached.detach().clone()
             return logits
 

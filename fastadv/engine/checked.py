@@ -1,11 +1,13 @@
 """CheckedModel: one pass of a model, whose outputs are checked."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastadv._torch import BatchNorm, nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, TWO_INPUTS, Outputs
@@ -14,7 +16,6 @@ from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
 
-RECURRENT = "RNN backward can only be called in training mode"  # what torch raises
 WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
@@ -23,49 +24,66 @@ NEEDS = f"model: expected one that takes images alone, got {{}}; {TWO_INPUTS}"
 Model = Callable[[Tensor], Tensor]
 
 
+class Traits(NamedTuple):
+    """What the classes of a model's parts say of it."""
+
+    lazy: bool  # it has parameters that its first pass makes
+    recurrent: bool  # cuDNN does not differentiate such layers in eval mode
+    mends_rows: bool  # torch may get the gradient of a single row wrong
+
+
+@lru_cache
+def traits(kinds: frozenset[type], on_cpu: bool) -> Traits:
+    """Return the traits of a model with parts of these classes; a function has none."""
+    lazy, recurrent = (any(issubclass(kind, one) for kind in kinds) for one in (LazyModuleMixin, nn.RNNBase))
+    return Traits(lazy, recurrent, on_cpu and (not kinds or any(map(_may_normalize, kinds))))
+
+
+def _may_normalize(kind: type) -> bool:
+    """Return whether modules of a class may be normalizations, or hold what is none of their parts."""
+    norms = BatchNorm, nn.modules.instancenorm._InstanceNorm  # whose kernel is that of BatchNorm
+    return issubclass(kind, norms) or not kind.__module__.startswith("torch.nn.modules.")
+
+
 class CheckedModel:
     """A model whose outputs are checked, and returned as rows [B, K]."""
 
     # The first pass in each grad mode gets a copy of x; where the model writes into that, so does each pass
 
-    def __init__(self, model: Model, dtype: torch.dtype | None = None, outputs: Outputs = "classes") -> None:
+    def __init__(
+        self, model: Model, known: Traits, dtype: torch.dtype | None = None, outputs: Outputs = "classes"
+    ) -> None:
+        """Take a model of `known` traits whose weights are in `dtype`."""
         self.model, self.dtype, self.outputs, self._rows = model, dtype, outputs, OUTPUTS[outputs]
+        self.known = known
+        self.mends_rows = known.mends_rows  # until a graph has none of these layers
         self.shape: torch.Size | None = None  # of what a sample gave last, where outputs may be any
-        self.mends_rows = False  # whether torch may get the gradient of a single row wrong
         self.copies = False  # whether it is given copies of x, into which it writes
         self._pairs = False  # whether a single row passes twice
-        self.kernels: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._as_is = False  # whether its last outputs were taken as they are
         self._passed = set[bool]()  # grad modes in which there was a pass
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
     def is_bare(self, rows: int) -> bool:
         """Return whether passes of so many rows with a gradient need the model's own call alone."""
-        mended = self._pairs or (rows == 1 and self.mends_rows) or self.outputs != "classes"
-        return True in self._passed and not (self.copies or mended) and self.kernels is nullcontext
+        if self.copies or self.known.recurrent or (rows == 1 and (self._pairs or self.mends_rows)):
+            return False
+        return self._as_is and True in self._passed
 
-    def meet(self, x: Tensor) -> int:
+    def learn_dtype(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
-        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
-        # is: by two rows, or by all, since some models take one batch size alone.
-        weights = self.dtype
-        if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
+        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it is
+        if self.dtype in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
-        passed = 0
-        for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
-            few = x[:count].detach().to(dtype, copy=True)
-            passed += len(few)
-            if self._takes(few):
-                self._seen[x.dtype] = dtype
-                return passed
-        self._seen[x.dtype] = weights
-        return passed
-
-    def _takes(self, x: Tensor) -> bool:
-        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), suppress(Exception):
-            with first_pass(self.model):
-                self.model(x)
-            return True
-        return False  # models raise anything
+        few = x[:2].clone()
+        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
+            try:
+                with first_pass(self.model):
+                    self.model(few)
+                self._seen[x.dtype] = x.dtype
+            except Exception:  # models raise anything
+                self._seen[x.dtype] = self.dtype
+        return len(few)
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the model sees inputs of that dtype."""
@@ -77,7 +95,7 @@ class CheckedModel:
         first = x.shape[0] > 0 and follows not in self._passed
         points = x.clone() if first or self.copies else x
         before = version(points)
-        with lens or NOTHING, self.kernels(), first_pass(self.model) if first else NOTHING:
+        with lens or NOTHING, self.own_kernels(), first_pass(self.model) if first else NOTHING:
             try:
                 logits = self._twice(points) if self._pairs and x.shape[0] == 1 else self.model(points)
             except Exception as error:  # models raise anything
@@ -108,28 +126,16 @@ class CheckedModel:
 
     def _checked(self, logits: Any, x: Tensor) -> Tensor:
         rows = self._rows(logits, x.shape[0])
+        self._as_is = rows is logits
         if self.outputs == "any":
             self.shape = logits.shape[1:] if len(x) > 1 or logits.ndim > 1 else logits.shape
         if self.mends_rows and x.shape[0] == 1 and rows.requires_grad:
             self.mends_rows = mend_graph(rows)
         return rows
 
-    @contextmanager
-    def differentiated(self) -> Iterator[None]:
-        """Leave cuDNN inside and in later passes, once it has refused to differentiate a recurrent layer."""
-        try:
-            with self.kernels():
-                yield
-        except RuntimeError as error:
-            if RECURRENT in str(error):
-                self.kernels = without_cudnn
-            raise
-
-
-def may_normalize(kind: type) -> bool:
-    """Return whether modules of a class may be normalizations, or hold what is none of their parts."""
-    norms = BatchNorm, nn.modules.instancenorm._InstanceNorm  # whose kernel is that of BatchNorm
-    return issubclass(kind, norms) or not kind.__module__.startswith("torch.nn.modules.")
+    def own_kernels(self) -> AbstractContextManager[object]:
+        """Use kernels inside that differentiate all layers of the model."""
+        return without_cudnn() if self.known.recurrent else NOTHING
 
 
 def mend_graph(logits: Tensor) -> bool:

@@ -59,10 +59,10 @@ def _both(search: SearchCopy, plain: Plain, kind: str, x: Tensor) -> tuple[Tenso
         return plain.verdict(seen), x, search.logits(x), x
     expected, gradients = plain.jacobian(seen, lambda logits: _direction(logits)[:, None])
     with torch.enable_grad():
-        leaf, attached = search.followed(x)
+        leaf, attached = search.attached(x, search.checked)
     logits = attached.detach().clone()
     plain.backwards += len(x)
-    return expected, gradients[:, 0], logits, search.backward(attached, leaf, _direction(logits))
+    return expected, gradients[:, 0], logits, search.pull(leaf, attached, _direction(logits))
 
 
 def _direction(logits: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
-from fastadv.engine.capture import CAPTURED, Captures, in_step
+from fastadv.engine.capture import CAPTURED, Captures
 from fastadv.engine.compare import Apart, compare
 from fastadv.engine.copy import RunsOriginal
 from fastadv.engine.guard import allowed
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import NOTHING, Options, check_possible, no_gradient, with_gradient
+from fastadv.engine.precision import Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, read_from
-from fastadv.engine.room import GRADIENT
-from fastadv.engine.search_copy import JACOBIAN, LOGITS, ROWS, SearchCopy
+from fastadv.engine.room import GRADIENT, JACOBIAN
+from fastadv.engine.search_copy import LOGITS, ROWS, SearchCopy
 from fastadv.engine.stamp import Stamp
 from fastadv.errors import InputError, NoGradientError
 from fastadv.rng import generators_kept
@@ -89,11 +89,22 @@ class Frozen(Prepared):
         with plain.in_eval():
             self.search = SearchCopy(plain, self.options)
             self._stamp = None if module is None else Stamp(module, values=not self.options.follow)
-        self._looked = set[str]()  # kinds of questions, of which one has shown what the model itself writes
-        # Settled means that the search copy was prepared
-        self.settled = self.search.idle
+        self._questions = set[str]()  # of a kind that has shown what the model itself writes
+        self.prepared = self.search.idle  # whether the search copy has seen a batch
 
-    def _renew(self) -> None:
+    @contextmanager
+    def _as_it_is_now(self, question: str) -> Iterator[Plain]:
+        """Give the model as it is now, in eval mode inside; what it writes itself is no change of it."""
+        with self._plain.in_eval():
+            self._freeze_anew()
+        plain = self._plain
+        with plain.in_eval():
+            yield plain
+            if self._stamp is not None and question not in self._questions:
+                self._questions.add(question)
+                self._stamp.forgive()
+
+    def _freeze_anew(self) -> None:
         """Freeze the source anew where it has changed; in eval mode."""
         if self._stamp is None or self.options.follow or self._stamp.same():
             return
@@ -104,54 +115,55 @@ class Frozen(Prepared):
                 (self.add_note if noted else self.search.warn)(CHANGED)
 
     @contextmanager
-    def _asked(self, kind: str) -> Iterator[Plain]:
-        """Ask the model as it is now inside, in eval mode; what it writes itself is no change of it."""
-        before = self._plain
-        with before.in_eval():
-            self._renew()
-            with NOTHING if self._plain is before else self._plain.in_eval():
-                yield self._plain
-            if self._stamp is not None and kind not in self._looked:
-                self._looked.add(kind)
-                self._stamp.forgive()
-
-    def _answer(self, kind: str, x: Tensor, name: str, *arguments: Any) -> Any:
-        """Return what the copy answers, compared first, or the model as given where it does not."""
-        fault, asked = "", self.asked
-        with self._asked(kind) as plain:
-            x = plain.taken(x)
-            if self.searches(x, kind):
-                self.settle(x)
-            if self.searches(x, kind):
-                asked = self.asked
-                try:
-                    self._compare(x, kind)
-                    return getattr(self.search, name)(x, *arguments)
-                except Exception as error:  # models raise anything
-                    fault = self._fault(error)
-                self._discount(asked)
+    def _chosen(self, kind: str, x: Tensor) -> Iterator[tuple[Plain | SearchCopy, Tensor]]:
+        """Give what answers about x inside, the copy or the model as given, and x as that takes it."""
+        with self._as_it_is_now(kind) as plain:
+            x = plain.checked_x(x)
+            fault = self._fault(x, kind)
+            if self.searches(x, kind) and not fault:
+                yield self.search, x
+                return
             # x may be left of a larger batch, in the layout of the search
-            answer = getattr(plain, name)(x.contiguous(), *arguments)
+            yield plain, x.contiguous()
             if fault:  # the model has answered: the copy was to blame
                 self.search.leave(fault)
-            return answer
 
-    def _compare(self, x: Tensor, kind: str) -> None:
-        """Compare the copy with the model for rows like x, the first of each kind of pass."""
-        if not self.search.knows(x, kind):
-            asked = self.asked
+    def _fault(self, x: Tensor, kind: str) -> str:
+        """Return why the copy cannot answer about rows like x, "" if it can: the first are compared."""
+        if self.searches(x, kind):
+            self._prepare(x)
+        if not self.searches(x, kind) or self.search.is_compared(x, kind):
+            return ""
+        asked = self.asked
+        try:
             compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
-            self._discount(asked)
-
-    def _fault(self, error: Exception) -> str:
-        """Return why the copy cannot answer; raise what is no fault of it."""
-        if isinstance(error, NoGradientError):
+        except NoGradientError:
             return NO_GRADIENT
-        if isinstance(error, Apart | RunsOriginal):
+        except (Apart, RunsOriginal) as error:
             return str(error)
-        if in_step() or isinstance(error, InputError):
-            raise error
-        return f"the search copy failed ({first_line(error)})"
+        except InputError:
+            raise
+        except Exception as error:  # models raise anything
+            return f"the search copy failed ({first_line(error)})"
+        finally:
+            # all that was passed since then was passed to compare
+            self.compared = self.forwards - asked[0], self.backwards - asked[1]
+        return ""
+
+    def _prepare(self, x: Tensor) -> None:
+        """Prepare the search copy on the first batch."""
+        if self.prepared or len(x) == 0:
+            return
+        # A randomized model's next draws do not depend on when it is prepared
+        with (
+            self._lock, self._plain.in_eval(), generators_kept(x.device), torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # fmt: skip
+            if not self.prepared:  # or else another thread has done it meanwhile
+                asked = self.asked
+                self.search.prepare(x[:ROWS], self._plain)
+                self.prepared = True
+                self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
     def having(self, *, eot: int, outputs: Outputs) -> Prepared:
         """Return the same for other outputs, made once; of several passes, the model as given."""
@@ -174,7 +186,7 @@ class Frozen(Prepared):
 
     @property
     def model(self) -> Model:  # type: ignore[override]
-        with self._asked("model") as plain:
+        with self._as_it_is_now("model") as plain:
             return plain.model
 
     @property
@@ -194,13 +206,13 @@ class Frozen(Prepared):
         return self.dtype if self.search.idle else self.search.weights
 
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        with self._asked("verdict") as plain:
+        with self._as_it_is_now("verdict") as plain:
             return plain.verdict(x)
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # The model as given passes; its graph must not stay in memory while the copy is compared
-        with self._asked("clean pass") as plain:
-            return plain.clean_pass(x) if self.settled else None
+        with self._as_it_is_now("clean pass") as plain:
+            return plain.clean_pass(x) if self.prepared else None
 
     def refresh(self) -> bool:
         """Take the current values of a model that trains, if this was made to follow it.
@@ -221,46 +233,40 @@ class Frozen(Prepared):
         few = x.is_cpu and x.numel() < FEW and self.search.ordinary
         return kind in self.search.kinds and not few and not has_global_hooks()
 
-    def _discount(self, asked: tuple[int, int]) -> None:
-        """Count all that was passed since so much had been asked for as passed to compare."""
-        self.compared = self.forwards - asked[0], self.backwards - asked[1]
-
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
-            with self._asked("__call__") as plain:
-                return plain(x, rows)
-        with no_gradient():
-            logits: Tensor = self._answer(LOGITS, x, "__call__")
-            return logits
+            with self._as_it_is_now("__call__") as plain:
+                return plain(x)
+        with no_gradient(), self._chosen(LOGITS, x) as (chosen, x):
+            return chosen(x)
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
-        with with_gradient():
-            answer: Gradient = self._answer(GRADIENT, x, "input_gradient", y, loss, targets, direction)
-            return answer
+        with with_gradient(), self._chosen(GRADIENT, x) as (chosen, x):
+            return chosen.input_gradient(x, y, loss, targets, direction)
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with with_gradient():
-            answer: tuple[Tensor, Tensor] = self._answer(JACOBIAN, x, "jacobian", directions, reduce)
-            return answer
+        with with_gradient(), self._chosen(JACOBIAN, x) as (chosen, x):
+            return chosen.jacobian(x, directions, reduce)
 
     def bind(
         self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
     ) -> Ask | None:
-        with self._asked("bind") as plain:
+        with self._as_it_is_now("bind") as plain:
             if not self.searches(x):
-                return plain.bind(x, y, loss, targets, rows, self)
+                return plain.bind(x, y, loss, targets)
         return partial(self.input_gradient, y=y, loss=loss, targets=targets, direction=True)
 
     def layout(self, x: Tensor) -> Tensor:
+        self._prepare(x)
         return self.search.layout(x) if self.searches(x) else x
 
     def full_batch(self, x: Tensor) -> int:
@@ -269,7 +275,7 @@ class Frozen(Prepared):
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or not waits(x.device):
             return None
-        with self._asked("captures") as plain:  # a replay looks at nothing
+        with self._as_it_is_now("captures") as plain:  # a replay looks at nothing
             graphs = self.search.captures(x) if self.searches(x) else plain.captures(x)
         return graphs and replace(graphs, tell=self._tell)
 
@@ -289,28 +295,7 @@ class Frozen(Prepared):
             search.warn(DENIED)
         return True
 
-    def check(self, x: Tensor) -> None:
-        with self._asked(GRADIENT):
-            self.settle(x)
-            asked = self.asked
-            try:
-                if GRADIENT in self.search.kinds:
-                    self._compare(x, GRADIENT)
-            except Exception as error:  # models raise anything
-                self._discount(asked)
-                self.search.leave(self._fault(error))
-
-    def settle(self, x: Tensor) -> None:
-        """Prepare the search copy on the first batch."""
-        if self.settled or len(x) == 0:
-            return
-        # A randomized model's next draws do not depend on when it is prepared
-        with (
-            self._lock, self._plain.in_eval(), generators_kept(x.device), torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # fmt: skip
-            if not self.settled:  # or else another thread has done it meanwhile
-                asked = self.asked
-                self.search.prepare(x[:ROWS], self._plain)
-                self.settled = True
-                self._discount(asked)
+    def compare(self, x: Tensor) -> None:
+        with self._as_it_is_now(GRADIENT):
+            if fault := self._fault(x, GRADIENT):
+                self.search.leave(fault)

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv._torch import run_backward
 from fastadv.engine.arguments import Outputs, repeats
-from fastadv.engine.bound import CleanPass, Gradient
+from fastadv.engine.bound import CleanPass, Gradient, pull
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Directions, Loss, Prepared, Rows, read_from
-from fastadv.errors import InputError, NoGradientError
-from fastadv.threat.through import Through
+from fastadv.errors import InputError
 
 VALUES = 1 << 22  # of images that pass at once
 
@@ -28,8 +26,8 @@ class Mapped(Prepared):
     outputs, output_shape, parts, patient = read_from("inner", "outputs", "output_shape", "parts", "patient")
     in_eval, sees, differs, add_note = read_from("inner", "in_eval", "sees", "differs", "add_note")
 
-    def __init__(self, inner: Prepared, threat: Through, x: Tensor, ids: Tensor) -> None:
-        """Take images x [B, ...] and their ids int64 [B]; InputError where two are equal."""
+    def __init__(self, inner: Prepared, threat: Any, x: Tensor, ids: Tensor) -> None:
+        """Take a map `threat.image`, images x [B, ...] and their ids int64 [B]; InputError for equal ones."""
         self.inner, self.threat, self.x, self.ids, self.source = inner, threat, x, ids, self
         if repeats(ids):
             raise InputError(
@@ -64,7 +62,7 @@ class Mapped(Prepared):
         x, ids = (self.x, self.ids) if rows is None else (self.x[rows], self.ids[rows])
         if len(t) != len(x):
             raise InputError(f"rows: expected one for each of {len(t)} points, got {len(x)}")
-        images = self.threat.image(t, x, ids)
+        images: Tensor = self.threat.image(t, x, ids)
         # Images take the precision to which a search casts points
         return images if self.inner.sees(images.dtype) == images.dtype else images.to(t.dtype)
 
@@ -78,18 +76,13 @@ class Mapped(Prepared):
             leaf = t.detach().requires_grad_()
             return leaf, self.images(leaf, rows)
 
-    def pull(self, leaf: Tensor, images: Tensor, by_images: Tensor, retain_graph: bool = False) -> Tensor:
+    def _pull(self, leaf: Tensor, images: Tensor, by_images: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` from that at the images."""
-        gradient = None
-        if images.requires_grad:
-            by_images = by_images.to(images.dtype)
-            (gradient,) = run_backward((images,), (by_images,), retain_graph, (leaf,))
-        if gradient is None:
-            raise NoGradientError(
-                f"map: expected images that depend on t differentiably, got others from {self.threat.name}; "
-                "use an attack without gradients, such as fastadv.attacks.grid"
-            )
-        return gradient
+        cuts = (
+            f"map: expected images that depend on t differentiably, got others from {self.threat.name}; "
+            "use an attack without gradients, such as fastadv.attacks.grid"
+        )
+        return pull(leaf, images, by_images.to(images.dtype), retain_graph, cuts)
 
     def __call__(self, x: Tensor, rows: Rows = None) -> Tensor:
         # images are larger than parameters, of which a search may pass many at once
@@ -109,7 +102,7 @@ class Mapped(Prepared):
         value, logits, gradient = self.inner.input_gradient(
             images.detach(), y, loss, targets, direction, rows
         )
-        return value, logits, self.pull(leaf, images, gradient)
+        return value, logits, self._pull(leaf, images, gradient)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
@@ -119,32 +112,23 @@ class Mapped(Prepared):
         logits, gradients = self.inner.jacobian(images.detach(), directions, rows=rows)
         last, pulled = gradients.shape[1] - 1, list[Tensor]()
         for place, gradient in enumerate(gradients.unbind(1)):
-            pulled.append(self.pull(leaf, images, gradient, retain_graph=place < last))
+            pulled.append(self._pull(leaf, images, gradient, retain_graph=place < last))
         return logits, torch.stack(pulled if reduce is None else list(map(reduce, pulled)), 1)
 
     def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
         leaf, images = self._followed(x, rows)
         inner = self.inner.clean_pass(images.detach(), rows)
-        return None if inner is None else _CleanPass(self, x, leaf, images, inner.logits, inner)
+        if inner is None:
+            return None
 
-    def settle(self, x: Tensor) -> None:
-        self.inner.settle(self.x)
+        def back(by_logits: Tensor) -> Tensor:
+            return self._pull(leaf, images, inner.back(by_logits))
+
+        return CleanPass(self, x, rows, inner.logits, back)
+
+    def layout(self, x: Tensor) -> Tensor:
+        self.inner.layout(self.x)  # which prepares its search
+        return x
 
     def full_batch(self, x: Tensor) -> int:
         return self.inner.full_batch(self.x)
-
-
-@dataclass
-class _CleanPass(CleanPass):
-    """The pass `inner` at the images `attached`, which leads on to the parameters `leaf`."""
-
-    inner: CleanPass
-
-    def gradient(
-        self, rows: Tensor | None, y: Tensor, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        value, logits, gradient = self.inner.gradient(rows, y, loss, targets, direction)
-        if rows is None:
-            return value, logits, self.plain.pull(self.leaf, self.attached, gradient)
-        every = torch.zeros_like(self.attached).index_copy_(0, rows, gradient.to(self.attached.dtype))
-        return value, logits, self.plain.pull(self.leaf, self.attached, every)[rows]

@@ -25,7 +25,7 @@ class Method(nn.Module):
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside DataParallel, DistributedDataParallel and torch.compile."""
     while True:
-        inner = getattr(model, COMPILED_MODULE, None)
+        inner = getattr(model, COMPILED_MODULE) if holds_compiled(model) else None
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
         if not isinstance(inner, nn.Module):

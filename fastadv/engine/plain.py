@@ -1,22 +1,20 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastadv import losses
 from fastadv._checks import check_count, eager
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, classes_for
-from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, pull, pull_each
+from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, jacobian, pull
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
-from fastadv.engine.checked import RECURRENT, CheckedModel, may_normalize
+from fastadv.engine.checked import CheckedModel, traits
 from fastadv.engine.copy import copied
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module, in_words, one_dtype, replaced
@@ -30,8 +28,6 @@ REFUSES = (
     "model: expected logits that depend on x differentiably, got a model whose {} pass raises where a "
     "gradient is followed ({}); mend it, or use an attack without gradients"
 )
-
-
 LAZY = "model: expected initialized parameters, got a lazy module; run the model once"
 
 
@@ -67,27 +63,22 @@ class Plain(Prepared):
         source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module = as_module(source)
-        self.parts: list[nn.Module] = [] if module is None else parts_of(module)
-        weights, buffers = tensors_of(self.parts)
-        self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
-        self.checked = CheckedModel(source if module is None else module, one_dtype(weights), outputs)
-        kinds = {*map(type, self.parts)}
-        if any(issubclass(kind, LazyModuleMixin) for kind in kinds):
-            raise InputError(LAZY)
-        if any(map(Tensor.is_inference, (*weights, *buffers))):  # which are part of no graph
-            # a copy's take part in graphs, and ask for no gradient
-            self.checked.model = copied(cast(nn.Module, self.checked.model), buffers=True)
-            self.parts = parts_of(self.checked.model)
-        self.dtype = self.checked.dtype
+        parts: list[nn.Module] = [] if module is None else parts_of(module)
+        weights, buffers = tensors_of(parts)
         self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
-        normalizes = module is None or any(map(may_normalize, kinds))
-        self.checked.mends_rows = normalizes and (self.device is None or self.device.type == "cpu")
-        self._room = room_of(source)
+        known = traits(frozenset(map(type, parts)), self.device is None or self.device.type == "cpu")
+        if known.lazy:
+            raise InputError(LAZY)
+        if module is not None and any(map(Tensor.is_inference, (*weights, *buffers))):
+            # these are part of no graph; a copy's are, and ask for no gradient
+            module = copied(module, buffers=True)
+            parts = parts_of(module)
+        self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
+        self.model: Model = source if module is None else module
+        self.parts, self.dtype = parts, one_dtype(weights)
+        self.checked = CheckedModel(self.model, known, self.dtype, outputs)
+        self.room = room_of(source)
         self._added = dict[str, None]()
-
-    @property
-    def model(self) -> Model:  # type: ignore[override]
-        return self.checked.model
 
     def in_eval(self) -> InEval:
         return InEval(self.parts)
@@ -105,24 +96,24 @@ class Plain(Prepared):
     def describe(self) -> dict[str, Any]:
         return {"plain": True, "eot": self.eot}
 
+    def checked_x(self, x: object) -> Tensor:
+        """Return x [B, ...] checked, once it is known in which dtype the model sees the like."""
+        x = check_input(x, self.device)
+        self.counts.forwards += self.checked.learn_dtype(x)
+        return x
+
     @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with no_gradient(), self.in_eval():
-            x = self.taken(x).contiguous()
+            x = self.checked_x(x).contiguous()
             self.counts.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 x = x.to(self.sees(x.dtype))
-                return self._room.passes(VERDICT, self._logits, x, apart=self._rows_apart)
+                return self.room.passes(VERDICT, self._logits, x, apart=self.rows_apart)
 
     def _logits(self, x: Tensor) -> Tensor:
         # copied, as the next pass may overwrite them
         return self.checked(x).clone()
-
-    def taken(self, x: object) -> Tensor:
-        """Return x [B, ...] checked, once the model has met the like."""
-        x = check_input(x, self.device)
-        self.counts.forwards += self.checked.meet(x)
-        return x
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
@@ -135,66 +126,47 @@ class Plain(Prepared):
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
         with with_gradient(), self.in_eval():
-            x = self.taken(x)
+            x = self.checked_x(x)
             y, targets = classes_for(loss, y, targets)
-            direction = direction and self.eot == 1
-            step = partial(self._gradient, loss=loss, direction=direction)
-            if callable(loss) or self._fits(x):
-                try:
-                    return step(x, y, targets)
-                except Exception as error:
-                    # a loss that is a function may hold one value for each sample of the batch
-                    if callable(loss) or len(x) < 2 or not (ran_out(error) and self._rows_apart()):
-                        raise
-                # Outside of `except`: the error holds on to what the pass had in memory
-                self._room.halve(GRADIENT, x, len(x))
-            return self._room.passes(GRADIENT, step, x, y, targets, apart=self._rows_apart)
-
-    def _gradient(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
-    ) -> Gradient:
-        passes: list[Gradient] = []
-        for _ in range(self.eot):
-            leaf = self.leaf(x)
+            ask = Bound(self, y, loss, targets, direction and self.eot == 1)
             with no_autocast(x.device.type):
-                with self._refusals(leaf):
-                    attached = self.checked(leaf)
-                self.counts.forwards += x.shape[0]
-                # copied, since they may be a part of x itself
-                logits = attached.detach().clone()
-                value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-                gradient = self.pull(leaf, attached, by_logits)
-            self.counts.backwards += x.shape[0]
-            passes.append((value, logits, gradient.to(x.dtype)))
-        value, logits, gradient = map(mean_of, zip(*passes, strict=True))
-        return value, logits, gradient
+                passes = [*map(ask, [x] * self.eot)]
+            value, logits, gradient = map(mean_of, zip(*passes, strict=True))
+            return value, logits, gradient
+
+    def bind(
+        self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
+    ) -> Ask | None:
+        usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32
+        if not (usual and self.fits(x)) or torch.is_autocast_enabled(x.device.type):
+            return None
+        return Bound(self, y, loss, targets, direction=True, known=True)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         with with_gradient(), self.in_eval(), no_autocast(x.device.type):
-            x = self.taken(x)
-            leaf = self.leaf(x)
-            with self._refusals(leaf):
-                attached = self.follow(leaf)
-            logits = attached.detach().clone()
-            back = partial(self.pull, leaf, attached)
-            _, gradients, _ = pull_each(x, logits, directions, reduce, back)
-            self.backwards += self.eot * gradients.shape[:2].numel()
-            return logits, gradients
+            x, step = self.checked_x(x), partial(jacobian, self, reduce)
+            return self.room.jacobian(step, x, directions, self, self.rows_apart)
 
-    def bind(
-        self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None,
-        otherwise: Prepared | None = None,
-    ) -> Ask | None:  # fmt: skip
-        """Bind as `Prepared.bind`; where a pass fails, `otherwise` gives the gradient."""
-        usual = self.eot == 1 and x.dtype == self.sees(x.dtype) == torch.float32
-        if not (usual and self._fits(x)) or torch.is_autocast_enabled(x.device.type):
+    def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
+        if self.eot > 1 or not isinstance(self.source, nn.Module) or not x.shape[0]:
             return None
-        general = (otherwise or self).input_gradient
-        ask = partial(general, y=y, loss=loss, targets=targets, direction=True)
-        return Bound(self, ask, x, y, loss, targets)
+        with with_gradient(), self.in_eval(), no_autocast(x.device.type):
+            x = self.checked_x(x)
+            if not self.fits(x):
+                return None
+            leaf = self.leaf(x)
+            try:
+                attached = self.checked(leaf)
+            except InputError:
+                raise
+            except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
+                return None
+            self.counts.forwards += x.shape[0]
+            # The dtype of a gradient is the one that the model sees: half precision of x may hold less
+            return CleanPass(self, x, rows, attached.detach().clone(), partial(self.pull, leaf, attached))
 
     def captures(self, x: Tensor) -> Captures | None:
         if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
@@ -212,76 +184,48 @@ class Plain(Prepared):
         """What its graphs depend on."""
         return kind_of(cast(nn.Module, self.source))
 
-    def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
-        if self.eot > 1 or not isinstance(self.source, nn.Module) or not x.shape[0]:
-            return None
-        with with_gradient(), self.in_eval(), no_autocast(x.device.type):
-            x = self.taken(x)
-            if not self._fits(x):
-                return None
-            leaf = self.leaf(x)
-            try:
-                attached = self.checked(leaf)
-            except InputError:
-                raise
-            except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
-                return None
-            self.counts.forwards += x.shape[0]
-            return CleanPass(self, x, leaf, attached, attached.detach().clone())
+    # What a pass that follows a gradient is made of.
 
     def leaf(self, x: Tensor) -> Tensor:
         """Return x as the model sees it, sharing its memory where it can, to follow a gradient to it."""
-        seen = self.sees(x.dtype)
-        return (x if x.dtype == seen else x.to(seen)).detach().requires_grad_()
+        return x.to(self.checked.sees(x.dtype)).detach().requires_grad_()
 
-    def follow(self, leaf: Tensor) -> Tensor:
-        """Return the logits at a leaf with their graph, the mean of `eot` passes."""
-        self.forwards += self.eot * len(leaf)
-        return mean_of([self.checked(leaf) for _ in range(self.eot)])
-
-    @contextmanager
-    def _refusals(self, leaf: Tensor) -> Iterator[None]:
-        """Raise Refusal where the model refuses to be followed inside."""
+    def followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x as a leaf, and the logits there with their graph, the mean of `eot` passes."""
+        leaf = self.leaf(x)
         try:
-            yield
-            return
+            logits = mean_of([self.checked(leaf) for _ in range(self.eot)])
         except Exception as error:  # models raise anything
-            if not _by_following(error):
-                raise
-            refusal = error
-        with torch.no_grad():
-            self.checked(leaf.detach())  # it raises where the gradient is not to blame
-        raise Refusal(REFUSES.format("forward", first_line(refusal))) from refusal
+            self.refuse("forward", error, leaf)
+        self.counts.forwards += self.eot * len(leaf)
+        return leaf, logits
 
     def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
-        checked = self.checked
         try:
-            with checked.differentiated():
-                return pull(attached, leaf, by_logits, retain_graph)
+            with self.checked.own_kernels():
+                return pull(leaf, attached, by_logits, retain_graph)
         except Exception as error:  # models raise anything
-            if RECURRENT not in str(error):
-                if _by_following(error):
-                    raise Refusal(REFUSES.format("backward", first_line(error))) from error
-                raise
-        # without the kernel that refused
-        self.forwards += len(leaf)
-        attached = checked(leaf)
-        with checked.differentiated():
-            return pull(attached, leaf, by_logits, retain_graph)
+            self.refuse("backward", error, leaf)
 
-    def _fits(self, x: Tensor) -> bool:
+    def refuse(self, way: str, error: Exception, leaf: Tensor) -> NoReturn:
+        """Raise an error of a pass, as Refusal where it is the gradient that is to blame."""
+        # steps that a capture does not allow raise anything
+        if isinstance(error, InputError) or ran_out(error) or in_step():
+            raise error
+        if way == "forward":
+            with torch.no_grad():
+                self.checked(leaf.detach())  # it raises where the gradient is not to blame
+        raise Refusal(REFUSES.format(way, first_line(error))) from error
+
+    # What fits into memory.
+
+    def fits(self, x: Tensor) -> bool:
         """Return whether x passes with its gradient at once, as far as is known."""
-        return self._room.most(GRADIENT, x) >= x.shape[0]
+        return self.room.most(GRADIENT, x) >= x.shape[0]
 
-    def _rows_apart(self) -> bool:
+    def rows_apart(self) -> bool:
         """Return whether no sample depends on the statistics of the batch."""
         return not (isinstance(self.model, nn.Module) and mixes_rows(self.model))
-
-
-def _by_following(error: Exception) -> bool:
-    """Return whether an error may be that of a model that has no gradient."""
-    # Steps that a capture does not allow raise anything
-    return not (isinstance(error, InputError) or ran_out(error) or in_step())

@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import check_flag
+from fastadv._checks import check_choice, check_flag
 from fastadv._torch import NormBase, convert, switches_each
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
@@ -75,19 +76,12 @@ class Options:
         """The dtype of weights in half precision."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
-    def asked(self) -> dict[str, Any]:
-        """Return the arguments of `freeze` that ask for them."""
-        return {name: value for name, value in asdict(self).items() if name not in ("follow", "outputs")}
-
     def describe(self) -> dict[str, Any]:
         """Return those that can change results, for the identity of a run."""
         return {"precision": self.precision, "compile": self.compile}
 
     def __post_init__(self) -> None:
-        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
-            raise InputError(
-                f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
-            )
+        check_choice("precision", self.precision, PRECISIONS)
         check_flag("compile", self.compile)
         if self.cuda_graph is not None:
             check_flag("cuda_graph", self.cuda_graph)
@@ -121,11 +115,12 @@ def to_half(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 NOTHING = nullcontext()
+_may_cast = cache(torch.amp.is_autocast_available)  # a device
 
 
 def no_autocast(device: str) -> AbstractContextManager[object]:
     """Cast nothing inside, whatever is on around."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _may_cast(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return NOTHING
 

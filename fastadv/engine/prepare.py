@@ -1,10 +1,7 @@
 """prepare: which engine answers, the plain one or a frozen copy."""
 
-from typing import Any
+from torch import nn
 
-from torch import Tensor, nn
-
-from fastadv import rng
 from fastadv._checks import check_flag
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.frozen import Frozen
@@ -13,15 +10,10 @@ from fastadv.engine.plain import Plain
 from fastadv.engine.precision import Options
 from fastadv.engine.prepared import Model, Prepared
 from fastadv.engine.rewrite import has_batch_norm, has_conv2d
-from fastadv.engine.room import ran_out
-from fastadv.errors import InputError
-from fastadv.runs.identity import probe
-from fastadv.text import first_line
 
 # Passes times samples from which a frozen copy gains more than it takes to make and to compare. On an H200
 # the first call of a frozen ResNet-18 takes 40 ms more, and 1,000 images gain 9 ms a pass.
 WORTH, WORTH_ON_GPU = 4096, 1 << 16
-FIRST_SAMPLES = 16  # whose logits tell a model from another
 
 
 def prepare(
@@ -61,20 +53,6 @@ def prepare(
     return Plain(model, eot, outputs=outputs)
 
 
-def taken_by(classifier: Prepared, x: Tensor, name: str) -> Tensor:
-    """Return the logits of x; InputError about the argument `name` where the net refuses such images."""
-    try:
-        return classifier.verdict(x)
-    except Exception as error:  # models raise anything
-        if isinstance(error, InputError) or ran_out(error):
-            raise
-        size = list(x.shape[1:])
-        raise InputError(
-            f"{name}: expected nets that take x [B, {', '.join(map(str, size))}], got one that raises "
-            f"({first_line(error)}); resize in front of it: nn.Sequential(nn.Upsample((height, width)), net)"
-        ) from error
-
-
 def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
     """Return whether a frozen copy is faster in so much work, or whether it is `wanted`."""
     if wanted is not None or work < WORTH:
@@ -83,18 +61,3 @@ def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
     least = WORTH if device is None or device.type == "cpu" else WORTH_ON_GPU
     # one of linear layers alone takes 1.2 to 1.7 times as long
     return work >= least and (has_conv2d(module) or has_batch_norm(module))
-
-
-def answers(prepared: Prepared, x: Tensor) -> dict[str, Any]:
-    """Return what tells a model from others: numbers of its logits of the first rows of x [B, ...].
-
-    The model as given passes x twice, under a fixed seed; `prepared` counts nothing.
-    """
-    plain = Plain(prepared, outputs=prepared.outputs)
-    x = x.to(device=plain.device)
-
-    def logits() -> Tensor:
-        with rng.generators_kept(x.device, seed=0):
-            return plain.verdict(x)[:FIRST_SAMPLES]
-
-    return probe(logits(), logits(), plain.dtype)

@@ -42,7 +42,7 @@ def read_from(holder: str, *names: str) -> Iterator[Any]:
 
 def _count(name: str) -> Any:
     """Return a property that reads and writes one of the `counts`."""
-    return property(lambda self: getattr(self.counts, name), lambda self, to: setattr(self.counts, name, to))
+    return property(attrgetter(f"counts.{name}"), lambda self, to: setattr(self.counts, name, to))
 
 
 class Prepared:
@@ -176,15 +176,11 @@ class Prepared:
     def captures(self, x: Tensor) -> Captures | None:
         """Return the graphs of steps on rows like x; None where the model has none."""
 
-    def settle(self, x: Tensor) -> None:
-        """Prepare the search for rows like x."""
-
-    def check(self, x: Tensor) -> None:
-        """Settle on rows that represent others, and compare them."""
-        self.settle(x)
+    def compare(self, x: Tensor) -> None:
+        """Compare the search with the model as given on rows like x, unless that was done."""
 
     def layout(self, x: Tensor) -> Tensor:
-        """Return `x` in the layout that the search prefers, without a copy where it already has it."""
+        """Prepare the search, and return x in the layout that it prefers, itself where it has that."""
         return x
 
     def full_batch(self, x: Tensor) -> int:

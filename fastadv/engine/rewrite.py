@@ -88,7 +88,6 @@ class Rewrite:
     applies: Callable[[nn.Module, torch.dtype | None], bool]  # to a model that is to compute in a dtype
     # ways, or what makes them for a dtype
     replace: Ways | Callable[[torch.dtype | None], Ways] = field(default_factory=dict)
-    needs: str = ""  # what the machine must have, beyond a CPU
 
 
 class Rewriting:

@@ -15,8 +15,9 @@ from fastadv.engine.rewrite import has_conv2d
 
 log = logging.getLogger("fastadv")
 
-# kinds of passes, each with room for its own number of rows: a step of most attacks, and the model as given
-GRADIENT, VERDICT = "gradient", "verdict"
+# kinds of passes, each with room for its own number of rows: a step of most attacks, several gradients of one
+# pass, and the model as given
+GRADIENT, JACOBIAN, VERDICT = "gradient", "jacobian", "verdict"
 
 T = TypeVar("T")  # a tensor [B, ...], or a tuple of such
 
@@ -26,6 +27,11 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def may_halve(error: BaseException, x: Tensor, apart: Callable[[], bool]) -> bool:
+    """Return whether a pass of x ran out of memory, and halves of it may pass `apart`."""
+    return x.shape[0] > 1 and ran_out(error) and apart()
 
 
 def joined(parts: list[T]) -> T:
@@ -69,7 +75,7 @@ class Room:
             try:
                 return step(x, *rows)
             except Exception as error:
-                if size < 2 or not ran_out(error) or not apart():
+                if not may_halve(error, x, apart):
                     raise
             # Outside of `except`: the error holds on to what the pass had in memory
             most = self.halve(kind, x, size)
@@ -77,6 +83,24 @@ class Room:
         split = ([None] * count if one is None else one.tensor_split(count) for one in (x, *rows))
         parts = zip(*split, strict=True)
         return joined([self.passes(kind, step, *part, apart=apart, most=most) for part in parts])
+
+    def jacobian(
+        self, step: Callable[..., T], x: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
+        logits: Callable[[Tensor], Tensor], apart: Callable[[], bool],
+    ) -> T:  # fmt: skip
+        """Return step(x, directions), in parts that fit."""
+        if callable(directions):
+            if self.most(JACOBIAN, x) >= x.shape[0]:
+                try:
+                    return step(x, directions)
+                except Exception as error:
+                    if not may_halve(error, x, apart):
+                        raise
+                # Outside of `except`, as above
+                self.halve(JACOBIAN, x, x.shape[0])
+            # chosen of the whole batch, as a function may know of its samples
+            directions = directions(logits(x))
+        return self.passes(JACOBIAN, step, x, directions, apart=apart)
 
 
 _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import classes_for
-from fastadv.engine.bound import Gradient, pull, pull_each
+from fastadv.engine.bound import Gradient, jacobian, pull
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied, take_values
@@ -24,14 +24,14 @@ from fastadv.engine.precision import Options, no_autocast, rounds_as, to_half
 from fastadv.engine.prepared import Directions
 from fastadv.engine.rewrite import Lens, Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
-from fastadv.engine.room import GRADIENT, Parts, mixes_rows, room_of
+from fastadv.engine.room import GRADIENT, JACOBIAN, Parts, mixes_rows, room_of
 from fastadv.errors import InputError
 from fastadv.ops._step import may_be_narrow
 
 T = TypeVar("T")
 log = logging.getLogger("fastadv")
 
-LOGITS, JACOBIAN = "logits", "jacobian"  # kinds of passes beside GRADIENT
+LOGITS = "logits"  # a kind of passes beside GRADIENT and JACOBIAN
 BEFORE = CHANNELS_LAST, FOLD  # rewrites of a copy that is compiled then
 ROWS = 16  # of a batch that are watched and compared
 MIXES = "searched as it is: a BatchNorm takes its statistics from the batch"  # notes
@@ -41,6 +41,8 @@ class SearchCopy:
     """Logits and gradients by a copy of the model that computes in another way, or by none that is `idle`."""
 
     # Logits that depend on the rest of a batch may differ in parts of it: in the search, not in the verdict
+
+    eot = 1  # passes of a question
 
     def __init__(self, plain: Plain, options: Options) -> None:
         self.model, self.module, self.options = plain.model, as_module(plain.source), options
@@ -53,56 +55,45 @@ class SearchCopy:
         self.compared = set[Hashable]()
         self.notes = dict[str, None]()  # in the order in which they came
         self._mixes = self.module is not None and mixes_rows(self.module)
-        # kinds of passes for which the copy answers, not the model as given
-        self.kinds = self._kinds()
-        rewrites = self._copied(self._rewrites())
+        rewrites = self._rewrites()
+        # kinds of passes for which the copy answers, not the model as given; half precision does not tell
+        # apart losses that attacks without a gradient compare
+        self.kinds = {GRADIENT, JACOBIAN} if self.half else {GRADIENT, JACOBIAN, LOGITS}
+        # Statistics of a batch: what a search finds in one is not proved by a part of it
+        if self._mixes or not (rewrites or options.special):
+            self.kinds.clear()
+        elif self.module is not None:
+            self._copy(self.module, CHANNELS_LAST in rewrites)
+        rewrites = [] if self.idle else rewrites
         self.channels_last, self._folds = CHANNELS_LAST in rewrites, FOLD in rewrites
         self.rewriting = Rewriting(rewrites, self.weights)
-        self.checked = self._checks(plain.checked.mends_rows)
+        self.checked = CheckedModel(self.model, plain.checked.known, outputs=options.outputs)
         self.uncompiled = self.checked  # what is compiled, as it is
         wide = WINOGRAD in rewrites and gains_by_rows(cast(nn.Module, self.model))
         self.parts = Parts(None if options.compile else self.model, wide)
         self.notes |= dict.fromkeys(self._first_notes())
 
-    def _kinds(self) -> set[str]:
-        """Return what a copy may answer, if it gains."""
-        # Statistics of a batch: what a search finds in one is not proved by a part of it
-        if self._mixes or (self.module is None and not self.options.compile):
-            return set()
-        # half precision does not tell apart losses that attacks without a gradient compare
-        return {GRADIENT, JACOBIAN} if self.half else {GRADIENT, JACOBIAN, LOGITS}
-
     def _rewrites(self) -> list[Rewrite]:
-        if self.module is None or self.idle:
+        if self.module is None or self._mixes:
             return []
         rewrites = applicable(self.module, self.weights)
         # a compiler looks at functions for itself
         return [rewrite for rewrite in rewrites if rewrite in BEFORE] if self.options.compile else rewrites
 
-    def _copied(self, rewrites: list[Rewrite]) -> list[Rewrite]:
-        """Go on with a copy for these rewrites, and return them; none where the model as given searches."""
+    def _copy(self, module: nn.Module, channels_last: bool) -> None:
+        """Go on with a copy, unless there can be none."""
         follow, half = self.options.follow, self.options.half
-        if not rewrites and not self.options.special:
-            self.kinds = set()
-        if self.idle or self.module is None:
-            return []
         try:
-            self.model = copied(self.module, buffers=follow)
+            self.model = copied(module, buffers=follow)
         except InputError as error:
             self.leave(str(error))
-            return []
+            return
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
-            if CHANNELS_LAST in rewrites or half is not None or follow:
-                lay_out(self.model, CHANNELS_LAST in rewrites)
+            if channels_last or half is not None or follow:
+                lay_out(self.model, channels_last)
             if half is not None:
                 to_half(self.model, half)
-        return rewrites
-
-    def _checks(self, mends_rows: bool) -> CheckedModel:
-        checked = CheckedModel(self.model, outputs=self.options.outputs)
-        checked.mends_rows = mends_rows
-        return checked
 
     def _first_notes(self) -> list[str]:
         options, bpda = self.options, in_words(replaced(self.module))
@@ -145,12 +136,12 @@ class SearchCopy:
             # these alone: others would keep what they make of weights that are not folded yet
             views = Rewriting([VIEWS] if self.channels_last else [], self.weights)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
-                self.pairs = fold(*both, lambda: self.followed(x, views)[1])
+                self.pairs = fold(*both, lambda: self.attached(x, self.checked, views)[1])
             self.notes[f"folded {len(self.pairs)} BatchNorm"] = None
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
             self.model = torch.compile(self.model)
-            self.checked = self._checks(self.checked.mends_rows)
+            self.checked = CheckedModel(self.model, plain.checked.known, outputs=self.options.outputs)
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
 
@@ -190,25 +181,19 @@ class SearchCopy:
     def _gradient(
         self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
     ) -> Gradient:
-        leaf, attached = self.followed(x)
+        leaf, attached = self.attached(x, self.checked)
         # copied, since they may be a part of x itself
         logits = attached.detach().clone()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = self.backward(attached, leaf, by_logits)
+        gradient = self.pull(leaf, attached, by_logits)
         return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        self.counts.forwards += len(x)
-        # a compiled backward frees what the next one needs
-        leaf, attached = self.followed(x, checked=self.uncompiled)
-        logits = attached.detach().clone()
-        gradients = pull_each(x, logits, directions, reduce, partial(self.backward, attached, leaf))[1]
-        self.counts.backwards += gradients.shape[:2].numel()
-        return logits, gradients
+        return self.room.jacobian(partial(jacobian, self, reduce), x, directions, self, lambda: True)
 
-    def knows(self, x: Tensor, kind: str = GRADIENT) -> bool:
+    def is_compared(self, x: Tensor, kind: str = GRADIENT) -> bool:
         """Return whether passes of rows like x were compared with the model's; in a graph none can be."""
         return kind_of_pass(x, kind) in self.compared or in_step() or not len(x)
 
@@ -218,7 +203,7 @@ class SearchCopy:
 
     def captures(self, x: Tensor) -> Captures | None:
         model = self.model
-        if not isinstance(model, nn.Module) or not self.knows(x):
+        if not isinstance(model, nn.Module) or not self.is_compared(x):
             return None
         kind, alike = kind_of(unwrap(model)), partial(passes_alike, unwrap(model), self.logits, x)
         return Captures(graphs_of(self), kind, (model, self.rewriting), alike) if kind else None
@@ -236,21 +221,27 @@ class SearchCopy:
             used = (note for name, note in rewriting.notes.items() if note and name in lens.used)
             self.notes |= dict.fromkeys(used)
 
-    def followed(
-        self, x: Tensor, rewriting: Rewriting | None = None, checked: CheckedModel | None = None
+    def attached(
+        self, x: Tensor, checked: CheckedModel, rewriting: Rewriting | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it."""
         leaf = self._ready(x).detach().requires_grad_()
         with self._seen_by(x, self.rewriting if rewriting is None else rewriting) as lens:
-            return leaf, (checked or self.checked)(leaf, lens=lens)
+            return leaf, checked(leaf, lens=lens)
 
-    def backward(
-        self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
-    ) -> Tensor:
+    def followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x as a leaf, and logits that follow it, for any number of gradients."""
+        # a compiled backward frees what the next one needs
+        leaf, attached = self.attached(x, self.uncompiled)
+        self.counts.forwards += len(x)
+        return leaf, attached
+
+    def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+        """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         # the lens is for what a checkpoint computes again
         lens = self.rewriting.lens() or nullcontext()
-        with no_autocast(leaf.device.type), lens, self.checked.differentiated():
-            return pull(attached, leaf, by_logits, retain_graph)
+        with no_autocast(leaf.device.type), lens, self.checked.own_kernels():
+            return pull(leaf, attached, by_logits, retain_graph)
 
 
 def kind_of_pass(x: Tensor, kind: str) -> Hashable:

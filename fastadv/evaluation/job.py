@@ -94,7 +94,7 @@ class Job:
         """Compare the copy on the same samples in all processes, and before any attack counts its passes."""
         with processes.agreement():
             x, _, _ = next(self.read(positions[:ROWS], ROWS, workers=0))
-            self.frozen.check(x)
+            self.frozen.compare(x)
 
     def _numbered(
         self, parts: Sequence[Tensor], numbers: Sequence[int]

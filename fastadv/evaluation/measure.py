@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import OnEvent, check_on_event, knowing
+from fastadv.answers import answers
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.core.flags import denied_in
 from fastadv.attacks.core.result import Status
@@ -25,7 +26,6 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine import Frozen, Model, Prepared
 from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options
-from fastadv.engine.prepare import answers
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation import _outcome as outcomes

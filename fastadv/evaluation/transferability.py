@@ -12,11 +12,11 @@ from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.methods.claims import is_own
 from fastadv.attacks.methods.inner import check_attack
+from fastadv.attacks.transfer import logits_of
 from fastadv.data._batches import batches
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.prepare import taken_by
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import by_ids
 from fastadv.evaluation.job import check_evaluation
@@ -177,6 +177,6 @@ def _decided(models: Mapping[str, Prepared], x: Any, which: str = "targets") -> 
     """Return int64 [T, B], the class for which each model decides; -1 without finite logits."""
     rows = []
     for model in models.values():
-        logits = taken_by(model, x.to(model.device), which)
+        logits = logits_of(model, x.to(model.device), which)
         rows.append(logits.argmax(1).where(logits.isfinite().all(1), -1).cpu())
     return torch.stack(rows)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastadv import rng
+from fastadv.answers import FIRST_SAMPLES, answers
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.masking.probes import SAMPLES
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import rounds_as
-from fastadv.engine.prepare import FIRST_SAMPLES, answers
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.errors import InputError, LostProcessError

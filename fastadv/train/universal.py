@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_flag, check_seed, knowing
+from fastadv.answers import answers
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
@@ -24,7 +25,6 @@ from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepare import answers
 from fastadv.errors import InputError, NoGradientError
 from fastadv.evaluation import evaluate
 from fastadv.evaluation._outcome import NOT_RUN

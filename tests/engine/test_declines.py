@@ -51,7 +51,7 @@ def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
             assert torch.equal(frozen.jacobian(few, directions)[1], plain.jacobian(few, directions)[1])
         frozen.input_gradient(x, y)
         assert frozen.search_dtype == (torch.float32 if exact else torch.bfloat16)
-        assert frozen.settled
+        assert frozen.prepared
         assert "folded 2 BatchNorm" in frozen.notes
     with torch.no_grad():
         model[0].weight.mul_(-1)
@@ -99,7 +99,7 @@ def test_the_few_that_are_left_of_many_pass_in_the_layout_of_the_model(monkeypat
     x, y = net.images(16)
     monkeypatch.setattr("fastadv.engine.frozen.FEW", x[:4].numel())
     frozen, plain = fa.freeze(net.build()), Plain(net.build())
-    frozen.settle(x)
+    frozen.layout(x)
     few = frozen.layout(x)[:3]
     assert not few.is_contiguous()
     torch.testing.assert_close(frozen.input_gradient(few, y[:3]), plain.input_gradient(x[:3], y[:3]))

@@ -132,7 +132,7 @@ def test_what_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> 
     plain = fa.freeze(model)
     monkeypatch.setattr(torch, "compile", compiler(full))
     frozen = fa.freeze(model, compile=True)
-    frozen.settle(X[:3])
+    frozen.layout(X[:3])
     torch.testing.assert_close(frozen.input_gradient(X, Y), plain.input_gradient(X, Y))
     monkeypatch.setattr(torch, "compile", compiler(backward_fails))
     wrong = fa.freeze(model, compile=True)

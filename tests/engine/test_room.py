@@ -8,7 +8,7 @@ import fastadv as fa
 from fastadv.engine import Plain
 from fastadv.engine.room import ran_out
 
-ROOM = 6
+ROOM, EYE = 6, torch.eye(4)
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -53,6 +53,21 @@ def test_parts_answer_as_the_whole_and_each_sample_counts_once(error, prepared, 
     torch.testing.assert_close(*answers)
     assert "memory ran out with 23 samples of shape (3, 2, 2) at once; going on with 12" in logged.text
     assert (frozen.forwards, frozen.backwards) == (wide.forwards, wide.backwards)
+
+
+@pytest.mark.parametrize("prepared", [fa.freeze, Plain])
+def test_several_gradients_of_a_pass_go_in_halves_too(prepared):
+    """Directions that are chosen by the logits are chosen of the whole batch, as the caller's labels are."""
+    model, (x, y) = Narrow(), problem()
+    narrow, wide = prepared(model), prepared(nn.Sequential(nn.Flatten(), model.layer))
+
+    def rivals(logits: Tensor) -> Tensor:
+        return EYE[logits.scatter(1, y[:, None], -torch.inf).argmax(1)][:, None] - EYE[y][:, None]
+
+    for directions in (rivals, EYE[y][:, None], rivals):
+        torch.testing.assert_close(narrow.jacobian(x, directions), wide.jacobian(x, directions))
+    assert narrow.backwards == wide.backwards == 3 * 23
+    assert max(model.tried[-8:]) == ROOM // 2
 
 
 def test_what_fits_is_remembered_of_the_model():

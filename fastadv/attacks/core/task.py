@@ -161,7 +161,8 @@ class Task(Classified):
     @property
     def through(self) -> Through | None:
         """The map of parameters; None where x are images."""
-        return self.classifier.threat if isinstance(self.classifier, Mapped) else None
+        threat: Through | None = self.classifier.threat if isinstance(self.classifier, Mapped) else None
+        return threat
 
     def with_images(self, out: AttackResult) -> AttackResult:
         """Return a result with the images of the parameters that an attack has found."""

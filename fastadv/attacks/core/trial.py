@@ -88,8 +88,7 @@ class Trial:
             self._draw(task)
             if not self.some_already:
                 break
-        classifier.settle(x)
-        # the search copy is asked only now: it may change the layout that the search copy prefers
+        # only now: a search copy may be made here
         self.problem = task.seen(classifier.layout(x), clean)
         self.todo = torch.arange(len(x), device=x.device) if everyone else self.attacked.nonzero().squeeze(1)
 

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
+from fastadv.answers import answers
 from fastadv.attacks.core.checks import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_data
@@ -16,10 +17,9 @@ from fastadv.data.folder import FolderSet
 from fastadv.data.given import as_dataset
 from fastadv.data.imageset import UNIT, Box, ImageSet
 from fastadv.data.sampling import known_labels, sample_count
-from fastadv.engine import Frozen, Prepared, freeze
+from fastadv.engine import Frozen, Prepared
 from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
-from fastadv.engine.prepare import answers
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
 from fastadv.models.wrappers import representation
@@ -150,7 +150,7 @@ def prepare(
 
 def _compared(frozen: Prepared, base: Base) -> Prepared:
     """Return `frozen`, with its copy compared on the same images in every process and every resumed run."""
-    frozen.check(base.fetch(torch.arange(min(ROWS, base.count), device="cpu"))[0])
+    frozen.compare(base.fetch(torch.arange(min(ROWS, base.count), device="cpu"))[0])
     return frozen
 
 
@@ -181,7 +181,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
             "got other values; check the weights"
         )
     if isinstance(source, Frozen):
-        return _compared(freeze(cut, **source.options.asked()), base)
+        return _compared(Frozen(cut, source.options), base)
     return prepared(cut)
 
 

@@ -227,5 +227,4 @@ WINOGRAD = Rewrite(
     "convolutions by Winograd's method",
     lambda model, dtype: on_cpu(model) and has_conv2d(model) and available(dtype),
     lambda dtype: {F.conv2d: takes_settings(Winograd(dtype).conv2d)},
-    needs="the C++ kernels and a torch with oneDNN, and for bf16 a processor that computes in it",
 )
