@@ -105,7 +105,6 @@ def _cpu(advice: list[str]) -> dict[str, Any]:
     return {
         "name": card.cpu_name(),
         "architecture": platform.machine(),
-        "flags": card.cpu_flags(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "extension": extension is not None,

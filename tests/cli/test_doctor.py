@@ -39,7 +39,6 @@ def test_the_block_and_the_json_say_the_same(fastadv, examined):
     assert any("--data-dir" in line for line in state["advice"])
     assert state["backends"] == fa.backends()
     assert state["cpu"]["threads"] == torch.get_num_threads()
-    assert set(state["cpu"]["flags"]) <= {*Path("/proc/cpuinfo").read_text().split()}
     for value in (*fa.backends(), *state["variables"]):
         assert value in verbose
     for line in state["advice"]:
