@@ -10,7 +10,7 @@ p for which it did not are a confidence sequence; and the lower end of it holds 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,3 @@ class Sequential:
         answers = zip(self.radii, self.decisions(hits, drawn, charge), strict=True)
         tested = max((radius for radius, answer in answers if answer > 0), default=0.0)
         return max(tested, self.noise.radius(lower_bound(hits, drawn, self.alpha) - charge))
-
-
-def judge_of(noise: Noise, rule: Mapping[str, Any]) -> Fixed | Sequential:
-    """Return what decides, by the arguments of `smooth`."""
-    n, alpha, asked = rule["n"], rule["alpha"], rule["radii"]
-    if not rule["sequential"]:
-        return Fixed(noise, n, alpha)
-    return Sequential(noise, sorted(asked or noise.ladder), n, alpha)

@@ -9,22 +9,20 @@ from torch import Tensor, nn
 
 from fastadv.certify import predict, smooth
 from fastadv.certify.noise import Noise
-from fastadv.certify.sequential import Fixed, Sequential, judge_of, lower_bound
+from fastadv.certify.sequential import Fixed, Sequential, lower_bound
 from fastadv.certify.smooth import Smoothed
 from fastadv.errors import InputError
 from tests.certify.nets import SIGMA, halfspace, images
 from tests.refusals import refuses
 
 NOISE = Noise(SIGMA)
-RULE = {"n": 100_000, "alpha": 1e-3, "radii": None, "sequential": True}
 
 
 def test_a_hopeless_image_takes_few_draws() -> None:
-    judge, drawn = judge_of(NOISE, RULE), 0
+    judge, drawn = Sequential(NOISE, NOISE.ladder, 100_000, 1e-3), 0
     while more := judge.more(int(0.1 * drawn), drawn, 1e-6):
         drawn += more
     assert drawn < 100
-    assert (judge.alpha, judge.n) == (1e-3, 100_000)
 
 
 def test_what_the_noise_lacks_is_charged() -> None:
