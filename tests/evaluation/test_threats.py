@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache, partial
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +126,14 @@ def test_what_no_name_tells_is_itself_alone() -> None:
         assert one.metric == one.resized(0.1).metric != other.metric
         assert one.same(one.resized(one.radius))
         assert not any(map(one.same, (one.resized(0.1), other)))
+
+
+def test_a_map_that_another_process_judged_in_is_the_one_that_was_asked_for() -> None:
+    asked = through(lambda x, t: x + t)
+    *kept, metric = _outcome._as_json(asked)
+    parts = [SimpleNamespace(notes={"threat": [*kept, known]}) for known in ("another process's", metric)]
+    assert _outcome._threat(parts, asked).metric == asked.metric
+    assert _outcome._threat(parts, through(torch.add)) is None
 
 
 UNKNOWN = {"own": "a class in a function", "ball": "a class in a function", "one line": "", "enclosed": ""}
