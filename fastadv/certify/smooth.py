@@ -91,21 +91,22 @@ def smooth(
     prepared = prepare(model, work=count * n, freeze=freeze)
     rule = {"sigma": sigma, "norm": "L2", "n0": n0, "n": n, "alpha": alpha}
     rule |= {"radii": asked, "sequential": sequential, "sound": sound, "seed": seed}
-    judge = (
-        Sequential(noise, sorted(asked or noise.ladder), n, alpha) if sequential else Fixed(noise, n, alpha)
-    )
     smoothed = Smoothed(prepared, noise, rng.derive(seed, "certify"), batch_size, sound)
     positions = first_samples(dataset, limit, tell=True)
     x, _, _ = next(batches(dataset, 1, order=positions[:1], workers=0))
-    charge, done = noise.charge(x.numel()), list[dict[str, Tensor]]()
+    charge = noise.charge(x.numel())
+    judge = Fixed(noise, n, alpha, charge)
+    if sequential:
+        judge = Sequential(noise, n, alpha, charge, sorted(asked or noise.ladder))
+    done = list[dict[str, Tensor]]()
     with prepared.in_eval(), shown(progress, "certifying") as tick:
         for part in torch.split(positions, ON_GPU if smoothed.waits else PART):
-            done.append(_certify(smoothed, judge, dataset, part, n0, charge))
+            done.append(_certify(smoothed, judge, dataset, part, n0))
             if tick is not None:
                 tick(sum(len(one["ids"]) for one in done), count)
     together = {name: torch.cat([part[name] for part in done]) for name in done[0]}
     notes = [] if sound else ["certified are the nearest points on the grid"]
-    most = judge.radius(n, n, charge)
+    most = judge.radius(n, n)
     if beyond := [radius for radius in asked or (0.0,) if radius > most or not most]:
         notes.append(f"{n:,} draws certify {most:.3g} at most: no image is certified at {max(beyond):g}")
     measured = {"forwards": prepared.forwards, "notes": notes, "engine": prepared.notes}
@@ -161,9 +162,7 @@ def predict(
     return torch.where(torch.tensor(sure, dtype=torch.bool, device="cpu"), classes, -1).to(x.device)
 
 
-def _certify(
-    smoothed: Smoothed, judge: Fixed | Sequential, dataset: Any, positions: Tensor, n0: int, charge: float
-) -> dict[str, Tensor]:
+def _certify(smoothed: Smoothed, judge: Fixed, dataset: Any, positions: Tensor, n0: int) -> dict[str, Tensor]:
     x, y, ids = next(batches(dataset, len(positions), order=positions, workers=0))
     levels, y, ids = smoothed.levels(x), y.cpu(), ids.cpu()
     chosen = smoothed.votes(levels, ids, n0)
@@ -175,14 +174,14 @@ def _certify(
     hits, failed, drawn = torch.zeros_like(ids), torch.zeros_like(ids), torch.full_like(ids, n0)
     radius = torch.zeros(len(ids), dtype=torch.float64, device="cpu")
     abstained = torch.ones(len(ids), dtype=torch.bool, device="cpu")
-    wanted = {image: judge.more(0, 0, charge) for image in range(len(ids))}
+    wanted = {image: judge.more(0, 0) for image in range(len(ids))}
     for image, cast in smoothed.passes(levels, ids, drawn, wanted):
         hits[image] = cast[prediction[image]]
         draws = int(drawn[image]) - n0
         failed[image] = draws - cast.sum()
-        wanted[image] = judge.more(int(hits[image]), draws, charge)
+        wanted[image] = judge.more(int(hits[image]), draws)
         if not wanted[image]:
-            proved = judge.radius(int(hits[image]), draws, charge)
+            proved = judge.radius(int(hits[image]), draws)
             abstained[image], radius[image] = proved <= 0, proved
     return {
         "ids": ids, "y": y, "prediction": prediction, "radius": radius, "abstained": abstained,
