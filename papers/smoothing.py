@@ -21,8 +21,7 @@ from fastadv.certify import Certificates, smooth
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve
-from fastadv.runs.card import data_hash
-from fastadv.runs.files import seal
+from fastadv.hashes import data_hash, seal
 from fastadv.runs.work import Keeper
 from papers import command as c
 from papers.study import REPORT, Watch, load_images, publish, some_of, trained, unwatched

@@ -132,21 +132,6 @@ def test_a_construction_is_that_of_the_data_in_unit(kind: str, build: Any, tmp_p
         fa.figures.thumbnails(got, TensorDataset(x, y), tmp_path / "seen.png")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_certificates_are_those_of_the_data_in_unit(kind: str) -> None:
-    (low, high), (net, model, unit, x, y) = KINDS[kind][1], made(kind, 16)
-    wide, how = high - low, {"n": 200, "sequential": False}
-    wanted = fa.certify.smooth(net, (unit, y), 0.25, **how)
-    got = fa.certify.smooth(model, (x, y), 0.25 * wide, **how, box=(low, high))
-    assert int((got.hits - wanted.hits).abs().max()) <= 1
-    assert torch.allclose(got.radius / wide, wanted.radius, rtol=0.1, atol=0.02)
-    decided = fa.certify.predict(model, x[:9], 0.25 * wide, box=(low, high))
-    assert torch.equal(decided, fa.certify.predict(net, unit[:9], 0.25))
-    assert "box" not in wanted.card["config"]  # folders of before go on
-    assert fa.certify.smooth(model, (x, y), 0.25, n=50, sound=False, box=FREE).noise.box == FREE
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_outside_the_box_are_refused_by_its_name(kind: str) -> None:
     _, model, _, x, y = made(kind)

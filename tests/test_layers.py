@@ -16,13 +16,13 @@ PACKAGE = Path(fastadv.__file__).parent
 
 # Layers from the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
-    {"errors", "_C", "_torch", "_version", "_waiting"},
+    {"errors", "_C", "_torch", "_version", "_waiting", "hashes"},
     {"_extras"},
     {"_checks", "_torchvision"},
-    {"runs"},
     {"ops"},
     {"losses", "rng"},
     {"threat"},
+    {"runs"},
     {"intervals", "text", "progress"},
     {"labels", "outputs"},
     {"engine"},

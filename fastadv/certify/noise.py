@@ -18,11 +18,11 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_number
 from fastadv.errors import InputError
-from fastadv.ops.noisy_copies import ALIASES, CHOICE, noisy_copies
-from fastadv.threat.base import box_in
+from fastadv.ops.noisy_copies import ALIASES, CHOICE
 
-LEVELS = 255  # images are whole numbers of 1 / 255 of the box
+LEVELS = 255  # images are whole numbers of 1 / 255
 FINE = 100  # steps of the grid for each sigma, at least
 CUT = 6.0  # deviations; what lies beyond is charged
 ROUNDED = 1e-12  # bounds the rounding of all probabilities of an element in double precision
@@ -40,29 +40,19 @@ class Noise:
     """
 
     sigma: float
-    box: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        number = isinstance(self.sigma, int | float) and not isinstance(self.sigma, bool)
-        wide = self.grid[1]
-        if not (number and 1e-4 <= self.sigma / wide <= 10):
-            expected = f"a number from {1e-4 * wide:g} to {10 * wide:g}, in input units"
-            raise InputError(f"sigma: expected {expected}, got {self.sigma!r}")
-
-    @property
-    def grid(self) -> tuple[float, float]:
-        """Where the grid begins, and how wide the box is; 0 and 1 for an infinite one."""
-        low, high = self.box
-        return (low, high - low) if math.isfinite(high - low) else (0.0, 1.0)
+        if not 1e-4 <= check_number("sigma", self.sigma, 0) <= 10:
+            raise InputError(f"sigma: expected a number from 0.0001 to 10, in input units, got {self.sigma}")
 
     @cached_property
     def steps(self) -> int:
-        """How many steps of the grid make 1 / 255 of the box: a power of two."""
-        return 1 << max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma / self.grid[1]))))
+        """How many steps of the grid make 1 / 255: a power of two."""
+        return 1 << max(1, math.ceil(math.log2(FINE / (LEVELS * self.sigma))))
 
     @property
     def step(self) -> float:
-        return self.grid[1] / (LEVELS * self.steps)
+        return 1 / (LEVELS * self.steps)
 
     @cached_property
     def table(self) -> "Table":
@@ -84,16 +74,15 @@ class Noise:
 
     def levels(self, x: Tensor, sound: bool = True) -> Tensor:
         """Return images as whole numbers of steps, int32; InputError off the grid of 1/255 where `sound`."""
-        (low, high), (origin, wide) = box_in(self.box, x.dtype), self.grid
-        coarse = (x.double() - origin) / wide * LEVELS
+        coarse = x.double() * LEVELS
         if not sound and bool(((coarse * self.steps).abs() < 1 << 30).all()):  # with noise below 2^31
             return (coarse * self.steps).round().to(torch.int32)
         whole = coarse.round()
-        if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= low).all() & (x <= high).all()):
+        if not bool(((coarse - whole).abs() <= NEAR).all() & (x >= 0).all() & (x <= 1).all()):
             raise InputError(
-                f"x: expected images on the grid of 1/255 in [{low:g}, {high:g}], as 8-bit images divided by "
-                "255 are in [0, 1]; put normalization into the model, round the images, say their box, or "
-                "certify their nearest points on the grid: pass sound=False"
+                "x: expected images on the grid of 1/255 in [0, 1], as 8-bit images divided by 255 are; put "
+                "normalization into the model, round the images, or certify their nearest points on the "
+                "grid: pass sound=False"
             )
         return (whole * self.steps).to(torch.int32)
 
@@ -101,21 +90,6 @@ class Noise:
     def ladder(self) -> list[float]:
         """The radii on which a sequential test decides unless some are asked for."""
         return [self.sigma * k / RUNGS for k in range(int(CEILING * RUNGS) + 1)]
-
-    @property
-    def shown(self) -> list[float]:
-        """The radii of a table unless some are asked for: zero, then the first few."""
-        return self.ladder[:14:2]
-
-    def copies(
-        self, levels: Tensor, counts: Tensor, ids: Tensor, first: Tensor, table: Tensor, seed: int,
-        dtype: torch.dtype, total: int | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Do as `noisy_copies`; table: the entries of the noise's own, where the images are."""
-        copies, rows = noisy_copies(
-            levels, counts, ids, first, table, self.table.center, self.step, seed, dtype=dtype, total=total
-        )
-        return copies.add_(self.grid[0]) if self.grid[0] else copies, rows
 
 
 @dataclass(frozen=True)

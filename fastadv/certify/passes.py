@@ -10,6 +10,7 @@ from fastadv._waiting import waits
 from fastadv.certify.noise import Noise
 from fastadv.engine import Prepared
 from fastadv.ops.count_votes import count_votes_
+from fastadv.ops.noisy_copies import noisy_copies
 
 
 class Smoothed:
@@ -50,13 +51,13 @@ class Smoothed:
                     queue.popleft()
             images, counts = torch.tensor([[*taken], [*taken.values()]], device="cpu")
             numbers = torch.stack([images, counts, ids[images], drawn[images]])
-            numbers = (
-                numbers.pin_memory() if levels.is_cuda else numbers
-            )  # so that its transfer waits for nothing
+            if levels.is_cuda:
+                numbers = numbers.pin_memory()  # so that its transfer waits for nothing
             here, many, which, first = numbers.to(levels.device, non_blocking=True)
-            copies, rows = self.noise.copies(
-                levels[here], many, which, first, table, self.seed, self.dtype, total=self.batch_size - room
-            )
+            copies, rows = noisy_copies(
+                levels[here], many, which, first, table, self.noise.table.center, self.noise.step, self.seed,
+                dtype=self.dtype, total=self.batch_size - room,
+            )  # fmt: skip
             logits = self.prepared(copies)
             votes = votes if votes.numel() else levels.new_zeros(len(levels), logits.shape[1])
             count_votes_(votes, logits, here[rows])

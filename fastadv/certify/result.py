@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.certify.noise import Noise
 from fastadv.text import several
 
 
@@ -38,13 +37,6 @@ class Certificates:
     card: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def noise(self) -> Noise:
-        """The noise that smoothed the model."""
-        config = self.card["config"]
-        low, high = map(float, config.get("box", (0, 1)))
-        return Noise(config["sigma"], (low, high))
-
-    @property
     def correct(self) -> Tensor:
         """bool [n]: decided, and for the label."""
         return (self.prediction == self.y) & ~self.abstained
@@ -74,7 +66,7 @@ class Certificates:
 
     def __str__(self) -> str:
         config, notes = self.card["config"], self.card["measured"]["notes"]
-        shown = self.radii or [radius for k, radius in enumerate(self.noise.shown) if k in (1, 2, 4)]
+        shown = self.radii or [share * config["sigma"] for share in (0.5, 1, 2)]
         early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
         return (

@@ -10,7 +10,7 @@ p for which it did not are a confidence sequence; and the lower end of it holds 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,46 +73,39 @@ def _lgamma(values: Any) -> Any:
 
 
 class Fixed:
-    """The method of Cohen et al.: n draws, and the exact lower bound of the probability."""
+    """The method of Cohen et al.: n draws, and the exact lower bound of the probability, less the charge."""
 
-    def __init__(self, noise: Noise, n: int, alpha: float) -> None:
-        self.noise, self.n, self.alpha = noise, n, alpha
+    def __init__(self, noise: Noise, n: int, alpha: float, charge: float) -> None:
+        self.noise, self.n, self.alpha, self.charge = noise, n, alpha, charge
 
-    def more(self, hits: int, drawn: int, charge: float) -> int:
+    def more(self, hits: int, drawn: int) -> int:
         """Return how many draws to make now, 0 where all is decided."""
         return self.n - drawn
 
-    def radius(self, hits: int, drawn: int, charge: float) -> float:
+    def radius(self, hits: int, drawn: int) -> float:
+        """Return the radius that is certified."""
         low = clopper_pearson(hits, drawn, level=1 - 2 * self.alpha).low
-        return self.noise.radius(low - charge)
+        return self.noise.radius(low - self.charge)
 
 
-class Sequential:
+class Sequential(Fixed):
     """Draws until every radius is certified or refused, or there were n."""
 
-    def __init__(self, noise: Noise, radii: Sequence[float], n: int, alpha: float) -> None:
-        self.noise, self.radii, self.n, self.alpha = noise, radii, n, alpha
-        self.looks = schedule(n)
+    def __init__(self, noise: Noise, n: int, alpha: float, charge: float, radii: Sequence[float]) -> None:
+        super().__init__(noise, n, alpha, charge)
+        self.radii, self.looks = radii, schedule(n)
 
-    def decisions(self, hits: int, drawn: int, charge: float) -> NDArray[Any]:
-        needed = [self.noise.probability(radius) + charge for radius in self.radii]
+    def decisions(self, hits: int, drawn: int) -> NDArray[Any]:
+        needed = [self.noise.probability(radius) + self.charge for radius in self.radii]
         return decided(hits, drawn, needed, self.alpha)
 
-    def more(self, hits: int, drawn: int, charge: float) -> int:
-        if drawn and self.decisions(hits, drawn, charge).all():
+    def more(self, hits: int, drawn: int) -> int:
+        if drawn and self.decisions(hits, drawn).all():
             return 0
         return next((look - drawn for look in self.looks if look > drawn), 0)
 
-    def radius(self, hits: int, drawn: int, charge: float) -> float:
+    def radius(self, hits: int, drawn: int) -> float:
         """Return the radius that is certified: of the confidence sequence, and of the tests."""
-        answers = zip(self.radii, self.decisions(hits, drawn, charge), strict=True)
+        answers = zip(self.radii, self.decisions(hits, drawn), strict=True)
         tested = max((radius for radius, answer in answers if answer > 0), default=0.0)
-        return max(tested, self.noise.radius(lower_bound(hits, drawn, self.alpha) - charge))
-
-
-def judge_of(noise: Noise, rule: Mapping[str, Any]) -> Fixed | Sequential:
-    """Return what decides, by the arguments of `smooth`."""
-    n, alpha, asked = rule["n"], rule["alpha"], rule["radii"]
-    if not rule["sequential"]:
-        return Fixed(noise, n, alpha)
-    return Sequential(noise, sorted(asked or noise.ladder), n, alpha)
+        return max(tested, self.noise.radius(lower_bound(hits, drawn, self.alpha) - self.charge))

@@ -24,7 +24,6 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, stoppable
-from fastadv.cli._options import Spoken
 from fastadv.cli._output import note
 from fastadv.cli._signature import add
 from fastadv.cli._train import train
@@ -66,7 +65,6 @@ def _before(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
 ) -> None: ...
 
 
@@ -81,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     handler = logging.StreamHandler()
-    handler.setFormatter(Spoken("fastadv: %(message)s"))
+    handler.setFormatter(logging.Formatter("fastadv: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # A model can then be named as module:function of a file in the working folder
     if os.getcwd() not in sys.path:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from fastadv.attacks import Attack, AttackResult, Signs
+from fastadv.attacks import Attack, AttackResult
 from fastadv.attacks.core.card import card_of
 from fastadv.attacks.methods.claims import Within, is_own
 from fastadv.cli import _options as o
@@ -20,8 +20,6 @@ ATTACK = (
     f"{', '.join(o.registry())}; with arguments, pgd:steps=100; or your own as package.module:function, a "
     "function (model, x, y), with arguments behind another colon."
 )
-Criterion = Literal["signs"]
-CRITERION = "signs: the model has one logit, whose sign says whether the class is 1 or 0."
 TITLED = ("steps", "norm", "radius", "version")  # arguments that a title says at its beginning
 
 
@@ -34,7 +32,6 @@ class NamedAttack:
     card: Attack
     threat: Threat  # of an infinite radius where there is no bound
     arguments: Mapping[str, Any]
-    criterion: Criterion | None
     used: frozenset[str]  # the shared options that it takes
 
     @property
@@ -54,8 +51,7 @@ class NamedAttack:
     @property
     def config(self) -> dict[str, Any]:
         threat = {"norm": self.threat.norm, "radius": self.radius} if self.bounded else {}
-        criterion = {"criterion": self.criterion} if self.criterion else {}
-        return {"attack": self.name, **threat, **self.arguments, **criterion}
+        return {"attack": self.name, **threat, **self.arguments}
 
     @property
     def title(self) -> str:
@@ -79,24 +75,21 @@ class NamedAttack:
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
         threat = THREATS[self.threat.norm](radius)
-        goal = {"criterion": Signs()} if self.criterion else {}
+        run = partial(self.card.run, **self.arguments)
         if self.card.takes("threat"):
-            return partial(self.card.run, **self.arguments, **goal, threat=threat)
-        run = partial(self.card.run, **self.arguments, **goal)
+            return partial(run, threat=threat)
         return Within(run, threat) if self.own and radius < math.inf else run
 
 
-def parse_attacks(
-    texts: list[str], budget: Budget, seed: int, criterion: Criterion | None = None
-) -> dict[str, NamedAttack]:
+def parse_attacks(texts: list[str], budget: Budget, seed: int) -> dict[str, NamedAttack]:
     """Parse attacks, by their labels. Wrong usage for text without sense, and options that none takes."""
-    attacks = [parse_attack(text, budget, seed, criterion) for text in texts]
+    attacks = [parse_attack(text, budget, seed) for text in texts]
     idle = {name: value for name, value in budget.chosen.items() if not any(name in a.used for a in attacks)}
     o.refuse_set(f"has no effect on {', '.join(texts)}; leave it out.", **idle)
     return {attack.label: attack for attack in attacks}
 
 
-def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | None = None) -> NamedAttack:
+def parse_attack(text: str, budget: Budget, seed: int) -> NamedAttack:
     """Parse NAME or NAME:key=value,key=value; the budget holds where it is taken and `text` says nothing."""
     name, tail = o.name_and_arguments(text)
     attack, where = card_of("attack", name, o.registry()), f"attack {text!r}"
@@ -117,4 +110,4 @@ def parse_attack(text: str, budget: Budget, seed: int, criterion: Criterion | No
     radius = "" if threat.radius == math.inf else f" {threat.radius:g}"
     short = name.rpartition(":")[2]
     label = f"{short}:{tail}" if tail else f"{short} {threat.symbol}{radius}" if bounded or radius else short
-    return NamedAttack(name, label, attack, threat, arguments, criterion, frozenset(shared))
+    return NamedAttack(name, label, attack, threat, arguments, frozenset(shared))

@@ -1,6 +1,5 @@
 """`fastadv doctor`: one block for an issue, and what to do about what is missing."""
 
-import json
 import os
 import platform
 import shutil
@@ -8,61 +7,46 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 
 from fastadv._extras import EXTRAS, lacks, unfit
 from fastadv._torch import has_onednn_ops, onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.cli._output import say
-from fastadv.cli._shared import DATA_DIR
 from fastadv.ops.registration import library
 from fastadv.runs import card
-from fastadv.runs.files import user_cache
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton", *sorted(EXTRAS.keys() - {"PIL"}))
 # The variables that change how fast a process is or how it rounds
 OF_THE_CPU = ("FASTADV_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "KMP_", "MKL_", "ONEDNN_")
 VARIABLES = (*OF_THE_CPU, "DNNL_", "ATEN_", "TORCH", "PYTORCH_", "TRITON_", "CUDA_", "CUBLAS_", "NVIDIA_")
-# The folders by which a data set is known
-MARKS = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py", "cifar10 (JPEG copies)": "cifar10/test"}
 
 
-def doctor(
-    data_dir: Annotated[Path | None, typer.Option(metavar="FOLDER"), DATA_DIR] = None,
-    verbose: Annotated[bool, "Show all of it, to paste into an issue."] = False,
-) -> Iterator[Any]:
+def doctor() -> Iterator[Any]:
     """Show what runs fastadv here, what is missing, and what to do.
 
-    --verbose adds every version, the build of the kernels, and what runs each op.
+    --json, to paste into an issue, adds every version, the build of the kernels, and what runs each op.
     """
-    state = examine(data_dir)
+    state = examine()
     yield state
-    shown = state if verbose else _summary(state)
-    advice = state.pop("advice")
-    for name, value in shown.items():
-        say(f"{name:<12} {value if isinstance(value, str) else json.dumps(value)}")
-    for line in advice:
-        say(f"to do  {line}", "yellow")
-    if not advice:
-        say("All is well.", "green")
-
-
-def _summary(state: dict[str, Any]) -> dict[str, str]:
-    cpu, data, versions = state["cpu"], state["data"], state["packages"]
-    return {
+    cpu, versions = state["cpu"], state["packages"]
+    lines = {
         "versions": f"fastadv {versions['fastadv']}, torch {versions['torch']}, Python {state['python']}",
         "kernels": f"C++ ({cpu['instruction_set']})" if cpu["extension"] else "PyTorch references",
         "GPU": ", ".join(state["gpu"]["names"]) or "none",
         "threads": f"{cpu['threads']} on {cpu['cores']} cores, {cpu['name']}",
-        "data": f"digits; {', '.join(data['sets']) or 'nothing'} in {data['folder'] or 'no folder'}",
     }
+    for name, text in lines.items():
+        say(f"{name:<12} {text}")
+    for line in state["advice"]:
+        say(f"to do  {line}", "yellow")
+    if not state["advice"]:
+        say("All is well.", "green")
 
 
-def examine(data_dir: Path | None) -> dict[str, Any]:
+def examine() -> dict[str, Any]:
     """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
     packages = {"fastadv": __version__, **{name: card.version_of(name) for name in PACKAGES}}
     packages["torch"] = torch.__version__  # with its CUDA, which what pip recorded may lack
@@ -77,7 +61,6 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "gpu": _gpu(packages["triton"], advice),
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
         "backends": _tried(library.backends, advice) or {},
-        "data": _data(data_dir, advice),
     }
     if packages["torchvision"] and (fault := _torchvision_fault()):
         advice.append(unfit(fault))
@@ -105,7 +88,6 @@ def _cpu(advice: list[str]) -> dict[str, Any]:
     return {
         "name": card.cpu_name(),
         "architecture": platform.machine(),
-        "flags": card.cpu_flags(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "extension": extension is not None,
@@ -144,15 +126,3 @@ def _torchvision_fault() -> str:
     command = [sys.executable, "-c", "import torchvision"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (done.stderr.strip().splitlines() or ["no reason"])[-1][:200] if done.returncode else ""
-
-
-def _data(data_dir: Path | None, advice: list[str]) -> dict[str, Any]:
-    named = data_dir or os.environ.get("FASTADV_DATA")
-    folder = Path(named).expanduser() if named else _tried(user_cache, advice)
-    sets = [name for name, place in MARKS.items() if folder is not None and (folder / place).is_dir()]
-    if folder is not None and not sets:
-        advice.append(
-            f"no MNIST or CIFAR-10 in {folder}: name their folder with --data-dir or FASTADV_DATA, "
-            "or let 'train' download them"
-        )
-    return {"folder": str(folder or ""), "sets": sets}

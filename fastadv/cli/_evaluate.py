@@ -11,14 +11,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fastadv._checks import check_choice
 from fastadv.cli import _options as o
-from fastadv.cli._attack import ATTACK, CRITERION, Criterion, NamedAttack, parse_attacks
+from fastadv.cli._attack import ATTACK, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import (
-    BELOW,
     Limits,
-    checks,
     finite,
     kept_in,
     note,
@@ -26,9 +23,9 @@ from fastadv.cli._output import (
     progress,
     say,
     say_where,
-    write_summary,
+    too_low,
 )
-from fastadv.cli._shared import Budget, Images, Machine, Processed, Search
+from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
 from fastadv.data.corruption.card import named
 from fastadv.engine.module import in_words
@@ -40,9 +37,9 @@ from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import percent
-from fastadv.threat import THREATS
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
+DOUBTFUL, BELOW = 3, 4  # the exit codes of --strict and --fail-under
 Suite = Literal["robustbench"]
 PREPARED = {"imagenet": "preprocessing"}  # each of its models names its own
 TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
@@ -50,21 +47,13 @@ TABLES = ", ".join(f"--data {data} --norm {norm}" for data, norm in RADII)
 
 MEASURE = Front(
     measure,
-    "run_dir resume draws indicators freeze corruptions severities",
+    "run_dir resume draws indicators corruptions severities",
     types={
         "corruptions": Annotated[Any, o.text(lambda t: named(t.split(",") if "," in t else t), "NAMES")],
         "severities": Sequence[float],
     },
     defaults={"severities": "1,2,3,4,5"},
 )
-
-
-def parse_threats(text: str) -> list[str]:
-    """Parse NORM=RADIUS,NORM=RADIUS into what attacks say of each: norm=l2,radius=0.5."""
-    parts = text.split(",")
-    for norm, radius in o.pairs(parts, "--threat").items():
-        THREATS[check_choice("norm", norm, THREATS)](radius)
-    return ["norm={},radius={}".format(*part.split("=")) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,6 @@ class Results:
     report: Annotated[o.Report | None, "Write one HTML file, with samples, cost and provenance."] = None
     strict: Annotated[bool, "End with exit code 3 unless there is no sign of masking."] = False
     fail_under: Annotated[Limits | None, "End with exit code 4 if an accuracy is below its share."] = None
-    summary: Annotated[o.Written | None, "Write a summary: JUnit for .xml, else Markdown."] = None
 
     def check(self, named: dict[str, NamedAttack], indicators: bool) -> tuple[float, ...]:
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
@@ -94,6 +82,15 @@ class Results:
         if self.strict and not indicators:
             o.refuse("--strict is about the indicators: leave out --no-indicators.")
         return radii
+
+    def judge(self, table: Table) -> None:
+        """End the command with another exit code where an accuracy is too low, or in doubt."""
+        if low := too_low(table, self.fail_under or {}):
+            note(low)
+            raise typer.Exit(BELOW)
+        signs = table.indicators
+        if self.strict and signs is not None and not (signs.clean or signs.black_box):
+            raise typer.Exit(DOUBTFUL)
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ class RobustBench:
 
 @together
 def evaluate(
-    model: Processed,
+    model: Network,
     images: Images,
     budget: Budget,
     evaluation: Annotated[partial[Any], MEASURE],
@@ -153,12 +150,6 @@ def evaluate(
     search: Search,
     machine: Machine,
     attack: Annotated[list[str] | None, f"{ATTACK} May be repeated; by default fgsm and pgd."] = None,
-    criterion: Annotated[Criterion | None, CRITERION] = None,
-    threat: Annotated[
-        Any,
-        o.text(parse_threats, "NORM=RADIUS,..."),
-        "Several budgets, linf=8/255,l2=0.5,l1=12: each attack runs in each, and the union is counted, too.",
-    ] = None,
 ) -> Iterator[Any]:
     """Measure a model without an attack, under each attack, and under the worst of them for each sample.
 
@@ -175,18 +166,12 @@ def evaluate(
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
 
-    An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5,loss=dlr.
+    An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5,loss=dlr. Of attacks in
+    several norms, as -a pgd:norm=linf,radius=8/255 -a pgd:norm=l2,radius=0.5, the union is counted, too.
     """
-    default = [] if evaluation.keywords["corruptions"] and not (budget.chosen or threat) else ["fgsm", "pgd"]
+    default = [] if evaluation.keywords["corruptions"] and not budget.chosen else ["fgsm", "pgd"]
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
-    if threat is not None:
-        taken = {"suite": benchmark.suite, "norm": budget.norm, "radius": budget.radius}
-        o.refuse_set("has no effect with --threat; leave it out.", **taken)
-        parts = map(o.name_and_arguments, texts)
-        texts = [f"{name}:{one}{',' * bool(tail)}{tail}" for name, tail in parts for one in threat]
-    if evaluation.keywords["freeze"] is False and search.precision not in (None, "fp32"):
-        o.refuse("--no-freeze does not go with --precision; leave one of them out.")
-    named = parse_attacks(texts, budget, machine.seed, criterion)
+    named = parse_attacks(texts, budget, machine.seed)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])
     attacks = {label: attack.run for label, attack in named.items()}
@@ -225,12 +210,9 @@ def evaluate(
     if benchmark.suite is not None:
         measured["lacks"] = lacks
     document, title = card("evaluation", config, **measured), f"{model.model} on {dataset.name}"
-    passed = checks(table, results.fail_under or {}, results.strict)
     if results.out is not None:
         save_tensors(results.out, vars(table.samples), {"card": json.dumps(finite(document))})
     benchmark.write(table, images.keywords["data"], model.model, dataset.note)
-    if results.summary is not None:
-        write_summary(results.summary, table, f"{title}: {table.setting}", passed)
     if results.report is not None:
         arguments = {
             label: ", ".join(f"{key}={value}" for key, value in one.config.items())
@@ -253,9 +235,6 @@ def evaluate(
             points = ", ".join(f"{radius:g}: {percent(share)}" for radius, share in shares)
             say(f"accuracy at each radius, {label}: {points}")
         written = {"adversarial examples": results.out, "entry": benchmark.robustbench}
-        say_where(written | {"report": results.report, "summary": results.summary})
+        say_where(written | {"report": results.report})
     finally:  # also where only the document was asked for
-        if low := "; ".join(text for _, text, code in passed if code == BELOW):
-            note(low)
-        if code := max((code for *_, code in passed), default=0):
-            raise typer.Exit(code)
+        results.judge(table)

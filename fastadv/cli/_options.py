@@ -1,9 +1,7 @@
 """How the text of options becomes values."""
 
 import inspect
-import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,17 +18,6 @@ from fastadv.errors import InputError
 from fastadv.evaluation.report.page import check_path as check_report
 from fastadv.threat import THREATS
 
-# Advice of the library in the words of the command line
-SPOKEN = {
-    "give fa.models.bpda": "give -m a function that returns fa.models.bpda",
-    "load the set with size=": "give --size ",
-    "Measuring(validation_set=...)": "--validation N",
-    "draws=20": "--draws 20",
-    "run_dir=": "--run-dir",
-    "run_dir": "--run-dir",
-    "resume=True": "--resume",
-}
-
 
 def refuse(text: str) -> NoReturn:
     """End the command as wrong usage, with exit code 2 and this text."""
@@ -43,27 +30,13 @@ def refuse_set(why: str, **options: object) -> None:
             refuse(f"--{name.replace('_', '-')} {why}")
 
 
-def spoken(text: str) -> str:
-    """Say advice in the words of the command line."""
-    for words, ours in SPOKEN.items():
-        text = text.replace(words, ours)
-    return re.sub(r"did you mean Linf\((\S+) / 255\)", r"did you mean --radius \1/255", text)
-
-
-class Spoken(logging.Formatter):
-    """What the library logs, in the words of the command line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return spoken(super().format(record))
-
-
 @contextmanager
 def usage() -> Iterator[None]:
     """Turn an InputError inside into wrong usage, exit code 2: every command runs under it."""
     try:
         yield
     except InputError as error:
-        raise typer.BadParameter(f"{spoken(str(error))}.") from error
+        raise typer.BadParameter(f"{error}.") from error
 
 
 def parse_number(text: str | float) -> float:
@@ -112,9 +85,9 @@ SAMPLES = (
 Samples = Annotated[Path, text(partial(parse_place, what="file", check=check_samples), "FILE", SAMPLES)]
 Report = Annotated[Path, text(partial(parse_place, what="file", check=check_report), "FILE")]
 DataDir = Annotated[Path, text(data_folder, "FOLDER")]
-Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, metavar="N")]
 FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
+Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:

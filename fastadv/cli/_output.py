@@ -1,4 +1,4 @@
-"""What the commands print, results on stdout and everything else on stderr, and what CI reads of them."""
+"""What the commands print: results on stdout and everything else on stderr."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,13 +18,9 @@ from fastadv._checks import check_choice, check_share
 from fastadv.cli import _options as o
 from fastadv.evaluation import Table as Evaluation
 from fastadv.progress import RichBar
-from fastadv.runs.files import write_text
-from fastadv.text import in_markdown, several
+from fastadv.text import several
 
-Check = tuple[str, str, int]
-BELOW = 4  # the exit code of --fail-under; it goes before that of --strict, which doubt alone makes
 SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
-DOUBTFUL = 3  # the exit code of --strict where an accuracy is in doubt
 PIPE_WIDTH = 100  # columns where the output is no terminal
 WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
 NUMBER = re.compile(r"\s*(-|~?-?[\d,]*(\.\d+)?(e[+-]?\d+)?%?|-?inf|nan)\s*")
@@ -106,13 +101,13 @@ def kept_in(run_dir: Path | None) -> str:
 
 
 def print_results(table: Evaluation, model: str, dataset: Any) -> None:
-    notes = [*map(o.spoken, table.notes()), dataset.note]
+    notes = [*table.notes(), dataset.note]
     title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
     print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
     for name, cells in table.details().items():
         print_table(name, cells)
     if table.indicators is not None:
-        say(o.spoken(table.verdict))
+        say(table.verdict)
 
 
 def _parse_limits(text: str) -> dict[str, float]:
@@ -127,40 +122,13 @@ def _parse_limits(text: str) -> dict[str, float]:
 Limits = Annotated[Mapping[str, float], o.text(_parse_limits, "robust=SHARE,clean=SHARE")]
 
 
-def checks(table: Evaluation, limits: Mapping[str, float], strict: bool) -> list[Check]:
-    """Return what an evaluation must pass: name, what it has, the exit code if it failed, else 0."""
-    passed: list[Check] = []
+def too_low(table: Evaluation, limits: Mapping[str, float]) -> str:
+    """Say which accuracies are below their limits, or not known; "" where all are high enough."""
+    said = []
     for name, limit in limits.items():
         share = getattr(table, SHARES[name])
-        good = share >= limit
-        text = f"{name} accuracy {share:g} is {'at least' if good else 'below'} {limit:g}"
         if math.isnan(share):
-            text = f"{name} accuracy is not known, expected at least {limit:g}. {table.unknown}".strip()
-        passed.append((f"{name} accuracy >= {limit:g}", text, 0 if good else BELOW))
-    if (signs := table.indicators) is not None:
-        clear = signs.clean or signs.black_box  # which has no gradient to mask
-        name = "no sign of masking" if clear or strict else "verdict on masking, not required"
-        passed.append((name, o.spoken(table.verdict), DOUBTFUL if strict and not clear else 0))
-    return passed
-
-
-def write_summary(path: Path, table: Evaluation, title: str, passed: Sequence[Check]) -> None:
-    if path.suffix.lower() != ".xml":
-        lines = ["**Failed:** " * bool(code) + text.replace("\n", "  \n") for _, text, code in passed]
-        head = " ".join(filter(None, ["###", table.headline, title]))
-        if table.corruption is not None:
-            cells = table.corruption.cells(table.clean_accuracy)
-            lines = [table.corruption.title, in_markdown(cells), *lines]
-        write_text(path, "\n\n".join([head, in_markdown(table.cells()), *lines]) + "\n")
-        return
-    cases = [(*check, 0.0) for check in passed]
-    for row in table.rows:
-        accuracy, sure = [*row.cells().values()][:2]
-        share = f"accuracy {'at most ' * bool(table.lead)}{accuracy} (95%: {sure})"
-        cases.append((row.name, f"not run: {row.refused}" if row.refused else share, 0, row.seconds))
-    suite = ElementTree.Element("testsuite", name=title, tests=str(len(cases)))
-    suite.set("failures", str(sum(bool(code) for _, _, code, _ in cases)))
-    for name, text, code, seconds in cases:
-        case = ElementTree.SubElement(suite, "testcase", classname=title, name=name, time=f"{seconds:.3f}")
-        ElementTree.SubElement(case, "failure" if code else "system-out").text = text
-    write_text(path, ElementTree.tostring(suite, "utf-8", xml_declaration=True).decode() + "\n")
+            said.append(f"{name} accuracy is not known, expected at least {limit:g}. {table.unknown}".strip())
+        elif share < limit:
+            said.append(f"{name} accuracy {share:g} is below {limit:g}")
+    return "; ".join(said)

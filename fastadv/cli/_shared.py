@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, fields
 from functools import partial
-from inspect import Parameter, isroutine, signature
+from inspect import Parameter, signature
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,7 +19,6 @@ from fastadv.cli._signature import Front
 from fastadv.data._load import is_set
 from fastadv.engine import Prepared, freeze
 from fastadv.engine.precision import Precision
-from fastadv.models.processor import Processor
 from fastadv.models.registry import SOURCES, factory
 from fastadv.models.zoo import find
 
@@ -38,10 +36,6 @@ MODEL = (
 )
 OPTION = "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated."
 WEIGHTS = "Safetensors or torch file, of a net for images in [0, 1]; of rb:NAME also a folder of such."
-PROCESSOR = (
-    "What is done to images before the model, inside the attack, as package.module:object: a transform of "
-    "torchvision, timm or open_clip, a processor of Hugging Face, or a function that returns one."
-)
 PRECISION = "Precision of the search, by default fp32; successes are checked in the model's own precision."
 STEPS = "Steps of a search; by default the recipe's, the paper's to construct, else 40 if an attack has none."
 ZOO = "rb:"  # before an entry of RobustBench's zoo
@@ -129,29 +123,6 @@ def _load_entry(name: str, options: dict[str, Any], weights: Path | None, datase
     if (prepared := getattr(dataset, "preprocessing", None)) != entry.preprocessing:
         note(f"RobustBench's images are {images}, these have preprocessing {prepared or 'unknown'}")
     return model
-
-
-@dataclass(frozen=True)
-class Processed(Network):
-    processor: Annotated[str | None, PROCESSOR] = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return super().config | ({"processor": self.processor} if self.processor else {})
-
-    def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
-        """Load the model, and behind its processor if one is named."""
-        model = super().load(dataset, machine, fresh=fresh)
-        if self.processor is None:
-            return model
-        if any(isinstance(part, (models.Normalized, Processor)) for part in model.modules()):
-            o.refuse(f"--processor: {self.model} normalizes images by itself; give -m a model that does not.")
-        try:
-            found = resolve_name(self.processor)
-        except (AttributeError, ImportError, ValueError) as error:
-            o.refuse(f"--processor {self.processor}: {error}; name one that PYTHONPATH has.")
-        made = found() if isroutine(found) else found
-        return models.adapt(model, made, size="native").to(machine.place()).eval()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from fastadv.runs.card import telling
 FLAGS = {
     **{name: (f"--{name}", f"-{name[0]}") for name in ("model", "option", "weights", "data", "attack")},
     "samples": ("--samples", "-n"),
-    "verbose": ("--verbose", "-v"),
 }
 # The option for an argument that takes one of these types, the first that it takes
 TYPES: dict[Any, Any] = {

@@ -12,7 +12,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from fastadv import rng
 from fastadv.data.imageset import ImageSet
-from fastadv.runs.card import data_hash
+from fastadv.hashes import data_hash
 
 READ = 256  # samples that are read, from the first to the last
 

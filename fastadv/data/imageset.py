@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from fastadv.data._rows import MappedRows
 from fastadv.errors import InputError
+from fastadv.hashes import data_hash
 from fastadv.labels import instead
-from fastadv.runs.card import data_hash
 from fastadv.text import several
 from fastadv.threat.base import box_in, check_box
 

@@ -27,7 +27,6 @@ from fastadv.evaluation.named import Attack, bound, minimizes, takes, threat_of
 from fastadv.evaluation.row import Components, Row
 from fastadv.intervals import clopper_pearson
 from fastadv.labels import LABELS, label_flags
-from fastadv.runs.identity import describe
 from fastadv.text import percent, threat_text
 from fastadv.threat import THREATS, Named, Threat
 from fastadv.threat.through import Own
@@ -298,7 +297,7 @@ def row(
         draws=None if refused else draws_of(parts, correct & ~broken, draws),
         clean=None if refused else clean,
         refused=refused,
-        threat=_threat(parts) if not refused else _from_json(_as_json(threat_of(attack))),
+        threat=_threat(parts, threat_of(attack)) if not refused else _from_json(_as_json(threat_of(attack))),
         attack=name_of(attack),
         asked=asked,
         moving=1.0 if mask is None else float(mask.double().mean()),
@@ -311,18 +310,21 @@ def row(
 def unserved(attacks: Iterable[Attack], rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the threats with a radius in which attacks were asked for, and none ran."""
     asked = [(threat_of(attack), row) for attack, row in zip(attacks, rows, strict=True)]
-    ran = [describe(threat, kept=False) for threat, row in asked if not row.refused]
+    ran = [threat for threat, row in asked if threat is not None and not row.refused]
     lacks = {
         row.within if row.threat else threat_text(threat)
         for threat, row in asked
-        if row.refused and (threat is None or (threat.finite and describe(threat, kept=False) not in ran))
+        if row.refused and (threat is None or (threat.finite and not any(map(threat.same, ran))))
     }
     return tuple(sorted(lacks))
 
 
-def _threat(parts: Sequence[Part]) -> Threat | None:
+def _threat(parts: Sequence[Part], asked: Threat | None) -> Threat | None:
     """Return the threat of all batches; None where they had none or several."""
     known = [part.notes.get("threat") for part in parts if part.notes]  # none where no sample had logits
+    *own, metric = _as_json(asked) or [None]
+    # another process may know a function without a name by another metric
+    known = [[*own, metric] if kept and kept[:-1] == own else kept for kept in known]
     return _from_json(known[0]) if known and all(other == known[0] for other in known) else None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
-from fastadv.runs.files import seal
+from fastadv.hashes import seal
 from fastadv.runs.identity import ANSWERS, check_same, plain
 from fastadv.runs.work import Keeper
 

@@ -22,9 +22,9 @@ from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.export import Exported
 from fastadv.evaluation.job import Job
+from fastadv.hashes import data_hash
 from fastadv.intervals import Interval, clopper_pearson
 from fastadv.runs import processes
-from fastadv.runs.card import data_hash
 from fastadv.text import aligned, percent, several
 
 # AlexNet's error under each corruption of ImageNet-C at 224 x 224, the mean over severities: Hendrycks and

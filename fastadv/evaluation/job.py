@@ -172,14 +172,12 @@ def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criteri
     return criterion.for_labels(y)
 
 
-def description(job: Job, identity: str | None = None, *, kept: bool = False) -> dict[str, Any]:
-    """Describe what an evaluation is of, but for its data, as JSON."""
+def description(job: Job, identity: str | None = BY_NAME) -> dict[str, Any]:
+    """Describe what an evaluation is of, but for its data, as JSON; code as `identity` says."""
     model = describe(job.frozen.model, identity=BY_NAME)  # whose answers tell the rest
     return {
         "model": dict(zip(("parts", "weights"), model, strict=True)) if isinstance(model, list) else model,
-        "attacks": [
-            [name, describe(attack, identity=identity, kept=kept)] for name, attack in job.attacks.items()
-        ],
+        "attacks": [[name, describe(one, identity=identity)] for name, one in job.attacks.items()],
     }
 
 

@@ -39,11 +39,11 @@ from fastadv.evaluation.named import Attacks, Threats
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
+from fastadv.hashes import data_hash
 from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
-from fastadv.runs.card import data_hash
-from fastadv.runs.identity import ANSWERS, FORMAT, describe
+from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, describe
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
@@ -164,12 +164,13 @@ def evaluate(
         count = sample_count(job.dataset, limit)
         config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
         config |= {"batch_size": batch_size, "samples": [count]}
+        code = BY_NAME if run_dir is None else identity
         if criterion is not None:
-            config["criterion"] = describe(criterion, identity=identity, kept=run_dir is not None)
+            config["criterion"] = describe(criterion, identity=code)
         if draws > 1:
             config |= {"draws": draws, "seed": seed}
         if run_dir is not None or processes.world() > 1:
-            config |= description(job, identity, kept=run_dir is not None)
+            config |= description(job, code)
             config["identity"] = identity
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()

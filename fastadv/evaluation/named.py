@@ -18,7 +18,6 @@ from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
-from fastadv.runs.identity import describe
 from fastadv.threat import Threat, Through
 
 Attack = Callable[..., AttackResult]
@@ -100,8 +99,7 @@ def named(
     if threat is not None and not taken:
         # universal perturbations hold one; what nothing takes may still say the data's box, if no other does
         held = (getattr(one, "threat", None) for one in (recipe, *by_name.values()))
-        same = describe(threats, kept=False)
-        taken = any(describe(getattr(one, "threats", (one,)), kept=False) == same for one in held)
+        taken = any(_same(getattr(one, "threats", (one,)), threats) for one in held)
         if not taken and (boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT):
             raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
@@ -125,8 +123,15 @@ def _in_common(attacks: Iterable[Attack], recipe: Any) -> Threat | None:
     """Return the threat of all attacks that have one, or the recipe's; None where it is a map."""
     known: list[Any] = [*filter(None, map(threat_of, attacks))]  # a map asks for parameters, too
     first, *others = known or [getattr(recipe, "threat", None)]
-    alike = all(describe(one) == describe(first) for one in others)
-    return first if alike and isinstance(first, Threat) and not isinstance(first, Through) else None
+    if not isinstance(first, Threat) or isinstance(first, Through):
+        return None
+    return first if all(first.same(one) for one in others) else None
+
+
+def _same(held: Sequence[Any], threats: Sequence[Any]) -> bool:
+    """Return whether these are the same threats, one after the other."""
+    pairs = zip(held, threats, strict=False)
+    return len(held) == len(threats) and all(isinstance(a, Threat) and a.same(b) for a, b in pairs)
 
 
 def _held_by(attack: Attack) -> Threat | None:

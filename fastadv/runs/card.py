@@ -1,10 +1,9 @@
 """Provenance: what made a result, so that it can be made again."""
 
-import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastadv._version import __version__
 
 FORMAT = 1  # of cards; another where a key changes its place or meaning
-SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
 
 
 @cache
@@ -51,22 +48,12 @@ def version_of(package: str) -> str | None:
 @cache
 def cpu_name() -> str:
     """Return the processor's model name as the system reports it."""
-    return _of_processor("model name") or platform.processor() or platform.machine()
-
-
-def cpu_flags() -> list[str]:
-    """Return the processor's instruction sets that change how sums are rounded, where the system tells."""
-    flags = (_of_processor("flags") or _of_processor("Features")).split()
-    return [name for name in SETS if name in flags]
-
-
-def _of_processor(key: str) -> str:
-    """Return what Linux tells of the first processor under the key; "" where it tells nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def extension_build() -> dict[str, str] | None:
@@ -119,29 +106,3 @@ def about() -> dict[str, str]:
     """Return what a picture keeps as text: software, machine, date, and what `telling` was given."""
     software = {"Software": f"fastadv {__version__}", "machine": cpu_name()}
     return software | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | _TOLD.get({})
-
-
-def data_hash(*values: Any) -> str:
-    """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for tensor in _flat(values):
-        # rows in files have pieces, and are never in memory as a whole
-        pieces = getattr(tensor, "pieces", None)
-        if pieces is None and not isinstance(tensor, Tensor):  # as a state dict of quantized parts holds
-            digest.update(repr(tensor).encode())
-            continue
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        for piece in (tensor,) if pieces is None else pieces():
-            # viewed as bytes, because NumPy has no bfloat16; a single value may have a stride of 0
-            whole = piece.detach().cpu().contiguous().reshape(-1).as_strided((piece.numel(),), (1,))
-            digest.update(whole.view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the values, and those of containers among them; quantized tensors as the numbers they mean."""
-    for value in values:
-        if isinstance(value, list | tuple | dict):
-            yield from _flat(value.items() if isinstance(value, dict) else value)
-        else:
-            yield value.dequantize() if isinstance(value, Tensor) and value.is_quantized else value

@@ -1,7 +1,6 @@
 """Files that are whole or absent, and notice damage: written beside their place, flushed, and renamed."""
 
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.hashes import digest, seal
 
 # Our metadata is one JSON text, because safetensors writes several entries in no fixed order.
 _ENTRY = "fastadv"
@@ -89,21 +89,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise CorruptFileError(
             f"{path}: expected JSON, got a file that does not parse ({error}); delete it and run again"
         ) from error
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hex, of the names, dtypes, shapes and bytes of `tensors`; their order does not matter."""
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
-
-
-def seal(value: Any) -> str:
-    """SHA-256, in hex, of a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def save_tensors(

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
-from fastadv.runs.card import data_hash
-from fastadv.runs.files import seal
+from fastadv.hashes import data_hash, seal
 
 FORMAT = {"format": 2}  # of the configurations of runs; another number where older ones cannot be compared
 ANSWERS = "model's answer to the first samples"  # a probe in the configuration of a run
@@ -33,18 +32,15 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_is_t
 _CHANGING = (MutableMapping, MutableSequence, MutableSet)
 
 
-def describe(
-    value: Any, trained: nn.Module | None = None, identity: str | None = None, *, kept: bool = True
-) -> Any:
+def describe(value: Any, trained: nn.Module | None = None, identity: str | None = None) -> Any:
     """Describe `value` as JSON that is the same in every process; devices do not count.
 
     Weights of a model in training do not count either. An identity stands for the caller's code; without it
-    code is known by name, source text and the values that it holds. Where these do not tell, it is refused,
-    unless no folder is `kept`.
+    code is known by name, source text and the values bound to it, and refused where these do not tell.
     """
     if identity is not None and not isinstance(identity, str):
         raise InputError(f"identity: expected a text, got {identity!r}; name the version of your code")
-    return _Description(trained, identity is not None, kept).of(value)
+    return _Description(trained, by_name=identity is not None).of(value)
 
 
 def describe_model(model: nn.Module) -> str:
@@ -63,9 +59,9 @@ def unsaved(model: nn.Module) -> dict[str, Tensor]:
 
 
 class _Description:
-    def __init__(self, trained: nn.Module | None, by_name: bool, kept: bool = False) -> None:
+    def __init__(self, trained: nn.Module | None, by_name: bool) -> None:
         self._trained = None if trained is None else getattr(trained, COMPILED_MODULE, trained)
-        self._by_name, self._kept = by_name, kept
+        self._by_name = by_name
         self._within: list[Any] = []  # the objects of which the value is a part
 
     def of(self, value: Any) -> Any:
@@ -102,8 +98,6 @@ class _Description:
             return self._code(value)
         if isinstance(value, MethodType):
             return [self.of(value.__func__), self.of(value.__self__)]
-        if hasattr(value, "__wrapped__"):  # a cache around a function
-            return [_name(kind), self.of(value.__wrapped__)]
         describes = getattr(value, "describe", None)
         if callable(describes) and (_is_ours(kind) or not _is_ours(describes)):
             # a frozen model tells its options alone
@@ -112,14 +106,16 @@ class _Description:
         if isinstance(value, partial):
             arguments = {"args": self.of(value.args), "keywords": self.of(value.keywords)}
             return {"function": self.of(value.func), **arguments}
-        if hasattr(value, "__qualname__") or isinstance(value, ModuleType | torch.device):
+        is_named = _is_ours(value) and hasattr(value, "__qualname__")  # as a function in C
+        if is_named or isinstance(value, ModuleType | torch.device):
             return _name(value)
-        slots = [s for base in kind.__mro__ if not _is_ours(base) for s in vars(base).get("__slots__", ())]
-        held = {s: getattr(value, s) for s in slots if hasattr(value, s)} | getattr(value, "__dict__", {})
+        held = getattr(value, "__dict__", {})
         held = {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
         if held:
             return {"class" if "name" in held else "name": self._code(kind), **self.of(held)}
         text = repr(value)
+        if " at 0x" in text and not (self._by_name or hasattr(value, "__dict__")):
+            raise _unknown(_name(value), "its attributes cannot be read")
         return [self._code(kind), "" if " at 0x" in text else text]
 
     def parts(self, model: nn.Module) -> list[Any]:
@@ -137,39 +133,39 @@ class _Description:
         """Return the name of a function or class, with a hash of what it holds and the caller's source."""
         name, held = _name(value), _held(value)
         if _is_ours(value):
-            return f"{name} {_hash(self.of(held))}" if held and isinstance(value, FunctionType) else name
+            return f"{name} {_hash(self.of(held))}" if held else name
         if self._by_name:
             return name
         try:
             source = inspect.getsource(value)
-        except (OSError, TypeError):
-            source = ""
-        why = "a lambda" * (value.__name__ == "<lambda>") or "its source cannot be read" * (not source)
-        why = why or "a class in a function" * (isinstance(value, type) and "<locals>" in name)
-        why = why or "it holds objects" * (not all(map(_is_fixed, held)))
-        if why and self._kept:
-            raise InputError(
-                f"identity: expected a text, as a folder does not know {name} again, got None; pass "
-                f"identity='1', and another when your code changes ({why})"
-            )
-        about = [self.of(one) if _is_fixed(one) else _name(type(one)) for one in held]
-        if value.__name__ == "<lambda>":  # of which a line may have several
-            about.append([place[2] for place in value.__code__.co_positions()])
+        except (OSError, TypeError) as error:
+            raise _unknown(name, "its source cannot be read") from error
+        if value.__name__ == "<lambda>":
+            raise _unknown(name, "a lambda")
+        if isinstance(value, type) and "<locals>" in name:
+            raise _unknown(name, "a class in a function")
+        if not _is_fixed(held):
+            raise _unknown(name, "it holds objects")
         bases = [self._code(base) for base in getattr(value, "__bases__", ())]
-        return f"{name} {_hash([source or id(getattr(value, '__code__', value)), about, bases])}"
+        return f"{name} {_hash([source, self.of(held), bases])}"
 
 
-def _held(value: Any) -> list[Any]:
-    """Return the values that a function is bound to, or the functions of a class."""
-    if isinstance(value, type):
-        members = (getattr(member, "__func__", member) for member in vars(value).values())
-        return [one for member in members if isinstance(member, FunctionType) for one in _cells(member)]
-    more = () if _is_ours(value) else (value.__defaults__, value.__kwdefaults__, vars(value))
-    return [*_cells(value), *(tuple(one.items()) if isinstance(one, dict) else one for one in more)]
+def _unknown(name: str, why: str) -> InputError:
+    return InputError(
+        f"identity: expected a text, as a folder does not know {name} again, got None; pass "
+        f"identity='1', and another when your code changes ({why})"
+    )
 
 
-def _cells(function: FunctionType) -> list[Any]:
-    return [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+def _held(value: Any) -> tuple[Any, ...]:
+    """Return the values that a function is bound to."""
+    if not isinstance(value, FunctionType):
+        return ()
+    cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+    if _is_ours(value):
+        return tuple(cells)
+    named = (value.__kwdefaults__ or {}) | vars(value)
+    return (*cells, *(value.__defaults__ or ()), *named.items())
 
 
 def _is_plain(value: Any) -> bool:
@@ -203,20 +199,17 @@ def _hash(parts: Any) -> str:
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Return a number for each row of outputs [B, ...], to tell functions apart; a random one has none."""
-    flat = outputs.detach().double().cpu().flatten(1)
-    finite = flat.isfinite().all(1)
-    spread = float(flat[finite].square().mean().sqrt()) if finite.any() else 0.0
-    within = spread * (_HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING)
-    twice = again.detach().double().cpu().flatten(1)
-    if twice.shape != flat.shape or not torch.allclose(flat, twice, rtol=0, atol=within, equal_nan=True):
+    flat, twice = (
+        values.detach().double().cpu().flatten(1).nan_to_num(0, 0, 0) for values in (outputs, again)
+    )
+    within = float(flat.square().mean().sqrt())
+    within *= _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
+    if not torch.allclose(flat, twice, rtol=0, atol=within):
         return {"values": "random", "within": 0.0}
     # directions fixed by a formula, so that no generator is involved
     direction = torch.cos(torch.arange(1.0, 1.0 + flat.shape[1], dtype=torch.float64, device="cpu").square())
-    values = flat.nan_to_num(0, 0, 0) @ direction / direction.norm()
-    return {
-        "values": [float(f"{v:.6g}") if ok else None for v, ok in zip(values, finite, strict=True)],
-        "within": float(f"{within:.3g}"),
-    }
+    values = flat @ direction / direction.norm()
+    return {"values": [float(f"{value:.6g}") for value in values], "within": float(f"{within:.3g}")}
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,5 +265,4 @@ def _near(stored: dict[str, Any], now: dict[str, Any]) -> bool:
     old, new, within = stored["values"], now["values"], max(stored["within"], now["within"])
     if not (isinstance(old, list) and isinstance(new, list)):
         return bool(old == new)
-    both = zip(old, new, strict=False)
-    return all(a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in both)
+    return all(abs(a - b) <= within for a, b in zip(old, new, strict=False))

@@ -108,7 +108,10 @@ class Keeper:
     def part(self, file: str, seal: str) -> Kept | None:
         """Return the part in `file`; None where it is not there, or has another seal."""
         path = self.there(file)
-        return None if path is None else read_part(path, seal)
+        if path is None:
+            return None
+        tensors, metadata = load_tensors(path)
+        return (tensors, json.loads(metadata["about"])) if metadata["of"] == seal else None
 
     def keep(self, file: str, seal: str, tensors: Mapping[str, Tensor], about: Any = None) -> None:
         """Write a part into `file`; nothing without a folder."""
@@ -117,14 +120,3 @@ class Keeper:
         path = self.path / file
         with writing(path):
             save_tensors(path, tensors, {"of": seal, "about": json.dumps(about)})
-
-
-def read_part(path: Path, seal: str) -> Kept | None:
-    """Read a part, verified; None for one with another seal."""
-    tensors, metadata = load_tensors(path)
-    if "about" not in metadata:
-        raise InputError(
-            f"{path}: expected a part that this version wrote, got one of another version; finish the run "
-            "with that version, or choose another folder"
-        )
-    return (tensors, json.loads(metadata["about"])) if metadata["of"] == seal else None

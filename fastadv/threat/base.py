@@ -1,10 +1,12 @@
 """The base class of all norms: radius and box, membership, random starts, step sizes, description."""
 
 import math
+import sys
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
+from types import MethodType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,11 +15,9 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import as_number, check_count
 from fastadv.errors import InputError
+from fastadv.hashes import data_hash, seal
 from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
 from fastadv.ops.philox import philox
-from fastadv.runs.card import data_hash
-from fastadv.runs.files import seal
-from fastadv.runs.identity import describe
 from fastadv.threat.quantize import quantize
 
 SLACK = 1e-6
@@ -53,6 +53,7 @@ class Threat:
     order: ClassVar[float]  # the exponent p of the norm
     least_step: ClassVar[float] = 0.0  # steps below it move nothing
     slack: ClassVar[float] = SLACK  # by what share of the radius rounding may exceed it
+    _apart: ClassVar[tuple[str, ...]] = ("radius", "finite", "metric")  # attributes beside the `metric`
     _ops: ClassVar[tuple[Callable[..., Tensor], ...]] = ()  # of `step` and `step_`; else `step` is overridden
 
     def __post_init__(self) -> None:
@@ -68,10 +69,13 @@ class Threat:
     @cached_property
     def metric(self) -> str:
         """A hash of what the threat does, but for its radius: of one metric, distances are comparable."""
-        return seal(describe(self._nameless(), kept=False))
+        held = {name: _known(value) for name, value in vars(self).items() if name not in self._apart}
+        return seal([_known(type(self)), held])
 
-    def _nameless(self) -> Self:
-        return self.resized(1.0)
+    def same(self, other: Any) -> bool:
+        """Return whether another value is a threat of this metric and radius."""
+        alike = isinstance(other, Threat) and other.metric == self.metric
+        return alike and _plain(other.radius) == _plain(self.radius)
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""
@@ -338,6 +342,21 @@ def check_box(box: Any) -> tuple[float, float]:
     if not lo < hi:
         raise InputError(f"box: expected a pair of numbers (lo, hi) with lo < hi, got {box!r}")
     return lo, hi
+
+
+def _known(value: Any) -> Any:
+    """Describe what a threat holds: values, and what a module has under its name; anything else is itself."""
+    if isinstance(value, Threat):
+        return value.metric
+    if value is None or isinstance(value, bool | int | float | str | Tensor | tuple | list):
+        return [_known(part) for part in value] if isinstance(value, tuple | list) else _plain(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return [_known(type(value)), {name: _known(part) for name, part in vars(value).items()}]
+    if isinstance(value, MethodType):
+        return [_known(value.__func__), _known(value.__self__)]
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    named = getattr(sys.modules.get(str(module)), name, None) is value
+    return f"{module}.{name}" if named else f"{name} {id(value)}"
 
 
 def _plain(value: Any) -> Any:

@@ -30,6 +30,7 @@ class Named(Threat):
     order = math.inf
     name: str = field(default="", kw_only=True)
     _does: str = field(default="", kw_only=True)  # its `metric`, which a name does not tell
+    _apart = (*Threat._apart, "name")
 
     @property
     def metric(self) -> str:
@@ -188,9 +189,6 @@ class Through(Named):
 
     def resized(self, radius: PerRow) -> Self:
         return replace(self, ball=self.ball.resized(radius))
-
-    def _nameless(self) -> Self:
-        return replace(super()._nameless(), name="-")
 
     def describe(self) -> dict[str, Any]:
         """Return what a run knows of it, with functions, which `runs.identity` knows by their source."""

@@ -23,11 +23,11 @@ from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation.job import for_data
 from fastadv.evaluation.named import Attacks, Threats, boxes_of, criterion_of, labels_of, named
+from fastadv.hashes import data_hash
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
-from fastadv.runs.card import data_hash
 from fastadv.runs.checkpoint import RunRecord
-from fastadv.runs.identity import FORMAT, describe, describe_model, unsaved
+from fastadv.runs.identity import BY_NAME, FORMAT, describe, describe_model, unsaved
 from fastadv.train import optim
 from fastadv.train._feed import Feed, check_sets
 from fastadv.train._results import Results
@@ -236,7 +236,8 @@ def _without_wrapper(model: nn.Module) -> nn.Module:
 def _config(job: Job, steps: Steps) -> dict[str, Any]:
     """Describe what is trained, but for its data: a folder with another description is not resumed."""
     model, feed, optimization = steps.model, steps.feed, steps.optimization
-    known = partial(describe, trained=model, identity=job.identity, kept=job.run_dir is not None)
+    code = BY_NAME if job.run_dir is None else job.identity
+    known = partial(describe, trained=model, identity=code)
     return {
         **FORMAT,
         "model": describe_model(model),
@@ -265,7 +266,7 @@ def _around(job: Job, model: nn.Module, measure: Measures) -> dict[str, Any]:
         "resume": job.resume,
         "test_set": None if job.test_set is None else describe_data(job.test_set),
         "test_every": measure.every,
-        "test_attacks": describe(measure.test.attacks, model, kept=False),
+        "test_attacks": describe(measure.test.attacks, model, BY_NAME),
         "test_limit": measure.test.limit,
         **vars(job.ending),
         "checkpoint_every": job.execution.checkpoint_every,

@@ -284,7 +284,7 @@ def universal(
         classifier = prepare(model, work=epochs * size, outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        known = partial(describe, identity=identity, kept=run_dir is not None)
+        known = partial(describe, identity=BY_NAME if run_dir is None else identity)
         config = {"threat": known(threat), "criterion": known(meant)}
         config["model"] = describe(classifier, identity=BY_NAME)  # whose answers tell the rest
         config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.card import data_hash
+from fastadv.hashes import data_hash
 from papers.study import Watch, load_images, unit, unwatched
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002  # of the Madry net's training

@@ -13,8 +13,7 @@ from torch import Tensor
 import fastadv as fa
 from fastadv import rng
 from fastadv.data import ImageSet, batches
-from fastadv.runs.card import data_hash
-from fastadv.runs.files import seal
+from fastadv.hashes import data_hash, seal
 from fastadv.runs.identity import check_same, plain
 from fastadv.runs.work import Keeper, Kept
 from fastadv.threat import THREATS

@@ -9,38 +9,34 @@ from torch import Tensor, nn
 
 from fastadv.certify import predict, smooth
 from fastadv.certify.noise import Noise
-from fastadv.certify.sequential import Fixed, Sequential, judge_of, lower_bound
+from fastadv.certify.sequential import Fixed, Sequential, lower_bound
 from fastadv.certify.smooth import Smoothed
 from fastadv.errors import InputError
 from tests.certify.nets import SIGMA, halfspace, images
 from tests.refusals import refuses
 
 NOISE = Noise(SIGMA)
-RULE = {"n": 100_000, "alpha": 1e-3, "radii": None, "sequential": True}
 
 
 def test_a_hopeless_image_takes_few_draws() -> None:
-    judge, drawn = judge_of(NOISE, RULE), 0
-    while more := judge.more(int(0.1 * drawn), drawn, 1e-6):
+    judge, drawn = Sequential(NOISE, 100_000, 1e-3, 1e-6, NOISE.ladder), 0
+    while more := judge.more(int(0.1 * drawn), drawn):
         drawn += more
     assert drawn < 100
-    assert (judge.alpha, judge.n) == (1e-3, 100_000)
 
 
 def test_what_the_noise_lacks_is_charged() -> None:
-    fixed, several = Fixed(NOISE, 100, 1e-3), Sequential(NOISE, [0.25], 1000, 1e-3)
-    assert fixed.radius(100, 100, 0.1) < fixed.radius(100, 100, 0)
-    look = several.looks[-1]
-    least = [next(k for k in range(look) if several.decisions(k, look, c)[0] > 0) for c in (0, 0.1)]
+    free, charged = ([Fixed(NOISE, 100, 1e-3, c), Sequential(NOISE, 100, 1e-3, c, [9.0])] for c in (0, 0.1))
+    for cheap, dear in zip(free, charged, strict=True):
+        assert dear.radius(100, 100) < cheap.radius(100, 100)
+    several = [Sequential(NOISE, 1000, 1e-3, charge, [0.25]) for charge in (0, 0.1)]
+    least = [next(k for k in range(1000) if one.decisions(k, 1000)[0] > 0) for one in several]
     assert least[0] < least[1]
-    assert Sequential(NOISE, [9.0], 100, 1e-3).radius(100, 100, 0.1) < Sequential(
-        NOISE, [9.0], 100, 1e-3
-    ).radius(100, 100, 0)
 
 
 def test_all_hits_certify_what_the_paper_says() -> None:
     expected = NOISE.radius(1e-3 ** (1 / 50))
-    assert math.isclose(Fixed(NOISE, 50, 1e-3).radius(50, 50, 0), expected, rel_tol=1e-9)
+    assert math.isclose(Fixed(NOISE, 50, 1e-3, 0).radius(50, 50), expected, rel_tol=1e-9)
 
 
 def test_every_element_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,23 +60,6 @@ def test_models_of_ones_own(fastadv, folder):
     assert done.json["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
 
 
-@pytest.mark.slow
-def test_a_processor_is_part_of_the_model(fastadv, folder, refused):
-    (folder / "ownprocessor.py").write_text(
-        "import torch, fastadv._torchvision\nfrom torchvision.transforms import CenterCrop, Compose, Resize\n"
-        "processor = Compose([Resize(6), CenterCrop(5)])\ndef make():\n    return processor\n"
-        "def net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(25, 10))\n"
-        "def whole():\n    return fastadv.models.adapt(net(), processor, size='native')\n"
-    )
-    line = "-m ownprocessor:net --data digits -n 40 --radius 0.1 -a pgd:steps=2 --json --processor"
-    for name in ("make", "processor"):
-        assert fastadv(f"evaluate {line} ownprocessor:{name}").json["config"]["processor"].endswith(name)
-    refused(f"evaluate {line} ownprocessor:nosuch", "has no attribute 'nosuch'; name one that PYTHONPATH has")
-    for name in ("torchvision:resnet18", "ownprocessor:whole"):
-        again = line.replace("ownprocessor:net", name)
-        refused(f"evaluate {again} ownprocessor:make", f"{name} normalizes images by itself")
-
-
 def test_a_pipe_gets_each_figure_whole(capsys):
     head = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
     figures = [f"12,345,67{place}" for place in range(12)]

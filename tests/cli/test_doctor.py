@@ -29,21 +29,17 @@ def advice(state, word):
 
 @pytest.mark.slow
 def test_the_block_and_the_json_say_the_same(fastadv, examined):
-    state, verbose = examined(), " ".join(fastadv("doctor --verbose").out.split())
-    short = fastadv("doctor").out.splitlines()
+    state, out = examined(), fastadv("doctor").out
+    short, said = out.splitlines(), " ".join(out.split())
     names = [line.split()[0] for line in short if not line.startswith(" ")]
-    assert names == ["versions", "kernels", "GPU", "threads", "data", *["to"] * len(state["advice"])]
+    assert names == ["versions", "kernels", "GPU", "threads", *["to"] * len(state["advice"])]
     assert f"torch {torch.__version__}" in short[0]
     assert state["packages"]["torch"] == torch.__version__
     assert state["packages"]["fastadv"] == fa.__version__
-    assert any("--data-dir" in line for line in state["advice"])
     assert state["backends"] == fa.backends()
     assert state["cpu"]["threads"] == torch.get_num_threads()
-    assert set(state["cpu"]["flags"]) <= {*Path("/proc/cpuinfo").read_text().split()}
-    for value in (*fa.backends(), *state["variables"]):
-        assert value in verbose
     for line in state["advice"]:
-        assert f"to do {' '.join(line.split())}" in verbose
+        assert f"to do {' '.join(line.split())}" in said
 
 
 @pytest.mark.slow
@@ -56,13 +52,10 @@ def test_wrong_values_of_variables_are_told(examined, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_user_without_a_home(examined, refused, monkeypatch):
+def test_a_user_without_a_home(refused, monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError))
-    state = examined()
-    assert "set HOME or XDG_CACHE_HOME" in advice(state, "home")
-    assert state["data"]["folder"] == ""
     refused(
         "evaluate -m small_cnn --data mnist --radius 0.1", "expected a home folder for the cache, got none"
     )

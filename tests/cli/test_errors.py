@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from fastadv.cli._options import spoken
 from tests.cli.test_help import COMMANDS
 
 DIGITS = "-m small_cnn --data digits"
@@ -26,7 +25,7 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --recipe pgd", "--radius"),
         (f"train {DIGITS} --recipe gaussian", "needs sigma: gaussian:sigma=VALUE"),
         (f"train {DIGITS} --recipe smoothadv:sigma=0.5 --radius 0.5", "--norm l2"),
-        (f"train {DIGITS} --resume", "--run-dir"),
+        (f"train {DIGITS} --resume", "run_dir="),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps=3 -a fgsm --steps 3", "--steps"),
         (f"train {DIGITS} --recipe trades:steps=3 --radius 0.1 --steps 3", "--steps"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgdd", "got 'pgdd'; did you mean 'pdgd' or 'pgd'? Try"),
@@ -42,11 +41,9 @@ def test_wrong_usage_is_two(refused, folder, line, says):
     assert "--help" in refused(line, says)
 
 
-def test_advice_is_in_the_words_of_a_command(fastadv, net):
+def test_advice_of_the_library_is_told(fastadv, net):
     said = fastadv(f"evaluate {net} -n 4 --radius 8 -a fgsm").out
-    assert "did you mean --radius 8/255?" in " ".join(said.split())
-    line = spoken("did you mean Linf(0.5 / 255)? give fa.models.bpda(model, {})")
-    assert line == "did you mean --radius 0.5/255? give -m a function that returns fa.models.bpda(model, {})"
+    assert "did you mean Linf(8 / 255)?" in " ".join(said.split())
 
 
 @pytest.mark.slow
@@ -85,7 +82,7 @@ def test_every_command_refuses_wrong_options(refused, folder, command):
     declared = COMMANDS[command]
     words = declared.epilog.removeprefix("Example: fastadv ").replace("-w runs/a/model.safetensors", "")
     taken = {name for option in declared.params for name in option.opts}
-    for option in taken & WRONG.keys() - ({"--data-dir"} if command == "doctor" else set()):
+    for option in taken & WRONG.keys():
         for value in WRONG[option]:
             refused(f"{words} {option} {value}", "")
 
@@ -93,10 +90,9 @@ def test_every_command_refuses_wrong_options(refused, folder, command):
 def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv, folder):
     (folder / "mynet.py").write_text("def broken(classes):\n    raise RuntimeError('no\\nluck')\n")
     line = "evaluate -m mynet:broken --data digits --radius 0.1"
-    for debugged in (f"{line} --debug", f"--debug {line}"):
-        done = fastadv(debugged, code=1)
-        assert "Traceback" in done.err
-        assert "mynet.py" in done.err
+    done = fastadv(f"{line} --debug", code=1)
+    assert "Traceback" in done.err
+    assert "mynet.py" in done.err
     done = fastadv(line, code=1)  # the option holds for one call
     assert done.err.count("\n") == 1
     assert "RuntimeError: no luck" in done.err

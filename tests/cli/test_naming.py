@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import typer
 
-from fastadv.attacks import ATTACKS, Signs
+from fastadv.attacks import ATTACKS
 from fastadv.cli._attack import parse_attack, parse_attacks
 from fastadv.cli._options import nameable, needed, registry
 from fastadv.cli._shared import Budget
@@ -105,10 +105,3 @@ def test_titles_are_those_of_papers():
         "autoattack:version=quick": "AutoAttack quick, L∞ 8/255", "square": "square, L∞ 8/255",
     }.items():  # fmt: skip
         assert parse_attack(text, Budget(radius=8 / 255), 0).run.title == title
-
-
-def test_a_criterion_is_bound_to_every_attack():
-    named = parse_attack("pgd", Budget(radius=0.1), 0, "signs")
-    assert named.run.keywords["criterion"] == Signs()
-    assert named.config["criterion"] == "signs"
-    assert "criterion" not in parse_attack("pgd", Budget(radius=0.1), 0).run.keywords

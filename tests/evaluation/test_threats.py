@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ Make = Callable[[float], fa.Threat]
 through = partial(fa.Through, ball=UNIT, still=torch.zeros_like)
 
 
+@cache  # a class in a function is itself alone
 def projected(budget: float) -> fa.Threat:
     class Own(fa.Linf):
         def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ def of_one_line(budget: float) -> fa.Threat:
     return through(both[budget > 0.2])
 
 
-KINDS: dict[str, Make] = {
+MAKES: dict[str, Make] = {
     "own": projected, "kept": kept, "one line": of_one_line,
     "scaled": lambda budget: fa.Scaled(torch.full((1, 1, 1), budget)),
     "enclosed": lambda budget: through(lambda x, t: (x + budget * t).clamp(0, 1)),
@@ -59,6 +61,7 @@ KINDS: dict[str, Make] = {
     "patch": lambda budget: fa.Patch((1, 1), "any", seed=int(10 * budget)),
     "moved": lambda budget: fa.Moved(1, 100 * budget),
 }  # fmt: skip
+KINDS = {kind: cache(make) for kind, make in MAKES.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +120,20 @@ def test_no_name_makes_one_threat_of_two_or_two_of_one() -> None:
     assert [row.within for row in table.rows] == ["map (a)", "map (b)", "map (c)"]
 
 
-def test_maps_without_source_are_never_one() -> None:
-    one, other = (through(eval("lambda x, t: x + t")) for _ in range(2))
-    assert one.metric == one.resized(0.1).metric != other.metric
+def test_what_no_name_tells_is_itself_alone() -> None:
+    for make in (lambda: through(lambda x, t: x + t), lambda: projected.__wrapped__(0.1)):
+        one, other = make(), make()
+        assert one.metric == one.resized(0.1).metric != other.metric
+        assert one.same(one.resized(one.radius))
+        assert not any(map(one.same, (one.resized(0.1), other)))
+
+
+def test_a_map_that_another_process_judged_in_is_the_one_that_was_asked_for() -> None:
+    asked = through(lambda x, t: x + t)
+    *kept, metric = _outcome._as_json(asked)
+    parts = [SimpleNamespace(notes={"threat": [*kept, known]}) for known in ("another process's", metric)]
+    assert _outcome._threat(parts, asked).metric == asked.metric
+    assert _outcome._threat(parts, through(torch.add)) is None
 
 
 UNKNOWN = {"own": "a class in a function", "ball": "a class in a function", "one line": "", "enclosed": ""}

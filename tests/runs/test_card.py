@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastadv.runs.card import data_hash, machine
+from fastadv.hashes import data_hash
+from fastadv.runs.card import machine
 
 ROOT = Path(__file__).parents[2]
 

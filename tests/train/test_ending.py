@@ -9,6 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.hashes import digest
 from fastadv.runs import files
 from fastadv.train import EpochReport, FastTraining, FGSMTraining, PGDTraining, Standard, measuring, reports
 from fastadv.train.measuring import Measure
@@ -247,7 +248,7 @@ def contents(folder):
     held = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
-            held[path.name] = files.digest(files.load_tensors(path)[0])
+            held[path.name] = digest(files.load_tensors(path)[0])
         else:
             held[path.name] = [dataclasses.replace(report, seconds=0.0) for report in reports(folder)]
     return held

@@ -22,9 +22,9 @@ from fastadv.engine import prepare as prepared
 from fastadv.engine.module import dtype_of
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
+from fastadv.hashes import data_hash
 from fastadv.models.wrappers import representation
 from fastadv.ops._rows import PerRow
-from fastadv.runs.card import data_hash
 from fastadv.runs.identity import BY_NAME, describe
 from fastadv.threat import Threat
 

@@ -28,8 +28,8 @@ from fastadv.data.imageset import Images, check_images, check_positions, to_unit
 from fastadv.data.sampling import known_labels, sample_count
 from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
+from fastadv.hashes import data_hash
 from fastadv.ops._rows import check_column
-from fastadv.runs.card import data_hash
 from fastadv.text import several
 
 LEAST = 32  # pixels of a side

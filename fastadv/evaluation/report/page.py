@@ -28,7 +28,8 @@ from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.report import chart, grid, pictures, verdict
 from fastadv.evaluation.row import Group, Row, Samples, groups
 from fastadv.evaluation.table import Table
-from fastadv.runs.card import data_hash, machine
+from fastadv.hashes import data_hash
+from fastadv.runs.card import machine
 from fastadv.runs.files import atomic_write, writing
 from fastadv.text import percent, with_interval
 

@@ -11,10 +11,10 @@ from fastadv import rng
 from fastadv._checks import check_count, check_seed
 from fastadv._torch import version
 from fastadv.errors import InputError
+from fastadv.hashes import data_hash
 from fastadv.models.abs.decoder import Decoders
 from fastadv.ops.latent_decode import latent_decode
 from fastadv.ops.nearest_prototype import nearest_prototype
-from fastadv.runs.card import data_hash
 
 DISMISSED = 0.1
 

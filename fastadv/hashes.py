@@ -1,0 +1,52 @@
+"""Hashes of tensors and of JSON-able values: what tells that two are the same."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["data_hash", "digest", "seal"]
+
+
+def data_hash(*values: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the tensors' dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for tensor in _flat(values):
+        # rows in files have pieces, and are never in memory as a whole
+        pieces = getattr(tensor, "pieces", None)
+        if pieces is None and not isinstance(tensor, Tensor):  # as a state dict of quantized parts holds
+            digest.update(repr(tensor).encode())
+            continue
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        for piece in (tensor,) if pieces is None else pieces():
+            # viewed as bytes, because NumPy has no bfloat16; a single value may have a stride of 0
+            whole = piece.detach().cpu().contiguous().reshape(-1).as_strided((piece.numel(),), (1,))
+            digest.update(whole.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the values, and those of containers among them; quantized tensors as the numbers they mean."""
+    for value in values:
+        if isinstance(value, list | tuple | dict):
+            yield from _flat(value.items() if isinstance(value, dict) else value)
+        else:
+            yield value.dequantize() if isinstance(value, Tensor) and value.is_quantized else value
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of the names, dtypes, shapes and bytes of `tensors`; their order does not matter."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def seal(value: Any) -> str:
+    """SHA-256, in hex, of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
