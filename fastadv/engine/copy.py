@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-from fastadv._torch import copy_all_, parts_of, tensors_of, version
+from fastadv._torch import changed, copy_all_, parts_of, tensors_of, version
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import is_compiled
 from fastadv.engine.stamp import OWN
@@ -116,8 +116,10 @@ def take_values(twin: nn.Module, model: nn.Module) -> None:
         origin.setdefault(held[name], theirs)
     pairs = dict[tuple[torch.dtype, torch.dtype], list[tuple[Tensor, Tensor]]]()
     for mine, theirs in origin.items():
-        if mine.data_ptr() != theirs.data_ptr():  # what lies in one memory follows by itself
+        if mine.data_ptr() != theirs.data_ptr():
             pairs.setdefault((mine.dtype, theirs.dtype), []).append((mine, theirs))
+        else:  # in one memory it has the values, but its version is its own
+            changed([mine])
     for several in pairs.values():  # older versions of torch take all for what the first are
         copy_all_(*zip(*several, strict=True))
 
