@@ -54,16 +54,6 @@ def test_l0_draws_whole_sets_evenly():
     assert scipy.stats.kstest(z[drawn].double().numpy(), "uniform").pvalue > 1e-4
 
 
-def test_a_radius_for_each_sample():
-    _, x = pair(0, 3, 20)
-    radius = torch.tensor([0.0, 0.1, 5.0])
-    for kind in ORDER:
-        z = random_start(x, torch.arange(3), kind, radius)
-        assert_inside(z, x, kind, radius)
-        for row in range(3):
-            assert torch.equal(z[row], random_start(x, torch.arange(3), kind, float(radius[row]))[row])
-
-
 def test_refusals():
     x, ids = torch.rand(3, 4), torch.arange(3)
     refuses("norm: expected one of linf", random_start, x, ids, "l3", 1.0)

@@ -46,24 +46,6 @@ def test_each_channel_has_its_own_end() -> None:
     assert torch.equal((out != 0).any(1, keepdim=True).expand_as(out), out != 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_length_goes_from_one_window_to_the_other(dtype: torch.dtype) -> None:
-    """Far from the box, and with the whole radius spent, each channel keeps its length."""
-    draw = torch.Generator().manual_seed(1)
-    x = torch.zeros(40, *IMAGE, dtype=dtype)
-    delta = torch.randn(40, *IMAGE, generator=draw).to(dtype)
-    delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    box = (-9.0, 9.0)
-    out = square_bumps(delta, x, words(40, 8), unit(7, 7).to(dtype), IMAGE, "l2", 1.0, box)
-    torch.testing.assert_close(out.square().sum((2, 3)), delta.square().sum((2, 3)), rtol=1e-4, atol=0)
-    changed = (out - delta).abs() > 1e-4
-    empty = (out == 0) & changed
-    # two windows of 49 pixels at most, and one of them is empty where they do not overlap
-    assert (changed.flatten(2).sum(2) <= 98).all()
-    assert (empty.flatten(2).sum(2) <= 49).all()
-    assert (empty.flatten(2).sum(2) == 49).any()
-
-
 @pytest.mark.parametrize(("norm", "power", "last"), [("l2", 2, 1), ("l1", 1, 0)])
 def test_signs_and_bumps_are_as_the_words_say(norm: str, power: int, last: int) -> None:
     """In L1 each channel has the length of the whole, which the projection takes from them again."""
