@@ -117,16 +117,6 @@ def test_l1_equals_the_greedy_loop(seed, cols, step_size, dtype):
     assert torch.allclose(z.double(), ascended(x_adv, grad, step_size), rtol=0, atol=unit)
 
 
-@pytest.mark.slow
-@given(seeds, widths, LENGTHS, st.sampled_from([0.05, 0.6, 3.0]))
-def test_l1_projects_the_moved_point(seed, cols, step_size, radius):
-    x_adv, grad, x = batch(seed, cols, spread=0.1)
-    x_adv = ops.project_l1(x_adv, x, radius)
-    z = ops.l1_step(x_adv, grad, x, radius, step_size)
-    expected = solve(ascended(x_adv, grad, step_size), x, "l1", radius, (0.0, 1.0))
-    assert torch.allclose(z.double(), expected, rtol=0, atol=4e-7)
-
-
 def test_l1_with_a_rounding_hair_of_room_does_not_swallow_the_step():
     below = torch.nextafter(torch.ones(1), torch.zeros(1)).item()
     x = torch.tensor([[0.5, 0.5, 0.5]])
