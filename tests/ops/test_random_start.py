@@ -34,15 +34,6 @@ def test_radius_law(kind, cols):
     assert scipy.stats.kstest((size**cols).numpy(), "uniform").pvalue > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
-def test_isotropic(kind):
-    z = shifts(kind, 40_000, 6, 1.0)
-    spread = float(z.square().mean()) ** 0.5
-    assert float(z.mean(0).abs().max()) < 5 * spread / 200
-    covariance = z.T @ z / len(z) / spread**2
-    assert float((covariance - torch.eye(6, dtype=torch.float64)).abs().max()) < 0.05
-
-
 def test_l0_draws_whole_sets_evenly():
     x = torch.full((20_000, 5), -1.0)
     z = random_start(x, torch.arange(len(x)), "l0", 2.7)

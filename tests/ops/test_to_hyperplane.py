@@ -59,18 +59,6 @@ def test_nearest_point(norm: str, width: int, share: float, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_cannot_be_gained(norm: str) -> None:
-    """Beyond all gain: the farthest corner. A lack that is not finite, a zero lack or normal: no move."""
-    points, normal, whole = draw(5, 60)
-    corner = torch.where(normal > 0, BOX[1] - points, BOX[0] - points) * (normal != 0)
-    far = to_hyperplane(points, normal, 1.5 * whole, norm, BOX)
-    torch.testing.assert_close(far, corner, rtol=0, atol=1e-12)
-    still = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 1.0], dtype=torch.float64)
-    normal[4] = 0
-    assert (to_hyperplane(points, normal, still, norm, BOX) == 0).all()
-
-
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_normal_that_is_not_finite_moves_nothing(norm: str, bad: float) -> None:
     points, normal, whole = draw(3, 60)
