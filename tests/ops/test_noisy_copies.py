@@ -27,24 +27,6 @@ def by_hand(levels, words, table, center, step):
     return out
 
 
-@pytest.mark.parametrize(("cols", "width"), [(1, 1), (31, 7), (32, 16), (33, 12), (100, 3)])
-def test_equals_python_integers(cols, width):
-    levels = torch.randint(-500, 1500, (3, cols), dtype=torch.int32)
-    ids, first, counts = torch.tensor([7, 2**40, 3]), torch.tensor([0, 10**6, 5]), torch.tensor([2, 0, 3])
-    table, center, step, seed = table_of(width), 9, 1 / 510, 2**50 + 1
-    copies, rows = noisy_copies(levels, counts, ids, first, table, center, step, seed)
-    assert rows.tolist() == [0, 0, 2, 2, 2]
-    draws = [0, 1, 5, 6, 7]
-    for copy, row, draw in zip(copies, rows.tolist(), draws, strict=True):
-        words = philox(ids[row : row + 1], 2 * cols, "bits", seed, draw)[0].tolist()
-        expected = by_hand(levels[row].tolist(), words, table.tolist(), center, step)
-        assert torch.equal(copy, torch.tensor(expected, dtype=torch.float64).float())
-    for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        other, _ = noisy_copies(levels, counts, ids, first, table, center, step, seed, dtype=dtype)
-        assert other.dtype == dtype
-        assert torch.equal(other, copies.to(dtype))
-
-
 @pytest.mark.parametrize("width", [1, 7, 16])
 def test_every_bit_of_a_choice_counts(width):
     """Each element's own bits are the threshold of its column, and then the number below."""
