@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import AttackResult, Status, apgd, core, fab
@@ -19,18 +19,14 @@ from .halfspaces import nearest, problem
 from .nets import images, labeled, labels, linear, mlp, threat
 from .watched import firm, watched
 
-NORMS = ["linf", "l2", "l1"]
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "classes", "scale"),
     [
         ("ce-targeted", 10, 1.6),
-        ("dlr-targeted", 10, 1.02),
-        ("dlr-targeted", 1000, 1.02),
+        ("dlr-targeted", 100, 1.02),
         ("margin-targeted", 2, 1.02),
-        ("margin-targeted", 10, 1.02),
     ],
 )
 def test_targeted_losses_find_the_nearest_class(loss: str, classes: int, scale: float) -> None:
@@ -42,50 +38,6 @@ def test_targeted_losses_find_the_nearest_class(loss: str, classes: int, scale: 
     held = apgd(model, x, y, Linf(away * 0.98), steps=5, loss=loss)
     assert not held.success.any()
     assert held.backwards == 6 * 5 * min(9, classes - 1)
-
-
-def test_each_round_leads_to_its_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one class, only the one with the second largest logit is tried; with two, the next as well."""
-    monkeypatch.setattr(full_batches, "FULL", {"cpu": 1})
-    seen: list[Tensor] = []
-
-    class Watched(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            if x.requires_grad:
-                x.register_hook(lambda gradient: seen.append(gradient.clone()))
-            return 4 * x + torch.tensor([3.0, 1.0, 2.0, 0.0])
-
-    x = torch.full((1, 4), 0.5)
-    for classes in (1, 2):
-        seen.clear()
-        apgd(Watched(), x, torch.tensor([0]), Linf(0.01), steps=2, loss="margin-targeted", classes=classes)
-        rises = [int(gradient[0].argmax()) for gradient in seen]
-        assert rises == [2, 2, 1, 1][: 2 * classes]
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_starts_lie_at_the_surface_and_depend_on_seed_id_and_restart(norm: str) -> None:
-    model, seen = firm(torch.ones(50), gradients=True)
-    x, y, radius = torch.full((4, 50), 0.5), torch.zeros(4, dtype=torch.long), 0.3
-
-    def start(restart: int = 0, **options: Any) -> Tensor:
-        seen.clear()
-        inside = THREATS[norm](radius)
-        apgd(model, x, y, inside, steps=1, loss="margin", restarts=restart + 1, **options)
-        assert inside.contains(seen[restart], x).all()
-        return seen[restart]
-
-    base = start()
-    order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
-    torch.testing.assert_close((base - x).norm(p=order, dim=1), torch.full((4,), radius), rtol=1e-5, atol=0)
-    assert torch.equal(base, start())
-    others = [start(1), start(seed=1), start(ids=torch.arange(4) + 4), base.roll(1, 0)]
-    for other in others:
-        assert (other != base).any(1).all()
-    mask = torch.arange(50) < 20
-    kept = start(mask=mask)
-    assert torch.equal(kept[:, ~mask], x[:, ~mask])
-    torch.testing.assert_close((kept - x).norm(p=order, dim=1), torch.full((4,), radius), rtol=1e-5, atol=0)
 
 
 def test_an_l1_start_is_the_projection_of_noise_that_no_box_has_cut() -> None:
@@ -116,9 +68,6 @@ def test_an_ascent_may_start_anywhere() -> None:
         for restarts in (1, 3)
     )
     assert not torch.equal(once.x_adv, thrice.x_adv)
-    backwards = apgd(model, x.flip(0), y.flip(0), Linf(0.01), steps=4, starts=starts.flip(0))
-    forwards = apgd(model, x, y, Linf(0.01), steps=4, starts=starts, ids=torch.arange(5).flip(0))
-    torch.testing.assert_close(backwards.x_adv.flip(0), forwards.x_adv)
 
 
 DUAL = {"linf": 1, "l2": 2, "l1": inf}
@@ -204,16 +153,6 @@ def test_classes_of_fab(threat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (results[0].distance > 0).all()
 
 
-def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own success stays where a later run, which would not have been made, is stronger."""
-    net, x, y = labeled(mlp(5), images(6))
-    targeted = {"loss": "margin-targeted", "steps": 4}
-    alone = apgd(net, x, y, Linf(0.5), classes=1, **targeted)  # type: ignore[arg-type]
-    assert alone.success.all()
-    for out in both(monkeypatch, apgd, net, x, y, Linf(0.5), classes=4, **targeted):
-        torch.testing.assert_close(out.x_adv, alone.x_adv, rtol=0, atol=1e-9)
-
-
 def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of the random starts have logits that are not finite."""
 
@@ -266,13 +205,19 @@ def test_larger_balls_come_first_and_leave_no_point_outside(norm: str) -> None:
         refuses("larger", apgd, net, x, y, inside, larger=wrong)
 
 
-def test_every_class_and_restart_has_a_start_of_its_own() -> None:
-    """Number * restarts + restart: the classes of a round side by side, by the keys 0 and 2, 1 and 3."""
-    net, x, y = labeled(mlp(dtype=torch.float32), images(4, dtype=torch.float32))
-    model, seen = watched(net)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_class_and_restart_has_a_start_of_its_own_at_the_surface(norm: str) -> None:
+    """Number * restarts + restart: the classes of a round side by side, by the keys 0 and 2, 1 and 3.
+
+    The surface is that of what a mask lets move.
+    """
+    net, x, ids = mlp(dtype=torch.float32), 0.3 + 0.4 * images(4, dtype=torch.float32), torch.arange(4) + 5
+    (model, seen), y, mask = watched(net), labels(net, x), torch.arange(16).view(1, 4, 4) < 10
     options = {"steps": 0, "loss": "ce-targeted", "restarts": 2, "stop_early": False, "seed": 3}
-    apgd(model, x, y, Linf(0.05), **options)
+    apgd(model, x, y, THREATS[norm](0.05), mask=mask, ids=ids, **options)
+    draw = rng.normal if norm == "l2" else lambda *key: 2 * rng.uniform(*key) - 1
     for place, keys in ((1, (0, 2)), (2, (1, 3))):
-        noise = [2 * rng.uniform(16, rng.derive(3, "apgd", key), torch.arange(4)) - 1 for key in keys]
-        starts = [x + 0.05 * (n / n.abs().amax(1, keepdim=True)).view_as(x) for n in noise]
-        torch.testing.assert_close(seen[place], torch.cat(starts).clamp(0, 1))
+        noise = [draw(16, rng.derive(3, "apgd", key), ids).view_as(x) * mask for key in keys]
+        order = THREATS[norm].order
+        starts = [x + 0.05 * n / n.flatten(1).norm(p=order, dim=1).view(-1, 1, 1, 1) for n in noise]
+        torch.testing.assert_close(seen[place], torch.cat(starts))

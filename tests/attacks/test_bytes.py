@@ -19,10 +19,8 @@ A, LINF, L2, HALF = fa.attacks, fa.Linf(0.1), fa.L2(1.0), torch.arange(8) < 4
 ATTACKS: dict[str, Any] = {
     "pgd": partial(A.pgd, threat=LINF, mask=HALF, eot=2),
     "square": partial(A.square, threat=LINF, queries=1000),
-    "boundary": partial(A.boundary, threat=L2, steps=10),
     "minimum_norm": partial(A.minimum_norm, threat=L2, steps=10),
     "transfer": partial(A.transfer, threat=L2, source=NET, attack=partial(A.ddn, steps=5)),
-    "autoattack": partial(A.autoattack, threat=LINF, version="quick"),
     "moved": partial(A.grid, threat=fa.Moved(1, 5), points=3),
     "universal": A.universal(NET, (EIGHT, Y), LINF, epochs=1),
 }

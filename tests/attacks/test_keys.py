@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, mim
+from fastadv.attacks import AttackResult
 from fastadv.threat import Threat
 
-from .nets import Case, images, labels, mlp, threat
+from .nets import Case, images, threat
 from .watched import watched
 
 
@@ -44,20 +44,3 @@ def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
         assert torch.equal(plain[0], x)
         for point, other in zip(plain[1:], points[1:], strict=True):
             assert torch.equal(point, other)
-
-
-def test_each_restart_begins_with_no_momentum() -> None:
-    """A restart of mim at a point is a run of mim from there, by hand."""
-    model, x = mlp(), images(10)
-    y, inside = labels(model, x), threat("l2")
-    recorder, both = watched(model)
-    options = {"steps": 3, "stop_early": False, "random_start": True, "loss": "ce", "decay": 0.7}
-    mim(recorder, x, y, inside, restarts=2, **options)
-    both = both[1:-1]
-    z, momentum = both[4], 0.0
-    for k in range(3):
-        leaf = z.clone().requires_grad_()
-        gradient = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)[0]
-        momentum = 0.7 * momentum + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
-        z = inside.step(z, momentum, x, 0.25 / 3)
-        torch.testing.assert_close(both[5 + k], z, rtol=0, atol=1e-9)

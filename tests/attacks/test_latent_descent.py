@@ -73,27 +73,16 @@ def test_abs_is_broken_outside_its_bound():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_binary_abs_is_broken_alike_in_every_precision(dtype):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_binary_abs_is_broken_alike_in_other_precisions(dtype):
     model, x, _ = nets.explained(binary=True)
-    x = x.bfloat16().half().to(dtype)  # the same image in all of them
+    x = x.bfloat16().half().to(dtype)  # the same image in both
     y = model(x.float()).argmax(1)
     out, single = (latent_descent(model, z, y, step_size=0.05) for z in (x, x.float()))
     assert single.success.any()
     assert torch.equal(out.success, model(out.x_adv.float()).argmax(1) != y)
     assert torch.equal(out.success, single.success)
     assert out.x_adv.dtype == dtype
-
-
-@pytest.mark.slow
-def test_short_steps_are_not_rounded_away(model):
-    x, y = near(model)
-    x = x.bfloat16()
-    out, single = (latent_descent(model, z, y, step_size=0.002, steps=1000) for z in (x, x.float()))
-    assert single.success.all()
-    assert out.success.all()
-    assert torch.equal(model(out.x_adv.float()).argmax(1) != y, out.success)
-    torch.testing.assert_close(out.distance, single.distance, rtol=0.03, atol=0)
 
 
 @pytest.mark.slow

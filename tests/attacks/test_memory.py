@@ -19,10 +19,8 @@ from .nets import labeled
 A, MOST = fa.attacks, 30
 ATTACKS: dict[str, Any] = {
     "nes": partial(A.nes, threat=fa.Linf(0.03), queries=102),
-    "spsa": partial(A.spsa, threat=fa.Linf(0.03), queries=257),
     "boundary": partial(A.boundary, threat=fa.L2(inf), queries=100),
     "hopskipjump": partial(A.hopskipjump, threat=fa.L2(inf), queries=230),
-    "hopskipjump in Linf": partial(A.hopskipjump, threat=fa.Linf(inf), queries=230),
     "hopskipjump published": partial(A.hopskipjump, threat=fa.L2(inf), queries=230, variant="published"),
     "gaussian_noise": partial(A.gaussian_noise, threat=fa.L2(inf), levels=2),
     "salt_and_pepper": partial(A.salt_and_pepper, threat=fa.L0(inf), levels=2),

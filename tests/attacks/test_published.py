@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 BOX = (-1.0, 3.0)
 STEPS = 12
 SIZES = {"linf": inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": inf}
 
 
 def one() -> tuple[Any, Tensor, Tensor]:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv.attacks import ATTACKS, Status
 from fastadv.attacks.core.record import Record
-from tests.defenses import AlwaysDropout, Pointwise
 
 from .nets import images, labels, mlp
 
@@ -139,43 +138,3 @@ def test_a_loss_that_sinks_to_the_end_rises_by_nothing() -> None:
         record.note_rank()
     record.rank.zero_()
     assert record.unfinished.tolist() == [0]
-
-
-def moved(z: Tensor) -> Tensor:
-    turn = torch.eye(2, 3).repeat(len(z), 1, 1)
-    turn[:, :, 2] = (torch.rand(len(z), 2) * 2 - 1) * 0.25
-    return F.grid_sample(z, F.affine_grid(turn, list(z.shape), align_corners=False), align_corners=False)
-
-
-DRAWING = {  # in front of a net, and between its layers
-    "shift": (Pointwise(moved), nn.Identity()),
-    "noise": (Pointwise(lambda z: z + 0.3 * torch.randn_like(z)), nn.Identity()),
-    "dropout": (nn.Identity(), AlwaysDropout(0.5)),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", DRAWING)
-def test_as_strong_as_a_loop_by_hand(kind: str) -> None:
-    """By one draw and by majority, at the same passes of the search."""
-    torch.default_generator.manual_seed(0)
-    (front, between), radius, steps = DRAWING[kind], 0.12, 20
-    first, last = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU()), nn.Linear(128, 10)
-    fa.train.fit(nn.Sequential(first, last), fa.data.load("digits", "train"), fa.train.Standard(), epochs=3)
-    test, model = fa.data.load("digits", "test", limit=200), nn.Sequential(front, first, between, last).eval()
-    x, y, z = test.x, test.y, test.x.clone()
-    for _ in range(steps):
-        z.requires_grad_(True)
-        (by_z,) = torch.autograd.grad(sum(F.cross_entropy(model(z), y, reduction="sum") for _ in range(8)), z)
-        z = z.detach() + 2.5 * radius / steps * by_z.sign()
-        z = torch.min(torch.max(z, x - radius), x + radius).clamp(0, 1)
-
-    def by_hand(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Tensor:
-        return z[ids]
-
-    options: Any = {"threat": fa.Linf(radius), "steps": steps, "eot": 8}
-    attacks = {"hand": by_hand, **{run.__name__: partial(run, **options) for run in (A.pgd, A.apgd)}}
-    rows: Any = fa.evaluate(model, test, attacks, draws=60, indicators=False)
-    for name in ("pgd", "apgd"):
-        assert rows[name].draws.one_draw <= rows["hand"].draws.one_draw + 0.02
-        assert rows[name].draws.majority <= rows["hand"].draws.majority + 0.02

@@ -173,31 +173,6 @@ def test_a_gaussian_smooths_the_gradient() -> None:
     torch.testing.assert_close(found, by_hand)
 
 
-RULES = [
-    diverse_inputs(),
-    block_shuffle(copies=2),
-    flat_minima(2),
-    translation_invariant(3),
-    variance_tuning(2),
-]
-
-
-@pytest.mark.parametrize("rule", [*RULES, RULES[:1] + RULES[3:]], ids=str)
-def test_a_sample_does_not_depend_on_its_batch(rule: Any) -> None:
-    model, x, y = scene()
-    radius = torch.tensor([0.1, 0.2, 0.3, 0.4])
-
-    def attacked(rows: list[int], seed: int = 0) -> Tensor:
-        about: dict[str, Any] = {"gradient": rule, "steps": 3, "loss": "ce", "stop_early": False}
-        out = mim(model, x[rows], y[rows], Linf(radius[rows]), ids=IDS[rows], seed=seed, **about)
-        return out.x_adv
-
-    whole = attacked([0, 1, 2, 3])
-    torch.testing.assert_close(torch.cat([attacked([2]), attacked([3, 0])]), whole[[2, 3, 0]])
-    if rule != RULES[3]:
-        assert not torch.equal(attacked([0, 1, 2, 3], 1), whole)
-
-
 class Stepped(list[float], GradientRule):
     """The step of the first sample at each question, by a memory that is written in place."""
 
@@ -229,7 +204,7 @@ def test_neighbors_leave_what_other_rules_remember() -> None:
         (lambda: variance_tuning(0), "neighbors: "),
         (lambda: mim(*scene(), L2(1), gradient=flat_minima()), "flat_minima expected Linf"),
         (lambda: fmn(*scene(), Linf(1), steps=1, gradient=flat_minima()), "a minimum-norm attack searches"),
-        (lambda: mim(mlp(4, 9), images(2, (9,)), torch.tensor([0, 1]), L2(1), gradient=RULES[:2]), "images"),
+        (lambda: mim(*scene((9,)), L2(1), gradient=diverse_inputs()), "images"),
     ],
 )
 def test_wrong_arguments(make: Callable[[], Any], message: str) -> None:

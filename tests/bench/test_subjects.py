@@ -8,13 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv as fa
-from bench import nets, pgd
+from bench import nets
 from bench.clock import Ceilings
-from bench.page import corruptions as corruptions_page
-from bench.page.table import Rows
 from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Session, cases_of
 from bench.subjects import abs as abs_subject
@@ -25,7 +22,6 @@ from runs import OnCPU, ends, known, ran, session
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 SHARES = {"share_of_copy", *(f"share_of_{form}_product" for form in ("fp32", "tf32", "bf16"))}
-ABOUT = {"cpu": "AMD EPYC", "threads": 2, "date": "2026-11-29"}
 # parts of a row's name that are others in a test: sizes and weights
 OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untrained CNN, random images"))
 
@@ -117,12 +113,6 @@ def test_the_cases_of_make_gpu_are_done_and_their_figures_follow_from_the_times(
             # passes alone are named otherwise to construct, and take 2
             fast = "bf16" in row["provider"] and stage != "construct"
             assert row["share_of_ceiling"] == (1.0 if fast else 2.0) / taken
-        for precision, most in CEILINGS.tflops.items():
-            if f"share_of_{precision}_product" in row:
-                rate = row["tflop_per_s"]
-                assert row[f"share_of_{precision}_product"] == pytest.approx(rate / most, abs=6e-4)
-                # two steps, each twice a forward pass, on four images
-                assert stage != "attacks" or round(rate * taken * 1e3) == 2 * 2 * 4
         if "share_of_copy" in row:
             assert row["share_of_copy"] == pytest.approx(row["gb_per_s"] / 100, abs=6e-4)
         if {"ms_per_image", "images"} <= row.keys():
@@ -151,28 +141,17 @@ def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("oracle", [False, True], ids=["alone", "beside"])
-def test_corruptions_are_timed_beside_another_package_image_by_image(monkeypatch, oracle):
+def test_corruptions_are_timed_beside_another_package_image_by_image(monkeypatch):
     calls = []
     package = SimpleNamespace(corrupt=lambda image, **how: calls.append((image.shape, *how.values())))
-    monkeypatch.setattr(corruptions, "find_spec", lambda name: oracle or None)
+    monkeypatch.setattr(corruptions, "find_spec", lambda name: True)
     monkeypatch.setattr(corruptions, "import_module", lambda name: package)
     monkeypatch.setattr(corruptions, "named", lambda names: ("fog", "contrast"))
     rows = ran(known(OnCPU, fastadv=2.0), "corruptions")
     ours = [row for row in timed(rows) if row["provider"] == "fastadv"]
-    assert len(ours) == 2 * 2 * 3
-    assert {row["images_per_s"] for row in ours} == {1000.0}
-    assert {row.get("times_oracle") for row in ours} == {2.0 if oracle else None}
-    asked = product((224, 32), ("fog", "contrast"), (1, 3, 5), range(2)) if oracle else ()
+    assert [(row["images_per_s"], row["times_oracle"]) for row in ours] == [(1000.0, 2.0)] * 2 * 2 * 3
+    asked = product((224, 32), ("fog", "contrast"), (1, 3, 5), range(2))
     assert calls == [((side, side, 3), level, name) for side, name, level, _ in asked]
-    assert [row["what"] for row in rows if "seconds" in row and "what" in row] == [
-        "75 sets of 2 images of 32×32"
-    ]
-    table, said = corruptions_page.sections(Rows({(row["what"], "fastadv"): ABOUT | row for row in ours}))
-    assert said in table
-    assert ("2.0 times at 224×224 (at least 2.0) and 2.0 times at 32×32" in said) is oracle
-    cells = "1,000 / 1,000 / 1,000 | " + ("2.0 / 2.0 / 2.0" if oracle else "-")
-    assert f"| fog | {cells} | {cells} |" in table
 
 
 @pytest.mark.parametrize("kind", [Session, OnCPU], ids=["gpu", "cpu"])
@@ -211,41 +190,3 @@ class TestEager:
         bias = net.options.beta / 2 * net.prior_latents.square().sum(1)
         losses = abs_subject.inference_by_hand(net, x, prior, prior.square().sum(2), bias)
         torch.testing.assert_close(losses, -net(x), rtol=1e-4, atol=1e-5)
-
-    def test_training_attacks_in_eval_mode_inside_the_ball(self):
-        net, calls = nets.small_net().train(), []
-        net.register_forward_hook(lambda *clocked: calls.append(net.training))
-        before = [tensor.clone() for tensor in net.state_dict().values()]
-        x, y = torch.rand(4, 3, 32, 32), torch.arange(4)
-        x_adv = training.attacked(net, x, y)
-        assert net.training
-        assert calls == [False] * 7
-        assert all(map(torch.equal, before, net.state_dict().values()))
-        assert (x_adv - x).abs().max() <= 8 / 255 + 1e-6
-        net.eval()
-        with torch.no_grad():
-            clean, broken = (nn.functional.cross_entropy(net(z), y, reduction="none") for z in (x, x_adv))
-        assert (broken > clean).all()
-
-    @pytest.mark.slow
-    def test_constructions_go_to_the_target_and_come_nearer(self):
-        net = nets.small_net()
-        x, start = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-        to_targets = partial(construct.to_targets, net, torch.arange(4))
-        targeted = construct.descended(x, to_targets, 0.1, 3, x, radius=0.5)
-        assert fa.L2(0.5 + 1e-5).contains(targeted, x).all()
-        head = construct.headless(net)
-        assert torch.allclose(net.linear(head(x)), net(x), atol=1e-6)
-        to_images = partial(construct.to_images, head, head(x).detach())
-        near = construct.descended(start, to_images, 0.1, 5, x)
-        with torch.no_grad():
-            assert to_targets(targeted) < to_targets(x)
-            assert to_images(near) < to_images(start)
-
-
-def test_without_data_labels_are_what_the_model_says():
-    for name in ("cnn", "mlp"):
-        question = pgd.problem(session(OnCPU), name)
-        assert pgd.what(question).startswith(f"PGD-{question.steps} Linf ")
-        assert attacks.found(question, question.x)["accuracy"] == 1
-        assert attacks.found(question, question.x + 0.01)["distance"] == pytest.approx(0.01, abs=1e-6)

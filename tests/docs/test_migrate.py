@@ -24,11 +24,6 @@ from tests.docs.test_pages import BLOCK, DOCS
 
 PAGES = {path.stem: path.read_text() for path in (DOCS / "start" / "migrate").glob("[!i]*.md")}
 CODE, COST = re.compile(r"`([^`]+)`"), re.compile(r"([\d,]+|-), ([\d,]+)(: .+)?")
-ROWS = [
-    pytest.param(page, *row.strip("| ").split(" | "), id=f"{page}-{number}")
-    for page, text in PAGES.items()
-    for number, row in enumerate(line for line in text.splitlines() if line.startswith("| `"))
-]
 SAMPLES = 2
 passes = [0]
 
@@ -58,13 +53,16 @@ class Linear(nn.Module):
         return Told.apply(self.last(x.flatten(1).float()))
 
 
-@pytest.fixture
-def reader(monkeypatch) -> dict[str, Any]:
+@pytest.fixture(autouse=True)
+def _as_they_expect(monkeypatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)  # `robustness` asks for it always
+    monkeypatch.setattr(np, "Inf", np.inf, raising=False)
+
+
+def reader() -> dict[str, Any]:
     """What a reader of the pages has; no point within `eps` of the images is a success."""
     torch.manual_seed(0)
     np.random.seed(0)
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)  # `robustness` asks for it always
-    monkeypatch.setattr(np, "Inf", np.inf, raising=False)
     model, images = Linear().eval(), 0.3 + 0.4 * torch.rand(200, 3, 8, 8)
     gaps = model(images).topk(2).values.diff(dim=1).squeeze(1).neg()
     x = images[gaps.sort().indices[100 : 100 + SAMPLES]]
@@ -79,9 +77,14 @@ def reader(monkeypatch) -> dict[str, Any]:
     return names
 
 
-def cost(code: str, reader: dict[str, Any]) -> tuple[Any, float]:
+def rows(page: str) -> list[list[str]]:
+    """Return of each row of a page their call, ours, and what they cost."""
+    return [row.strip("| ").split(" | ") for row in PAGES[page].splitlines() if row.startswith("| `")]
+
+
+def cost(code: str, names: dict[str, Any]) -> tuple[Any, float]:
     passes[0] = 0
-    return eval(code, reader), passes[0] / SAMPLES
+    return eval(code, names), passes[0] / SAMPLES
 
 
 def alike(price: str, spent: float) -> bool:
@@ -92,22 +95,28 @@ def alike(price: str, spent: float) -> bool:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
-def test_the_blocks_run(page, reader):
+def test_the_blocks_run(page):
+    names = reader()
     for block in BLOCK.findall(PAGES[page]):
-        exec(block, reader)
+        exec(block, names)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("page", "theirs", "ours", "price"), ROWS)
-def test_our_call(page, theirs, ours, price, reader):
+@pytest.mark.parametrize("page", PAGES)
+def test_our_calls(page):
+    for row in rows(page):
+        check_ours(*row, reader())
+
+
+def check_ours(theirs: str, ours: str, price: str, names: dict[str, Any]) -> None:
     if not (codes := CODE.findall(ours)):
         assert (ours, price) == ("none", "-")
         return
-    out, spent = cost(codes[-1], reader)
+    out, spent = cost(codes[-1], names)
     if isinstance(out, fa.attacks.AttackResult):
         if ball := re.search(r"fa\.L\w+\([^()]*\)", codes[-1]):
-            assert eval(ball[0], reader).contains(out.x_adv, reader["x"]).all()
+            assert eval(ball[0], names).contains(out.x_adv, names["x"]).all()
         if "model(x) >" not in codes[-1]:  # a label that the call itself asks for
             assert out.forwards + out.backwards == spent * SAMPLES
     assert out is not None
@@ -115,22 +124,23 @@ def test_our_call(page, theirs, ours, price, reader):
         assert "(" not in CODE.findall(theirs)[0] or spent == 0  # nothing to compare
         return
     there, here, why = COST.fullmatch(price).groups()
-    assert alike(here, spent), spent
+    assert alike(here, spent), (codes[-1], spent)
     assert why or there == "-" or alike(there, spent)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("page", "theirs", "ours", "price"), ROWS)
-def test_their_call(page, theirs, ours, price, reader):
+@pytest.mark.parametrize("page", PAGES)
+def test_their_calls(page):
     if find_spec(page) is None:
         pytest.skip(f"{page} is not installed")
     before = [line[2:] for line in BLOCK.findall(PAGES[page])[0].splitlines() if line.startswith("# ")]
-    exec("\n".join(before[1:]), reader)
-    named = COST.fullmatch(price)
-    for code in CODE.findall(theirs):
-        _, spent = cost(code, reader)
-        assert named is None or named[1] == "-" or alike(named[1], spent), spent
+    for theirs, _, price in rows(page):
+        exec("\n".join(before[1:]), names := reader())
+        named = COST.fullmatch(price)
+        for code in CODE.findall(theirs):
+            _, spent = cost(code, names)
+            assert named is None or named[1] == "-" or alike(named[1], spent), (code, spent)
 
 
 def test_the_matrix_counts_what_there_is():

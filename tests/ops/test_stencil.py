@@ -34,18 +34,6 @@ def test_equals_correlation_with_the_nearest_edge(shape):
     torch.testing.assert_close(wide, torch.from_numpy(expected), rtol=117 * 2**-53, atol=0)
 
 
-def test_each_sample_has_its_own_taps_and_a_bad_pixel_stays_where_it_is_read():
-    x = torch.rand(3, 2, 9, 20, generator=torch.Generator().manual_seed(0))
-    x[1, 0, 4, 10] = torch.nan
-    offsets = torch.cat([line((0, 1), (0, 2)), line((2, 0), (0, 0)), line((0, -9), (8, 8))])
-    weights = torch.tensor([[0.5, 0.5], [0.25, 0.75], [2.0, -1.0]])
-    out = stencil(x, offsets, weights)
-    for row in range(3):
-        one = stencil(x[row : row + 1], offsets[row : row + 1], weights[row : row + 1])
-        torch.testing.assert_close(out[row : row + 1], one, rtol=0, atol=0, equal_nan=True)
-    assert out.isnan().nonzero().tolist() == [[1, 0, 2, 10], [1, 0, 4, 10]]
-
-
 def test_refusals():
     x, offsets, weights = torch.rand(2, 1, 4, 4), line((0, 0), (1, 1)), torch.ones(1, 2)
     refuses("x", stencil, x[0], offsets, weights)

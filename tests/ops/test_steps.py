@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 
 import fastadv.ops as ops
 from balls import (
-    INFINITE,
     STEP,
     assert_inside,
     dtypes,
-    norm,
     pair,
     radii,
     seeds,
@@ -34,46 +32,15 @@ def test_never_leaves_ball_or_box(kind, seed, cols, radius, step_size, dtype):
 
 
 @pytest.mark.slow
-@given(kinds, seeds, widths, st.sampled_from([0.01, 0.3]))
-def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size):
-    x_adv, grad, x = batch(seed, cols, torch.float64)
-    z = STEP[kind](x_adv, grad, x, float("inf"), step_size, INFINITE)
-    assert torch.allclose(norm(z, x_adv, kind), torch.tensor(step_size, dtype=torch.float64))
-    dual = {"linf": 1, "l2": 2, "l1": float("inf")}[kind]
-    assert torch.allclose(
-        ((z - x_adv) * grad).sum(1), step_size * torch.linalg.vector_norm(grad, dual, dim=1)
-    )
-
-
-@given(kinds, seeds, widths, st.integers(-30, 30))
-def test_gradient_scale_changes_nothing(kind, seed, cols, power):
-    x_adv, grad, x = batch(seed, cols)
-    scaled = grad * 2.0 ** (3 * power)  # exact; squares leave float32
-    assert torch.equal(STEP[kind](x_adv, grad, x, 0.3, 0.1), STEP[kind](x_adv, scaled, x, 0.3, 0.1))
-    decimal = STEP[kind](x_adv, grad * 10.0**power, x, 0.3, 0.1)
-    assert torch.allclose(STEP[kind](x_adv, grad, x, 0.3, 0.1), decimal, rtol=0, atol=3e-7)
-
-
-@pytest.mark.parametrize("kind", STEP)
-def test_nan_in_the_point_is_not_hidden(kind):
-    x_adv, grad, x = batch(3, 20)
-    x_adv[1, 4] = float("nan")
-    assert bool(STEP[kind](x_adv, grad, x, 0.2, 0.1)[1, 4].isnan())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", STEP)
 @pytest.mark.parametrize("shape", [(1, 150_528), (500, 784)])
 def test_one_long_row_and_many_short_ones(kind, shape):
     x_adv, grad, x = batch(5, shape[1], rows=shape[0])
     z = STEP[kind](x_adv, grad, x, 0.25, 0.5)
     assert_inside(z, x, kind, 0.25)
-    assert torch.equal(z[-1:], STEP[kind](x_adv[-1:], grad[-1:], x[-1:], 0.25, 0.5)), (
-        "a row depends on its batch"
-    )
-    kept = grad.clone(), x.clone()
+    alone = STEP[kind](x_adv[-1:], grad[-1:], x[-1:], 0.25, 0.5)
+    assert torch.equal(z[-1:], alone), "a row depends on its batch"
     assert TWIN[kind](x_adv, grad, x, 0.25, 0.5) is x_adv
-    assert all(map(torch.equal, (x_adv, grad, x), (z, *kept)))
 
 
 @pytest.mark.parametrize("kind", STEP)
@@ -117,16 +84,6 @@ def test_l2_equals_the_step_written_out(seed, cols, radius, step_size):
     )
 
 
-@pytest.mark.slow
-@given(seeds, st.sampled_from([1e-9, 1e-3, 1e4, 1e9]), st.sampled_from([0.05, 0.5]))
-def test_l2_at_any_scale_of_inputs(seed, scale, step_size):
-    x_adv, grad, x = batch(seed, 64, spread=0.1)
-    top = float(torch.tensor(scale, dtype=torch.float32))
-    z = ops.l2_step(x_adv * top, grad, x * top, 0.4 * top, step_size * top, (0.0, top))
-    expected = ops.l2_step(x_adv.double(), grad.double(), x.double(), 0.4, step_size)
-    assert torch.allclose(z.double() / top, expected, rtol=0, atol=5e-7)
-
-
 def test_l2_of_a_uniform_gradient_keeps_the_budget():
     # equal terms round alike, the worst case of a float32 sum
     for value in (0.1, 1 / 3, 0.7):
@@ -160,40 +117,12 @@ def test_l1_equals_the_greedy_loop(seed, cols, step_size, dtype):
     assert torch.allclose(z.double(), ascended(x_adv, grad, step_size), rtol=0, atol=unit)
 
 
-@pytest.mark.slow
-@given(seeds, widths, LENGTHS, st.sampled_from([0.05, 0.6, 3.0]))
-def test_l1_projects_the_moved_point(seed, cols, step_size, radius):
-    x_adv, grad, x = batch(seed, cols, spread=0.1)
-    x_adv = ops.project_l1(x_adv, x, radius)
-    z = ops.l1_step(x_adv, grad, x, radius, step_size)
-    expected = solve(ascended(x_adv, grad, step_size), x, "l1", radius, (0.0, 1.0))
-    assert torch.allclose(z.double(), expected, rtol=0, atol=4e-7)
-
-
 def test_l1_with_a_rounding_hair_of_room_does_not_swallow_the_step():
     below = torch.nextafter(torch.ones(1), torch.zeros(1)).item()
     x = torch.tensor([[0.5, 0.5, 0.5]])
     x_adv = torch.tensor([[below, 0.5, 0.5]])
     z = ops.l1_step(x_adv, torch.tensor([[5.0, -4.0, 1.0]]), x, float("inf"), 0.75)
     assert torch.allclose(z, torch.tensor([[1.0, 0.0, 0.75]]), rtol=0, atol=1e-6)
-
-
-def test_l1_what_one_coordinate_cannot_take_goes_to_the_next():
-    x = torch.full((1, 4), 0.5)
-    grad = torch.tensor([[1.0, -3.0, 0.0, 2.0]])
-    assert torch.equal(ops.l1_step(x, grad, x, 9.0, 0.75), torch.tensor([[0.5, 0.0, 0.5, 0.75]]))
-    assert torch.equal(ops.l1_step(x, grad, x, 9.0, 50.0), torch.tensor([[1.0, 0.0, 0.5, 1.0]]))
-    assert torch.equal(ops.l1_step(x, grad, x, 99.0, 50.0, INFINITE), torch.tensor([[0.5, -49.5, 0.5, 0.5]]))
-
-
-@pytest.mark.parametrize(("step_size", "filled"), [(0.25, 0), (0.75, 1), (7.25, 14)])
-def test_l1_ties_go_to_the_lower_index(step_size, filled):
-    x, grad = torch.full((1, 40), 0.5), torch.ones(1, 40)
-    grad[0, :7] = 0.5
-    expected = x.clone()
-    expected[0, 7 : 7 + filled] = 1.0
-    expected[0, 7 + filled] = 0.75
-    assert torch.equal(ops.l1_step(x, grad, x, 20.0, step_size), expected)
 
 
 def test_l1_the_order_of_elements_rules_ties_in_any_layout():

@@ -1,55 +1,17 @@
-"""thin_gradient against autograd of the convolution itself, in float64, over shapes drawn at random."""
+"""thin_gradient against autograd of the convolution itself, at its edges."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
 from fastadv.errors import InputError
 from fastadv.ops.thin_gradient import thin_gradient
 
 
-@st.composite
-def convolutions(draw):
-    """(B, C, O, kernel, stride, padding, dilation, size), with at least one position of the kernel."""
-    pairs = {
-        name: (draw(st.integers(least, most)), draw(st.integers(least, most)))
-        for name, least, most in (("kernel", 1, 5), ("stride", 1, 3), ("padding", 0, 4), ("dilation", 1, 3))
-    }
-    size = []
-    for kernel, padding, dilation in zip(pairs["kernel"], pairs["padding"], pairs["dilation"], strict=True):
-        least = max(1, dilation * (kernel - 1) + 1 - 2 * padding)
-        size.append(draw(st.integers(least, least + 40)))
-    counts = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 40))
-    return *counts, pairs["kernel"], pairs["stride"], pairs["padding"], pairs["dilation"], tuple(size)
-
-
 def by_autograd(gradient, weight, size, stride, padding, dilation):
     x = torch.zeros(len(gradient), weight.shape[1], *size, dtype=torch.float64, requires_grad=True)
     out = conv2d(x, weight.double(), None, stride, padding, dilation)
     return torch.autograd.grad(out, x, gradient.double())[0]
-
-
-@pytest.mark.slow
-@given(convolutions(), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]), st.booleans())
-def test_equals_autograd(problem, dtype, channels_last):
-    count, channels, outputs, kernel, stride, padding, dilation, size = problem
-    draw = torch.Generator().manual_seed(sum(size) + outputs)
-    out = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
-    gradient = torch.randn(count, outputs, *out, generator=draw).to(dtype)
-    weight = torch.randn(outputs, channels, *kernel, generator=draw).to(dtype)
-    given_gradient = gradient.contiguous(memory_format=torch.channels_last) if channels_last else gradient
-    actual = thin_gradient(given_gradient, weight, size, stride, padding, dilation)
-    expected = by_autograd(gradient, weight, size, stride, padding, dilation)
-    assert (actual.dtype, actual.is_contiguous()) == (dtype, True)
-    if dtype == torch.bfloat16:  # sums are exact enough, so the rounding is that of the result
-        torch.testing.assert_close(actual.double(), expected, rtol=2**-8, atol=1e-4)
-    else:
-        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("last", [False, True])

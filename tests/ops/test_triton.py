@@ -5,7 +5,6 @@ import torch
 
 import fastadv.ops  # noqa: F401
 from fastadv.ops._samples import ordered
-from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import CARDS, results_of, triton_launcher
 
 triton = pytest.importorskip("triton", "3.6", reason="Triton 3.6 or later is not installed")
@@ -108,9 +107,16 @@ def test_kernel_equals_reference(name, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("held", [True, False], ids=["held", "walked"])
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-2.0, 255.0)])
+@pytest.mark.parametrize(
+    ("held", "dtype", "low", "high"),
+    [
+        (True, torch.float32, -2.0, 255.0),
+        (True, torch.bfloat16, 0.0, 1.0),
+        (False, torch.float32, 0.0, 1.0),
+        (False, torch.bfloat16, -2.0, 255.0),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["l2_step", "project_l2", "project_l1"])
 def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch):
     from fastadv.ops.triton import _row
@@ -162,26 +168,6 @@ def test_l0_tells_gains_apart_that_float32_does_not(dtype, held, monkeypatch):
                 args = point.to(DEVICE, dtype), center.to(DEVICE, dtype), radius, 0.0, 1.0
                 out, expected = run(CARDS["project_l0"], *args), CARDS["project_l0"].reference(*args)
                 assert torch.equal(out.nan_to_num(7.0), expected.nan_to_num(7.0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
-@pytest.mark.parametrize("radius", [0.0, 2.5, 7.0])
-def test_ties_and_edges(name, radius):
-    # few distinct values: equal gains, equal |v|, points that touch the box exactly
-    draw = torch.Generator().manual_seed(int(radius * 1000))
-    x, x_adv = (torch.randint(0, 5, (3, 30), generator=draw).float().div(4).to(DEVICE) for _ in range(2))
-    args = (x_adv * 1.5 - 0.25, x, radius, 0.0, 1.0)
-    CARDS[name].compare(run(CARDS[name], *args), CARDS[name].reference(*args), args)
-
-
-def test_class_out_of_range_spoils_its_row_only():
-    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    labels = torch.tensor([0, 5, -1], device=DEVICE)
-    for kind in KINDS:
-        loss, grad = run(CARDS["logit_loss"], logits, labels, kind, None, False)
-        assert loss.isfinite().tolist() == [True, False, False]
-        assert grad.isfinite().all(1).tolist() == [True, False, False]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

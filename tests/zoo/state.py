@@ -7,23 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
     "_load_state_dict_pre_hooks",
 )  # fmt: skip
-# functions that tracers and modes replace for the whole process
-SHARED = [
-    (owner, name)
-    for owner, names in {
-        nn.Module: ("__call__", "__getattr__", "__setattr__", "_call_impl", "forward"),
-        torch.autograd.Function: ("apply",),
-        F: ("conv2d", "linear", "relu", "batch_norm", "elu"),
-        torch: ("relu", "conv2d", "batch_norm"),
-    }.items()
-    for name in names
-]
 
 
 @dataclass
@@ -57,7 +45,6 @@ class State:
             "threads": torch.get_num_threads(),
             "default dtype": torch.get_default_dtype(),
             "autocast": torch.is_autocast_enabled("cpu"),
-            "shared functions": [getattr(owner, name) for owner, name in SHARED],
             "python's generator": random.getstate() if randomness else None,
         }  # fmt: skip
         tensors = {name: p.detach().clone() for name, p in model.named_parameters()}

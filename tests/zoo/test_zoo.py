@@ -1,6 +1,7 @@
 """What both engines promise of every net: its gradients, its verdicts, and that nothing changes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,23 +14,22 @@ from fastadv.engine.frozen import DENIED
 from fastadv.errors import InputError, NoGradientError
 
 from . import nets  # noqa: F401
-from .judge import Answer, check_directions, check_rows, eager
+from .judge import Answer, check_directions, check_rows
 from .net import ZOO, Net, block, head, lent, module
 from .nets.foreign import FOREIGN
 from .state import State
 
 pytestmark = pytest.mark.usefixtures("search_copy")
-STEPS = 3
 FIXED = [net for net in ZOO.values() if not (net.randomized or net.writes_x)]
 OTHERS = [net for net in ZOO.values() if net not in FIXED]
 # nets whose search copy fails, by hooks and formats of their own, or is told apart from the model
 FALL_BACK = {
-    "fourier", "backward_hook_on_a_norm", "backward_hook_on_a_convolution", "weights_by_functional_call",
+    "fourier", "backward_hook_on_a_norm", "weights_by_functional_call",
     "autocast_inside", "narrow_part",
 }  # fmt: skip
 BFLOAT16_FALLS_BACK = {
     "fourier", "weights_by_functional_call", "narrow_part", "spatial_transformer",
-    "orthogonal", "other_norms", "forward_set_on_an_instance",
+    "other_norms", "forward_set_on_an_instance",
 }  # fmt: skip
 # which answers otherwise where a gradient is followed: successes of a search are denied, and told
 TWO_ANSWERS = {"quantized_without_gradient"}
@@ -82,40 +82,20 @@ def frozen_and_model(net: Net) -> tuple[Prepared, nn.Module]:
 @pytest.mark.slow
 @pytest.mark.parametrize("net", lent(FIXED))
 def test_a_net(net: Net) -> None:
-    """PGD is as strong as plainly written, besides."""
+    """What a search finds is what the model says, besides."""
     frozen, model = frozen_and_model(net)
     x, threat = net.images(16)[0], fa.Linf(0.03)
     with torch.no_grad():
-        clean = model(x).clone()
-    y = clean.argmax(1)
-    options: dict[str, Any] = {"step_size": 0.01, "random_start": False, "stop_early": False, "loss": "ce"}
+        y = model(x).argmax(1).clone()
+    search = partial(fa.attacks.pgd, steps=3, step_size=0.01, random_start=False, stop_early=False, loss="ce")
     if net.name in TWO_ANSWERS:
-        out = fa.attacks.pgd(frozen.source, x, y, threat, steps=STEPS, **options)
-        assert any(flag.startswith("denied: ") for flag in out.flags)
+        assert any(flag.startswith("denied: ") for flag in search(frozen.source, x, y, threat).flags)
         return
-    out = fa.attacks.pgd(frozen, x, y, threat, steps=STEPS, **options)
+    out = search(frozen, x, y, threat)
     assert threat.contains(out.x_adv, x).all()
     with torch.no_grad():
         assert torch.equal(out.success, model(out.x_adv.clone()).argmax(1) != y)
-    loss, success = plain_pgd(model, x, y)
-    start = nn.functional.cross_entropy(clean, y, reduction="none")
     assert fell_back(frozen) == (net.name in FALL_BACK)
-    gained, wanted = float((out.loss - start).mean()), float((loss - start).mean())
-    rounding = 0.02 if net.computes is None else 0.1  # signs of the small entries of a gradient
-    assert gained >= wanted - rounding * abs(wanted) - 1e-5, f"gains {gained:.4f} of {wanted:.4f}"
-    assert int(out.success.sum()) >= int(success.sum()) - 1  # a kink
-
-
-def plain_pgd(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss [B], success [B]) of the strongest points of Madry et al.'s steps in plain PyTorch."""
-    z, best, success = x, torch.full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.bool)
-    for _ in range(STEPS + 1):
-        at = eager(model, z, y)
-        wrong = at.logits.argmax(1) != y
-        stronger = (wrong & ~success) | ((wrong == success) & (at.loss > best))
-        best, success = torch.where(stronger, at.loss.float(), best), success | wrong
-        z = (z + 0.01 * at.gradient.sign()).clamp(x - 0.03, x + 0.03).clamp(0, 1)
-    return best, success
 
 
 @pytest.mark.slow

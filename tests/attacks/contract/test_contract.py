@@ -17,9 +17,9 @@ from .cases import options, wide
 from .rows import row
 from .unchanged import unchanged
 
-# promises that the rows, the relations and the closed forms check over more than their own nets
+# promises that the rows, the relations, the closed forms and tests here check over more than their own nets
 ELSEWHERE = {"results_are_facts", "anything_is_served", "masks_hold"}
-ELSEWHERE |= {"mates_change_nothing", "distances_are_near"}
+ELSEWHERE |= {"mates_change_nothing", "distances_are_near", "nan_stays_alone", "small_logits_are_attacked"}
 
 
 def test_promises(case: Case, norm: str) -> None:

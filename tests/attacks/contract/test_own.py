@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import fastadv as fa
 from fastadv.attacks import Status
@@ -97,25 +96,6 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'steps'" in capsys.readouterr().err
     assert main([*common, "-a", "mine:midi"]) == 2
     assert "has no radius" in capsys.readouterr().err
-
-
-def test_a_file_has_what_was_judged_and_a_title_the_name_as_it_is(mine, tmp_path: Path, capsys) -> None:
-    file = tmp_path / "out.safetensors"
-    common = ["evaluate", "-m", "softmax", "-d", "digits", "-n", "30", "--out", str(file)]
-    mine.strong = partial(mine.shifted)
-    mine.autoattack = lambda model, x, y: mine.shifted(model, x, y)
-    mine.autoattack.__name__ = "autoattack"
-    assert main([*common, "-a", "mine:shifted", "--radius", "0.01"]) == 0
-    kept = load_file(file)
-    assert (kept["x_adv"] == kept["x"]).all()
-    assert (kept["success"] == (kept["status"] == Status.ALREADY_WRONG)).all()
-    assert len(kept["x"]) == 30
-    assert main([*common, "-a", "mine:autoattack"]) == main([*common, "-a", "mine:strong"]) == 0
-    out = capsys.readouterr().out
-    assert all(f"│ {title} " in out for title in ("autoattack", "shifted"))
-    assert " ".join(out.split()).count("its threat is not known") == 2
-    assert main([*common[:7], "-a", "mine:shifted", "--json", "--radii", "0.01,0.06"]) == 0
-    assert json.loads(capsys.readouterr().out)["measured"]["curves"][0]["radii"] == [0.01, 0.06]
 
 
 def test_the_contract_passes(mine) -> None:

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from tests.zoo.state import State
 
-from ..nets import convnet, images
-
 
 @contextmanager
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
@@ -22,12 +20,3 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
     finally:
         before.check(model)
         assert all(one._version == version and torch.equal(one, value) for one, version, value in kept)
-
-
-def trained() -> nn.Sequential:
-    """A net with gradients, a frozen layer and one BatchNorm of its own mode."""
-    model = convnet().train()
-    model[4].eval()
-    model[0].weight.requires_grad_(False)
-    model(images(8, (2, 8, 8), dtype=torch.float32)).sum().backward()
-    return model

@@ -1,8 +1,8 @@
 """Samples whose steps come back to a point leave, with the result of the run to the end."""
 
 from collections.abc import Callable
+from itertools import cycle, product
 from math import nan
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
-from fastadv.attacks.core.record import TAIL, Record
 from fastadv.attacks.methods import ascent
 from tests.attacks.nets import convnet, images, labels, mlp
 
@@ -44,6 +43,7 @@ NETS = {
     "levels": lambda: Alone(mlp(4, 128), levels=8),  # many points have the same logits
     "flat": lambda: Alone(mlp(4, 128), levels=-8),
 }
+DTYPES = torch.float32, torch.bfloat16, torch.float64, torch.float32
 BALLS = {"linf": fa.Linf(0.02), "l2": fa.L2(0.2), "l1": fa.L1(1.2)}
 
 
@@ -61,9 +61,9 @@ def both(patch: pytest.MonkeyPatch, run: Callable[[], AttackResult]) -> tuple[At
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("norm", BALLS)
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    ("net", "norm", "dtype"), [(*pair, dtype) for pair, dtype in zip(product(NETS, BALLS), cycle(DTYPES))]
+)
 def test_results_are_those_of_the_run_to_the_end(
     net: str, norm: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,33 +136,15 @@ ODD: dict[str, Callable[[Any, Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, COUNT])
 @pytest.mark.parametrize("kind", ODD)
-def test_models_that_may_answer_otherwise_are_asked_to_the_end(kind: str, count: int) -> None:
-    model, x = Alone(mlp(), odd=ODD[kind]), images(count)
-    model.size, y = count, labels(Alone(mlp()), x)
-    asked = (lambda at: model(at)) if kind == "function" else model
-    out = fa.attacks.pgd(asked, x, y, fa.Linf(0.05), steps=60, step_size=0.02, stop_early=False)
-    leaves = kind == "none" or (kind, count) == ("has one size", 2)  # a single row passes as a pair
-    assert (out.backwards < 60 * count) == out.cycled.any() == leaves
-
-
-def test_steps_are_counted_as_if_taken_and_the_last_ones_are() -> None:
-    record = Record.start(torch.zeros(2, 1))
-    record.rank = torch.tensor([1.0, 2.0])
-    record.note_rank()
-    before = record.ranks.clone()
-    record.note_cycle(torch.tensor([True, False]), 12)
-    assert record.ranks[0].tolist() == [13, 1, *[1] * TAIL]
-    torch.testing.assert_close(record.ranks[1], before[1], rtol=0, atol=0, equal_nan=True)
-    left: list[int] = []
-    rows, none = SimpleNamespace(points=torch.ones(2, 1)), torch.zeros(2, dtype=torch.bool)
-    rows.near = rows.far = rows.points
-    search: Any = SimpleNamespace(rows=rows, best=SimpleNamespace(success=none, not_finite=none))
-    search.leave_cycle = lambda same, points, steps: left.append(steps)
-    for number in (60 - TAIL, 60 - TAIL + 2):
-        ascent.Returns(60)(number, search)
-    assert left == [TAIL]
+def test_models_that_may_answer_otherwise_are_asked_to_the_end(kind: str) -> None:
+    for count in (1, 2, 3, COUNT):
+        model, x = Alone(mlp(), odd=ODD[kind]), images(count)
+        model.size, y = count, labels(Alone(mlp()), x)
+        asked = (lambda at, model=model: model(at)) if kind == "function" else model
+        out = fa.attacks.pgd(asked, x, y, fa.Linf(0.05), steps=60, step_size=0.02, stop_early=False)
+        leaves = kind == "none" or (kind, count) == ("has one size", 2)  # a single row passes as a pair
+        assert (out.backwards < 60 * count) == out.cycled.any() == leaves
 
 
 def test_where_it_cannot_hold_or_pay_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,6 @@ from ..net import block, by_forward, head, module, net
 
 
 @net()
-def modules_in_place() -> nn.Module:
-    return nn.Sequential(
-        block()[:2], nn.ELU(inplace=True), block(16)[:2], nn.ReLU(inplace=True), block(16)[:2],
-        nn.ReLU6(inplace=True), block(16)[:2], nn.SiLU(inplace=True), nn.LeakyReLU(0.2, inplace=True), head(),
-    )  # fmt: skip
-
-
-@net()
 def functions_in_place() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         x = F.elu_(self.first(x))

@@ -6,26 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import block, by_forward, head, net
+from ..net import block, by_forward, head
 
 
 @by_forward(lambda: {"linear": nn.Linear(12, 64), "head": head(256)}, shape=(12, 4))
 def linear_on_transposed_positions(self: Any, x: Tensor) -> Any:
     """Of which torch takes one product or many, as the weights require a gradient or not."""
     return self.head(torch.relu(self.linear(x.transpose(1, 2))))
-
-
-@net(shape=(40,), batches=(3, 600, 1, 64), classes=2)
-def table() -> nn.Module:
-    return nn.Sequential(nn.Linear(40, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), head(256, 2))
-
-
-@net(shape=(9, 32), batches=(3, 16, 1))
-def transformer_encoder() -> nn.Module:
-    layers = [
-        nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=first) for first in (False, True)
-    ]
-    return nn.Sequential(*layers, head(288))
 
 
 @by_forward(lambda: {

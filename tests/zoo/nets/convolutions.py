@@ -25,24 +25,12 @@ def tiling_of_one_channel() -> nn.Module:
 
 
 @net()
-def tiling_with_norm() -> nn.Module:
-    model = nn.Sequential(block(), block(16), head())
-    tiling(model[1][0])
-    return model
-
-
-@net()
 def forward_set_on_an_instance() -> nn.Module:
     model = nn.Sequential(block(), block(16), head())
     plain, norm = model[1][0].forward, model[0][1].forward
     model[1][0].forward = lambda x: plain(x.flip(3))
     model[0][1].forward = lambda x: 2 * norm(x)
     return model
-
-
-@net()
-def thin_from_three_channels() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), head(32 * 16))
 
 
 @net(shape=(1, 28, 28), batches=(3, 16, 1))
@@ -72,14 +60,6 @@ def wide_without_norm() -> nn.Module:
     )  # fmt: skip
 
 
-@net(shape=(1, 8, 8))
-def kernel_that_covers_the_image() -> nn.Module:
-    covering = nn.Conv2d(20, 64, 4)
-    return nn.Sequential(
-        nn.Conv2d(1, 20, 5), nn.BatchNorm2d(20), nn.ELU(), covering, nn.BatchNorm2d(64), nn.ELU(), head(64)
-    )
-
-
 @net()
 def paddings() -> nn.Module:
     return nn.Sequential(
@@ -107,36 +87,11 @@ def groups() -> nn.Module:
     )  # fmt: skip
 
 
-@by_forward(lambda: {"down": block(3, 16), "head": head(20 * 64)})
-def up_and_down(self: Any, x: Tensor) -> Any:
-    read = self.down(x)
-    largest, places = F.max_pool2d(read, 2, return_indices=True)
-    back = F.max_unpool2d(largest, places, 2)
-    fine = F.interpolate(F.pixel_shuffle(back, 2), size=(8, 8), mode="bilinear")
-    return self.head(torch.cat([fine, read], 1))
-
-
 @by_forward(lambda: {
     "stem": nn.Conv3d(3, 8, 3, padding=1), "last": block(8), "head": head(16, 5),
 }, shape=(3, 4, 8, 8), classes=5)  # fmt: skip
 def stem_of_three_dimensions(self: Any, x: Tensor) -> Any:
     return self.head(self.last(torch.relu(self.stem(x)).mean(2)).mean((2, 3)))
-
-
-@net(shape=(2, 50))
-def one_dimension() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv1d(2, 32, 7, padding=3), nn.ReLU(), nn.ConvTranspose1d(32, 8, 4, stride=2), nn.ELU(),
-        nn.Conv1d(8, 16, 5, stride=3, dilation=2, padding_mode="circular", padding=4), nn.ReLU(), head(544),
-    )  # fmt: skip
-
-
-@by_forward(lambda: {
-    "weight": nn.Parameter(torch.randn(16, 3, 3, 3) * 0.3), "norm": nn.BatchNorm2d(16), "head": head(),
-})  # fmt: skip
-def weights_made_in_forward(self: Any, x: Tensor) -> Any:
-    weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-    return self.head(torch.relu(self.norm(F.conv2d(x, weight, None, 1, 1))))
 
 
 @by_forward(lambda: {"maker": head(192, 108), "head": head(256)})

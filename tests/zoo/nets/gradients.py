@@ -31,20 +31,6 @@ class Sign(torch.autograd.Function):
         return gradient * (x.abs() <= 1)
 
 
-class Viewed(torch.autograd.Function):
-    """The identity; its backward asks for a gradient that lies in memory as it is written."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.shape = x.shape
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        rows = gradient.view(gradient.size(0), -1)
-        return (rows - rows.mean(1, keepdim=True)).view(ctx.shape)
-
-
 @by_forward(lambda: {"first": block(), "last": block(16), "head": head()})
 def straight_through_activations(self: Any, x: Tensor) -> Any:
     return self.head(self.last(Rounded.apply(self.first(x))))
@@ -74,33 +60,8 @@ def binary_weights_and_activations(self: Any, x: Tensor) -> Any:
     return self.head(self.last_norm(self.last(Sign.apply(hidden))))
 
 
-@by_forward(lambda: {"first": block(), "last": block(16), "head": head()})
-def backward_with_view(self: Any, x: Tensor) -> Any:
-    return self.head(self.last(Viewed.apply(self.first(x))))
-
-
-@by_forward(lambda: {"first": block(), "head": head()})
-def fake_quantization(self: Any, x: Tensor) -> Any:
-    return self.head(torch.fake_quantize_per_tensor_affine(self.first(x), 0.1, 0, 0, 63))
-
-
-@by_forward(lambda: {"first": block(), "head": head()})
-def hook_on_a_gradient(self: Any, x: Tensor) -> Any:
-    hidden = self.first(x)
-    if hidden.requires_grad:
-        hidden.register_hook(lambda gradient: gradient * 0.5 + 0.01)
-    return self.head(hidden)
-
-
 @net()
 def backward_hook_on_a_norm() -> nn.Module:
     model = nn.Sequential(block(), block(16), head())
     model[1][1].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0] * 0.5 + 0.01,))
-    return model
-
-
-@net()
-def backward_hook_on_a_convolution() -> nn.Module:
-    model = nn.Sequential(block(), block(16), head())
-    model[1][0].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0].flip(1),))
     return model

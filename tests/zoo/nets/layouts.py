@@ -45,24 +45,9 @@ def strides_read(self: Any, x: Tensor) -> Any:
     return self.head(out.as_strided((len(x), 16, 64), (1024, 64, 1)))
 
 
-@by_forward(lambda: {"first": block(), "last": nn.Linear(1600, 10)})
-def shape_read(self: Any, x: Tensor) -> Any:
-    """As timm's and torchvision's nets: sizes go into Python and come back as views, pads and scales."""
-    batch, channels, height, width = x.shape
-    out = self.first(F.pad(x, (0, width % 3, 0, height % 3)))
-    windows = out.reshape(batch, 16, 5, 2, 5, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 16)
-    mixed = torch.softmax(windows @ windows.mT / channels, -1) @ windows
-    return self.last(mixed.reshape(-1, 1600))
-
-
 @by_forward(lambda: {"first": block(), "last": nn.Parameter(torch.randn(10, 1024) / 10)})
 def logits_transposed(self: Any, x: Tensor) -> Any:
     return (self.last @ self.first(x).flatten(1).T).T
-
-
-@by_forward(lambda: {"net": nn.Sequential(block(), head())})
-def loop_over_samples(self: Any, x: Tensor) -> Any:
-    return torch.cat([self.net(image[None]) for image in x])
 
 
 @by_forward(lambda: {

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..net import block, by_forward, head, module, net
+from ..net import block, by_forward, head, net
 
 
 def convolution(inputs: int = 3, outputs: int = 16) -> nn.Conv2d:
@@ -35,25 +35,4 @@ def one_norm_of_two_convolutions(self: Any, x: Tensor) -> Any:
 def hook_that_reads_what_the_norm_is_given() -> nn.Module:
     model = nn.Sequential(block(), block(16), head())
     model[1][1].register_forward_hook(lambda part, inputs, out: out + 0.3 * inputs[0])
-    return model
-
-
-@net()
-def hook_on_a_convolution() -> nn.Module:
-    model = nn.Sequential(block(), block(16), head())
-    model[1][0].register_forward_hook(lambda part, inputs, out: out * out.mean())
-    return model
-
-
-@net()
-def tied_weights_with_one_norm() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        x = torch.relu(self.norm(self.first(self.stem(x))))
-        return self.head(torch.relu(self.last(x)))
-
-    model = module(
-        forward, stem=block(), first=convolution(16), last=convolution(16), norm=nn.BatchNorm2d(16),
-        head=head(),
-    )  # fmt: skip
-    model.last.weight = model.first.weight
     return model

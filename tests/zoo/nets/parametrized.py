@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
-from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from ..net import block, head, module, net, nets
@@ -23,24 +21,8 @@ nets(
     {},
     weight_norm=lambda: chain(parametrizations.weight_norm),
     weight_norm_by_hooks=lambda: chain(old_weight_norm),
-    spectral_norm=lambda: chain(parametrizations.spectral_norm),
     pruned=lambda: chain(prune.random_unstructured, name="weight", amount=0.5),
 )
-
-
-@net()
-def spectral_norm_by_hooks() -> nn.Module:
-    model = chain(old_spectral_norm)
-    for _ in range(5):  # a power iteration each
-        model(torch.rand(2, 3, 8, 8))
-    return model
-
-
-@net()
-def orthogonal() -> nn.Module:
-    model = nn.Sequential(block(stride=2), head(256, 32), nn.BatchNorm1d(32), nn.ReLU(), head(32))
-    parametrizations.orthogonal(model[1][1])
-    return model
 
 
 class Positive(nn.Module):

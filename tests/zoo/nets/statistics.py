@@ -24,21 +24,11 @@ class Activated(nn.BatchNorm2d):
         return self.act(self.drop(out))
 
 
-class AroundOne(nn.BatchNorm2d):
-    """A BatchNorm whose weights are stored as what they differ from 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, 1 + self.weight, self.bias, False, 0.1, self.eps
-        )
-
-
 nets(
     {},
     subclass_with_activation=lambda: nn.Sequential(
         convolution(), Activated(16), convolution(16), Activated(16), head()
     ),
-    subclass_around_one=lambda: nn.Sequential(convolution(), AroundOne(16), nn.ReLU(), head()),
 )
 
 
@@ -77,10 +67,3 @@ def other_norms() -> nn.Module:
         nn.InstanceNorm2d(16, affine=True), nn.SiLU(), convolution(16),
         nn.LocalResponseNorm(3), nn.Flatten(2), nn.LayerNorm(64), head(),
     )  # fmt: skip
-
-
-@net()
-def statistics_of_each_image() -> nn.Module:
-    """Those of training where there are any."""
-    norm = nn.InstanceNorm2d(16, track_running_stats=True)
-    return nn.Sequential(convolution(), norm, nn.ReLU(), convolution(16), head())

@@ -17,25 +17,10 @@ def traced() -> nn.Module:
     return torch.jit.trace(plain().eval(), torch.rand(2, 3, 8, 8))
 
 
-@net(batches=(3, 16, 1), compiled=True)
-def parts_traced_and_scripted() -> nn.Module:
-    model = plain().eval()
-    model[0] = torch.jit.trace(model[0], torch.rand(2, 3, 8, 8))
-    model[1][2] = torch.jit.script(model[1][2])
-    return model
-
-
 @net(batches=(3, 16, 1))
 def part_compiled() -> nn.Module:
     model = plain()
     model[1] = torch.compile(model[1], backend="eager")
-    return model
-
-
-@net(batches=(3, 16, 1))
-def compiled_in_place() -> nn.Module:
-    model = plain()
-    model[1].compile(backend="eager")
     return model
 
 
@@ -78,21 +63,6 @@ def output_buffer(self: Any, x: Tensor) -> Any:
     """Logits lie in a tensor that the next pass overwrites, where no gradient is asked for."""
     out = self.net(x)
     return self.out[: len(x)].copy_(out) if not torch.is_grad_enabled() else out
-
-
-@net()
-def parts_in_lists_and_dictionaries() -> nn.Module:
-    def forward(self: Any, x: Tensor) -> Any:
-        for name in ("in", "out"):
-            x = self.named[name](x)
-        outs = [part(x) for part in self.heads]
-        return self.outside(torch.stack(outs).mean(0))
-
-    calls = module(
-        forward, named=nn.ModuleDict({"in": block(), "out": block(16)}), heads=nn.ModuleList([head(), head()])
-    )
-    calls.outside = lambda logits: logits * 2
-    return calls
 
 
 @net()
