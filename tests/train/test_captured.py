@@ -8,8 +8,18 @@ from torch import nn
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.train import AWP, TRADES, Execution, FastTraining, Optimization, PGDTraining, Standard
-from fastadv.train import _steps, epochs, fit
+from fastadv.train import (
+    AWP,
+    TRADES,
+    Execution,
+    FastTraining,
+    Optimization,
+    PGDTraining,
+    Standard,
+    _steps,
+    epochs,
+    fit,
+)
 from tests import recorded
 from tests.train.nets import assert_same, images, net, stopped
 

@@ -62,8 +62,8 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
         assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
-def pgd(threat=fa.Linf(0.1)):
-    return fa.train.PGDTraining(threat, steps=2)
+def pgd(radius=0.1):
+    return fa.train.PGDTraining(fa.Linf(radius), steps=2)
 
 
 REFUSED = {
@@ -71,7 +71,7 @@ REFUSED = {
     "weight_decay": 4e-4, "schedule": "step", "augment": None, "precision": "bf16", "warm_up": 1,
     "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False,
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
-    "recipe": pgd(fa.Linf(0.2)),
+    "recipe": pgd(0.2),
 }  # fmt: skip
 
 

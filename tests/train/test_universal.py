@@ -15,6 +15,7 @@ from fastadv.train import UniversalResult
 from tests.processes import Refused, go, tell
 from tests.refusals import refuses
 from tests.train.nets import stopped
+from tests.train.processes.worker import Doubled
 
 universal = fa.attacks.universal
 WIDE = (-9.0, 9.0)
@@ -265,11 +266,6 @@ def cases():
     }
 
 
-class Doubled(Spoiled):
-    def forward(self, x):
-        return self.inner(x.double())
-
-
 def in_processes(folder, rank):
     calls = cases()
     torch.save([calls[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
@@ -375,10 +371,6 @@ def test_samples_of_the_class_that_is_wanted_change_no_step(criterion):
     assert both.parameters.norm() == pytest.approx(0.5)
 
 
-
-
-
-
 MODEL, THREAT = net(), fa.Linf(0.15)
 DATA = X, Y = labeled(MODEL, images())
 ASKED = {"a class": {"targets": 1}, "by a lead": {"targets": 1, "criterion": fa.attacks.WrongBy(0.05)}}
@@ -413,7 +405,9 @@ def test_a_table_asks_the_question_of_the_result(results, kind):
         row = judged(attack, data, batch_size=16)
         assert torch.equal(row.broken, reached(out, 2, lead, *data))
         assert row.asked.startswith("the target 2")
-    assert judged(partial(out, targets=None), data).asked == ("" if kind == "a class" else "WrongBy(lead=0.05)")
+    assert judged(partial(out, targets=None), data).asked == (
+        "" if kind == "a class" else "WrongBy(lead=0.05)"
+    )
 
 
 @pytest.mark.parametrize("kind", ASKED)
@@ -421,7 +415,11 @@ def test_a_result_keeps_its_question_and_a_folder_takes_no_other(results, kind, 
     out, asked = results[kind], ASKED[kind]
     torch.save(out, tmp_path / "out.pt")
     run = partial(universal, MODEL, DATA, THREAT, epochs=3, run_dir=tmp_path / "run")
-    for again in (torch.load(tmp_path / "out.pt", weights_only=True), run(**asked), run(**asked, resume=True)):
+    for again in (
+        torch.load(tmp_path / "out.pt", weights_only=True),
+        run(**asked),
+        run(**asked, resume=True),
+    ):
         same(again, out)
         assert (again.targets, again.criterion) == (1, asked.get("criterion", WRONG))
         assert torch.equal(judged(again).broken, judged(out).broken)
@@ -431,5 +429,3 @@ def test_a_result_keeps_its_question_and_a_folder_takes_no_other(results, kind, 
     for changed in ({"criterion": fa.attacks.WrongBy(0.5)}, {"targets": 2}, {"targets": None}, {"seed": 1}):
         refuses("another", run, **asked | changed, resume=True)
     refuses("pass resume=True", run, **asked)
-
-

@@ -24,15 +24,31 @@ class Net(nn.Module):
             first, wide = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
             self.parts = nn.Sequential(first, nn.BatchNorm2d(8), nn.ELU(), wide, nn.Dropout(0.2))
             self.last = nn.Linear(288, 3)
-        self.temperature = 1.0
+        self.temperature, self.others = 1.0, []
         self.register_buffer("shift", torch.zeros(3))
 
     def forward(self, x):
-        return self.last(self.parts(x).flatten(1)) * self.temperature + self.shift
+        logits = self.last(self.parts(x).flatten(1)) * self.temperature + self.shift
+        for other in self.others:
+            logits = other(logits)
+        return logits
 
 
 def _hook(module, args, out):
     return out * 2
+
+
+class Factor:
+    def __init__(self):
+        self.weight = torch.tensor([1.0, 2.0, 3.0])
+
+    def __call__(self, logits):
+        return logits * self.weight
+
+
+def _hidden(net):
+    for other in net.others:
+        other.weight.mul_(-3)
 
 
 CHANGES = {
@@ -45,9 +61,10 @@ CHANGES = {
     "buffer": lambda net: setattr(net, "shift", torch.tensor([3.0, 0.0, -3.0])),
     "values of a buffer": lambda net: net.shift.copy_(torch.tensor([3.0, 0.0, -3.0])),
     "number": lambda net: setattr(net, "temperature", 2.0),
-    "module in a list": lambda net: setattr(net, "others", [nn.Linear(3, 3)]),
-    "object": lambda net: setattr(net, "others", object()),
+    "module in a list": _hidden,
+    "object": _hidden,
 }
+HELD = {"module in a list": nn.Linear(3, 3), "object": Factor()}  # whose changes cannot be seen
 
 
 @pytest.mark.usefixtures("search_copy")
@@ -62,10 +79,11 @@ def test_examples_are_those_of_the_model_as_it_is(change):
 
     @torch.no_grad()
     def between(done, total):
-        if done == 2:
+        if done in (1, 2):
             CHANGES[change](net)
 
     net, recipe = Net(), Noted(fa.L2(0.5), steps=3, random_start=False)
+    net.others = [HELD[change]] if change in HELD else []
     fit(net, images(64), recipe, epochs=1, batch_size=16, learning_rate=0.02, progress=between)
     assert len(batches) == 4
     for model, x, y, x_adv in batches:
