@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -118,19 +117,39 @@ def test_finished_points_are_taken_whatever_they_come_in(points: Points) -> None
     assert (free.flags, free.threat) == ((ELSEWHERE,), None)
 
 
-def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_call() -> None:
-    def own(model: Any, x: Tensor, y: Tensor) -> Tensor:
+class Held:
+    def __init__(self, threat: Any) -> None:
+        self.threat = threat
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
         return across(x)
 
-    attacks, each = {"own": own, "pgd": "pgd"}, fa.Linf(torch.tensor([0.05, 0.25, 0.4, 0.25, 0.3, 0.3]))
+
+def test_a_function_is_called_with_what_it_takes_and_judged_in_its_threat_or_in_that_of_the_call() -> None:
+    def inner(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
+        return across(x)
+
+    @wraps(inner)
+    def outer(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        return across(x)
+
+    small, each = fa.Linf(0.125), fa.Linf(torch.tensor([0.05, 0.25, 0.4, 0.25, 0.3, 0.3]))
+    attacks: dict[str, Any] = {"outer": outer, "free": Held(None), "own": Held(small), "pgd": "pgd"}
+    attacks["says"] = lambda model, x, y: SimpleNamespace(x_adv=across(x), threat=small)
     for threat, broken in ((BALL, BROKEN), (each, [False, True, True, *NONE[3:]])):
         for size in (2, 6):
-            table = evaluate(Threshold(), DATA, attacks, threat=threat, batch_size=size, indicators=False)
-            assert table["own"].broken.tolist() == broken
-            assert any(flag.startswith("claims: 2 of 4") for flag in table["own"].flags)
-    several = evaluate(Threshold(), DATA, own, threat=[BALL, fa.Linf(0.15)])
+            table = evaluate(
+                Threshold(), DATA, attacks, threat=threat, batch_size=size, seed=1, indicators=False
+            )
+            for name in ("outer", "free"):
+                assert table[name].broken.tolist() == broken
+                assert any(flag.startswith("claims: 2 of 4") for flag in table[name].flags)
+            for name in ("own", "says"):
+                assert table[name].broken.tolist() == [True, *NONE[1:]]
+                assert float(table[name].threat.radius) == 0.125
+    several = evaluate(Threshold(), DATA, inner, threat=[BALL, fa.Linf(0.15)])
     counts = {row.name: int(row.broken.sum()) for row in several.rows}
-    assert counts == {"own Linf 0.25": 2, "own Linf 0.15": 1}
+    assert counts == {"inner Linf 0.25": 2, "inner Linf 0.15": 1}
 
 
 def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_attacks_beside() -> None:
@@ -162,29 +181,6 @@ def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_attacks
     near = partial(fa.attacks.fmn, steps=5)
     refuses("radii: expected at most 0.4", curve, minimum_norm=near, radii=[0.5], threat=fa.Linf(0.4))
     assert curve(lambda r: plain, [0.15], threat=fa.Linf(1, box=(0, 255))).accuracy[0] == pytest.approx(3 / 6)
-
-
-def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_holds() -> None:
-    def inner(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
-        return across(x)
-
-    @wraps(inner)
-    def outer(model: Any, x: Tensor, y: Tensor) -> Tensor:
-        return across(x)
-
-    class Held:
-        def __init__(self, threat: Any) -> None:
-            self.threat = threat
-
-        def __call__(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
-            return across(x)
-
-    ball = fa.Linf(0.125)
-    attacks = {"outer": outer, "free": Held(None), "own": Held(ball)}
-    attacks["says"] = lambda model, x, y: SimpleNamespace(x_adv=across(x), threat=ball)
-    table = evaluate(Threshold(), DATA, attacks, threat=BALL, seed=1, indicators=False)
-    assert [int(row.broken.sum()) for row in table.rows] == [2, 2, 1, 1]
-    assert float(table["own"].threat.radius) == 0.125
 
 
 def test_images_alone_are_no_success_of_a_map() -> None:
@@ -331,10 +327,6 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
     assert "outside" not in str(over)
 
 
-
-
-
-
 RADII = BALL.with_radius(torch.tensor([0.05, 0.25, 0.3, 0.5, 0.0, 0.25]))
 
 
@@ -363,8 +355,6 @@ def test_what_is_of_all_data_goes_by_the_number_of_a_sample(name, values):
     assert torch.equal(two["pgd"].distance, whole[:2])
     own = wraps(attack)(lambda model, x, y, ids: attack(model, x, y, ids=ids))
     assert torch.equal(evaluate(Threshold(), DATA, {"own": own}, indicators=False)["own"].distance, whole)
-
-
 
 
 @pytest.mark.slow
