@@ -211,4 +211,3 @@ AT_INPUT: dict[str, Callable[[], nn.Module]] = {
     "binarize": Binarize,
 }
 AT_RANDOM: dict[str, Callable[[], nn.Module]] = {"random_crop": RandomCrop, "dropout": AlwaysDropout}
-AT_LOGITS: dict[str, Callable[[], nn.Module]] = {"temperature": Temperature, "softmax": Softmax}
