@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastadv import _extras
+from tests.test_layers import imported
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastadv"
@@ -25,16 +26,7 @@ LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"to
 
 def packages(nodes: Iterator[ast.AST]) -> set[str]:
     """The top packages that import statements and calls of `import_module` name, without Python's own."""
-    imports = set[str]()
-    for node in nodes:
-        match node:
-            case ast.Import(names=names):
-                imports |= {alias.name for alias in names}
-            case ast.ImportFrom(module=str(name)):
-                imports.add(name)
-            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name))]):
-                imports.add(name)
-    return {name.partition(".")[0] for name in imports} - sys.stdlib_module_names
+    return {name.partition(".")[0] for name in imported(nodes)} - sys.stdlib_module_names
 
 
 def run_at_import(node: ast.AST) -> Iterator[ast.AST]:

@@ -1,6 +1,6 @@
 """The machine in a bottle: products keep what is exact and lose their last bits, forward and backward."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,11 +17,9 @@ def wave(*shape: int) -> Tensor:
     return torch.linspace(1, 9, torch.Size(shape).numel()).sin().reshape(shape)
 
 
-TERMS = 3 * 3**3 + 1  # at most: a convolution in three dimensions, with its bias
+TERMS = 64 + 1  # at most: a matrix product, with its bias
 PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "conv2d": (lambda x: F.conv2d(x, wave(3, 3, 3, 3), wave(3)), (5, 3, 4, 4)),
-    "conv3d": (lambda x: F.conv3d(x, wave(3, 3, 3, 3, 3), wave(3)), (5, 3, 4, 4, 4)),
-    "conv_transpose2d": (lambda x: F.conv_transpose2d(x, wave(3, 3, 3, 3), wave(3)), (5, 3, 4, 4)),
     "linear": (lambda x: F.linear(x, wave(8, 64), wave(8)), (5, 64)),
     "matmul": (lambda x: x @ wave(64, 8), (5, 64)),
     "baddbmm": (lambda x: torch.baddbmm(wave(2, 5, 8), x, wave(2, 64, 8)), (2, 5, 64)),
@@ -36,21 +34,15 @@ def both(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tenso
     return value.detach(), torch.autograd.grad(value, x, wave(*value.shape))[0]
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[Callable[[], object]]:
-    """Moves the rest of the test to another machine."""
-    machines: list[OtherMachine] = []
-    yield lambda: machines.append(OtherMachine(3))
-    for machine in machines:
-        machine.close()
-
-
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_last_bits_differ_forward_and_backward(elsewhere, name):
+def test_last_bits_differ_forward_and_backward(name):
     function, shape = PRODUCTS[name]
     here = both(function, wave(*shape))
-    elsewhere()
-    there, again = both(function, wave(*shape)), both(function, wave(*shape))
+    machine = OtherMachine(3)
+    try:
+        there, again = both(function, wave(*shape)), both(function, wave(*shape))
+    finally:
+        machine.close()
     for one, other, same in zip(here, there, again, strict=True):
         assert torch.equal(other, same)
         assert not torch.equal(one, other)

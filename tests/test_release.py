@@ -78,15 +78,11 @@ REFUSED = (
 
 
 @pytest.mark.slow
-def test_an_older_torch_is_refused_before_anything_of_it_is_used(tmp_path):
+def test_an_older_torch_is_refused_before_anything_of_it_is_used_by_a_command_in_one_line(tmp_path):
     assert beside(OLD, "import fastadv", tmp_path).splitlines()[-1].startswith(f"ImportError: {REFUSED}")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("torch", "says"), [(OLD, REFUSED), (MISSING, "No torch")])
-def test_the_command_says_so_in_one_line(torch, says, tmp_path):
     assert NAMED["scripts"] == {"fastadv": "fastadv_command:main"}
     assert PROJECT["tool"]["setuptools"]["py-modules"] == ["fastadv_command", "fastadv_pytest"]
-    (line,) = beside(torch, COMMAND, tmp_path, "doctor").splitlines()
-    assert line.startswith(f"fastadv: {says}")
-    assert "Traceback" in beside(torch, COMMAND, tmp_path, "doctor", "--debug")
+    for torch, says in ((OLD, REFUSED), (MISSING, "No torch")):
+        (line,) = beside(torch, COMMAND, tmp_path, "doctor").splitlines()
+        assert line.startswith(f"fastadv: {says}")
+    assert "Traceback" in beside(OLD, COMMAND, tmp_path, "doctor", "--debug")

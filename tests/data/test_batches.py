@@ -11,23 +11,13 @@ from torch.utils.data import Dataset
 
 from fastadv.data import ImageSet, batches, load
 from fastadv.errors import CorruptFileError, InputError
+from tests.data.test_kinds import files
 from tests.refusals import refuses
 
 
 def images(count=11):
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    generator = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for i in range(5):
-            pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{i}.png")
-    return tmp_path
 
 
 def test_a_batch_is_a_copy():
@@ -40,12 +30,14 @@ def test_a_batch_is_a_copy():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_images_that_cannot_be_served_are_named_in_one_line(folder, workers):
-    Image.new("RGB", (9, 9)).save(folder / "train" / "a" / "9.png")
-    with pytest.raises(InputError, match=r"one shape, got \[3, 6, 5\], \[3, 9, 9\]; load the set with size="):
+def test_images_that_cannot_be_served_are_named_in_one_line(tmp_path, workers):
+    files(tmp_path, images(), torch.arange(11) % 2)
+    folder = tmp_path / "pets"
+    Image.new("RGB", (9, 9)).save(folder / "train" / "a" / "99.png")
+    with pytest.raises(InputError, match=r"one shape, got \[3, 4, 4\], \[3, 9, 9\]; load the set with size="):
         list(batches(load("imagefolder", data_dir=folder), 20, workers=workers))
-    resized = load("imagefolder", data_dir=folder, size=4)
-    assert next(batches(resized, 20))[0].shape == (11, 3, 4, 4)
+    resized = load("imagefolder", data_dir=folder, size=3)
+    assert next(batches(resized, 20))[0].shape == (12, 3, 3, 3)
     broken = folder / "train" / "b" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(CorruptFileError, match=r"3\.png: expected a whole image file") as caught:

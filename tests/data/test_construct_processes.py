@@ -63,7 +63,7 @@ def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path, never
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path):
     go(WORKER, "faults", tmp_path, 2)
     refused = Refused(tmp_path)
-    for name in ("base", "model", "seed", "out_dir"):
+    for name in ("base", "out_dir"):
         refused.alike(name, name)
     refused.by(1, argument="steps: expected", pixel="samples 25 to 31: expected")
     refused.by(0, file="out_dir: expected a folder", folder=str(tmp_path / "other"))

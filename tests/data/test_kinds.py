@@ -43,7 +43,7 @@ def joined(folder, x, y):
 def files(folder, x, y):
     """Image files, in the order of their numbers."""
     for place, image in enumerate(x):
-        path = folder / "pets" / "train" / "abc"[y[place]] / f"{place}.png"
+        path = folder / "pets" / "train" / "abcdefghij"[y[place]] / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array(image)).save(path)
     dataset = load("imagefolder", "train", folder / "pets")

@@ -61,15 +61,11 @@ def go_on(folder, rank=0):
 def faults(folder, rank):
     """What each process says of a construction that goes wrong in one of them."""
     (folder / "file").write_text("")
-    other = net()
-    other[4].bias.data[0] += 1e-6 * rank
     random_target(net(), toy_base(20), out_dir=folder / "other", **OPTIONS)
     spoiled = toy_base(eight_bit=False)
     spoiled.x[29, 0, 2, 2] = 2.0
     wrong = {
         "base": {"base": toy_base(60 - rank)},
-        "model": {"model": other},
-        "seed": {"seed": rank},
         "out_dir": {"out_dir": folder / f"set-{rank}"},
         "argument": {"steps": 1 - rank},
         "file": {"out_dir": folder / "file"},

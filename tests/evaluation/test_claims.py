@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
@@ -58,14 +57,22 @@ def test_an_argument_that_an_attack_does_not_have_is_named() -> None:
     refuses(says, evaluate, Threshold(), DATA, partial(pgd(1), step=3), threat=BALL)
 
 
+class Gap(Threshold):
+    """Without an answer at some points in the ball."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.where(x < 0.95, math.nan))
+
+
 def row(points: Points, threat: fa.Threat | None = BALL, batch_size: int = 4, **bound: Any) -> Row:
     attacks = {"own": attack_of(points, **bound)}
-    return evaluate(Threshold(), DATA, attacks, threat=threat, indicators=False, batch_size=batch_size)["own"]
+    return evaluate(Gap(), DATA, attacks, threat=threat, indicators=False, batch_size=batch_size)["own"]
 
 
 LIES: dict[str, tuple[Points, list[bool]]] = {
     "x itself": (claims, NONE),
     "NaN": (lambda x: claims(x * math.nan), NONE),
+    "gap": (lambda x: claims(torch.where(x > 0.8, 0.97, across(x))), BROKEN),
     "far": (lambda x: claims(across(x)), BROKEN),
     "box": (lambda x: claims(across(x) - 1.0 * (x > 0.5)), [True, *NONE[1:]]),
     "wider threat": (lambda x: claims(across(x), threat=fa.Linf(0.5)), BROKEN),
@@ -74,14 +81,14 @@ LIES: dict[str, tuple[Points, list[bool]]] = {
 }
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 6])
+@pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("lie", LIES)
 def test_a_claim_that_model_or_threat_deny_is_no_success(lie: str, batch_size: int) -> None:
     points, broken = LIES[lie]
     attacked = row(points, batch_size=batch_size)
     assert attacked.broken.tolist() == broken
     assert any(flag.startswith(f"claims: {4 - sum(broken)} of 4 points") for flag in attacked.flags)
-    assert attacked.failed == (4 if lie == "NaN" else 0)
+    assert attacked.failed == {"NaN": 4, "gap": 1}.get(lie, 0)
     assert repr(attacked.threat) == repr(BALL)
     # measured, whatever was claimed
     assert attacked.distance[attacked.broken].tolist() == pytest.approx([0.12, 0.22][: sum(broken)])
@@ -110,19 +117,39 @@ def test_finished_points_are_taken_whatever_they_come_in(points: Points) -> None
     assert (free.flags, free.threat) == ((ELSEWHERE,), None)
 
 
-def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_call() -> None:
-    def own(model: Any, x: Tensor, y: Tensor) -> Tensor:
+class Held:
+    def __init__(self, threat: Any) -> None:
+        self.threat = threat
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
         return across(x)
 
-    attacks, each = {"own": own, "pgd": "pgd"}, fa.Linf(torch.tensor([0.05, 0.25, 0.4, 0.25, 0.3, 0.3]))
+
+def test_a_function_is_called_with_what_it_takes_and_judged_in_its_threat_or_in_that_of_the_call() -> None:
+    def inner(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
+        return across(x)
+
+    @wraps(inner)
+    def outer(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        return across(x)
+
+    small, each = fa.Linf(0.125), fa.Linf(torch.tensor([0.05, 0.25, 0.4, 0.25, 0.3, 0.3]))
+    attacks: dict[str, Any] = {"outer": outer, "free": Held(None), "own": Held(small), "pgd": "pgd"}
+    attacks["says"] = lambda model, x, y: SimpleNamespace(x_adv=across(x), threat=small)
     for threat, broken in ((BALL, BROKEN), (each, [False, True, True, *NONE[3:]])):
         for size in (2, 6):
-            table = evaluate(Threshold(), DATA, attacks, threat=threat, batch_size=size, indicators=False)
-            assert table["own"].broken.tolist() == broken
-            assert any(flag.startswith("claims: 2 of 4") for flag in table["own"].flags)
-    several = evaluate(Threshold(), DATA, own, threat=[BALL, fa.Linf(0.15)])
+            table = evaluate(
+                Threshold(), DATA, attacks, threat=threat, batch_size=size, seed=1, indicators=False
+            )
+            for name in ("outer", "free"):
+                assert table[name].broken.tolist() == broken
+                assert any(flag.startswith("claims: 2 of 4") for flag in table[name].flags)
+            for name in ("own", "says"):
+                assert table[name].broken.tolist() == [True, *NONE[1:]]
+                assert float(table[name].threat.radius) == 0.125
+    several = evaluate(Threshold(), DATA, inner, threat=[BALL, fa.Linf(0.15)])
     counts = {row.name: int(row.broken.sum()) for row in several.rows}
-    assert counts == {"own Linf 0.25": 2, "own Linf 0.15": 1}
+    assert counts == {"inner Linf 0.25": 2, "inner Linf 0.15": 1}
 
 
 def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_attacks_beside() -> None:
@@ -154,29 +181,6 @@ def test_points_of_a_function_without_a_threat_are_judged_in_that_of_the_attacks
     near = partial(fa.attacks.fmn, steps=5)
     refuses("radii: expected at most 0.4", curve, minimum_norm=near, radii=[0.5], threat=fa.Linf(0.4))
     assert curve(lambda r: plain, [0.15], threat=fa.Linf(1, box=(0, 255))).accuracy[0] == pytest.approx(3 / 6)
-
-
-def test_a_function_is_called_with_what_it_takes_and_judged_in_the_threat_it_holds() -> None:
-    def inner(model: Any, x: Tensor, y: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
-        return across(x)
-
-    @wraps(inner)
-    def outer(model: Any, x: Tensor, y: Tensor) -> Tensor:
-        return across(x)
-
-    class Held:
-        def __init__(self, threat: Any) -> None:
-            self.threat = threat
-
-        def __call__(self, model: Any, x: Tensor, y: Tensor) -> Tensor:
-            return across(x)
-
-    ball = fa.Linf(0.125)
-    attacks = {"outer": outer, "free": Held(None), "own": Held(ball)}
-    attacks["says"] = lambda model, x, y: SimpleNamespace(x_adv=across(x), threat=ball)
-    table = evaluate(Threshold(), DATA, attacks, threat=BALL, seed=1, indicators=False)
-    assert [int(row.broken.sum()) for row in table.rows] == [2, 2, 1, 1]
-    assert float(table["own"].threat.radius) == 0.125
 
 
 def test_images_alone_are_no_success_of_a_map() -> None:
@@ -220,9 +224,8 @@ def test_a_norm_of_the_callers_is_measured_by_its_own_distance() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [2, 6])
-def test_what_is_bound_to_an_attack_is_what_it_is_asked(batch_size: int) -> None:
-    targets, first = torch.tensor([1, 1, 0, 0, 0, 0]), [True, *NONE[1:]]
+def test_what_is_bound_to_an_attack_is_what_it_is_asked() -> None:
+    targets, first, batch_size = torch.tensor([1, 1, 0, 0, 0, 0]), [True, *NONE[1:]], 2
     for bound, broken in (
         ({"criterion": WrongBy(0.1)}, NONE),
         ({"criterion": WrongBy(0.03)}, BROKEN),
@@ -254,7 +257,7 @@ def moved(x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
 X = fa.data.load("digits", "test").x[:12]
 ROADS: dict[str, dict[str, Any]] = {
     "ball": {},
-    "mask": {"mask": torch.arange(8).view(1, 1, 1, 8).expand(12, 1, 8, 8) > 1},
+    "mask": {"mask": torch.arange(8).view(1, 1, 1, 8).expand(1, 1, 8, 8) > 1},
     "criterion": {"criterion": WrongBy(0.01)},
     "map of ids": {"threat": fa.Through(moved, fa.Linf(0.02, (-1, 1)), torch.zeros_like)},
     "map": {"threat": fa.Through(lambda x, t: (x + t).clamp(0, 1), fa.Linf(0.02, (-1, 1)), torch.zeros_like)},
@@ -278,7 +281,7 @@ def test_a_librarys_attack_is_told_alike_under_the_claim_of_an_own(road: str) ->
         for kind in (fa.attacks.pgd, claimed, wide)
     }
     y = NET(X).argmax(1)
-    options = {"indicators": False, "freeze": False, "batch_size": 12 if road == "mask" else 3}
+    options = {"indicators": False, "freeze": False, "batch_size": 3}
     library, other, far = evaluate(NET, (X, y), attacks, **options).rows
     assert 0 < int(library.broken.sum()) < 12
     assert torch.equal(library.broken, other.broken)
@@ -307,7 +310,7 @@ def test_curves_and_bisections_count_what_is_proved() -> None:
         assert any(flag.startswith("claims: ") for flag in out.flags)
 
 
-@pytest.mark.parametrize("off", [0, 1e-7, 1e-6, 3e-6, 1e-3])
+@pytest.mark.parametrize("off", [3e-6, 1e-3])
 def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -> None:
     class Off(fa.Linf):
         def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: Any) -> Tensor:
@@ -322,28 +325,6 @@ def test_a_norm_that_is_off_by_rounding_is_no_model_of_two_answers(off: float) -
     over = core.run(net, X, y, fa.Linf(1), lambda search: search.finish(torch.full_like(search.x, 1 + 1e-7)))
     assert float(over.x_adv.max()) == 1
     assert "outside" not in str(over)
-
-
-def test_points_outside_of_the_mask_are_no_success() -> None:
-    y, mask = NET(X).argmax(1), ROADS["mask"]["mask"]
-
-    def wide(model: Any, x: Tensor, y: Tensor, threat: fa.Threat, mask: Any = None) -> Tensor:
-        return fa.attacks.fgsm(model, x, y, threat).x_adv
-
-    attacks = {f"{len(form)}": partial(wide, threat=fa.Linf(0.3), mask=form) for form in (mask, mask[:1])}
-    for attacked in evaluate(NET, (X, y), attacks, indicators=False).rows:
-        assert not bool(attacked.broken.any())
-        assert attacked.flags[0].startswith("claims: 12 of 12")
-
-
-def test_points_at_which_the_model_has_no_answer_are_failed() -> None:
-    class Gap(Threshold):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.where(x < 0.95, math.nan))
-
-    attacks = {"own": attack_of(lambda x: torch.where(x > 0.8, 0.97, across(x)), threat=BALL)}
-    attacked = evaluate(Gap(), DATA, attacks, indicators=False)["own"]
-    assert (attacked.broken.tolist(), attacked.failed) == (BROKEN, 1)
 
 
 RADII = BALL.with_radius(torch.tensor([0.05, 0.25, 0.3, 0.5, 0.0, 0.25]))
@@ -374,18 +355,6 @@ def test_what_is_of_all_data_goes_by_the_number_of_a_sample(name, values):
     assert torch.equal(two["pgd"].distance, whole[:2])
     own = wraps(attack)(lambda model, x, y, ids: attack(model, x, y, ids=ids))
     assert torch.equal(evaluate(Threshold(), DATA, {"own": own}, indicators=False)["own"].distance, whole)
-
-
-def test_a_perturbation_is_told_by_what_is_bound_to_it() -> None:
-    data = NET, (X, NET(X).argmax(1))
-    perturbation = fa.attacks.universal(*data, fa.Linf(0.3), epochs=1, targets=2)
-    attacks = {"made": perturbation, "any": partial(perturbation, targets=None)}
-    attacks |= {"five": partial(perturbation, targets=5), "fives": replace(perturbation, targets=5)}
-    rows = evaluate(*data, attacks, indicators=False).rows
-    assert [row.asked for row in rows] == ["the target 2", "", "the target 5", "the target 5"]
-    assert [len(row.remarks) for row in rows] == [1, 0, 1, 1]
-    assert torch.equal(rows[2].broken, rows[3].broken)
-    assert bool((rows[1].broken >= rows[0].broken).all())
 
 
 @pytest.mark.slow

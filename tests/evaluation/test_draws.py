@@ -3,7 +3,6 @@
 import json
 import math
 import random
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -116,13 +115,12 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("kind", RANDOM)
-def test_an_attack_that_changes_nothing_leaves_what_there_was(kind, seed):
+def test_an_attack_that_changes_nothing_leaves_what_there_was(kind):
     model, data, chance = RANDOM[kind]
     null = partial(fa.attacks.pgd, threat=fa.Linf(1e-7), steps=2, eot=4)
     attacks = {"null": null, "again": partial(fa.attacks.square, threat=fa.Linf(1e-7), queries=10)}
-    table = drawn(model, 8, dataset=data, attacks=attacks, seed=seed, indicators=False)
+    table = drawn(model, 8, dataset=data, attacks=attacks, seed=3, indicators=False)
     assert 0.02 < table.clean_accuracy < 0.98
     assert chance is None or table.clean_accuracy == pytest.approx(chance, abs=0.12)
     for row in table.rows:
@@ -134,13 +132,12 @@ def test_an_attack_that_changes_nothing_leaves_what_there_was(kind, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ["fgsm", "pgd", "apgd", "square", "sparse_rs", "autoattack"])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "square", "autoattack"])
 def test_every_sample_that_is_right_in_some_draw_is_attacked(attack, monkeypatch):
     """One verdict finds nine of ten wrong."""
     seen, write = list[AttackResult](), outcomes.write
     monkeypatch.setattr(outcomes, "write", lambda *args: (seen.append(args[1]), write(*args)))
-    threat = fa.L0(1) if attack == "sparse_rs" else fa.Linf(0.5)
-    run = partial(getattr(fa.attacks, attack), threat=threat)
+    run = partial(getattr(fa.attacks, attack), threat=fa.Linf(0.5))
     if attack == "autoattack":
         run = partial(run, version=["square"])
     table = drawn(Doubtful(0.1), 10, dataset=many(40), attacks={"one": run}, indicators=False)
@@ -265,11 +262,11 @@ def test_one_draw_of_a_randomized_model_is_flagged():
     assert not evaluate(nets.Threshold(), many(), {"pgd": nets.pgd(0.1)})["pgd"].flags
 
 
-@pytest.mark.parametrize("bad", [0, -1, True, 2.0, "3", None])
-def test_bad_draws_and_seeds_are_named(bad):
-    refuses("draws: expected an integer >= 1", drawn, nets.Threshold(), bad)
-    if bad != 0:
-        refuses("seed: expected", drawn, nets.Threshold(), 2, seed=bad)
+def test_bad_draws_and_seeds_are_named():
+    for bad in (0, -1, True, 2.0, "3", None):
+        refuses("draws: expected an integer >= 1", drawn, nets.Threshold(), bad)
+        if bad != 0:
+            refuses("seed: expected", drawn, nets.Threshold(), 2, seed=bad)
 
 
 def test_shares_of_samples_are_rounded_to_their_number():
@@ -287,19 +284,6 @@ def test_shares_of_samples_are_rounded_to_their_number():
     assert line.split() == ["29.0%"] * 3
     low, high = Curve(np.zeros(1), np.array([0.29])).band(100)
     assert (low.accuracy[0], high.accuracy[0]) == clopper_pearson(29, 100)
-
-
-def test_passes_of_draws_are_small():
-    sizes = Counter[int]()
-
-    class Sized(nets.Threshold):
-        def forward(self, x: Tensor) -> Tensor:
-            sizes[len(x)] += 1
-            return super().forward(x)
-
-    table = drawn(Sized(), 3, dataset=many(12), attacks=None, batch_size=5)
-    assert table.draws.right.tolist() == [3] * 12
-    assert sizes == {5: 2, 2: 1 + 3, SHARED: 6, 1: 6}
 
 
 def test_of_a_search_that_stops_early_no_flag_says_that_it_went_to_the_last_step() -> None:

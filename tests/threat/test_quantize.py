@@ -54,7 +54,7 @@ def test_uses_what_the_ball_leaves(kind, seed, cols, dtype):
 
 
 @pytest.mark.parametrize("kind", THREATS.values())
-@pytest.mark.parametrize("levels", [1, 2, 3, 8, 38, 100, 254])
+@pytest.mark.parametrize("levels", [1, 3, 38, 254])
 def test_what_lies_whole_levels_away_stays_by_quantize_as_by_contains(kind, levels):
     grid, far = LEVELS[0], levels / 255
     threat = kind({"linf": far, "l2": 2**0.5 * far, "l1": 2 * far, "l0": 2}[kind.norm])

@@ -1,9 +1,6 @@
 """Aligned: FARE and TeCoA by hand, what a run of them keeps, measures and refuses."""
 
-import gc
-import weakref
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -111,15 +108,6 @@ def test_weights_of_a_bf16_run_learn_in_bf16(recipe):
     assert {dtype for training, dtype in met if training} == {torch.bfloat16}
 
 
-def test_a_model_is_let_go_after_its_run():
-    model = TwoTowers(encoder())
-    fit(model, images(24), FARE, epochs=1, batch_size=8)
-    seen = weakref.ref(model)
-    del model
-    gc.collect()
-    assert seen() is None
-
-
 def test_gradients_of_nan_are_told():
     model = encoder()
     model[1].weight.register_hook(lambda gradient: gradient * torch.nan)
@@ -138,10 +126,6 @@ class Trained(TwoTowers):
 class Narrowing(nn.Sequential):
     def forward(self, x):
         return super().forward(x)[:, : 2 if self.training else 3]
-
-
-def test_the_radius_is_finite():
-    refuses("radius: expected a finite one for a start drawn", replace, FARE, threat=fa.Linf(float("inf")))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,9 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.train import (
     AWP,
-    MART,
     TRADES,
     Execution,
     FastTraining,
-    FGSMTraining,
     Optimization,
     PGDTraining,
     Standard,
@@ -51,10 +49,8 @@ CASES = {
     "pgd": {"recipe": PGD, "optimizer": "nesterov"},
     "pgd of many steps": {"recipe": PGDTraining(fa.L2(0.5), steps=12), "optimizer": "adam"},
     "pgd in two norms": {"recipe": PGDTraining([THREAT, fa.L2(0.5)], steps=2)},
-    "fgsm": {"recipe": FGSMTraining(THREAT), "optimizer": "adamw"},
-    "fast": {"recipe": FastTraining(THREAT)},
+    "fast": {"recipe": FastTraining(THREAT), "optimizer": "adamw"},
     "trades": {"recipe": TRADES(THREAT, steps=2)},
-    "mart": {"recipe": MART(THREAT, steps=2)},
     "bf16": {"recipe": PGD, "execution": {"precision": "bf16"}},
     "ramp": {"recipe": PGD, "optimization": Optimization(ramp=1, batch_norm_momentum=0.3, momentum=0.0)},
 }
@@ -70,9 +66,9 @@ def test_a_run_is_the_same_from_graphs(case, captured):
     assert len(captured) == 2  # one for each epoch
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5, 7, 11])
+@pytest.mark.parametrize("stop", [3, 7, 11])
 def test_a_run_goes_on_where_it_stopped(stop, captured, tmp_path):
-    """Before a capture, after it, amid replays and between epochs, with another optimizer state each."""
+    """After a capture, between epochs, and amid replays, with another optimizer state each."""
     options = {"optimizer": "adam", "run_dir": tmp_path, "execution": {"checkpoint_every": 1}}
     expected, _ = trained(PGD, optimizer="adam")
     stopped(stop, trained, PGD, **options)
@@ -155,8 +151,7 @@ def test_a_model_that_changes_between_steps_is_seen(captured):
     assert captured
 
 
-@pytest.mark.parametrize("case", ["standard", "pgd", "trades"])
-def test_a_compiled_run_trains_the_same(case, captured, monkeypatch):
+def test_a_compiled_run_trains_the_same(captured, monkeypatch):
     """By a backend that computes as torch does; the last batch, of another size, is compiled by none."""
     full, called_by = [], _steps.called_by
 
@@ -166,9 +161,9 @@ def test_a_compiled_run_trains_the_same(case, captured, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(_steps, "called_by", watched)
-    expected, _ = trained(cuda_graph=False, **CASES[case])
+    expected, _ = trained(cuda_graph=False, **CASES["trades"])
     assert not any(full)
-    options = CASES[case] | {"execution": {"compile": True}}
+    options = CASES["trades"] | {"execution": {"compile": True}}
     for cuda_graph in (False, None):
         full.clear()
         model, _ = trained(cuda_graph=cuda_graph, **options)

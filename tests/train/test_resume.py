@@ -47,24 +47,23 @@ def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
     refuses(r"schedule \(constant there, cosine here\)", run, tmp_path, epochs=2, resume=True)
 
 
-@pytest.mark.parametrize("damage", ["stale", "flipped"])
-def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path, damage):
+def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path):
     """A run made longer may be killed between its last checkpoint and its weights."""
     run(tmp_path, schedule="constant", epochs=1)
     path = tmp_path / "model.safetensors"
-    data = bytearray(path.read_bytes())
+    stale = path.read_bytes()
     expected, _ = run(tmp_path, schedule="constant", epochs=2, resume=True)
-    if damage == "flipped":
-        data = bytearray(path.read_bytes())
-        data[-3] ^= 1
-    path.write_bytes(data)
-    run(tmp_path, schedule="constant", epochs=2, resume=True)
-    stored, _ = files.load_tensors(path)
-    assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
+    flipped = bytearray(path.read_bytes())
+    flipped[-3] ^= 1
+    for data in (stale, flipped):
+        path.write_bytes(data)
+        run(tmp_path, schedule="constant", epochs=2, resume=True)
+        stored, _ = files.load_tensors(path)
+        assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
-def pgd(**changed):
-    return fa.train.PGDTraining(**{"threat": fa.Linf(0.1), "steps": 2} | changed)
+def pgd(radius=0.1):
+    return fa.train.PGDTraining(fa.Linf(radius), steps=2)
 
 
 REFUSED = {
@@ -72,20 +71,15 @@ REFUSED = {
     "weight_decay": 4e-4, "schedule": "step", "augment": None, "precision": "bf16", "warm_up": 1,
     "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False,
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,
-    "recipe": pgd(threat=fa.Linf(0.2)),
+    "recipe": pgd(0.2),
 }  # fmt: skip
-RECIPES = [
-    pgd(steps=3), pgd(threat=fa.L2(0.1)), pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))),
-    pgd(attack_loss="margin"), fa.train.TRADES(fa.Linf(0.1), 2), fa.train.AWP(pgd()),
-]  # fmt: skip
 
 
 def test_another_configuration_is_refused_and_named(whole):
     before = {path: path.read_bytes() for path in whole[2].iterdir()}
     for name, value in REFUSED.items():
         refuses(rf"another {name}[ .].*another folder", run, whole[2], resume=True, **{name: value})
-    for recipe in RECIPES:
-        refuses("another recipe", run, whole[2], resume=True, recipe=recipe)
+    refuses("another recipe", run, whole[2], resume=True, recipe=fa.train.AWP(pgd()))
     assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
 
 
@@ -117,15 +111,9 @@ def test_another_data_set_or_model_is_refused(whole):
     relabeled = ImageSet(data.x, (data.y + 1) % 3, data.classes, data.name)
     for other in (images(seed=1), images(49), relabeled):
         refuses("another data", fit, net(), other, pgd(), **settings)
-    frozen = net()
-    frozen[0].bias.requires_grad_(False)
-    activation, dropout, momentum = net(), net(), net()
-    activation[2] = nn.Tanh()
-    dropout[4].p = 0.3
-    momentum[1].momentum = 0.2
+    (momentum := net())[1].momentum = 0.2
     (hooked := net()).register_forward_hook(lambda module, args, output: 2 * output)
-    smaller = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    for other in (smaller, net().double(), frozen, activation, dropout, momentum, hooked):
+    for other in (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), momentum, hooked):
         refuses("another model", fit, other, images(), pgd(), **settings)
 
 

@@ -23,8 +23,7 @@ def test_factors_repair_a_class_that_is_too_cheap():
     assert torch.equal(class_factors(torch.eye(4) * -1 + 2, torch.arange(4)), torch.ones(4))
 
 
-@pytest.mark.parametrize("prune", [False, True])
-@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(("binary", "prune"), [(False, True), (True, False)])
 def test_calibrate_sets_the_constants_and_nothing_else(binary, prune):
     model = tiny(binary=binary, prune=prune, scale=1.0, floor=0.0, precision="bf16", steps=20)
     x, y = images(model, 60, noise=0.25)

@@ -10,7 +10,7 @@ import torch
 
 from fastadv import rng
 from fastadv.data import ImageSet, load
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import InputError
 from fastadv.models import ABS
 from fastadv.models.abs import fit as module
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
@@ -203,17 +203,6 @@ def test_options_are_refused_before_the_first_epoch(name, monkeypatch, tmp_path)
     settings = {"shape": None} if name in ("latents", "width") else {}
     refuses(word, quick, **{"run_dir": folder, **settings, name: value})
     assert not folder.exists()
-
-
-def test_folders(tmp_path):
-    quick(run_dir=tmp_path, epochs=1)
-    refuses("resume=True", quick, run_dir=tmp_path, epochs=1)
-    path = tmp_path / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(CorruptFileError):
-        quick(run_dir=tmp_path, epochs=1, resume=True)
-    (tmp_path / "file").write_text("")
-    refuses("run_dir: expected a folder", quick, run_dir=tmp_path / "file", epochs=1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """What each process of a test does: the cases by name, and the results of the first one in a file."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastadv.attacks import pgd
-from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import AWP, MART, TRADES, Aligned, FreeTraining, PGDTraining, Standard, fit
 from tests.kills import die, loss_told
@@ -130,33 +128,23 @@ class Spoiled(Standard):
 
 def faults(folder: Path, rank: int) -> None:
     (folder / "file").write_text("")
+    other = net()
+    next(other.parameters()).data[0] += 1e-9 * rank
     wrong: dict[str, dict[str, Any]] = {
         "data": {"train_set": images(26, seed=rank)},
-        "recipe": {"recipe": PGDTraining(THREAT, 2 + rank)},
-        "weights": {"model": net().requires_grad_(True) if rank == 0 else _other()},
-        "epochs": {"epochs": 2 + rank},
+        "weights": {"model": other},
         "argument": {"learning_rate": 0.1 - rank},
         "test": {**TEST, "test_attacks": {"pgd": partial(pgd, threat=THREAT, steps=2 + rank)}},
         "folder": {"run_dir": folder / "file"},
         "batch": {"batch_size": 1},
-        "nan": {"recipe": Spoiled()},
         "norm": {"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))},
     }
-    said = {}
-    for name, options in wrong.items():
-        arguments = {"model": net(), "train_set": images(26), "recipe": Standard(), **SETTINGS, **options}
-        try:
-            fit(**arguments)
-        except (InputError, FloatingPointError) as error:
-            said[name] = f"{type(error).__name__}: {error}"
-    (folder / f"said-{rank}.json").write_text(json.dumps(said))
-
-
-def _other() -> nn.Module:
-    model = net()
-    with torch.no_grad():
-        next(model.parameters())[0] += 1e-9
-    return model
+    given = {"model": net(), "train_set": images(26), "recipe": Standard(), **SETTINGS}
+    tell(folder, rank, {name: partial(fit, **(given | options)) for name, options in wrong.items()})
+    try:
+        fit(**given | {"recipe": Spoiled()})
+    except FloatingPointError as error:
+        (folder / f"infinite-{rank}.txt").write_text(str(error))
 
 
 def wrapped(folder: Path, rank: int) -> None:

