@@ -13,8 +13,8 @@ from fastadv.attacks.auto.run import ATTACKS, AutoAttackResult, Run
 from fastadv.attacks.auto.versions import VERSIONS, Version, check_version, components, search, stages
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.core.trial import Trial
-from fastadv.attacks.masking import Evidence, choose, few_parameters, look
-from fastadv.attacks.masking.evidence import counted
+from fastadv.attacks.masking import Evidence, choose, look
+from fastadv.attacks.masking.evidence import FEW, FEW_PARAMETERS, counted
 from fastadv.engine.module import replaced
 from fastadv.threat import Threat
 
@@ -112,17 +112,14 @@ def _with_indicators(out: AutoAttackResult, run: Run) -> AutoAttackResult:
     """Return the result with the indicators of masked gradients, and the passes they took."""
     trial, seed, warnings = run.trial, run.seed, run.warnings
     right = torch.zeros_like(out.success, device="cpu").index_fill_(0, trial.todo.cpu(), True)
-    evidence = Evidence.of(out)
-    if trial.problem.through:
-        mapped: Any = trial.problem.classifier
-        evidence = replace(evidence, parameters=counted(trial.problem.x, mapped.x))
-    chosen = choose(right, seed)
+    evidence, chosen = Evidence.of(out), choose(right, seed)
     task = trial.problem.take(chosen.to(trial.problem.x.device))
-    signs = look(
-        trial.classifier, task, chosen, [evidence], right, seed=seed, raised=warnings, sought=run.refused
-    ).with_flags(warnings)
+    signs = look(trial.classifier, task, chosen, [evidence], right, seed=seed, raised=warnings)
     if out.version == "rand":  # which averages over passes
         signs = replace(signs, lower={**signs.lower, "randomized": 0.0})
-    signs = replace(signs, remarks=[*few_parameters([evidence]), *signs.remarks])
+    if trial.problem.through is not None and evidence.gradient:
+        mapped: Any = trial.problem.classifier
+        few = counted(trial.problem.x, mapped.x) <= FEW
+        signs = replace(signs, remarks=[*[FEW_PARAMETERS] * few, *signs.remarks])
     forwards, backwards = out.forwards + signs.forwards, out.backwards + signs.backwards
     return replace(out, indicators=signs, forwards=forwards, backwards=backwards)

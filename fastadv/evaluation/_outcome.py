@@ -180,12 +180,6 @@ def write(tensors: dict[str, Tensor], result: AttackResult, batch: Batch, place:
     for key, value in values.items():
         if key in tensors and value is not None:
             tensors[key][place] = value.to("cpu", tensors[key].dtype)
-    for key, goal in (("targets", result.goal.targets), ("mask", result.goal.mask)):
-        if goal is not None and key == "mask" and bool((goal == goal[:1]).all()):
-            tensors[key] = goal[:1].to("cpu", copy=True)
-        elif goal is not None:
-            blank = torch.zeros(len(tensors["broken"]), *goal.shape[1:], dtype=goal.dtype, device="cpu")
-            tensors[key] = blank.index_copy(0, place, goal.cpu())
 
 
 def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
@@ -197,8 +191,13 @@ def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
         notes["remarks"] = [UNTOLD]
     elif (threat := _as_json(result.threat)) is not None:
         notes["threat"] = threat
-    if result.goal.criterion.outputs == "classes" and result.goal.criterion != WRONG:
-        notes["criterion"] = repr(result.goal.criterion)
+    goal = result.goal
+    narrower = goal.criterion.outputs == "classes" and goal.criterion != WRONG
+    asked = [repr(goal.criterion)] * narrower + ["the target"] * (goal.targets is not None)
+    notes["asked"] = ", ".join(asked)
+    if goal.mask is not None:
+        times = len(result.status) // len(goal.mask)  # one for all samples, or one for each
+        notes["moving"] = [times * int(goal.mask.sum()), times * goal.mask.numel()]
     if result.parameters is not None:
         notes["parameters"] = counted(result.parameters, result.x_adv)
     if isinstance(result, AutoAttackResult):
@@ -207,22 +206,11 @@ def notes_of(result: AttackResult, claims: Mapping[str, int]) -> dict[str, Any]:
     return notes
 
 
-def wanted_of(parts: Sequence[Part]) -> str:
-    """Return the criterion of classes that was asked for; "" for any wrong class."""
-    return next((part.notes["criterion"] for part in parts if "criterion" in part.notes), "")
-
-
-def of_all(parts: Sequence[Part], name: str) -> Tensor | None:
-    """Return the targets [N, ...] or the mask [1 or N, ...] of all batches; None without."""
-    known = [part[name] for part in parts if name in part.tensors]
-    if not known:
-        return None
-    first = known[0]
-    if name == "mask" and len(first) == 1 and all(torch.equal(mask, first) for mask in known):
-        return first
-    blank = torch.zeros_like(first[:1])  # of a batch without a sample to attack
-    values = ((part.tensors.get(name, blank), len(part["broken"])) for part in parts)
-    return torch.cat([value.expand(size, *first.shape[1:]) for value, size in values])
+def moving(parts: Sequence[Part]) -> float:
+    """Return the share of the values of x that a mask let change; 1 without one."""
+    counts = [part.notes["moving"] for part in parts if "moving" in part.notes]
+    moved, values = (sum(each) for each in zip(*counts, strict=True)) if counts else (1, 1)
+    return moved / values
 
 
 def remarks(correct: Tensor, failed: Tensor, seen: Tensor, stated: float | None) -> list[str]:
@@ -276,9 +264,9 @@ def row(
     """Return one attack over all batches; `clean`: the draws at each x."""
     broken = joined(parts, "broken")
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
-    components, targets, mask = _components(parts), of_all(parts, "targets"), of_all(parts, "mask")
+    components = _components(parts)
     refused = next((part.notes["refused"] for part in parts if "refused" in part.notes), "")
-    asked = ", ".join(filter(None, [wanted_of(parts), "the target" * (targets is not None)]))
+    asked = next((part.notes["asked"] for part in parts if part.notes.get("asked")), "")
     more = (NARROWER.format(asked),) * bool(asked)
     return Row(
         name=name,
@@ -300,7 +288,7 @@ def row(
         threat=_threat(parts, threat_of(attack)) if not refused else _from_json(_as_json(threat_of(attack))),
         attack=name_of(attack),
         asked=asked,
-        moving=1.0 if mask is None else float(mask.double().mean()),
+        moving=moving(parts),
         method=next((part.notes.get("method", "") for part in parts if part.notes), ""),
         heading=getattr(attack, "title", ""),
         sums=columns(parts, "sums"),

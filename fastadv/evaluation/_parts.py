@@ -1,7 +1,6 @@
 """What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
 
 from collections.abc import Iterable, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
 from fastadv.hashes import seal
-from fastadv.runs.identity import ANSWERS, check_same, plain
+from fastadv.runs.identity import ANSWERS, check_same
 from fastadv.runs.work import Keeper
 
 IDENTITY = "evaluation.json"
@@ -29,8 +28,7 @@ class Parts(Keeper):
         """Make this the folder of the evaluation `config`, which may have more attacks or samples."""
         self.identity = self.identify(IDENTITY, config, _joined)
         there = [name for name, _ in (self.identity or config)["attacks"]]
-        names = {} if self.identity is None else _names(self.identity, config)
-        self.places = {name: there.index(names.get(name, name)) for name, _ in config["attacks"]}
+        self.places = {name: there.index(name) for name, _ in config["attacks"]}
 
     def kept(self, name: str, known: Mapping[str, Tensor], data: str = "") -> Part | None:
         """Return the part `name` with the tensors `known`; None where it is not there, or has others."""
@@ -74,19 +72,9 @@ def _joined(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) ->
 
     enough = count in before or count > before[-1]
     check_same(path, fixed(stored, there, before[-1]), fixed(config, asked, before[-1] if enough else count))
-    more = [[name, asked[name]] for name in asked if name not in there and name not in _names(stored, config)]
+    more = [[name, asked[name]] for name in asked if name not in there]
     samples = before if count in before else [*before, count]
     return {**stored, "attacks": [*stored["attacks"], *more], "samples": samples, "data": config["data"]}
-
-
-def _names(stored: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return which attacks are in a folder by names that nobody asks for, as another threat renames a row."""
-    there, asked = dict(stored["attacks"]), dict(config["attacks"])
-    if "draws" in config or config["identity"] is not None:  # draws are by name, and an identity hides code
-        return {}
-    left = {name: about for name, about in there.items() if name not in asked and isinstance(about, dict)}
-    pairs = product(asked.keys() - there.keys(), left)
-    return {name: other for name, other in pairs if plain(asked[name]) == left[other]}
 
 
 def _seal(identity: Mapping[str, Any], name: str, places: Iterable[int] = ()) -> str:

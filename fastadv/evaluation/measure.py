@@ -115,7 +115,7 @@ def evaluate(
         freeze: whether to search on a frozen copy (`fastadv.freeze`), made once; None, the default, does so
             where the steps of the attacks times the samples are many. A Frozen is used as it is.
         criterion: of the attacks that have none bound to them, such as `fa.attacks.Signs()`: accuracy is then
-            the share of samples that are right by it. It may add figures of its own to the table. Three
+            the share of samples that are right by it. It may add figures of its own to the table. Two
             indicators are of classes or one logit, several draws of classes alone.
         grey_box: the net inside, without its defense: x [B, ...] to logits [B, K]. One more row, "grey box",
             judges on the model what the first attack of `fastadv.attacks` makes of this net, to its last

@@ -126,7 +126,6 @@ class Run:
         self.warnings: dict[str, None] = {}
         self.flags: dict[str, None] = {}
         self.denied = 0  # successes of components
-        self.refused = False  # whether a component found no gradient
         # the criterion is the plain one
         self.plain = problem.margin == "margin"
         self._say("clean: accuracy")
@@ -167,7 +166,6 @@ class Run:
             out = component.bound(problem, self.seed)()
         except NoGradientError:
             self.note(f"{component.name}: not run, because the model has no gradient")
-            self.refused = True
             if as_module(problem.classifier.source) is not None:
                 self.warnings["zero_gradient"] = None
             return

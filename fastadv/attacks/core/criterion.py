@@ -200,12 +200,6 @@ class Goal:
         at_label = self.criterion is WRONG or self.criterion.outputs == "any"
         return at_label and self.targets is None and self.mask is None
 
-    def like(self, other: "Goal") -> bool:
-        """Return whether a success of the one is one of the other."""
-        pairs = (self.targets, other.targets), (self.mask, other.mask)
-        alike = (a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
-        return self.criterion == other.criterion and all(alike)
-
 
 ANY_WRONG = Goal()
 

@@ -10,11 +10,10 @@ from fastadv import rng
 from fastadv._checks import check_seed, eager
 from fastadv.attacks.core.checks import check_finite_radius
 from fastadv.attacks.core.common import Classifier
-from fastadv.attacks.core.criterion import decides_by_class
 from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input, probes
-from fastadv.attacks.masking.evidence import Evidence, any_of, broken_by
+from fastadv.attacks.masking.evidence import Evidence, broken_by
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.masking.verdict import BLACK_BOX, INCOMPLETE, STAND_IN, UNSEARCHED, Indicators
 from fastadv.attacks.pgd import pgd
@@ -25,9 +24,7 @@ from fastadv.outputs import SOFT_LOGITS, squashed
 from fastadv.threat import Threat
 
 STEPS = 40  # of PGD at the radius, where no results are given
-FEWER = f"fewer than {probes.SAMPLES} samples that the model gets right"
-UNSTATED = "no attack states its threat, or criterion"
-OF_MAPS = "the threat is a map of parameters: evaluate in a ball of images, too, which probes the model"
+UNPROBED = f"it takes {probes.SAMPLES} samples that the model gets right, and an attack in a ball of images"
 RISES = 0.05  # share of the rise of the loss that came with the last gradients, above which more would help
 OF_CLASSES = ("bounded_outputs", "unconstrained")
 
@@ -88,7 +85,7 @@ def indicators(
                 right = classified(task.classifier.verdict(task.x, task.rows), task.y)
             chosen = choose(right.cpu(), seed)
             few = task.take(chosen.to(x.device))
-            return look(task.classifier, few, chosen, evidence, right.cpu(), seed=seed, sought=not results)
+            return look(task.classifier, few, chosen, evidence, right.cpu(), seed=seed)
 
 
 def _of_results(results: Mapping[str, AttackResult], task: Task) -> list[Evidence]:
@@ -105,8 +102,11 @@ def _of_results(results: Mapping[str, AttackResult], task: Task) -> list[Evidenc
                 "pass results of the attacks on x"
             )
     whole = [out for out in results.values() if out.goal.whole]
-    moved = [Evidence.of(out).within(task.threat, out.distance.cpu()) for out in whole]
-    evidence = [attack for attack in moved if attack is not None]
+    evidence = [
+        Evidence.of(out).within(task.threat, out.distance.cpu(), out.threat.radius)
+        for out in whole
+        if out.threat is not None and out.threat.metric == task.threat.metric
+    ]
     if results and not evidence:
         raise InputError(
             f"results: expected one of an attack in {task.threat.norm} and this box, for which any "
@@ -123,58 +123,53 @@ def choose(right: Tensor, seed: int = 0) -> Tensor:
 
 def look(
     classifier: Prepared, task: Task | None, chosen: Tensor, evidence: Sequence[Evidence], right: Tensor, *,
-    seed: int = 0, raised: Collection[str] = (), sought: bool = False, batch_size: int = 200,
+    seed: int = 0, raised: Collection[str] = (), batch_size: int = 200,
 ) -> Indicators:  # fmt: skip
     """Return the signs by the evidence of N samples, and by looks at the `chosen`, of which the `task` is.
 
-    What is `raised` is known. `sought` tells that an attack looked in vain for a gradient, which is no sign
-    of a function.
+    What attacks have `raised` is known.
     """
-    findings, guided = _by_attacks(evidence, right), not any(attack.unguided for attack in evidence)
-    known, why = bool(replaced(classifier.model)), FEWER if len(chosen) < probes.SAMPLES else ""
-    if any(attack.parameters for attack in evidence):
-        why = OF_MAPS
-        findings.leave(["square"], why)  # where Square may see more
-    if known:
-        findings.stand_in(guided, int(right.sum()))
-    if task is None or why:
-        findings.leave([name for name in SIGNS if name not in findings.values], why or UNSTATED)
-        return findings.ended()
-    before = task.classifier.asked
+    signs, stand_in = _by_attacks(evidence, right), bool(replaced(classifier.model))
+    if task is None or task.through is not None or len(chosen) < probes.SAMPLES:
+        signs.followed_a_stand_in(stand_in)
+        signs.leave([name for name in SIGNS if name not in signs.values], UNPROBED)
+        return signs.ended().with_flags(raised)
+    before, held = task.classifier.asked, right & ~broken_by(evidence, len(right))
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
     with rng.generators_kept(task.x.device, rng.derive(seed, "indicators model")):
         first = probes.Answer.of(task)
-        blind = not first.leads and not any(attack.gradient for attack in evidence)
-        if blind and not (sought and as_module(classifier.source)):
-            unseen = dict.fromkeys(SIGNS, UNSEARCHED if guided else BLACK_BOX)
-            random = probes.randomized(task, first, probes.Answer.of(task))
-            signs = Indicators({}, unseen, forwards=2 * len(chosen))
-            return signs.with_flags(["randomized"] if random else ())
-        held = ~broken_by(evidence, len(right))[chosen] | (not decides_by_class(task.criterion))
         random = "randomized" in raised or probes.randomized(task, first, probes.Answer.of(task))
-        sign = "randomized" if random else probes.differs_alone(task, first.logits)
-        random = sign == "randomized"
-        findings.values |= {name: float(sign == name) for name in ("mixed_rows", "randomized")}
-        findings.at_samples(task, first, seed)
-        if not probes.bounded(task):
-            findings.leave(("incorrect_gradient", "unconstrained"), "the box is infinite")
+        sought = not evidence or "zero_gradient" in raised  # which is no sign of a function
+        if not (first.leads or (sought and as_module(classifier.source))):
+            unseen = dict.fromkeys(SIGNS, BLACK_BOX if signs.searched else UNSEARCHED)
+            black_box = Indicators({}, unseen, forwards=2 * len(chosen))
+            return black_box.with_flags([*raised, *["randomized"] * random])
+        alone = "randomized" if random else probes.differs_alone(task, first.logits)
+        random = alone == "randomized"
+        signs.values |= {name: float(alone == name) for name in ("mixed_rows", "randomized")}
+        signs.values["clamped_input"] = clamped_input.share(task, rng.derive(seed, "indicators clamp"))
+        signs.count("zero_gradient", int(first.without_gradient(task).sum()), len(chosen))
+        mended = stand_in
+        if not (stand_in or random) and first.leads:
+            stand_in = probes.stands_in(task, first.gradient, seed)
+        ways = probes.walked(task, first.gradient, rng.derive(seed, "indicators ways"), batch_size)
+        signs.values["incorrect_gradient"] = 0.0 if mended else ways.unexplained(stand_in or random)
+        if task.outputs == "classes":
+            signs.values["bounded_outputs"] = float(squashed(first.logits) is not None)
+            signs.count("unconstrained", int((ways.left & held[chosen]).sum()), len(chosen))
         else:
-            standing = known or (not random and probes.stands_in(task, first.gradient, seed))
-            ways = probes.walked(task, first.gradient, rng.derive(seed, "indicators ways"), batch_size)
-            wrong = 0.0 if known else ways.explain(standing, random)
-            findings.values["incorrect_gradient"] = wrong
-            if task.outputs == "classes":
-                findings.count("unconstrained", int((ways.left & held).sum()), len(chosen))
-            if standing and wrong <= SIGNS["incorrect_gradient"].limit:
-                findings.stand_in(guided, int(right.sum()))
-    passes = (now - then for now, then in zip(task.classifier.asked, before, strict=True))
-    return findings.ended(len(chosen), *passes)
+            signs.leave(OF_CLASSES, "they need classes")
+    forwards, backwards = (now - then for now, then in zip(task.classifier.asked, before, strict=True))
+    signs.followed_a_stand_in(stand_in)
+    return signs.ended(len(chosen), forwards, backwards).with_flags(raised)
 
 
 @dataclass
-class _Findings:
+class _Signs:
     """Values of signs, the lower ends of their intervals, and why others were not looked at."""
 
+    right: int  # samples
+    searched: bool  # long enough without gradients
     values: dict[str, float] = field(default_factory=dict)
     lower: dict[str, float] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
@@ -192,21 +187,14 @@ class _Findings:
             self.values.pop(name, None)
             self.unseen.setdefault(name, why)
 
-    def stand_in(self, guided: bool, samples: int) -> None:
-        """Enter that gradients are those of a stand-in: chance does not excuse that Square broke more."""
+    def followed_a_stand_in(self, stand_in: bool) -> None:
+        """Enter whether gradients are those of a stand-in: chance does not excuse that Square broke more."""
+        if not stand_in or self.values.get("incorrect_gradient", 0.0) > SIGNS["incorrect_gradient"].limit:
+            return
         if "square" in self.values:
-            self.count("square", round(self.values["square"] * samples), samples)
-        if guided and self.lower.get("square", 0.0) <= SIGNS["square"].limit:
+            self.count("square", round(self.values["square"] * self.right), self.right)
+        if not self.searched and self.lower.get("square", 0.0) <= SIGNS["square"].limit:
             self.leave(["square"], STAND_IN)
-
-    def at_samples(self, task: Task, first: probes.Answer, seed: int) -> None:
-        """Enter what the task says at its samples."""
-        self.values["clamped_input"] = clamped_input.share(task, rng.derive(seed, "indicators clamp"))
-        self.count("zero_gradient", int(first.without_gradient(task).sum()), len(task.x))
-        if task.outputs == "classes":
-            self.values["bounded_outputs"] = float(squashed(first.logits) is not None)
-        else:
-            self.leave(OF_CLASSES, "they need classes")
 
     def ended(self, samples: int = 0, forwards: int = 0, backwards: int = 0) -> Indicators:
         values = {name: self.values[name] for name in SIGNS if name in self.values}
@@ -215,28 +203,26 @@ class _Findings:
         return replace(signs, remarks=[INCOMPLETE] * (self.rises and not signs.flagged))
 
 
-def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Findings:
+def _by_attacks(evidence: Sequence[Evidence], right: Tensor) -> _Signs:
     """Return what the attacks say by themselves."""
-    findings, count = _Findings(), int(right.sum())
+    count, searched = int(right.sum()), any(attack.searched(right) for attack in evidence)
+    signs = _Signs(count, searched)
     by_gradient = [attack for attack in evidence if attack.gradient]
     if not by_gradient:
-        findings.leave(["square"], "no gradient attack")
-        return findings
-    findings.count("zero_gradient", max(int((attack.unmoved & right).sum()) for attack in by_gradient), count)
-    strongest = max(by_gradient, key=lambda attack: (int(attack.seeing.sum()), not attack.soft))
+        signs.leave(["square"], "no gradient attack")
+        return signs
+    signs.count("zero_gradient", max(int((attack.unmoved & right).sum()) for attack in by_gradient), count)
+    strongest = max(by_gradient, key=lambda attack: (int(attack.broken.sum()), not attack.soft))
     if strongest.soft:
-        findings.leave(["square"], SOFT_LOGITS)
-    else:
-        findings.rises = count >= probes.SAMPLES and _still_rises(by_gradient, right)
-    searches = [attack for attack in evidence if bool(attack.blind.any()) or not attack.gradient]
-    if searches and not strongest.soft:
-        seeing = any_of((attack.seeing for attack in by_gradient), len(right))
-        blind = any_of((attack.blind for attack in searches), len(right))
+        signs.leave(["square"], SOFT_LOGITS)
+        return signs
+    signs.rises = count >= probes.SAMPLES and _still_rises(by_gradient, right)
+    searches = [attack for attack in evidence if not attack.gradient]
+    if searches:
+        seeing, blind = broken_by(by_gradient, len(right)), broken_by(searches, len(right))
         alone, lost = (int((one & right).sum()) for one in (blind & ~seeing, seeing & ~blind))
-        # Square of AutoAttack meets only samples that gradients left: its losses are not known.
-        beside = not any(attack.gradient for attack in searches)
-        findings.count("square", alone, count, at_least_alone(alone, lost, count) if beside else None)
-    return findings
+        signs.count("square", alone, count, at_least_alone(alone, lost, count))
+    return signs
 
 
 def _still_rises(by_gradient: Sequence[Evidence], right: Tensor) -> bool:

@@ -39,7 +39,7 @@ class MaskedModule:
 def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule, ...]:
     """Return the modules without parts that hide their gradient at x, a few dozen samples.
 
-    Each is called again at moved inputs, in float64 where the model computes in that. Nothing is changed.
+    Each is called again at moved inputs. Nothing is changed.
 
     Args:
         model: a module, or a Frozen of one.
@@ -56,17 +56,7 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
     module = as_module(model.source if isinstance(model, Prepared) else model)
     if module is None or not len(check_images(x, (0, 1), values=False)):
         raise InputError("masked_modules: expected a torch.nn.Module, whose parts have names, and samples")
-    device = x.device
-    with torch.inference_mode(False), torch.no_grad(), rng.generators_kept(device), no_autocast(device.type):
-        try:
-            return _masked(copied(module).double(), x.double())
-        except (RuntimeError, InputError):  # code that names a dtype
-            return _masked(copied(module), x)
-
-
-def _masked(model: nn.Module, x: Tensor) -> tuple[MaskedModule, ...]:
-    masked: dict[str, MaskedModule] = {}
-    mended = tuple(f"{name}." for name in replaced(model))
+    device, masked = x.device, dict[str, MaskedModule]()
 
     def look(name: str, part: nn.Module, args: Any) -> None:
         h = args[0] if args else None
@@ -80,11 +70,13 @@ def _masked(model: nn.Module, x: Tensor) -> tuple[MaskedModule, ...]:
             advice += "; if no_grad or detach cuts it, leave that out instead" * (kind == "cut")
             masked[name] = MaskedModule(name, kind, share, advice)
 
-    for name, part in model.named_modules():
-        leaf = next(part.children(), None) is None and not isinstance(part, torch.jit.ScriptModule)
-        if leaf and not f"{name}.".startswith(mended):
-            part.register_forward_pre_hook(partial(look, name), prepend=True)
-    model(x.clone())
+    with torch.inference_mode(False), torch.no_grad(), rng.generators_kept(device), no_autocast(device.type):
+        copy, mended = copied(module), tuple(f"{name}." for name in replaced(module))
+        for name, part in copy.named_modules():
+            leaf = next(part.children(), None) is None and not isinstance(part, torch.jit.ScriptModule)
+            if leaf and not f"{name}.".startswith(mended):
+                part.register_forward_pre_hook(partial(look, name), prepend=True)
+        copy(x.clone())
     return tuple(masked.values())
 
 

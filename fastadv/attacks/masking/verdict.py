@@ -82,11 +82,11 @@ class Indicators:
         if not self.unseen:
             clean = CLEAN.replace("sign", "other sign") if self.values.get("randomized") else CLEAN
             return f"{first}{clean}{probed}"
-        if whole := {BLACK_BOX, UNSEARCHED}.intersection(self.unseen.values()):
-            return f"{first}Inconclusive: {whole.pop()}"
         reasons: dict[str, list[str]] = {}
         for name, why in self.unseen.items():
             reasons.setdefault(why, []).append(name)
+        if whole := {BLACK_BOX, UNSEARCHED}.intersection(reasons):
+            return f"{first}Inconclusive: {whole.pop()}"
         begun = f": {STAND_IN}" if reasons.pop(STAND_IN, None) else ", no flag so far"
         groups = (
             f"{', '.join(names) if len(names) <= SHOWN else f'{len(names)} checks'} ({why})"
@@ -106,17 +106,10 @@ class Indicators:
         derived = {"verdict": self.verdict, "flagged": list(self.flagged), "advice": self.advice}
         return {**derived, **asdict(self)}
 
-    def cells(self) -> list[list[str]]:
-        """Return the lines of a table as text, the head first."""
-        lines = [["indicator", "value", "at least", "limit", "flagged", "what it means"]]
-        for name, sign in SIGNS.items():
-            numbers = [f"{of[name]:.3g}" if name in of else "-" for of in (self.values, self.lower)]
-            means = sign.words if name not in self.unseen else f"did not run: {self.unseen[name]}"
-            lines.append([name, *numbers, f"{sign.limit:g}", "yes" if name in self.flagged else "", means])
-        return lines
-
     def __str__(self) -> str:
-        cells = self.cells()
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        lines = [f"{'indicator':18}  {'value':>8}  {'at least':>8}  limit  what it means"]
+        for name, sign in SIGNS.items():
+            value, least = (f"{of[name]:.3g}" if name in of else "-" for of in (self.values, self.lower))
+            means = f"did not run: {self.unseen[name]}" if name in self.unseen else sign.words
+            lines.append(f"{name:18}  {value:>8}  {least:>8}  {sign.limit:5g}  {means}")
         return "\n".join([*lines, self.verdict])
