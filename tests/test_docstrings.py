@@ -1,7 +1,8 @@
-"""Docstrings of public names: one style, and every argument described; `make docs` runs their examples."""
+"""Docstrings of public names: one style, every argument described, and examples that run."""
 
 import ast
 import dataclasses
+import doctest
 import importlib
 import inspect
 import re
@@ -113,3 +114,16 @@ def test_docstrings_have_one_style() -> None:
     known = {name: value for name, value in documented() if has_its_own(name, value)}
     wrong = {name: says for name, value in known.items() if (says := [*faults(value)])}
     assert not wrong, "\n".join(f"{name}: {'; '.join(says)}" for name, says in wrong.items())
+
+
+@pytest.mark.slow
+def test_examples_run() -> None:
+    # by their text: several names may share one
+    shown = {text: name for name, value in documented() if ">>> " in (text := inspect.getdoc(value) or "")}
+    assert len(shown) >= 64, "an example is gone"
+    said: list[str] = []
+    for text, name in shown.items():
+        example = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+        assert len(example.examples) > 1, name
+        doctest.DocTestRunner().run(example, out=said.append)
+    assert not said, "".join(said)

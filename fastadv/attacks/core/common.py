@@ -51,7 +51,11 @@ class Public(Protocol[P, R_co]):
 
 
 class Common(TypedDict, total=False):
-    """The arguments that every attack takes, by name only; the help of each attack says what they mean."""
+    """The arguments that every attack takes, by name only.
+
+    Args:
+        others: as in `pgd`.
+    """
 
     targets: Tensor | None
     criterion: Criterion | None
@@ -62,7 +66,11 @@ class Common(TypedDict, total=False):
 
 
 class GradientCommon(Common, total=False):
-    """The same of every attack whose steps follow the gradient of a loss."""
+    """The arguments that every attack takes whose steps follow the gradient of a loss, by name only.
+
+    Args:
+        others: as in `pgd`.
+    """
 
     gradient: GradientRules
 
