@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv._torch import holds_compiled
-from fastadv.engine.cpu.winograd import WINOGRAD, Settings, takes_settings
 from fastadv.engine.module import device_of
 from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import Rewrite, convolutions, follows, has_batch_norm, on_cpu, unseen
+from fastadv.engine.winograd import WINOGRAD, Settings, takes_settings
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
 WIDE = 32  # channels

@@ -16,7 +16,6 @@ from fastadv.engine.bound import Gradient, jacobian, pull
 from fastadv.engine.capture import CAPTURED, Captures, graphs_of, in_step, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied, take_values
-from fastadv.engine.cpu.winograd import WINOGRAD, gains_by_rows
 from fastadv.engine.guard import HALVES, Format
 from fastadv.engine.module import as_module, in_words, replaced, unwrap
 from fastadv.engine.plain import Plain
@@ -25,6 +24,7 @@ from fastadv.engine.prepared import Directions
 from fastadv.engine.rewrite import Lens, Pair, Rewrite, Rewriting, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, VIEWS, applicable, laid_out, lay_out
 from fastadv.engine.room import GRADIENT, JACOBIAN, Parts, mixes_rows, room_of
+from fastadv.engine.winograd import WINOGRAD, gains_by_rows
 from fastadv.errors import InputError
 from fastadv.ops._step import may_be_narrow
 

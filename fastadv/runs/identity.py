@@ -20,10 +20,6 @@ from fastadv.hashes import data_hash, seal
 
 FORMAT = {"format": 2}  # of the configurations of runs; another number where older ones cannot be compared
 ANSWERS = "model's answer to the first samples"  # a probe in the configuration of a run
-# the largest difference of a probe's values that another machine's rounding may cause, as a share of their
-# spread
-_ROUNDING = 1e-3
-_HALF_ROUNDING = 5e-2
 # code of these packages is known by its name
 _LIBRARIES = {"fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 NAMED = 3  # differences that an error tells
@@ -195,21 +191,6 @@ def _name(value: Any) -> str:
 
 def _hash(parts: Any) -> str:
     return seal(parts)[:16]
-
-
-def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Return a number for each row of outputs [B, ...], to tell functions apart; a random one has none."""
-    flat, twice = (
-        values.detach().double().cpu().flatten(1).nan_to_num(0, 0, 0) for values in (outputs, again)
-    )
-    within = float(flat.square().mean().sqrt())
-    within *= _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
-    if not torch.allclose(flat, twice, rtol=0, atol=within):
-        return {"values": "random", "within": 0.0}
-    # directions fixed by a formula, so that no generator is involved
-    direction = torch.cos(torch.arange(1.0, 1.0 + flat.shape[1], dtype=torch.float64, device="cpu").square())
-    values = flat @ direction / direction.norm()
-    return {"values": [float(f"{value:.6g}") for value in values], "within": float(f"{within:.3g}")}
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

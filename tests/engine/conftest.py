@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastadv.engine.cpu import winograd
+from fastadv.engine import winograd
 
 
 @pytest.fixture

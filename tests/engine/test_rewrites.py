@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine import freeze
-from fastadv.engine.cpu import winograd
+from fastadv.engine import freeze, winograd
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rewrites import REWRITES
 from fastadv.engine.search_copy import SearchCopy

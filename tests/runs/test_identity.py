@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastadv.answers import probe
 from fastadv.errors import InputError
-from fastadv.runs.identity import check_same, plain, probe
+from fastadv.runs.identity import check_same, plain
 
 OUTPUTS = torch.randn(8, 5, generator=torch.Generator().manual_seed(3))
 

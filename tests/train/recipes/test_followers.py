@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.engine import Plain
-from fastadv.engine.cpu import winograd
+from fastadv.engine import Plain, winograd
 from fastadv.train import Execution, PGDTraining, SmoothAdv, fit
 from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded

@@ -1,1 +1,0 @@
-"""Faster replacements for functions of torch that are slow on a CPU."""
