@@ -13,22 +13,22 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 48_500,
+    "fastadv": 46_800,
     "fastadv/adapters": 535,
-    "fastadv/attacks": 12_600,
-    "fastadv/attacks/core": 3_550,
-    "fastadv/certify": 660,
-    "fastadv/cli": 1_790,
+    "fastadv/attacks": 12_250,
+    "fastadv/attacks/core": 3_400,
+    "fastadv/certify": 610,
+    "fastadv/cli": 1_640,
     "fastadv/data": 4_160,
     "fastadv/demo": 380,
-    "fastadv/engine": 3_700,
-    "fastadv/evaluation": 4_240,
+    "fastadv/engine": 3_600,
+    "fastadv/evaluation": 4_210,
     "fastadv/models": 4_000,
     "fastadv/ops": 6_750,
-    "fastadv/runs": 1_090,
-    "fastadv/threat": 1_120,
+    "fastadv/runs": 1_010,
+    "fastadv/threat": 1_130,
     "fastadv/train": 4_950,
-    "tests": 44_000,
+    "tests": 42_000,
     "bench": 5_090,
     "papers": 5_640,
     "papers/tests": 1_910,
@@ -36,9 +36,9 @@ LINES = {
 }
 APART = {"papers": "papers/tests"}  # counted by itself
 FILES = {"fastadv": (340, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 41_000  # of README and docs
+WORDS = 40_000  # of README and docs
 SLACK = 1.03
-DECISIONS = {"fastadv/attacks/core": 21.0, "fastadv/engine": 22.5}
+DECISIONS = {"fastadv/attacks/core": 20.5, "fastadv/engine": 22.5}
 
 
 def files(room: str, pattern: str = "*.py") -> Iterator[Path]:

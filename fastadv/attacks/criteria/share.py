@@ -13,7 +13,7 @@ from fastadv._checks import check_share, kind_of
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, signed
 from fastadv.attacks.core.task import handed
-from fastadv.attacks.criteria.lead import lead
+from fastadv.attacks.criteria.signs import lead
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
