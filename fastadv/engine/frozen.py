@@ -21,7 +21,7 @@ from fastadv.engine.copy import RunsOriginal
 from fastadv.engine.guard import allowed
 from fastadv.engine.mode import InEval
 from fastadv.engine.module import as_module
-from fastadv.engine.plain import Plain
+from fastadv.engine.plain import Plain, Refusal
 from fastadv.engine.precision import Options, check_possible, no_gradient, with_gradient
 from fastadv.engine.prepared import Counts, Directions, Loss, Model, Prepared, read_from
 from fastadv.engine.room import GRADIENT, JACOBIAN
@@ -137,8 +137,10 @@ class Frozen(Prepared):
         asked = self.asked
         try:
             compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
-        except NoGradientError:
+        except Refusal:  # an error of the model itself, which it may not raise again
             return NO_GRADIENT
+        except NoGradientError:
+            self.search.leave(NO_GRADIENT)
         except (Apart, RunsOriginal) as error:
             return str(error)
         except InputError:

@@ -123,7 +123,9 @@ def test_what_needs_no_classes_runs_for_other_outputs(name: str) -> None:
     assert table.verdict == f"Inconclusive, no flag so far ({signs.samples} samples probed); {named}"
     for sign, layer in SEEN.items():
         model, y, criterion = other(name, layer)
-        verdict = evaluated({"pgd": PGD}, model, y=y, criterion=criterion).verdict
+        # the numbers break as a whole in the wide ball, where nothing is hidden
+        attack = partial(PGD, threat=fa.Linf(1e-3)) if (name, sign) == ("number", "a stand-in") else PGD
+        verdict = evaluated({"pgd": attack}, model, y=y, criterion=criterion).verdict
         assert sign in verdict
         assert verdict.startswith("Inconclusive: the gradient is" if sign == "a stand-in" else "Do not trust")
 

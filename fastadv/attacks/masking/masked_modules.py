@@ -54,7 +54,7 @@ def masked_modules(model: nn.Module | Prepared, x: Tensor) -> tuple[MaskedModule
         InputError: the model is not a module, or the batch is empty.
     """
     module = as_module(model.source if isinstance(model, Prepared) else model)
-    if module is None or not len(check_images(x, (0, 1), values=False)):
+    if module is None or not len(x := check_images(x, (0, 1), values=False)):
         raise InputError("masked_modules: expected a torch.nn.Module, whose parts have names, and samples")
     device, masked = x.device, dict[str, MaskedModule]()
 
