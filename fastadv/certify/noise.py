@@ -42,7 +42,8 @@ class Noise:
     sigma: float
 
     def __post_init__(self) -> None:
-        if not 1e-4 <= check_number("sigma", self.sigma, 0) <= 10:
+        object.__setattr__(self, "sigma", check_number("sigma", self.sigma, 0))
+        if not 1e-4 <= self.sigma <= 10:
             raise InputError(f"sigma: expected a number from 0.0001 to 10, in input units, got {self.sigma}")
 
     @cached_property

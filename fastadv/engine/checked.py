@@ -72,18 +72,26 @@ class CheckedModel:
 
     def learn_dtype(self, x: Tensor) -> int:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
-        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it is
-        if self.dtype in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
+        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
+        # is: by two rows, or by all, since some models take one batch size alone
+        weights, passed = self.dtype, 0
+        if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
-        few = x[:2].clone()
-        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type):
-            try:
-                with first_pass(self.model):
-                    self.model(few)
-                self._seen[x.dtype] = x.dtype
-            except Exception:  # models raise anything
-                self._seen[x.dtype] = self.dtype
-        return len(few)
+        for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
+            few = x[:count].detach().to(dtype, copy=True)
+            passed += len(few)
+            if self._takes(few):
+                self._seen[x.dtype] = dtype
+                return passed
+        self._seen[x.dtype] = weights
+        return passed
+
+    def _takes(self, x: Tensor) -> bool:
+        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), suppress(Exception):
+            with first_pass(self.model):
+                self.model(x)
+            return True
+        return False  # models raise anything
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the model sees inputs of that dtype."""

@@ -15,7 +15,7 @@ from fastadv._torch import has_global_hooks, parts_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import Ask, CleanPass, Gradient
-from fastadv.engine.capture import CAPTURED, Captures
+from fastadv.engine.capture import CAPTURED, Captures, in_step
 from fastadv.engine.compare import Apart, compare
 from fastadv.engine.copy import RunsOriginal
 from fastadv.engine.guard import allowed
@@ -37,6 +37,7 @@ REFRESHES = 256
 FEW = 1 << 13
 COPIES = "given copies of x, into which the model writes"
 NO_GRADIENT = "it has no gradient at the first samples, by which a copy is compared"
+FAILED = "the search copy failed ({})"
 DENIED = "the losses of a search differed from the model's at the same points"
 CHANGED = "the model has changed since freeze; it was frozen again"
 
@@ -121,7 +122,15 @@ class Frozen(Prepared):
             x = plain.checked_x(x)
             fault = self._fault(x, kind)
             if self.searches(x, kind) and not fault:
-                yield self.search, x
+                try:
+                    yield self.search, x
+                except Exception as error:  # what fails where others passed; the caller asks again
+                    if in_step() or (
+                        isinstance(error, InputError) and not isinstance(error, NoGradientError)
+                    ):
+                        raise
+                    gradient = isinstance(error, NoGradientError)
+                    self.search.leave(NO_GRADIENT if gradient else FAILED.format(first_line(error)))
                 return
             # x may be left of a larger batch, in the layout of the search
             yield plain, x.contiguous()
@@ -146,7 +155,7 @@ class Frozen(Prepared):
         except InputError:
             raise
         except Exception as error:  # models raise anything
-            return f"the search copy failed ({first_line(error)})"
+            return FAILED.format(first_line(error))
         finally:
             # all that was passed since then was passed to compare
             self.compared = self.forwards - asked[0], self.backwards - asked[1]
@@ -240,31 +249,34 @@ class Frozen(Prepared):
         if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
             with self._as_it_is_now("__call__") as plain:
                 return plain(x)
-        with no_gradient(), self._chosen(LOGITS, x) as (chosen, x):
-            return chosen(x)
+        with no_gradient(), self._chosen(LOGITS, x) as (chosen, ready):
+            return chosen(ready)
+        return self(x)  # the copy failed, and the model answers from now on
 
     @eager
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None,
         direction: bool = False, rows: Tensor | None = None,
     ) -> Gradient:  # fmt: skip
-        with with_gradient(), self._chosen(GRADIENT, x) as (chosen, x):
-            return chosen.input_gradient(x, y, loss, targets, direction)
+        with with_gradient(), self._chosen(GRADIENT, x) as (chosen, ready):
+            return chosen.input_gradient(ready, y, loss, targets, direction)
+        return self.input_gradient(x, y, loss, targets, direction)
 
     @eager
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        with with_gradient(), self._chosen(JACOBIAN, x) as (chosen, x):
-            return chosen.jacobian(x, directions, reduce)
+        with with_gradient(), self._chosen(JACOBIAN, x) as (chosen, ready):
+            return chosen.jacobian(ready, directions, reduce)
+        return self.jacobian(x, directions, reduce)
 
     def bind(
         self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
     ) -> Ask | None:
         with self._as_it_is_now("bind") as plain:
-            if not self.searches(x):
-                return plain.bind(x, y, loss, targets)
+            if not self.searches(x):  # what is left of a search by the copy has its layout
+                return plain.bind(x, y, loss, targets) if x.is_contiguous() else None
         return partial(self.input_gradient, y=y, loss=loss, targets=targets, direction=True)
 
     def layout(self, x: Tensor) -> Tensor:

@@ -105,13 +105,12 @@ class _Description:
         is_named = _is_ours(value) and hasattr(value, "__qualname__")  # as a function in C
         if is_named or isinstance(value, ModuleType | torch.device):
             return _name(value)
-        held = getattr(value, "__dict__", {})
+        slots = [s for base in kind.__mro__ if not _is_ours(base) for s in vars(base).get("__slots__", ())]
+        held = {s: getattr(value, s) for s in slots if hasattr(value, s)} | getattr(value, "__dict__", {})
         held = {k: v for k, v in held.items() if not isinstance(getattr(kind, k, None), cached_property)}
         if held:
             return {"class" if "name" in held else "name": self._code(kind), **self.of(held)}
         text = repr(value)
-        if " at 0x" in text and not (self._by_name or hasattr(value, "__dict__")):
-            raise _unknown(_name(value), "its attributes cannot be read")
         return [self._code(kind), "" if " at 0x" in text else text]
 
     def parts(self, model: nn.Module) -> list[Any]:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import count
 from types import MethodType
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column
 from fastadv.ops.philox import philox
 from fastadv.threat.quantize import quantize
 
+_numbers, _count = WeakKeyDictionary[Any, int](), count()  # of objects without a name
 SLACK = 1e-6
 LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts
 # a point that rounding took out of the ball is shortened up to ROUNDS times, by SHORTER more than its excess
@@ -351,12 +354,20 @@ def _known(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str | Tensor | tuple | list):
         return [_known(part) for part in value] if isinstance(value, tuple | list) else _plain(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return [_known(type(value)), {name: _known(part) for name, part in vars(value).items()}]
+        return [_known(type(value)), {one.name: _known(getattr(value, one.name)) for one in fields(value)}]
     if isinstance(value, MethodType):
         return [_known(value.__func__), _known(value.__self__)]
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     named = getattr(sys.modules.get(str(module)), name, None) is value
-    return f"{module}.{name}" if named else f"{name} {id(value)}"
+    return f"{module}.{name}" if named else f"{name} {_number(value)}"
+
+
+def _number(value: Any) -> int:
+    """Return a number that no other object has, also after this one is gone."""
+    try:
+        return _numbers.setdefault(value, next(_count))
+    except TypeError:  # it has no hash, or no weak reference
+        return id(value)
 
 
 def _plain(value: Any) -> Any:

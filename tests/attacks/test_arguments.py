@@ -125,6 +125,12 @@ def test_bad_arguments(name: str, message: str, arguments: dict[str, Any]) -> No
     refuses(message, entry.run, model, x, y, threat, **arguments)
 
 
+def test_the_margin_by_name_is_that_of_the_criterion() -> None:
+    model, x, y = labeled(mlp(), images(8))
+    nearest = partial(ATTACKS["fmn"].run, model, x, y, Linf(float("inf")), steps=5, criterion=WrongBy(0.5))
+    assert torch.equal(nearest().x_adv, nearest(loss="margin").x_adv)
+
+
 def test_a_lead_is_checked() -> None:
     for lead in (-1.0, NAN, INF):
         refuses("lead", WrongBy, lead)

@@ -32,6 +32,7 @@ def counts(labels):
         ((97, 2, 1), 9, [9]),
         ((2, 2, 2), 3, [1, 1, 1]),
         ((5,), 2, [2]),
+        ((1, 9), 5, [0, 5]),
     ],
 )
 def test_every_class_is_held_out_by_its_share(sizes, count, shares):

@@ -119,6 +119,25 @@ def test_an_error_of_the_model_itself_stays_that(logged: Logged) -> None:
     assert not logged.records
 
 
+def test_a_copy_that_fails_where_others_passed_is_left() -> None:
+    def run(net: Any, x: Tensor) -> Tensor:  # values that the first images do not have
+        return dense(net, x) if float(x.detach().max()) > 1 else net(x)  # type: ignore[no-any-return]
+
+    model = around(convnet(), run).eval()
+    frozen, plain = fa.freeze(model), fa.engine.Plain(model)
+    ways: list[Callable[[Any, Tensor], Tensor]] = [
+        lambda ask, x: ask.input_gradient(x, Y)[2], lambda ask, x: ask(x),
+    ]  # fmt: skip
+    for x in (X, X + 1):
+        for way in ways:
+            torch.testing.assert_close(way(frozen, x), way(plain, x), rtol=1e-4, atol=1e-6)
+    assert FELL in frozen.notes[-1]
+    y = plain.verdict(X).argmax(1)
+    box = (0.0, 2.0)
+    out = fa.attacks.pgd(fa.freeze(model), X, y, fa.Linf(0.5, box=box), steps=5, stop_early=False)
+    assert torch.equal(plain.verdict(out.x_adv).argmax(1) != y, out.success)
+
+
 @pytest.mark.slow
 def test_what_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out, and an argument that is wrong."""

@@ -182,6 +182,32 @@ def test_an_identity_stands_for_code_and_for_nothing_else():
     refuses("identity: expected a text, got 3", describe, scaled, identity=3)
 
 
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def __repr__(self):
+        return "Slots"
+
+
+class Beside(Slots):
+    """It has a dictionary, too."""
+
+
+def test_slots_and_defaults_are_values():
+    def made(factor):
+        def scaled(x, factor=factor):
+            return factor * x
+
+        return scaled
+
+    for kind in (Slots, Beside, made):
+        assert describe(kind(1.0)) == describe(kind(1.0)) != describe(kind(2.0))
+        assert kind is made or describe(kind(1.0), identity="1") != describe(kind(2.0), identity="1")
+
+
 def test_what_changes_in_use_is_not_part_of_it():
     class Squared(Loss):
         @functools.cached_property

@@ -143,7 +143,13 @@ def _nearest(trial: Trial, record: Record, within: Threat) -> Verdict:
     record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
     verdict = overshoot(trial, record.x_adv, record.success, trial.verdict(record.x_adv))
     kept = (verdict.met & within.contains(record.x_adv, x)) | ~trial.attacked
-    record.x_adv = torch.where(like(kept, x), record.x_adv, x)
+    if bool((~kept & (record.x_adv != x).flatten(1).any(1)).any()):
+        record.x_adv = torch.where(like(kept, x), record.x_adv, x)
+        again = trial.verdict(record.x_adv)
+        # where rows decide others, the last verdict is on what is returned; one that draws is not asked twice
+        if torch.equal(again.logits, trial.verdict(record.x_adv).logits):
+            verdict, kept = again, (again.met & within.contains(record.x_adv, x)) | ~trial.attacked
+            kept &= (record.x_adv != x).flatten(1).any(1) | ~trial.attacked
     return verdict.where(kept, trial.at_x)
 
 
