@@ -69,10 +69,6 @@ class Loss:
         return x
 
 
-class Slotted:
-    __slots__ = ()
-
-
 class Mode(enum.Enum):
     FIRST = 1
     SECOND = 2
@@ -160,7 +156,6 @@ UNKNOWN = {
     "a lambda": lambda x: x,
     "it holds objects": make(Loss(1)),
     "a class in a function": local(1),
-    "its attributes cannot be read": Slotted(),
     "its source cannot be read": eval("type('Made', (), {})()"),
 }
 
