@@ -26,7 +26,7 @@ LINES = {
     "fastadv/models": 4_000,
     "fastadv/ops": 6_750,
     "fastadv/runs": 1_010,
-    "fastadv/threat": 1_130,
+    "fastadv/threat": 1_140,
     "fastadv/train": 4_950,
     "tests": 42_000,
     "bench": 5_090,
