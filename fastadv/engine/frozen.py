@@ -122,15 +122,12 @@ class Frozen(Prepared):
             x = plain.checked_x(x)
             fault = self._fault(x, kind)
             if self.searches(x, kind) and not fault:
+                asked = self.asked
                 try:
                     yield self.search, x
                 except Exception as error:  # what fails where others passed; the caller asks again
-                    if in_step() or (
-                        isinstance(error, InputError) and not isinstance(error, NoGradientError)
-                    ):
-                        raise
-                    gradient = isinstance(error, NoGradientError)
-                    self.search.leave(NO_GRADIENT if gradient else FAILED.format(first_line(error)))
+                    self.search.leave(_blame(error))
+                    self._discount(asked)
                 return
             # x may be left of a larger batch, in the layout of the search
             yield plain, x.contiguous()
@@ -146,20 +143,19 @@ class Frozen(Prepared):
         asked = self.asked
         try:
             compare(self.search, Plain(self.source, counts=self.counts, outputs=self.outputs), x, kind)
-        except Refusal:  # an error of the model itself, which it may not raise again
-            return NO_GRADIENT
-        except NoGradientError:
-            self.search.leave(NO_GRADIENT)
-        except (Apart, RunsOriginal) as error:
-            return str(error)
-        except InputError:
-            raise
         except Exception as error:  # models raise anything
-            return FAILED.format(first_line(error))
+            fault = _blame(error)
+            # an error of the model itself, a Refusal, may not come again
+            if not isinstance(error, NoGradientError) or isinstance(error, Refusal):
+                return fault
+            self.search.leave(fault)
         finally:
-            # all that was passed since then was passed to compare
-            self.compared = self.forwards - asked[0], self.backwards - asked[1]
+            self._discount(asked)
         return ""
+
+    def _discount(self, asked: tuple[int, int]) -> None:
+        """Count all that was passed since so much had been asked for as passed to compare."""
+        self.compared = self.forwards - asked[0], self.backwards - asked[1]
 
     def _prepare(self, x: Tensor) -> None:
         """Prepare the search copy on the first batch."""
@@ -174,7 +170,7 @@ class Frozen(Prepared):
                 asked = self.asked
                 self.search.prepare(x[:ROWS], self._plain)
                 self.prepared = True
-                self.compared = self.forwards - asked[0], self.backwards - asked[1]
+                self._discount(asked)
 
     def having(self, *, eot: int, outputs: Outputs) -> Prepared:
         """Return the same for other outputs, made once; of several passes, the model as given."""
@@ -313,3 +309,14 @@ class Frozen(Prepared):
         with self._as_it_is_now(GRADIENT):
             if fault := self._fault(x, GRADIENT):
                 self.search.leave(fault)
+
+
+def _blame(error: Exception) -> str:
+    """Return why the copy cannot answer; raise what is no fault of it."""
+    if isinstance(error, NoGradientError):
+        return NO_GRADIENT
+    if isinstance(error, Apart | RunsOriginal):
+        return str(error)
+    if in_step() or isinstance(error, InputError):
+        raise error
+    return FAILED.format(first_line(error))
