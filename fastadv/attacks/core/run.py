@@ -142,14 +142,14 @@ def _nearest(trial: Trial, record: Record, within: Threat) -> Verdict:
     far = trial.problem.threat.contains(record.x_adv, x) & ~within.contains(record.x_adv, x)
     record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
     verdict = overshoot(trial, record.x_adv, record.success, trial.verdict(record.x_adv))
-    kept = (verdict.met & within.contains(record.x_adv, x)) | ~trial.attacked
-    if bool((~kept & (record.x_adv != x).flatten(1).any(1)).any()):
+    moved, inside = (record.x_adv != x).flatten(1).any(1), within.contains(record.x_adv, x)
+    kept = verdict.met & inside | ~trial.attacked
+    if bool((moved & ~kept).any()):
         record.x_adv = torch.where(like(kept, x), record.x_adv, x)
         again = trial.verdict(record.x_adv)
         # where rows decide others, the last verdict is on what is returned; one that draws is not asked twice
         if torch.equal(again.logits, trial.verdict(record.x_adv).logits):
-            verdict, kept = again, (again.met & within.contains(record.x_adv, x)) | ~trial.attacked
-            kept &= (record.x_adv != x).flatten(1).any(1) | ~trial.attacked
+            verdict, kept = again, kept & moved & again.met | ~trial.attacked
     return verdict.where(kept, trial.at_x)
 
 
