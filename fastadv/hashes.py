@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["data_hash", "digest", "seal"]
+__all__ = ["LEAVES", "data_hash", "digest", "leaf", "seal"]
+
+LEAVES = (type(None), bool, int, float, str, Tensor)  # what `leaf` takes
 
 
 def data_hash(*values: Any) -> str:
@@ -50,3 +53,10 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def seal(value: Any) -> str:
     """SHA-256, in hex, of a JSON-able value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def leaf(value: Any) -> Any:
+    """Return None, a number, a text or a tensor as JSON, which has no infinity and no tensors."""
+    if isinstance(value, Tensor):
+        return leaf(value.item()) if value.ndim == 0 else data_hash(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

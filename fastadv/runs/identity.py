@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
 from functools import cached_property, partial
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
-from fastadv.hashes import data_hash, seal
+from fastadv.hashes import LEAVES, data_hash, leaf, seal
 
 FORMAT = {"format": 2}  # of the configurations of runs; another number where older ones cannot be compared
 ANSWERS = "model's answer to the first samples"  # a probe in the configuration of a run
@@ -61,12 +60,8 @@ class _Description:
         self._within: list[Any] = []  # the objects of which the value is a part
 
     def of(self, value: Any) -> Any:
-        if value is None or isinstance(value, bool | int | str):
-            return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)
-        if isinstance(value, Tensor):
-            return self.of(value.item()) if value.ndim == 0 else data_hash(value)
+        if isinstance(value, LEAVES):
+            return leaf(value)
         if isinstance(value, np.ndarray | np.generic):
             return [str(value.dtype), self.of(value.tolist())]
         if isinstance(value, Mapping):

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import as_number, check_count
 from fastadv.errors import InputError
-from fastadv.hashes import data_hash, seal
+from fastadv.hashes import LEAVES, leaf, seal
 from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
 from fastadv.ops.philox import philox
 from fastadv.threat.quantize import quantize
@@ -351,8 +351,10 @@ def _known(value: Any) -> Any:
     """Describe what a threat holds: values, and what a module has under its name; anything else is itself."""
     if isinstance(value, Threat):
         return value.metric
-    if value is None or isinstance(value, bool | int | float | str | Tensor | tuple | list):
-        return [_known(part) for part in value] if isinstance(value, tuple | list) else _plain(value)
+    if isinstance(value, tuple | list):
+        return [_known(part) for part in value]
+    if isinstance(value, LEAVES):
+        return leaf(value)
     if is_dataclass(value) and not isinstance(value, type):
         return [_known(type(value)), {one.name: _known(getattr(value, one.name)) for one in fields(value)}]
     if isinstance(value, MethodType):
@@ -372,10 +374,6 @@ def _number(value: Any) -> int:
 
 def _plain(value: Any) -> Any:
     """Convert a field to JSON, which has no infinity and no tensors."""
-    if isinstance(value, Tensor):
-        return _plain(value.item()) if value.dim() == 0 else data_hash(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, bool | int | str) else repr(value)
+    return leaf(value) if isinstance(value, LEAVES) else repr(value)
