@@ -102,7 +102,8 @@ def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Setting
 
 THIN = Rewrite(
     "thin",
-    lambda model, dtype: on_cpu(model) and has_conv2d(model),
+    # in other nets little is to be gained, and looks at each call take longer
+    lambda model, dtype: on_cpu(model) and (has_conv2d(model) or has_batch_norm(model)),
     lambda dtype: {F.conv2d: thin_conv2d},
     "thin input convolution",
 )
