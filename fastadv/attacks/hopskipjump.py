@@ -62,10 +62,15 @@ def hopskipjump(
     point, and by bisection towards x back to the boundary.
 
     Args:
+        threat: L2 or Linf; the radius is inf or the largest distance of interest, a number or [B].
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the most steps, an integer >= 1. Without steps and queries it is 40, as in the authors' code,
             which come to 18,000 queries.
         directions: probes of the first step, an integer >= 1; 100 in the paper.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        starts: floating like x, adversarial points inside the box. None looks for them among blends of x and
+            uniform noise, which needs a finite box. A sample without such a point counts as held.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)
