@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number, kind_of
-from fastadv.engine.arguments import plain
+from fastadv.engine.arguments import is_floating, plain
 from fastadv.errors import InputError
 from fastadv.losses import Loss
 from fastadv.threat import THREATS, Threat, Through
@@ -19,7 +19,7 @@ SIGNED = ("margin", "cw", "dlr")  # losses that are positive where the class is 
 
 def from_bytes(x: Any, box: tuple[float, float]) -> Any:
     """Return images of uint8 as float32 in [0, 1], as data sets serve them, and others as they are."""
-    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
+    if getattr(x, "dtype", None) is not torch.uint8:
         return x
     if box != (0, 1):
         raise InputError(
@@ -32,7 +32,7 @@ def from_bytes(x: Any, box: tuple[float, float]) -> Any:
 def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Tensor:
     """Return images [B, ...] detached; InputError for others, or `values` outside the box, which are read."""
     x = from_bytes(x, box)
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+    if not is_floating(x) or x.ndim < 2:
         arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
         raise InputError(
             f"x: expected a floating tensor [B, ...] of rank 2 or more, got {kind_of(x)}; "
@@ -114,7 +114,7 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
         mask = mask.expand_as(x)
     except RuntimeError:
         raise InputError(f"{wanted}, got {kind_of(mask)}") from None
-    if len(x) and not bool(mask.flatten(1).any(1).all()):
+    if not bool(mask.flatten(1).any(1).all()):
         raise InputError("mask: expected a coordinate that may move in each sample, got none in some")
     return mask
 

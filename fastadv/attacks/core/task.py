@@ -321,7 +321,7 @@ def handed(model: object) -> Task:
 def _with_radii(threat: Threat, x: Tensor) -> Threat:
     """Return a threat with radii on the device of x; InputError unless they are one for each sample."""
     radius = threat.radius
-    if not isinstance(radius, Tensor) or not radius.ndim:
+    if not isinstance(radius, Tensor):
         return threat
     if radius.shape != x.shape[:1]:
         raise InputError(
