@@ -17,7 +17,7 @@ PACKAGE = Path(fastadv.__file__).parent
 # Layers from the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
     {"errors", "_C", "_torch", "_version", "_waiting", "hashes"},
-    {"_extras"},
+    {"_extras", "card", "files"},
     {"_checks", "_torchvision"},
     {"ops"},
     {"losses", "rng"},

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from fastadv.card import telling
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, VERMILION, new_figure, save
-from fastadv.runs.card import telling
 
 ROOT = Path(__file__).parents[2]
 # rooms, top layer first; imports point down

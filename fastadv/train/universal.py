@@ -20,6 +20,7 @@ from fastadv.answers import answers
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
+from fastadv.card import card
 from fastadv.data.content import describe_data
 from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import sample_count
@@ -30,10 +31,9 @@ from fastadv.evaluation import evaluate
 from fastadv.evaluation._outcome import NOT_RUN
 from fastadv.evaluation.job import for_data
 from fastadv.evaluation.named import labels_of
+from fastadv.files import load_tensors, save_tensors
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
-from fastadv.runs.card import card
-from fastadv.runs.files import load_tensors, save_tensors
 from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, check_same, describe
 from fastadv.runs.work import Keeper
 from fastadv.threat import Threat, Through

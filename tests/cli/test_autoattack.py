@@ -9,7 +9,7 @@ import fastadv as fa
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import attempted
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 
 COUNT = 32
 RADIUS = 0.06

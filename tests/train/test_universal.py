@@ -10,7 +10,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks.core.criterion import WRONG
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 from fastadv.train import UniversalResult
 from tests.processes import Refused, go, tell
 from tests.refusals import refuses

@@ -17,12 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_flag, check_number, check_seed
+from fastadv.card import card
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
 from fastadv.progress import Progress, Tick, check_progress, shown
 from fastadv.runs import checkpoint
-from fastadv.runs.card import card
 from fastadv.runs.checkpoint import RunRecord
 from fastadv.runs.identity import plain
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from fastadv.card import card
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash
 from fastadv.models.abs import bounds
@@ -28,7 +29,6 @@ from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
 from fastadv.models.wrappers import THRESHOLD
 from fastadv.progress import Progress
-from fastadv.runs.card import card
 
 # The paper's authors chose these by line search on MNIST's training set.
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
