@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.card import name_of
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import CLAIMS, UNTOLD, claim_flags
 from fastadv.data.content import describe_data
@@ -29,6 +28,7 @@ from fastadv.intervals import clopper_pearson
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 Radii = Sequence[float] | NDArray[Any]
 

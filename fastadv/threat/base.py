@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
@@ -79,6 +79,16 @@ class Threat:
         """Return whether another value is a threat of this metric and radius."""
         alike = isinstance(other, Threat) and other.metric == self.metric
         return alike and _plain(other.radius) == _plain(self.radius)
+
+    @property
+    def radii(self) -> Tensor | None:
+        """The radii of the samples [B]; None where one holds for all."""
+        return self.radius if isinstance(self.radius, Tensor) and self.radius.ndim else None
+
+    @property
+    def step_key(self) -> tuple[Hashable, ...]:
+        """What a captured step knows of the threat, but for `radii`, which are rows of its graph."""
+        return type(self), self.box, None if self.radii is not None else self.radius
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""

@@ -1,7 +1,4 @@
-"""A step taken many times: on a GPU replayed as a CUDA graph, where the model can be captured.
-
-`repeat` takes steps of a search; `Walk` takes steps from tensors alone, for training and for data sets.
-"""
+"""A step of a search taken many times: on a GPU replayed as a CUDA graph, where the model can be captured."""
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
@@ -11,14 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Search
-from fastadv.engine import Prepared
 from fastadv.engine.capture import Captures, Rows, Step
 from fastadv.ops.logit_loss import KINDS
-from fastadv.threat import Threat
 
 INPUTS = "x", "y", "targets", "ids", "clean"  # rows of the task
 
@@ -76,7 +70,7 @@ def _replayed(search: Search, repeated: _Repeated, first: int, count: int, more:
         return 0
     rows, options = _rows(search), _options(search)
     kind = repeated.name, search.plan.loss, search.plan.stop_early, search.problem.criterion
-    key = *kind, *without_rows(search.threat), *sorted(options.items())
+    key = *kind, *search.threat.step_key, *sorted(options.items())
     if (graph := captures.take(key, rows, count - first + more)) is None:
         return 0
     written = tuple(part for part in rows if "." in part)
@@ -133,7 +127,7 @@ def _captures(search: Search, repeated: _Repeated) -> Captures | None:
 def _rows(search: Search) -> Rows:
     """Return all of a search that has one row a sample; what a step may write has a dot in its name."""
     parts: dict[str, Any] = {name: getattr(search.problem, name) for name in INPUTS}
-    parts["radius"] = radii(search.threat)
+    parts["radius"] = search.threat.radii
     parts["aims"] = None if search.aims is search.targets else search.aims
     for holder in ("best", "rows"):
         parts |= {f"{holder}.{name}": value for name, value in vars(getattr(search, holder)).items()}
@@ -176,73 +170,3 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
             rows[part].copy_(tensor)
 
     return run
-
-
-def without_rows(threat: Threat) -> tuple[Hashable, ...]:
-    """Return what a step knows of the threat, but for radii of single samples."""
-    return type(threat), threat.box, None if radii(threat) is not None else threat.radius  # type: ignore[return-value]
-
-
-def radii(threat: Threat) -> Tensor | None:
-    """Return [B] where each sample has its own."""
-    return threat.radius if isinstance(threat.radius, Tensor) and threat.radius.ndim else None
-
-
-# (model, rows) -> what gives the gradient at points like `x_adv` of the rows
-Gradients = Callable[[Prepared, Rows], Callable[[Tensor], Tensor]]
-
-
-@dataclass
-class Walk:
-    """Projected steps along a gradient, on a GPU replayed from a CUDA graph where there can be one."""
-
-    threat: Threat
-    look: Gradients  # makes what asks a model for the gradient
-    step_size: StepSize
-    name: Hashable = None  # what `look` does, with all it depends on besides the rows; None for no graph
-    copies: int = 1  # points that `look` passes for each sample
-
-    def rows(self, x_adv: Tensor, x: Tensor, **others: Tensor | None) -> Rows:
-        """Return all that has one row a sample; `x_adv` is what the steps change."""
-        steps = self.step_size if isinstance(self.step_size, Tensor) and self.step_size.ndim else None
-        named = {"x_adv": x_adv, "x": x, "radius": radii(self.threat), "step_size": steps, **others}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-    def __call__(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor:
-        step = self._step(classifier, rows)
-        for done in range(steps):
-            if done == 1:  # the first one has met the model, and checked the arguments
-                if (moved := self._replayed(classifier, rows, steps - done)) is not None:
-                    return moved
-                step = self._step(classifier, rows)
-            step()
-        return rows["x_adv"]
-
-    def _step(self, classifier: Prepared, rows: Rows) -> Step:
-        threat = self.threat.resized(rows["radius"]) if "radius" in rows else self.threat
-        gradient, x_adv = self.look(classifier, rows), rows["x_adv"]
-
-        def step() -> None:
-            threat.step_(x_adv, gradient(x_adv), rows["x"], rows.get("step_size", self.step_size))
-
-        return step
-
-    def _replayed(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor | None:
-        """Return the points after so many steps of a graph; None where there is none."""
-        x_adv = rows["x_adv"]
-        passed = x_adv[:1].expand(self.copies * len(x_adv), *x_adv.shape[1:])
-        captures = None if self.name is None else classifier.captures(passed)
-        if captures is None or any(steps.shape[:1] != x_adv.shape[:1] for steps in rows.values()):
-            return None  # which the step refuses in words
-        key = self.name, *without_rows(self.threat), None if "step_size" in rows else self.step_size
-        graph = captures.take(key, rows, steps)
-        if graph is None:
-            return None
-        with classifier.uncounted():
-            replayed = captures.run(graph, partial(self._step, classifier), steps)
-        if not replayed:
-            return None
-        classifier.count(steps * len(passed))
-        moved = graph.rows["x_adv"][: len(x_adv)].clone()
-        captures.give_back(graph)
-        return moved
