@@ -28,9 +28,9 @@ LAYERS = [
     {"engine"},
     {"answers", "attacks", "models"},
     {"data"},
-    {"certify"},
-    {"evaluation"},
-    {"adapters", "train"},
+    {"measure"},
+    {"certify", "evaluation", "train"},
+    {"adapters"},
     {"fastadv"},  # the public names: commands and the demo use the library as its users do
     {"demo"},
     {"cli"},
