@@ -29,9 +29,9 @@ LAYERS = [
     {"last_iterate"},
     {"answers", "attacks", "models"},
     {"data"},
-    {"certify"},
-    {"evaluation"},
-    {"adapters", "train"},
+    {"measure"},
+    {"certify", "evaluation", "train"},
+    {"adapters"},
     {"fastadv"},  # the public names: commands and the demo use the library as its users do
     {"demo"},
     {"cli"},

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 # rooms, top layer first; imports point down
 LAYERS = (
     ("papers", "fastadv/cli", "fastadv/demo"),
-    ("fastadv/train", "fastadv/adapters"),
-    ("fastadv/evaluation",),
-    ("fastadv/certify", "fastadv/data"),
+    ("fastadv/train", "fastadv/evaluation", "fastadv/certify", "fastadv/adapters"),
+    ("fastadv/measure",),
+    ("fastadv/data",),
     ("fastadv/attacks", "fastadv/models"),
     ("fastadv/engine",),
     ("fastadv/threat",),

@@ -20,11 +20,12 @@ from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted, by_ids
-from fastadv.evaluation.job import description, environment, prepared
 from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.named import Attack, minimizes, named, threat_of
 from fastadv.intervals import clopper_pearson
+from fastadv.measure.attacks import Attack, minimizes, named, threat_of
+from fastadv.measure.batch import Batch
+from fastadv.measure.job import description, environment, prepared
+from fastadv.measure.outcome import NOT_RUN, attempted
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.threat import Threat
@@ -243,8 +244,7 @@ def accuracy_against_radius(
         left = [len(alive.y)] if tried[0] == 0 else []
         for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
-                own = by_ids(attack, alive.x, alive.ids, job.sizes)
-                result = attempted(name, own, alive, job.criterion, job.box, claims)
+                result = attempted(name, attack, alive, job, claims)
                 _check_told(result.threat is not None)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))

@@ -21,10 +21,10 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.errors import InputError, NoGradientError
-from fastadv.evaluation import evaluate
-from fastadv.evaluation._outcome import NOT_RUN
-from fastadv.evaluation.job import for_data
-from fastadv.evaluation.named import labels_of
+from fastadv.measure.accuracies import accuracies
+from fastadv.measure.attacks import labels_of
+from fastadv.measure.job import for_data, prepared
+from fastadv.measure.outcome import NOT_RUN, flags_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.identity import BY_NAME, describe
@@ -275,19 +275,22 @@ def universal(
 
 def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> UniversalResult:
     """Return the perturbation with what it does to the data."""
-    feed, attacks = ascent.feed, {"universal": result}
-    table = evaluate(ascent.classifier, dataset, attacks, batch_size=feed.batch_size, indicators=False)
-    row, size, lost = table["universal"], feed.epoch_size, ascent.spoiled
+    feed = ascent.feed
+    with processes.agreement():
+        job = prepared(ascent.classifier, dataset, {"universal": result}, feed.batch_size, None)
+    measured, size, lost = accuracies(job), feed.epoch_size, ascent.spoiled
+    parts = measured.parts["universal"]
+    forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
     looks = size * ascent.epochs * ascent.classifier.eot
     flag = f"{lost} of {size * ascent.epochs} gradients were not finite or missing, and counted for nothing"
     if lost == size * ascent.epochs:
         flag = f"{NOT_RUN} (no sample has a gradient; use an attack on each sample, such as square)"
     return replace(
         result,
-        clean_accuracy=table.clean_accuracy,
-        robust_accuracy=row.robust_accuracy,
+        clean_accuracy=measured.clean,
+        robust_accuracy=measured.under("universal"),
         losses=tuple(ascent.losses),
-        forwards=looks + size * (1 + ascent.checks) + row.forwards,
-        backwards=looks + row.backwards,
-        flags=(*row.flags, *([flag] if lost else [])),
+        forwards=looks + size * (1 + ascent.checks) + forwards,
+        backwards=looks + backwards,
+        flags=(*flags_of(parts), *([flag] if lost else [])),
     )
