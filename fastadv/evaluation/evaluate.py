@@ -228,20 +228,25 @@ class Evaluation:
         if self.job.drawing.count > 1:
             batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
         clean, parts = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
-        data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
+        kept = self.parts.path is not None
+        data, points = data_hash(batch.x, batch.y) if kept else "", kept or self.keep_samples
         for name in self.job.attacks:
             file = f"{batch.number:05d}-{self.parts.places.get(name, 0):02d}"
             part = self.parts.kept(file, verdict, data)
             if part is None:
-                part = self.attack(name, batch)
+                attack = self.events.begun(
+                    name, self.job.attacks[name], batch.classifier.counts, len(batch.x)
+                )
+                part, x_adv = attacked(self.job, name, attack, batch, points)
+                part.tensors.update(self.count_at(x_adv, batch))
                 self.parts.add(file, verdict, part, data)
             parts.append(part)
             if processes.world() == 1:
                 self.events.finished(name, clean, part, self.job.drawing.count)
         check_some_ran(parts)
         if self.keep_samples:
-            kept = _rows.nearest(batch, parts)
-            clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
+            samples = _rows.nearest(batch, parts)
+            clean.tensors.update({f"samples.{name}": values for name, values in samples.items()})
         for part in parts:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more
         return [clean, *parts]
@@ -255,15 +260,6 @@ class Evaluation:
             drawn = self.job.drawing.draw(frozen, x, batch.y, batch.number)
             counted |= {f"draws.{name}": value.cpu() for name, value in drawn.items()}
         return counted
-
-    def attack(self, name: str, batch: Batch) -> Part:
-        """Run an attack on a batch, or note why it does not serve the threat."""
-        counts = batch.classifier.counts
-        attack = self.events.begun(name, self.job.attacks[name], counts, len(batch.x))
-        points = self.keep_samples or self.parts.path is not None
-        part, x_adv = attacked(self.job, name, attack, batch, points)
-        part.tensors.update(self.count_at(x_adv, batch))
-        return part
 
     def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
         """Put the batches together, each without an attack and under each."""

@@ -16,18 +16,20 @@ from fastadv.threat import Threat
 
 def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:
     """Return the criterion that says which samples are right; InputError where the attacks have several."""
+    asked = [
+        bound(attack, "criterion")
+        for attack in attacks.values()
+        if criterion is None or takes(attack, "criterion")
+    ]
     if criterion is not None:
         check_criterion(criterion)
-    asked = [attack for attack in attacks.values() if criterion is None or takes(attack, "criterion")]
-    bound_to = [bound(attack, "criterion") for attack in asked]
-    if criterion is not None or not bound_to:
-        bound_to.append(criterion)
-    if criterion is not None and all(one == criterion for one in bound_to):
-        return criterion
-    meanings = [WRONG if decides_by_class(one) else one for one in bound_to]
+        asked.append(criterion)
+        if all(one == criterion for one in asked):
+            return criterion
+    meanings = [WRONG if decides_by_class(one) else one for one in asked] or [WRONG]
     if any(one != meanings[0] for one in meanings):
         raise InputError(
-            f"attacks: expected criteria that agree on what is right without an attack, got {bound_to}; "
+            f"attacks: expected criteria that agree on what is right without an attack, got {asked}; "
             "evaluate them one after the other"
         )
     return meanings[0]
