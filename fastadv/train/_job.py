@@ -22,8 +22,9 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash
-from fastadv.measure.attacks import Attacks, Threats, boxes_of, criterion_of, labels_of, named
-from fastadv.measure.job import for_data
+from fastadv.measure.attacks import Attacks, named
+from fastadv.measure.bound import Threats
+from fastadv.measure.reading import boxes_of, criterion_of, for_data, labels_of
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.checkpoint import RunRecord

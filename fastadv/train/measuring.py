@@ -17,8 +17,9 @@ from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.measure.accuracies import accuracies
-from fastadv.measure.attacks import Attack, labels_of
+from fastadv.measure.bound import Attack
 from fastadv.measure.job import Job, check_evaluation
+from fastadv.measure.reading import labels_of
 from fastadv.runs import processes
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring

@@ -22,9 +22,9 @@ from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.errors import InputError, NoGradientError
 from fastadv.measure.accuracies import accuracies
-from fastadv.measure.attacks import labels_of
-from fastadv.measure.job import for_data, prepared
+from fastadv.measure.job import prepared
 from fastadv.measure.outcome import NOT_RUN, flags_of
+from fastadv.measure.reading import for_data, labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.identity import BY_NAME, describe

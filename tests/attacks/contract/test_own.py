@@ -85,7 +85,7 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     both = [*common, "-a", "mine:midi:steps=2", "-a", "mine:shifted", "--radius", "25.5/255"]
     assert main(both) == main([*both, "--json"]) == 0
     out, brace, card = capsys.readouterr().out.partition("{")
-    assert all(f"│ {title} " in out for title in ("midi-2, L∞ 0.1", "shifted, L∞ 0.1"))
+    assert all(f"\n{title}  " in out for title in ("midi-2, L∞ 0.1", "shifted, L∞ 0.1"))
     named = json.loads(brace + card)["config"]["attacks"]
     ball = {"norm": "linf", "radius": 0.1}
     midi, shifted = ({"attack": f"mine:{name}", **ball} for name in ("midi", "shifted"))
