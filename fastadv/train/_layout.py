@@ -13,7 +13,6 @@ from fastadv.engine.precision import rounds_as
 from fastadv.engine.rewrite import has_conv2d
 from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.runs.identity import unsaved
-from fastadv.train._feed import first_rows
 from fastadv.train._steps import Steps
 
 
@@ -50,11 +49,11 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
 def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
     model, device = steps.model, steps.feed.device
-    x, _, _ = first_rows(steps.feed.dataset, 2, steps.feed.box, steps.feed.labels)
+    x, _, _ = steps.feed.first(2)
     half = torch.bfloat16 if steps.execution.precision == "bf16" else None
     # Channels-last is faster on a CPU always, as far as is known
     gains = device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
-    if not (gains and allows_channels_last(model, x.to(device))):
+    if not (gains and allows_channels_last(model, x)):
         yield
         return
     set_layout(model, steps.optimizer, torch.channels_last)

@@ -86,8 +86,8 @@ class Measure:
         # the processes have the same model and data, by the check at the start of the run
         frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
-        asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
-        table, worst = _Labeled(Job(*asked)).table(), None
+        job = Job(frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion)
+        table, worst = _Labeled(job).table(), None
         if self.criterion.outputs == "classes":
             counts = (labels := table.sums["labels"]).bincount()
             worst = float((labels.bincount(table.correct) / counts)[counts > 0].min())

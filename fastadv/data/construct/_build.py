@@ -96,8 +96,8 @@ def build(
         check_progress(progress)
         config = _config(construction, base, dtype, shard_size, identity)
     if processes.world() > 1:
-        asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
-        processes.check_alike({**config, **asked})
+        alike = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
+        processes.check_alike({**config, **alike})
     with (
         construction.source.in_eval(),
         shown(progress, f"building {construction.name}") as show,

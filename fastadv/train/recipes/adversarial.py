@@ -227,14 +227,14 @@ class PGDTraining(Crafted):
     choose: InitVar[str | None] = None
 
     def __post_init__(self, choose: str | None) -> None:
-        given, sizes = self.threat, self.step_size
-        threat = together(given, choose)
+        listed, sizes = isinstance(self.threat, Sequence), self.step_size
+        threat = together(self.threat, choose)
         object.__setattr__(self, "threat", threat)
         if isinstance(threat, Several):
             self.each()  # checks all
             object.__setattr__(self, "step_size", sizes and tuple(cast(Sequence[float], sizes)))
             return
-        if given is not threat and isinstance(sizes, Sequence) and len(sizes) == 1:  # of a list of one
+        if listed and isinstance(sizes, Sequence) and len(sizes) == 1:  # of a list of one
             object.__setattr__(self, "step_size", sizes[0])
         _common.check_steps(threat, self.steps, cast(float | None, self.step_size))
         _common.check_objective(self.label_smoothing, self.loss, self.weight, self.criterion)
