@@ -83,7 +83,7 @@ class Threat:
     @property
     def step_key(self) -> tuple[Hashable, ...]:
         """What a captured step knows of the threat, but for `radii`, which are rows of its graph."""
-        return type(self), self.box, None if self.radii is not None else self.radius
+        return type(self), self.box, None if self.radii is not None else self.radius  # type: ignore[return-value]
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""

@@ -108,6 +108,11 @@ class Feed:
                     check_images(x.float(), "augment", self.within)
             yield x.to(self.dtype or x.dtype), y, ids
 
+    def first(self, count: int) -> Batch:
+        """Return the first images of the set, at most `count`, their labels and numbers, on the device."""
+        x, y, ids = first_rows(self.dataset, count, self.box, self.labels)
+        return x.to(self.device), y.to(self.device), ids.to(self.device)
+
     @cached_property
     def _reader(self) -> Reader:
         data, pinned = self.dataset, self.device.type == "cuda"

@@ -176,12 +176,12 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     sets["validation_set"] = job.measuring.validation_set
     batch_size = 128 if job.batch_size is None else job.batch_size
     with rng.generators_kept(place):
-        asked = (model, sets, augment, place, box, tested, criterion)
+        arguments = (model, sets, augment, place, box, tested, criterion)
         try:
-            classes = check_sets(*asked)
+            classes = check_sets(*arguments)
         except InputError as error:
             try:
-                classes = check_sets(*asked, batch_size)  # a model may take batches of one size alone
+                classes = check_sets(*arguments, batch_size)  # a model may take batches of one size alone
             except InputError:
                 raise error from None
     feed = Feed(

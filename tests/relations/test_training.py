@@ -18,8 +18,9 @@ from tests.train.recipes import hand
 from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net, loss_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-HELD = RECIPES | {"hat": fa.train.HAT(THREAT, helper=viewed(), steps=2)}
-HELD |= {one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")}
+HELD = RECIPES | {
+    one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")
+}
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
