@@ -11,6 +11,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
+from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.methods import start
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
 from fastadv.errors import InputError
@@ -86,7 +87,9 @@ def boundary(
         source_step = FIRST_STEP if published else SOURCE
     check_share("spherical_step", spherical_step, one=True)
     check_share("source_step", source_step)
-    start.check_starts("boundary", starts, x, threat)
+    if starts is None:
+        check_finite_box("boundary", threat)
+    start.check_starts(starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if published:
         walk = _rule(starts, budget, spherical_step, source_step)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
+from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods import start
 from fastadv.attacks.methods.bisection import halve, middle
@@ -78,7 +79,9 @@ def hopskipjump(
     """
     if queries is None:
         queries, steps = maxsize, STEPS if steps is None else steps
-    start.check_starts("hopskipjump", starts, x, threat)
+    if starts is None:
+        check_finite_box("hopskipjump", threat)
+    start.check_starts(starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if variant == "published":
         return core.run(model, x, y, threat, _rule(starts, queries, steps, directions), rows=_Hops, **how)

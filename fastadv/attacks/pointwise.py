@@ -62,7 +62,7 @@ def pointwise(
         Schott et al. 2018 (arXiv 1805.09190).
     """
     check_finite_box("pointwise", threat)
-    check_starts("pointwise", starts, x, threat)
+    check_starts(starts, x, threat)
     published = variant == "published"
     if restarts is None:
         restarts = RESTARTS if published and threat.norm == "l0" else 1
