@@ -212,6 +212,7 @@ class Frozen(Prepared):
     def search_dtype(self) -> torch.dtype | None:
         return self.dtype if self.search.idle else self.search.weights
 
+    @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with self._as_it_is_now("verdict") as plain:
             return plain.verdict(x)

@@ -67,7 +67,7 @@ class SearchCopy:
         rewrites = [] if self.idle else rewrites
         self.channels_last, self._folds = CHANNELS_LAST in rewrites, FOLD in rewrites
         self.rewriting = Rewriting(rewrites, self.weights)
-        self.checked = CheckedModel(self.model, plain.checked.known, outputs=options.outputs)
+        self.checked = CheckedModel(self.model, plain.checked.mends_rows, outputs=options.outputs)
         self.uncompiled = self.checked  # what is compiled, as it is
         wide = WINOGRAD in rewrites and gains_by_rows(cast(nn.Module, self.model))
         self.parts = Parts(None if options.compile else self.model, wide)
@@ -141,7 +141,7 @@ class SearchCopy:
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
             self.model = torch.compile(self.model)
-            self.checked = CheckedModel(self.model, plain.checked.known, outputs=self.options.outputs)
+            self.checked = CheckedModel(self.model, plain.checked.mends_rows, outputs=self.options.outputs)
         if not (self.rewriting or self.pairs or self.options.special):
             self.kinds = set()
 
@@ -240,7 +240,7 @@ class SearchCopy:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         # the lens is for what a checkpoint computes again
         lens = self.rewriting.lens() or nullcontext()
-        with no_autocast(leaf.device.type), lens, self.checked.own_kernels():
+        with no_autocast(leaf.device.type), lens:
             return pull(leaf, attached, by_logits, retain_graph)
 
 
