@@ -190,7 +190,8 @@ class Prepared:
     def differs(self, apart: Tensor, verdict: Tensor) -> bool:
         """Return whether losses of the search differ from those of the verdict by more than rounding."""
         # either loss moves at most twice as far as a logit
-        return bool(apart > 2 * allowed(verdict, [rounds_as(self.dtype, verdict.device)]))
+        formats = [rounds_as(dtype, verdict.device) for dtype in (self.dtype, self.search_dtype)]
+        return bool(apart > 2 * allowed(verdict, formats))
 
     # Of a module, for attacks that are loops in plain PyTorch.
 

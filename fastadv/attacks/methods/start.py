@@ -15,7 +15,6 @@ from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, unit
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.threat.checks import check_finite_box
 
 # (search, round) -> candidates [n, C, ...]
 Noise = Callable[[Search, int], Tensor]
