@@ -64,12 +64,23 @@ def fmn(
     to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
 
     Args:
+        threat: Linf, L2, L1 or L0; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
         step_size: the Euclidean length of the first step, > 0, in input units; None is the width of the box
             (1 if that is infinite), as in the authors' code. In "fastadv" None is 50 widths in L0; in Linf
             the length is that of each coordinate, and None is twice the ball's radius, or a fifth of
             it where a success takes several decisions.
         gamma: the first share by which the radius shrinks and grows, in (0, 1).
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
+            None is the margin of the criterion.
+        restarts: attempts; the others begin at random points within half the distance of the nearest
+            success.
+        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
+            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
+            with None.
+        seed: of the random points of restarts.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.fmn(model, x, y, fa.Linf(float("inf")), steps=50)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods import start
 from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # steps where neither they nor queries are given, as in the authors' code
 STEPS = 40
@@ -63,10 +63,15 @@ def hopskipjump(
     point, and by bisection towards x back to the boundary.
 
     Args:
+        threat: L2 or Linf; the radius is inf or the largest distance of interest, a number or [B].
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the most steps, an integer >= 1. Without steps and queries it is 40, as in the authors' code,
             which come to 18,000 queries.
         directions: probes of the first step, an integer >= 1; 100 in the paper.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        starts: floating like x, adversarial points inside the box. None looks for them among blends of x and
+            uniform noise, which needs a finite box. A sample without such a point counts as held.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)

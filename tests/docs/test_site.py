@@ -1,5 +1,6 @@
 """The tables of the site can be made, without Sphinx, and the costs of attacks are right."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -35,6 +36,19 @@ def test_costs() -> None:
     for name in ("square", "boundary", "hopskipjump", "nes"):
         assert costs[name] == "1 forward a query"
     assert costs["minimum_norm"] == costs["autoattack"] == "-"
+
+
+def test_the_page_of_an_attack_explains_all_its_arguments() -> None:
+    from _site.attacks import SECTIONS, explained
+
+    for card in REGISTRY.values():
+        text = inspect.getdoc(card.run) or ""
+        text = text if card.name == "pgd" else explained(text, card.parameters)
+        arguments = re.findall(r"^    (\w+): ", text.partition("\nReturns:")[0], re.MULTILINE)
+        assert arguments == [*card.parameters], card.name
+        headings = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
+        assert headings == [heading for heading in SECTIONS if heading in headings]
+        assert {"Args", "Returns", "Raises"} <= {*headings}
 
 
 @pytest.mark.slow
