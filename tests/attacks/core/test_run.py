@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import Status, pgd
 from fastadv.attacks.core import samples as staying
-from fastadv.attacks.core import search as searching
+from fastadv.attacks.core import asks
 from fastadv.attacks.core.record import Rows, Steps
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
@@ -210,7 +210,7 @@ class TestCandidates:
     @pytest.mark.parametrize("chunk", [1 << 22, 16 * 4, 1])
     @pytest.mark.parametrize("targeted", [False, True])
     def test_each_competes_for_its_own_sample(self, targeted, chunk, monkeypatch):
-        monkeypatch.setattr(searching, "CHUNK", chunk)
+        monkeypatch.setattr(asks, "CHUNK", chunk)
         net, x, looks = mlp(5), images(7), []
         with torch.no_grad():
             net[3].bias -= net(x).mean(0)
