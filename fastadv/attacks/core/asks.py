@@ -50,8 +50,7 @@ class Asks(Samples[R_co]):
     def _first(self, loss: losses.Loss, direction: bool, points: Tensor) -> Gradient:
         """Return the first gradient: at x by the pass that gave the clean verdict, where that waits."""
         clean, self.clean_pass, self.met = self.clean_pass, None, True
-        few = clean is None or 2 * len(self.x) < len(clean.logits)
-        if clean is None or few or not (points is self._start or torch.equal(points, self.x)):
+        if clean is None or not torch.equal(points, self.x):
             return self._pull(loss, direction)(points)
         rows = None if len(points) == len(clean.logits) else self._places
         return clean.gradient(rows, self.y, loss, self.aims, direction)

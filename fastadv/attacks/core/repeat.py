@@ -9,6 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
+from fastadv._waiting import steps_ahead
 from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.criterion import WRONG
 from fastadv.attacks.core.search import Search
@@ -42,11 +43,11 @@ def repeat(
         if replayed and (search.met or not passes[1]):
             replayed = replays.take(search, done, count, more)
             done += replayed
-            continue
-        if before is not None:
-            before(done, search)
-        step(search)
-        done += 1
+        else:
+            if before is not None:
+                before(done, search)
+            step(search)
+            done += 1
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,12 @@ class _Replays:
         here, evaluations = _staying(search, graph.rows), search.evaluations
         done, leave = first, False
         while done < count and not leave:
-            times = search.steps_ahead(count - done)
+            times = count - done
             if self.before is not None:
                 times = 1
                 self.before(done, here)
+            elif search.plan.stop_early:
+                times = steps_ahead(search.evaluations, times, search.x.device)
             with classifier.uncounted():  # rows are padded, and the capture is no step
                 replayed = captures.run(graph, make, times)
             if not replayed:

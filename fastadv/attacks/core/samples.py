@@ -59,7 +59,6 @@ class Samples(Generic[R_co]):
         self._judge: Judge | None = None
         self._asked: tuple[tuple[Loss, bool, int], Ask] | None = None
         self.met = False  # whether the search has had a gradient
-        self._start: Tensor | None = None  # at x, as the rule got it
         self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
 
     @property

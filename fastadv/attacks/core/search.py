@@ -9,10 +9,9 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import losses
-from fastadv._waiting import steps_ahead, surely_finite
 from fastadv.attacks.core.asks import Asks
 from fastadv.attacks.core.judge import Answer, graded
-from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
+from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, finite_rows, go_on
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co
@@ -41,8 +40,7 @@ class Search(Asks[R_co]):
         """Return x for draw 0, unless `random_start`, or a draw from ball and box; None is `restart`."""
         draw = self.restart if draw is None else draw
         if not (random_start or draw):
-            self._start = self.x.clone()
-            return self._start
+            return self.x.clone()
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=draw)
         return self.classifier.layout(self.problem.masked(points))
 
@@ -225,10 +223,6 @@ class Search(Asks[R_co]):
         self._competed, self._judge, success = True, None, self.best.success
         self.best.merge(record, ~success if self.plan.stop_early else torch.ones_like(success))
 
-    def steps_ahead(self, most: int) -> int:
-        """Return how many evaluations, at most so many, lead up to the next at which samples may leave."""
-        return steps_ahead(self.evaluations, most, self.x.device) if self.plan.stop_early else most
-
     def go_to(self, best: Record, rows: Rows) -> None:
         """Go to where steps led that were taken elsewhere."""
         self.best, self._judge, self._competed = best, None, True
@@ -291,12 +285,6 @@ class Search(Asks[R_co]):
             if bool(broken.any()):
                 return self._drop(broken)
         return None
-
-
-def finite_rows(logits: Tensor) -> Tensor | None:
-    """Return bool [n] or [n, C], whether all logits [.., K] are finite; None where they surely are."""
-    # a GPU launches torch's kernel faster than one of ours
-    return None if surely_finite(logits) else torch.linalg.vector_norm(logits, torch.inf, dim=-1) < torch.inf
 
 
 R = TypeVar("R", bound=Rows, default=Any)

@@ -36,11 +36,12 @@ class State:
 
     def each(self, change: Change) -> "State":
         """Return the state with what `change` makes of each tensor, by name, to be written where it lies."""
-        samples = {name: value for name in SAMPLES if (value := getattr(self.task, name)) is not None}
-        threat, radius = self.task.threat, radii(self.task.threat)
-        threat = threat if radius is None else threat.resized(change("radius", radius))
+        task, radius = self.task, radii(self.task.threat)
+        held = {name: value for name in SAMPLES if (value := getattr(task, name)) is not None}
+        samples = {name: change(name, value) for name, value in held.items()}
+        threat = task.threat if radius is None else task.threat.resized(change("radius", radius))
         return State(
-            replace(self.task, threat=threat, **{name: change(name, samples[name]) for name in samples}),
+            replace(task, threat=threat, **samples),
             None if self.aims is None else change("aims", self.aims),
             change("places", self.places),
             self.best.each(lambda name, value: change(f"best.{name}", value)),
