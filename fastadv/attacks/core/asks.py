@@ -22,9 +22,9 @@ class Asks(Samples[R_co]):
     def ask(self, loss: losses.Loss) -> Ask:
         """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
         chosen = loss, self.met, id(self.aims)
-        if self._asked is None or self._asked[0] != chosen:
-            self._asked = chosen, self._chosen(loss)
-        return self._asked[1]
+        if chosen not in self._asked:
+            self._asked = {chosen: self._chosen(loss)}
+        return self._asked[chosen]
 
     def _chosen(self, loss: losses.Loss) -> Ask:
         if self.plan.gradient is not None:
@@ -37,7 +37,7 @@ class Asks(Samples[R_co]):
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
         single = self.problem.single and self.dtype == self.x.dtype
-        if not single or callable(loss) or loss not in KINDS:
+        if callable(loss) or not (single and loss in KINDS):
             return None
         return self.classifier.bind(self.x, self.y, loss, self.aims, self.problem.rows)
 

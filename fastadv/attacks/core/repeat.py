@@ -94,7 +94,8 @@ class _Replays:
             return 0  # only steps that are taken as they are remember the last answer
         classifier.forwards += forwards * (done - first) * size
         classifier.backwards += backwards * (done - first) * size
-        best, rows = (of.each(lambda _, value: value[:size].clone()) for of in (here.best, here.rows))
+        best = here.best.each(lambda _, value: value[:size].clone())
+        rows = here.rows.each(lambda _, value: value[:size].clone())
         captures.give_back(graph)
         classifier.replayed = captures
         search.go_to(best, rows)

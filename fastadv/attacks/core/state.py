@@ -1,6 +1,7 @@
 """The state of a search as a value: all that has one row a sample in a step, and is read or written there."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class State:
         """Return the state with what `change` makes of each tensor, by name, to be written where it lies."""
         task, radius = self.task, radii(self.task.threat)
         held = {name: value for name in SAMPLES if (value := getattr(task, name)) is not None}
-        samples = {name: change(name, value) for name, value in held.items()}
+        samples: dict[str, Any] = {name: change(name, value) for name, value in held.items()}
         threat = task.threat if radius is None else task.threat.resized(change("radius", radius))
         return State(
             replace(task, threat=threat, **samples),
