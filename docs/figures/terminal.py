@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from fastadv.card import about, telling
 from fastadv.cli._output import PIPE_WIDTH
-from fastadv.runs.card import about, telling
 
 MODEL = "-m small_cnn -o width=8"
 SESSION = (

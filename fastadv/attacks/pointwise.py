@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.methods.geometry import as_floats, like, where_rows
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.attacks.noises import ends, signed
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # published runs in L0 where none are given
 RESTARTS = 10

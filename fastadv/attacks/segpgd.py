@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.criteria.decisions import Positions
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.dense import needs_share, share_of
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 
 class _Rows(Steps):

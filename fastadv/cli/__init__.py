@@ -19,6 +19,7 @@ import typer
 import fastadv
 from fastadv._checks import meant
 from fastadv._extras import unfit
+from fastadv.card import telling
 from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
@@ -28,7 +29,6 @@ from fastadv.cli._output import note
 from fastadv.cli._signature import add
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
-from fastadv.runs.card import telling
 
 __all__ = ["app", "main"]
 

@@ -16,10 +16,10 @@ import typer
 from typer import rich_utils
 from typer.models import ParameterInfo
 
+from fastadv.card import telling
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
-from fastadv.runs.card import telling
 
 FLAGS = {
     **{name: (f"--{name}", f"-{name[0]}") for name in ("model", "option", "weights", "data", "attack")},

@@ -24,7 +24,7 @@ from fastadv.data.published import (
 from fastadv.data.sampling import part_of
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_torch, user_cache
+from fastadv.files import load_torch, user_cache
 
 # Sets of images as files, whose folder the user must name
 _FILES: dict[str, Any] = {

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastadv.data._rows import MappedRows, names_in
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.hashes import digest, seal
-from fastadv.runs.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs.identity import check_same, plain
 
 INDEX, SHARDS = "index.json", "shard-*.safetensors"

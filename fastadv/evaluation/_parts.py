@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Part
 from fastadv.hashes import seal
+from fastadv.measure.outcome import Part
 from fastadv.runs.identity import ANSWERS, check_same
 from fastadv.runs.work import Keeper
 

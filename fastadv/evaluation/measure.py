@@ -1,14 +1,12 @@
 """A model measured on a data set, without an attack and under attacks."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +14,6 @@ from torch import Tensor, nn
 from fastadv._checks import OnEvent, check_on_event, knowing
 from fastadv.answers import answers
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.flags import denied_in
-from fastadv.attacks.core.result import Status
-from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import SEVERITIES
 from fastadv.data.given import Data
@@ -28,24 +23,23 @@ from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation import _outcome as outcomes
+from fastadv.evaluation import _rows as made
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Batch, Part, attempted, joined
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
-from fastadv.evaluation.draws import RANDOMIZED, Drawing
-from fastadv.evaluation.job import Job, description, environment, prepared
-from fastadv.evaluation.named import Attacks, Threats
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
 from fastadv.hashes import data_hash
+from fastadv.measure.attacks import Attacks, Threats
+from fastadv.measure.batch import Batch
+from fastadv.measure.drawing import Drawing
+from fastadv.measure.job import Job, description, environment, prepared
+from fastadv.measure.outcome import Part, attacked, check_some_ran, columns, joined
 from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, describe
-
-REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
 
 @knowing
@@ -224,7 +218,7 @@ class Evaluation:
         counted = self.count_at(batch.x, batch)
         if self.job.drawing.count > 1:
             batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
-        clean, attacked = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
+        clean, parts = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
         data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
         for name in self.job.attacks:
             file = f"{batch.number:05d}-{self.parts.places.get(name, 0):02d}"
@@ -232,17 +226,16 @@ class Evaluation:
             if part is None:
                 part = self.attack(name, batch)
                 self.parts.add(file, verdict, part, data)
-            attacked.append(part)
+            parts.append(part)
             if processes.world() == 1:
                 self.events.finished(name, clean, part, self.job.drawing.count)
-        if attacked and all("refused" in part.notes for part in attacked):
-            raise InputError(attacked[0].notes["refused"])
+        check_some_ran(parts)
         if self.keep_samples:
-            kept = outcomes.nearest(batch, attacked)
+            kept = made.nearest(batch, parts)
             clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
-        for part in attacked:
+        for part in parts:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more
-        return [clean, *attacked]
+        return [clean, *parts]
 
     def count_at(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return what counts at points x [B, ...] of a batch: sums of the criterion, and draws."""
@@ -258,54 +251,29 @@ class Evaluation:
         """Run an attack on a batch, or note why it does not serve the threat."""
         counts = batch.classifier.counts
         attack = self.events.begun(name, self.job.attacks[name], counts, len(batch.x))
-        tensors = outcomes.untouched(batch, points=self.keep_samples or self.parts.path is not None)
-        usable = (~batch.failed).nonzero().flatten()
-        if not len(usable):
-            return Part(tensors | self.count_at(batch.x, batch))
-        some, claims, several = batch.take(usable), Counter[str](), self.job.drawing.count > 1
-        started, compared = time.perf_counter(), self.job.frozen.compared
-        try:
-            with self.job.drawing.kept(batch.x.device, batch.number, 1 + crc32(name.encode())):
-                attack = outcomes.by_ids(attack, some.x, some.ids, self.job.sizes)
-                result = attempted(name, attack, some, self.job.criterion, self.job.box, claims)
-        except InputError as error:
-            if error.argument not in REFUSALS:
-                raise
-            return Part(tensors | self.count_at(batch.x, batch), {"refused": str(error)})
-        # reading the results waits for the device: the seconds are then the attack's own
-        outcomes.write(tensors, result, some, usable.cpu())
-        tensors["seconds"][0] = time.perf_counter() - started
-        # passes that compare the copy at a process's first batches do not count: else more processes would
-        # count more
-        passes = zip((result.forwards, result.backwards), self.job.frozen.compared, compared, strict=True)
-        cost = [int(total) - (now - then) for total, now, then in passes]
-        tensors["cost"] = torch.tensor(cost, device="cpu")
-        notes = outcomes.notes_of(result, claims)
-        wrong = some.correct & (result.status == int(Status.ALREADY_WRONG))
-        changed = len(usable) == len(batch.y) and bool(wrong.any())
-        if TWO_ANSWERS in notes["flags"] or changed or (denied_in(notes["flags"]) and batch.varies()):
-            notes["flags"].append(TWO_ANSWERS if several else RANDOMIZED)
-        x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
-        return Part(tensors | self.count_at(x_adv, batch), notes)
+        points = self.keep_samples or self.parts.path is not None
+        part, x_adv = attacked(self.job, name, attack, batch, points)
+        part.tensors.update(self.count_at(x_adv, batch))
+        return part
 
     def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
         """Put the batches together, each without an attack and under each."""
         parts, *attacked = zip(*done, strict=True)
         correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
         self.job.check_finite(len(failed), int(failed.sum()))
-        clean = outcomes.draws_of(parts, correct, self.job.drawing.count)
+        clean = made.draws_of(parts, correct, self.job.drawing.count)
         rows = told_apart([
-            outcomes.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
+            made.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
             for (name, attack), own_parts in zip(self.job.attacks.items(), attacked, strict=True)
         ])  # fmt: skip
         samples = None
         if self.keep_samples:
-            values = outcomes.columns(parts, "samples")
+            values = columns(parts, "samples")
             samples = Samples(**values, component=component_of(values["by"], rows))
         seen = torch.stack([part["seen"] for part in parts]).sum(0)
         stated, signs = stated_accuracy(self.job.frozen.source), None
-        remarks = outcomes.remarks(correct, failed, seen, stated)
-        unserved = outcomes.unserved(self.job.attacks.values(), rows)
+        remarks = made.remarks(correct, failed, seen, stated)
+        unserved = made.unserved(self.job.attacks.values(), rows)
         if self.looked and rows:
             look = partial(masking.indicators, self.job, self.parts, rows, attacked, correct, ids)
             signs = processes.from_first(look)
@@ -316,6 +284,6 @@ class Evaluation:
         seconds = times[0][0] + sum(before for _, before in times)
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
-            criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
+            criterion=self.job.criterion, sums=columns(parts, "sums"), remarks=remarks,
             unserved=unserved, chosen=self.job.chosen,
         )  # fmt: skip

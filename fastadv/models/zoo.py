@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
+from fastadv.files import user_cache
 from fastadv.models._common import first_weights, state_accuracy
 from fastadv.models.registry import create_from, factory
 from fastadv.models.weights import check_fit, listing, read_plain
 from fastadv.models.wrappers import Normalized
-from fastadv.runs.files import user_cache
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 RADIUS = {"cifar10/Linf": 8 / 255, "cifar10/L2": 0.5, "cifar100/Linf": 8 / 255, "imagenet/Linf": 4 / 255}

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_tensors, save_tensors, write_text
+from fastadv.files import load_tensors, save_tensors, write_text
 from fastadv.runs.identity import check_same, unsaved
 from fastadv.runs.work import Keeper
 

@@ -20,7 +20,7 @@ from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
-from fastadv.evaluation.named import labels_of
+from fastadv.measure.attacks import labels_of
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation

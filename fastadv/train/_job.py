@@ -21,9 +21,9 @@ from fastadv.data.given import as_dataset, read_by
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
-from fastadv.evaluation.job import for_data
-from fastadv.evaluation.named import Attacks, Threats, boxes_of, criterion_of, labels_of, named
 from fastadv.hashes import data_hash
+from fastadv.measure.attacks import Attacks, Threats, boxes_of, criterion_of, labels_of, named
+from fastadv.measure.job import for_data
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.checkpoint import RunRecord

@@ -16,10 +16,9 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
-from fastadv.evaluation import Attack
-from fastadv.evaluation.job import Job, check_evaluation
-from fastadv.evaluation.measure import Evaluation
-from fastadv.evaluation.named import labels_of
+from fastadv.measure.accuracies import accuracies
+from fastadv.measure.attacks import Attack, labels_of
+from fastadv.measure.job import Job, check_evaluation
 from fastadv.runs import processes
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
@@ -35,15 +34,6 @@ OWN_LIMIT = 512  # images for the recipe's own examples: enough to show a collap
 def _draw_alike(steps: Steps) -> None:
     """Let a model that draws when it is tested draw the same in every epoch; a run keeps the generators."""
     rng.seed_all(rng.derive(steps.feed.seed, "measured"), steps.feed.device)
-
-
-class _Labeled(Evaluation):
-    """An evaluation whose table has the labels."""
-
-    def measure(self, batch: Any) -> list[Any]:
-        clean, *attacked = super().measure(batch)
-        clean.tensors["sums.labels"] = batch.y.cpu()
-        return [clean, *attacked]
 
 
 @dataclass(frozen=True)
@@ -87,11 +77,11 @@ class Measure:
         frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
         asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
-        table, worst = _Labeled(Job(*asked)).table(), None
+        measured, worst = accuracies(Job(*asked)), None
         if self.criterion.outputs == "classes":
-            counts = (labels := table.sums["labels"]).bincount()
-            worst = float((labels.bincount(table.correct) / counts)[counts > 0].min())
-        return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}, worst
+            counts = measured.y.bincount()
+            worst = float((measured.y.bincount(measured.correct) / counts)[counts > 0].min())
+        return measured.clean, {name: measured.under(name) for name in self.attacks}, worst
 
     def own_accuracy(self, steps: Steps) -> float | None:
         """Measure the accuracy on the recipe's own examples, of several threats on all of a sample.

@@ -14,7 +14,7 @@ from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._output import PIPE_WIDTH, print_table
 from fastadv.data import load_constructed
 from fastadv.data.corruption.weather import PHOTOGRAPHS
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 
 SOME = "-n 60"
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.card import about, telling
 from fastadv.evaluation.figures import style
-from fastadv.runs.card import about, telling
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -17,7 +17,7 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import ImageSet
 from fastadv.evaluation import Curve, accuracy_against_radius, clopper_pearson, evaluate
-from fastadv.evaluation.named import minimizes
+from fastadv.measure.attacks import minimizes
 from fastadv.runs import processes
 from tests.engine.nets import convnet, images
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels

@@ -12,8 +12,8 @@ import torch
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import construct, load, load_constructed
+from fastadv.files import load_tensors
 from fastadv.models import SmallCNN, load_weights
-from fastadv.runs.files import load_tensors
 from tests.cli import conftest
 from tests.cli.conftest import timeless
 

@@ -9,12 +9,12 @@ from typing_extensions import TypeVar
 from fastadv import rng
 from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.judge import Judge, judge_for
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.task import Task
 from fastadv.engine.bound import Ask, CleanPass
 from fastadv.losses import Loss
+from fastadv.threat.checks import StepSize
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
 V = TypeVar("V", Tensor, StepSize)

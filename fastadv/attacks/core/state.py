@@ -8,7 +8,6 @@ from torch import Tensor
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.record import Change, Record, Rows
 from fastadv.attacks.core.task import SAMPLES, Task
-from fastadv.threat import Threat
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class State:
 
     def each(self, change: Change) -> "State":
         """Return the state with what `change` makes of each tensor, by name, to be written where it lies."""
-        task, radius = self.task, radii(self.task.threat)
+        task, radius = self.task, self.task.threat.radii
         held = {name: value for name in SAMPLES if (value := getattr(task, name)) is not None}
         samples: dict[str, Any] = {name: change(name, value) for name, value in held.items()}
         threat = task.threat if radius is None else task.threat.resized(change("radius", radius))
@@ -59,8 +58,3 @@ class State:
     def on(self, tensors: dict[str, Tensor]) -> "State":
         """Return the state that has other `tensors`, of as many samples as these have rows."""
         return self.each(lambda name, _: tensors[name])
-
-
-def radii(threat: Threat) -> Tensor | None:
-    """Return [B] where each sample has a radius of its own."""
-    return threat.radius if isinstance(threat.radius, Tensor) and threat.radius.ndim else None

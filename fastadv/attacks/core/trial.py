@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks.core.criterion import WRONG, Goal
-from fastadv.attacks.core.flags import MEANT, Outcome, flags_of
+from fastadv.attacks.core.flags import Evidence, bytes_meant
 from fastadv.attacks.core.judge import graded, loss_of
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Record
@@ -111,7 +111,7 @@ class Trial:
         varies = ~(again <= self._rounding()) & ~self.unusable
         if not self.draws and bool(varies.any()):
             self.draws = True
-            self._report(TWO_ANSWERS)
+            self.flags += (TWO_ANSWERS,)
         self.already, self.attacked = self.already & ~varies, self.attacked | varies
         self.some_already = bool(self.already.any())
 
@@ -189,7 +189,7 @@ class Trial:
         wrong = self.classifier.differs(apart, torch.where(held[:, None], logits, 0.0))
         if wrong and replayed is not None:
             replayed.refuse(STALE)
-            self._report(STALE)
+            self.flags += (STALE,)
 
     def _rounding(self) -> float:
         """Return by how much the logits of two passes of one x may differ."""
@@ -197,12 +197,12 @@ class Trial:
         clean = clean[:, near(clean)]
         return bound(self.classifier.dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
 
-    def _report(self, flag: str) -> None:
-        """Flag the result; log once for a frozen model what asks the caller."""
-        self.flags = tuple(dict.fromkeys([*self.flags, flag]))
-        if MEANT in flag and flag not in self.classifier.notes:
-            self.classifier.add_note(flag)
-            log.warning("attack: %s", flag)
+    def _ask(self, flags: tuple[str, ...]) -> None:
+        """Log flags that ask the caller, once for a frozen model."""
+        for flag in flags:
+            if flag not in self.classifier.notes:
+                self.classifier.add_note(flag)
+                log.warning("attack: %s", flag)
 
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, claimed: Tensor, not_finite: Tensor,
@@ -218,23 +218,25 @@ class Trial:
         broken, already = met & self.attacked, met & self.already
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
-        denied = (claimed | self.already) & ~met & ~self.outside
-        forwards, backwards = self.passed
-        outcome = Outcome(self, status, verdict.logits, loss, within is None, denied, backwards)
-        for flag in flags_of(outcome):
-            self._report(flag)
+        success, x_adv, (forwards, backwards) = broken | already, x_adv.contiguous(), self.passed
+        evidence = Evidence.of(
+            self, x_adv, status, success, claimed, verdict.logits, loss, within is None, backwards
+        )
+        if bytes_meant(task.threat):
+            self._ask(evidence.wide())
         distance = verdict.distance
         distance = task.threat.distance(x_adv, task.x) if distance is None else distance
         return AttackResult(
-            x_adv=x_adv.contiguous(),
-            success=broken | already,
+            x_adv=x_adv,
+            success=success,
             status=status,
             loss=value,
             distance=distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0),
             forwards=forwards,
             backwards=backwards,
             zero_gradient=zero_gradient,
-            flags=self.flags,
+            # outputs of any shape may be larger than x: they are not kept until the flags are read
+            flags=evidence.flags() if task.outputs == "any" else evidence.flags,
             unfinished=unfinished,
             cycled=cycled,
             threat=within or task.threat,

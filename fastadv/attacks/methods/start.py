@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fastadv import ops, rng
 from fastadv.attacks.core import Search
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import farthest, like, unit, width
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # (search, round) -> candidates [n, C, ...]
 Noise = Callable[[Search, int], Tensor]

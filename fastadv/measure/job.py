@@ -20,9 +20,9 @@ from fastadv.data.sampling import BY_CLASS, first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Batch
-from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attack, Attacks, Threats, boxes_of, criterion_of, labels_of, named
+from fastadv.measure.attacks import Attack, Attacks, Threats, boxes_of, criterion_of, labels_of, named
+from fastadv.measure.batch import Batch
+from fastadv.measure.drawing import ONE_DRAW, Drawing
 from fastadv.runs import processes
 from fastadv.runs.identity import BY_NAME, describe
 

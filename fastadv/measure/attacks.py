@@ -10,7 +10,6 @@ from torch import Tensor
 from fastadv._checks import meant
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult, Status
 from fastadv.attacks.core.card import REGISTRY, card_of, name_of
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
 from fastadv.attacks.methods.claims import Within, is_own
@@ -19,6 +18,7 @@ from fastadv.data.imageset import UNIT, Box, Held
 from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
+from fastadv.threat.checks import check_threat
 
 Attack = Callable[..., AttackResult]
 """(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
