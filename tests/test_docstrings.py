@@ -132,6 +132,7 @@ def test_docstrings_have_one_style() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_examples_run() -> None:
     # by their text: several names may share one
     shown = {text: name for name, value in documented() if ">>> " in (text := text_of(value))}

@@ -8,16 +8,16 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from fastadv.card import telling
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, VERMILION, new_figure, save
-from fastadv.runs.card import telling
 
 ROOT = Path(__file__).parents[2]
 # rooms, top layer first; imports point down
 LAYERS = (
     ("papers", "fastadv/cli", "fastadv/demo"),
-    ("fastadv/train", "fastadv/adapters"),
-    ("fastadv/evaluation",),
-    ("fastadv/certify", "fastadv/data"),
+    ("fastadv/train", "fastadv/evaluation", "fastadv/certify", "fastadv/adapters"),
+    ("fastadv/measure",),
+    ("fastadv/data",),
     ("fastadv/attacks", "fastadv/models"),
     ("fastadv/engine",),
     ("fastadv/threat",),

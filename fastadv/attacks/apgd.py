@@ -80,8 +80,7 @@ def apgd(
     base, rounds = _targets(loss, classes, handed(model))
     if nearest and not rounds:
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
-    if starts is not None:
-        check_starts("apgd", starts, x, threat)
+    check_starts(starts, x, threat)
     before = LARGER.get(threat.norm, ()) if larger is None else tuple(larger)
     if len(before) > 3 or not all(check_number("larger", factor, 1) for factor in before):
         raise InputError(f"larger: expected at most three numbers >= 1, got {larger!r}")

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 # the length of all steps together, in radii; the paper takes min(radius + 4, 1.25 radius) steps of 1 of 255
 WAY = 1.25

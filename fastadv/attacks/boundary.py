@@ -15,6 +15,7 @@ from fastadv.attacks.methods import start
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # queries where none are given: of the authors' foolbox 3; the paper has no number
 STEPS = 25_000
@@ -91,7 +92,9 @@ def boundary(
         source_step = FIRST_STEP if published else SOURCE
     check_share("spherical_step", spherical_step, one=True)
     check_share("source_step", source_step)
-    start.check_starts("boundary", starts, x, threat)
+    if starts is None:
+        check_finite_box("boundary", threat)
+    start.check_starts(starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if published:
         walk = _rule(starts, budget, spherical_step, source_step)

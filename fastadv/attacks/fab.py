@@ -11,13 +11,13 @@ from torch import Tensor
 from fastadv import losses, ops, rng
 from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import Boundary, largest_others, nearest_boundary
 from fastadv.attacks.methods.start import RESTART
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize, check_step_size
 
 # points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the
 # place where the margin should vanish, as a share of what is left

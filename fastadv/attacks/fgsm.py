@@ -6,9 +6,9 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_threat
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 
 @core.registered(tolerance=1.25, paper="Goodfellow et al. 2014")

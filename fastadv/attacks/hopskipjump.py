@@ -18,6 +18,7 @@ from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # steps where neither they nor queries are given, as in the authors' code
 STEPS = 40
@@ -83,7 +84,9 @@ def hopskipjump(
     """
     if queries is None:
         queries, steps = maxsize, STEPS if steps is None else steps
-    start.check_starts("hopskipjump", starts, x, threat)
+    if starts is None:
+        check_finite_box("hopskipjump", threat)
+    start.check_starts(starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if variant == "published":
         return core.run(model, x, y, threat, _rule(starts, queries, steps, directions), rows=_Hops, **how)

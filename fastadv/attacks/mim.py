@@ -9,11 +9,11 @@ from torch import Tensor
 from fastadv import losses, ops
 from fastadv._checks import check_number
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.attacks.methods.geometry import like
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 
 class _Rows(Steps):

@@ -10,12 +10,12 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import length_of_share, step_size_for
 from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 # (search, estimated gradient like points, points, step) -> the next points
 Move = Callable[[core.Search, Tensor, Tensor, int], Tensor]

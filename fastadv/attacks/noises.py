@@ -12,12 +12,12 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core import Rows, Rule, Search
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.points import rounded
 from fastadv.attacks.methods.geometry import as_floats, farthest, like, norm, where_rows
 from fastadv.ops import project_l0
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
 Draw = Callable[[int, int, Tensor, int], Tensor]

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 
 @core.registered(random=True, paper="Madry et al. 2018")

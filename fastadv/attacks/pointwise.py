@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.methods.geometry import as_floats, like, where_rows
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.attacks.noises import ends, signed
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # published runs in L0 where none are given
 RESTARTS = 10
@@ -64,7 +64,7 @@ def pointwise(
         Schott et al. 2018 (arXiv 1805.09190).
     """
     check_finite_box("pointwise", threat)
-    check_starts("pointwise", starts, x, threat)
+    check_starts(starts, x, threat)
     published = variant == "published"
     if restarts is None:
         restarts = RESTARTS if published and threat.norm == "l0" else 1

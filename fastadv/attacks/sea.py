@@ -10,8 +10,8 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.core.judge import loss_of
 from fastadv.attacks.core.look import ScoredLook
-from fastadv.attacks.criteria.share import needs_share, share_of
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, project, stages
+from fastadv.attacks.methods.dense import needs_share, share_of
 from fastadv.errors import InputError
 from fastadv.ops.keep_best import keep_best_
 from fastadv.threat import Threat

@@ -8,12 +8,12 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Climb
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops.sparse_rs import sparse_rs as exchanged
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # after so many queries, of 10,000, the share is divided by the number below
 ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

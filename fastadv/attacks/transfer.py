@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
@@ -21,6 +20,7 @@ from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
 from fastadv.text import first_line
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 # the scales tried first: the largest coordinate moves by these shares of the box, 1 and more to its edge
 FIRST, LAST = 2.0**-8, 2.0**4

@@ -164,8 +164,8 @@ def _gives(dataset: Any, labels: Tensor, key: str | int) -> bool:
     _, first = np.unique(labels.numpy(), return_index=True)
     try:
         with rng.generators_kept(rng.CPU):
-            asked = first[:: -(-len(first) // ASKED)].tolist()
-            return all(int(dataset[place][key]) == int(labels[place]) for place in asked)
+            places = first[:: -(-len(first) // ASKED)].tolist()
+            return all(int(dataset[place][key]) == int(labels[place]) for place in places)
     except Exception:  # no pair, as of a set that `pairs` reads, or an image that nobody may ask for
         return True
 

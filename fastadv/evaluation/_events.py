@@ -11,8 +11,8 @@ from torch import Tensor
 from fastadv._checks import OnEvent
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.engine.prepared import Counts
-from fastadv.evaluation._outcome import Part
-from fastadv.evaluation.named import Attack
+from fastadv.measure.bound import Attack
+from fastadv.measure.outcome import Part
 from fastadv.progress import Lines, Tick, tell
 from fastadv.runs import processes
 from fastadv.text import percent

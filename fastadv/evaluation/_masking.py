@@ -15,11 +15,11 @@ from fastadv.attacks.masking.evidence import FEW, FEW_PARAMETERS
 from fastadv.attacks.masking.flags import SIGNS, Cost
 from fastadv.attacks.masking.verdict import BLACK_BOX
 from fastadv.engine.module import as_module
-from fastadv.evaluation._outcome import NOT_RUN, Part, joined
 from fastadv.evaluation._parts import Parts
-from fastadv.evaluation.job import Job
-from fastadv.evaluation.named import Attack, bound, threat_of
 from fastadv.evaluation.row import Group, Row, groups, worst_draws
+from fastadv.measure.bound import Attack, bound, threat_of
+from fastadv.measure.job import Job
+from fastadv.measure.outcome import NOT_RUN, Part, joined
 from fastadv.outputs import SOFT_LOGITS
 from fastadv.text import percent
 from fastadv.threat import Named, Threat

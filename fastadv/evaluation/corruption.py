@@ -18,12 +18,12 @@ from fastadv.data.imageset import UNIT, ImageSet, to_unit
 from fastadv.data.sampling import first_samples, known_labels, sample_count
 from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.export import Exported
-from fastadv.evaluation.job import Job
 from fastadv.hashes import data_hash
 from fastadv.intervals import Interval, clopper_pearson
+from fastadv.measure.job import Job
+from fastadv.measure.outcome import Part
 from fastadv.runs import processes
 from fastadv.text import aligned, percent, several
 

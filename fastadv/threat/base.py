@@ -1,7 +1,7 @@
 """The base class of all norms: radius and box, membership, random starts, step sizes, description."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
@@ -74,6 +74,16 @@ class Threat:
         """Return whether another value is a threat of this metric and radius."""
         alike = isinstance(other, Threat) and other.metric == self.metric
         return alike and plain(other.radius) == plain(self.radius)
+
+    @property
+    def radii(self) -> Tensor | None:
+        """The radii of the samples [B]; None where one holds for all."""
+        return self.radius if isinstance(self.radius, Tensor) and self.radius.ndim else None
+
+    @property
+    def step_key(self) -> tuple[Hashable, ...]:
+        """What a captured step knows of the threat, but for `radii`, which are rows of its graph."""
+        return type(self), self.box, None if self.radii is not None else self.radius  # type: ignore[return-value]
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import fastadv as fa
 from fastadv.data.corruption.weather import PHOTOGRAPHS
+from tests.attacks.contract.conftest import COMPONENTS, FEW, shortened
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks")
@@ -34,6 +35,12 @@ def test_the_tests_that_pin_a_pitfall_exist():
     named = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", (DOCS / "pitfalls.md").read_text())
     assert named
     assert [name for name, file in named if f"def {name}(" not in (DOCS.parent / file).read_text()] == []
+
+
+def short_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let AutoAttack take few steps, where a page does not say what it finds."""
+    for name, few in FEW.items():
+        monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
 
 
 def run(path: Path, **names: Any) -> dict[str, Any]:
@@ -72,10 +79,12 @@ class Session:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_blocks_of_a_page_run(path, reader, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    short_components(monkeypatch)
     for name, value in ALONE.items():  # as torchrun starts one process
         monkeypatch.setenv(name, value)
     if not torch.cuda.is_available():
@@ -95,6 +104,7 @@ def test_a_page_says_what_its_blocks_follow():
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     model, x, y = reader["model"].eval(), reader["x"], reader["y"]
@@ -107,6 +117,7 @@ def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_on_masked_gradients(capsys):
     """It prints about what it shows: training rounds otherwise on another machine."""
@@ -124,6 +135,7 @@ def test_the_page_on_masked_gradients(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_page_on_transfer(capsys, tmp_path, monkeypatch):
     """The ensemble fools the linear network more often than the CNN alone, and a rule does no harm."""
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv._waiting import surely_finite
-from fastadv.attacks.core.checks import check_images, check_mask, check_threat
+from fastadv.attacks.core.checks import check_images, check_mask
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.result import AttackResult
@@ -20,6 +20,7 @@ from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError
 from fastadv.labels import check_index
 from fastadv.threat import Threat, Through
+from fastadv.threat.checks import check_threat
 
 
 class Common(TypedDict, total=False):

@@ -10,6 +10,7 @@ from fastadv import losses
 from fastadv.attacks.core.criterion import WRONG, Goal
 from fastadv.attacks.core.flags import Evidence, bytes_meant
 from fastadv.attacks.core.judge import graded, loss_of
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
@@ -23,6 +24,8 @@ from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
 
+# factors that lengthen the displacement of a point, in turn, where the model denies that it is a success
+OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 EPS = 8 * torch.finfo(torch.float32).eps
 CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
@@ -132,6 +135,38 @@ class Trial:
             x_adv.clamp_(*task.threat.box)  # what rounding took out
         logits = self.classifier.verdict(x_adv, task.rows)
         return Verdict(logits, *task.judged(logits), distance)
+
+    def nearest(self, record: Record, within: Threat) -> Verdict:
+        """Return the verdict on the nearest successes; what is outside `within`, or denied, is x again."""
+        x = self.problem.x
+        # what is too far goes back before the verdict, as rows may depend on each other
+        far = self.problem.threat.contains(record.x_adv, x) & ~within.contains(record.x_adv, x)
+        record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
+        verdict = self.overshoot(record.x_adv, record.success, self.verdict(record.x_adv))
+        moved, inside = (record.x_adv != x).flatten(1).any(1), within.contains(record.x_adv, x)
+        kept = verdict.met & inside | ~self.attacked
+        if bool((moved & ~kept).any()):
+            record.x_adv = torch.where(like(kept, x), record.x_adv, x)
+            again = self.verdict(record.x_adv)
+            # where rows decide others, the last verdict is on what is returned, unless the model draws
+            if torch.equal(again.logits, self.verdict(record.x_adv).logits):
+                verdict, kept = again, kept & moved & again.met | ~self.attacked
+        return verdict.where(kept, self.at_x)
+
+    def overshoot(self, x_adv: Tensor, claimed: Tensor, verdict: Verdict) -> Verdict:
+        """Lengthen the displacement of successes on the boundary until rounding does not deny them."""
+        # a fresh verdict counts after each change: no randomized model is asked until it agrees
+        threat, x = self.problem.threat, self.problem.x
+        for share in OVERSHOOTS:
+            denied = claimed & ~verdict.met
+            if not bool(denied.any()):
+                break
+            further = (x_adv + share * (x_adv - x)).clamp(*threat.box)
+            moved = denied & threat.contains(further, x) & (further != x_adv).flatten(1).any(1)
+            if bool(moved.any()):
+                x_adv[moved] = further[moved]
+                verdict = self.verdict(x_adv)
+        return verdict
 
     def check_search(
         self, record: Record, verdict: Verdict, loss: losses.Loss, replayed: Captures | None

@@ -9,10 +9,10 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv._waiting import waits
 from fastadv.attacks.core import Rule, Search, repeat
-from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.record import TAIL, Steps
 from fastadv.ops import largest
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize, check_step_size, check_threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
 # all that they remember is in `search.rows`

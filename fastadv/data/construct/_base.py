@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.answers import answers
-from fastadv.attacks.core.checks import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_data
 from fastadv.data.folder import FolderSet
@@ -27,6 +26,7 @@ from fastadv.models.wrappers import representation
 from fastadv.ops._rows import PerRow
 from fastadv.runs.identity import BY_NAME, describe
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 STARTS = ("images", "noise")
 Model = nn.Module | Prepared

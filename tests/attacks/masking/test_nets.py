@@ -1,4 +1,4 @@
-"""Every broken defense raises its flag, and no honest net any; what stands in, and log probabilities."""
+"""No honest net raises a flag; what stands in, and log probabilities."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from fastadv.outputs import squashed
 from tests.attacks.contract.conftest import shortened
 from tests.defenses import Pointwise, Quantize
 
-from .nets import DEFENSES, HONEST, StraightThrough, behind, everywhere, honest, in_front
+from .nets import HONEST, StraightThrough, behind, everywhere, honest, in_front
 
 SAMPLES = {"abs": 9}
 
@@ -44,15 +44,10 @@ def test_an_honest_net_raises_no_flag(name: str) -> None:
     assert indicators.clean != replaced
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DEFENSES)
-def test_a_broken_defense_raises_its_flag(name: str) -> None:
-    make, flag = DEFENSES[name]
-    torch.manual_seed(0)  # of nine places of a crop, one leaves no digit that is right
-    indicators = measured(name, make())
-    assert flag in indicators.flagged
+def test_a_verdict_lists_the_signs_and_what_to_do_about_the_strongest() -> None:
+    indicators = measured("quantized", in_front(Quantize(8)))
     first, *lines, last = indicators.verdict.splitlines()
-    assert first == f"Do not trust ({len(lines)} sign{'s' * (len(lines) > 1)})."
+    assert first == f"Do not trust ({len(lines)} signs)."
     assert [line.partition(": ")[0] for line in lines] == [*indicators.flagged]
     assert last == f"Next: {next(iter(indicators.advice.values()))}"
 
