@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core.task import Classified
+from fastadv.attacks.core.classified import Classified
 
 APART = 1e-3  # the difference of two passes, more than rounding makes
 

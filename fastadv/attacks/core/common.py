@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import FOREIGN, check_choice, check_count, outside_compile
+from fastadv.attacks.core.arguments import SHARED
+from fastadv.attacks.core.arguments import Common as Common
 from fastadv.attacks.core.card import REGISTRY, Attack
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
+from fastadv.attacks.core.classified import Classified
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.task import SHARED, Classified, Task
-from fastadv.attacks.core.task import Common as Common
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.precision import no_autocast, no_gradient

@@ -55,7 +55,7 @@ class Evidence:
     ) -> "Evidence":
         """Return the end of a `Trial` with these logits at x_adv."""
         task, made = trial.problem, (trial.attacked, trial.unusable, trial.outside, trial.draws)
-        classes = logits.shape[1] * (task.outputs == "classes")
+        classes = logits.shape[1] * (task.criterion.outputs == "classes")
         single = task.criterion.of_single(trial.clean, task.y) if backwards else None
         soft = loss == "ce" and budget and task.targets is None
         # labels may change after the call

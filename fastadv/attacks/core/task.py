@@ -1,78 +1,27 @@
 """What an attack is asked, and who answers: made once by the door of a call, and handed on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count
 from fastadv._waiting import surely_finite
-from fastadv.attacks.core.checks import check_images, check_mask
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
+from fastadv.attacks.core.arguments import CHECKS, SHARED, Common
+from fastadv.attacks.core.checks import check_mask
+from fastadv.attacks.core.classified import Classified, before, classified
+from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.result import AttackResult
-from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine import Model, Prepared
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError
-from fastadv.labels import check_index
 from fastadv.threat import Threat, Through
-from fastadv.threat.checks import check_threat
-
-
-class Common(TypedDict, total=False):
-    """The arguments that every attack takes, by name only.
-
-    Args:
-        others: as in `pgd`.
-    """
-
-    targets: Tensor | None
-    criterion: Criterion | None
-    mask: Tensor | None
-    eot: int
-    ids: Tensor | None
-    freeze: bool | None
-
-
-SHARED: dict[str, Any] = {
-    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "freeze": None,
-}  # fmt: skip
-
 
 # What a task has of each sample
 SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean")
-
-
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """Samples that a classifier has classified, which attacks take in place of the model.
-
-    Attributes:
-        classifier: what answers; of a map of parameters, about these.
-        x: [B, ...], the clean samples, or the parameters that leave them as they are.
-        ids: int64 [B], sample numbers.
-        rows: int64 [B], the places of the samples in the batch that the classifier knows.
-        clean: [B, K], the logits of the model as given at x; None before it has seen x.
-    """
-
-    classifier: Prepared
-    x: Tensor
-    ids: Tensor
-    rows: Tensor
-    clean: Tensor | None
-
-    def serves(self, classifier: Prepared) -> bool:
-        """Return whether the logits here are those of another classifier of the same model."""
-        mine = self.classifier
-        return classifier.source is mine.source and classifier.outputs == mine.outputs
-
-    def __call__(self, points: Tensor) -> Tensor:
-        """Return the logits at points of these samples, as a search asks for them."""
-        return self.classifier(points, self.rows)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,9 +61,9 @@ class Task(Classified):
         for name, check in CHECKS.items():
             if name in given:
                 call[name] = check(given[name], call)
-        held = _classified(model, call["model"], x, call["x"], call["ids"])
+        held = classified(model, call["model"], x, call["x"], call["ids"])
         if isinstance(threat, Through):
-            held, threat = _before(held, threat), threat.ball
+            held, threat = before(held, threat), threat.ball
         y, mask, criterion = call["y"], call["mask"], call["criterion"]
         return cls(
             **vars(held),
@@ -229,87 +178,6 @@ class Task(Classified):
         if points.ndim == self.x.ndim:
             return torch.where(self.mask, points, self.x)
         return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
-
-
-# What came in a call, of which each check makes what the task has
-Call = dict[str, Any]
-Check = Callable[[Any, Call], Any]
-
-
-def _images(x: Any, call: Call) -> Tensor:
-    """Return x [B, ...], whose values are known where it is that of a task in the same box."""
-    model, box = call["model"], call["threat"].box
-    known = isinstance(model, Task) and x is model.x and model.box == box
-    images = check_images(x, box, values=not known)
-    if images.ndim == 3 and not _are_several(call["y"], images.shape[0]):
-        raise InputError(
-            f"x: expected a batch [B, C, H, W], got one image {list(images.shape)} and one label; add a "
-            "batch dimension: x[None], and y as a tensor [1]"
-        )
-    return images
-
-
-def _are_several(y: Any, size: int) -> bool:
-    """Return whether y are labels of a batch, and not the one of a single image."""
-    return y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,)))
-
-
-def _prepared(model: Any, call: Call) -> Prepared:
-    """Return what answers, by the passes of a model that was prepared unless the call asks for several."""
-    eot = call["eot"]
-    return prepare(
-        model.classifier if isinstance(model, Classified) else model,
-        eot if eot > 1 else None,
-        work=call["passes"] * call["x"].shape[0],
-        freeze=call["freeze"],
-        outputs=call["criterion"].outputs,
-    )
-
-
-def _labels(name: str) -> Check:
-    """Return the check of y or of the targets."""
-
-    def check(labels: Any, call: Call) -> Tensor | None:
-        x = call["x"]
-        return call["criterion"].labels(name, labels, x.shape[0], x.device)  # type: ignore[no-any-return]
-
-    return check
-
-
-# The arguments of a call in the order in which they are checked: each check sees the call with what those
-# before it have returned, and is asked where the argument was given. A mask is like the parameters of a map,
-# and comes after it.
-CHECKS: dict[str, Check] = {
-    "threat": lambda threat, call: check_threat(threat, maps=True),
-    "criterion": lambda criterion, call: check_criterion(criterion).for_labels(call["y"]),
-    "x": _images,
-    "eot": lambda eot, call: check_count("eot", eot, 1),
-    "model": _prepared,
-    "y": _labels("y"),
-    "targets": _labels("targets"),
-    "ids": lambda ids, call: check_index("ids", ids, call["x"].shape[0], call["x"].device),
-}
-
-
-def _classified(
-    model: Model | Prepared | Classified, classifier: Prepared, given: Tensor, x: Tensor, ids: Tensor | None
-) -> Classified:
-    """Return the samples x, checked of the `given` ones, with what a model that stands for them knows."""
-    rows = torch.arange(x.shape[0], device=x.device)
-    ids = rows if ids is None else ids
-    if not isinstance(model, Classified) or not torch.equal(ids, model.ids):
-        return Classified(classifier.of(x, ids), x, ids, rows, None)
-    clean = model.clean if given is model.x and model.serves(classifier) else None
-    if classifier is model.classifier:
-        return Classified(classifier, x, ids, model.rows, clean)
-    return Classified(classifier.of(x, ids), x, ids, rows, clean)
-
-
-def _before(held: Classified, threat: Through) -> Classified:
-    """Return the parameters that leave samples as they are, for a classifier of what a map makes of them."""
-    mapped = Mapped(held.classifier, threat, held.x, held.ids)
-    t = check_images(threat.parameters(held.x, held.ids), threat.ball.box)
-    return Classified(mapped, t, held.ids, torch.arange(len(t), device=t.device), None)
 
 
 def handed(model: object) -> Task:

@@ -240,6 +240,8 @@ class Trial:
             correct=self.correct,
             goal=Goal(task.criterion, task.targets, task.mask),
         )
-        if task.outputs == "any":  # which may be larger than x, and are not kept until the flags are read
+        if (
+            task.criterion.outputs == "any"
+        ):  # which may be larger than x, and are not kept until the flags are read
             out.flags = out.flags
         return out

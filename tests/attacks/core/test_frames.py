@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.attacks.core.task import Classified
+from fastadv.attacks.core.classified import Classified
 from fastadv.engine import Plain
 
 HERE = str(Path(fa.__file__).parent)
