@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fastadv.attacks import AutoAttackResult, OutsideTopK, Status, autoattack
 from fastadv.attacks.auto.run import Run
 from fastadv.attacks.auto.versions import components
-from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import freeze
@@ -18,9 +17,10 @@ from fastadv.evaluation import evaluate
 from fastadv.threat import THREATS, Linf
 from tests.defenses import Detach, Quantize, RootAtZero
 
-from .contract.conftest import shortened, spied
+from .contract.conftest import shorten, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow
 # the most steps of each component: these nets need few
 FEW = {"apgd": {"steps": 10}, "fab": {"steps": 5}, "pdpgd": {"steps": 20}, "square": {"queries": 100}}
 
@@ -31,8 +31,7 @@ HIDING = [Detach(), Quantize(50)]
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in FEW.items():
-        monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
+    shorten(monkeypatch, FEW)
 
 
 def run(
@@ -44,7 +43,6 @@ def run(
     return autoattack(model, x, y, inside, **options), x, y
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("version", "norm"), [("standard", "linf"), ("rand", "l2"), ("quick", "l1")])
 def test_the_result_adds_up(version: Any, norm: str) -> None:
     """Each component attacks what is left; `by` names the one that broke a sample; calls are told."""
@@ -118,7 +116,6 @@ def test_quick_of_a_criterion_that_leads_to_no_class_begins_with_another_loss():
 STRONG = ["restarts apgd-margin", "restarts apgd-ce-sharp", "targets apgd-t", "restarts square"]
 
 
-@pytest.mark.slow
 def test_strong_is_standard_and_more_on_what_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """With random draws of its own, and nothing where nothing is left."""
     calls = spied(monkeypatch, "square")
@@ -141,7 +138,6 @@ def names(out: AutoAttackResult) -> set[str]:
     return {flag.split(":")[0] for flag in out.flags}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", HIDING)
 def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
     out, _, _ = run(nn.Sequential(layer, mlp(4)), threat("linf", 4))
@@ -154,14 +150,12 @@ def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
         assert out.zero_gradient.all()
 
 
-@pytest.mark.slow
 def test_a_black_box_of_probabilities_has_no_flag() -> None:
     net, x = mlp(4), images(24)
     out = autoattack(lambda z: net(z).softmax(1).detach(), x, labels(net, x), threat("linf"), version="quick")
     assert out.flags == ()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", ["standard", "quick"])
 def test_gradients_that_are_not_finite_are_told_although_square_needs_none(version: Any) -> None:
     out, _, _ = run(nn.Sequential(RootAtZero(), mlp(4)), threat("linf"), version=version)
@@ -170,7 +164,6 @@ def test_gradients_that_are_not_finite_are_told_although_square_needs_none(versi
     assert not out.success.all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", HIDING)
 def test_quick_searches_longer_where_no_gradient_leads(
     layer: nn.Module, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +188,6 @@ def test_quick_searches_longer_where_no_gradient_leads(
         assert torch.equal(whole.success, labels(model, whole.x_adv) != y)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "told"), [("linf", False), ("l2", True), ("l1", True)])
 def test_standard_says_what_strong_adds_where_it_left_samples(norm: str, told: bool) -> None:
     words = f'version="strong" also minimizes the {norm.upper()} norm, which may break more'
@@ -205,7 +197,6 @@ def test_standard_says_what_strong_adds_where_it_left_samples(norm: str, told: b
         assert out.notes == (words,) * (told and left)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", [["square", "apgd-ce"], ["square"]])
 def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
     """It breaks many samples, though none that attacks by gradients leave."""
@@ -219,7 +210,6 @@ def test_square_is_no_flag_where_gradients_break_the_same(version: Any) -> None:
     assert not [flag for flag in table["autoattack"].flags if flag.startswith("square")]
 
 
-@pytest.mark.slow
 def test_the_first_ones_strongest_point_stands_for_samples_that_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = spied(monkeypatch, "apgd")
     out, x, _ = run(mlp(5), threat("l2", 1e-3), images(8), version=["apgd-ce", "apgd-margin", "square"])
@@ -232,7 +222,6 @@ def test_the_first_ones_strongest_point_stands_for_samples_that_hold(monkeypatch
     assert (out.x_adv != x).flatten(1).any(1).all()
 
 
-@pytest.mark.slow
 def test_a_randomized_function_without_a_gradient_is_left_to_square():
     net, x = mlp().eval(), images(6)
     y = net(x).argmax(1)
@@ -249,7 +238,6 @@ def test_a_randomized_function_without_a_gradient_is_left_to_square():
     assert all(any(flag.startswith("denied: ") for flag in result.flags) for result in out)
 
 
-@pytest.mark.slow
 def test_square_says_before_what_it_costs(capfd: pytest.CaptureFixture[str]) -> None:
     model, x, y = labeled(mlp(), images(6))
     out = autoattack(model, x, y, threat("linf", 0.1), version=["apgd-ce", "square"], progress=True)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import fastadv as fa
 from fastadv.data.corruption.weather import PHOTOGRAPHS
-from tests.attacks.contract.conftest import COMPONENTS, FEW, shortened
+from tests.attacks.contract.conftest import FEW, shorten
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks")
@@ -35,12 +35,6 @@ def test_the_tests_that_pin_a_pitfall_exist():
     named = re.findall(r"\[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", (DOCS / "pitfalls.md").read_text())
     assert named
     assert [name for name, file in named if f"def {name}(" not in (DOCS.parent / file).read_text()] == []
-
-
-def short_components(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let AutoAttack take few steps, where a page does not say what it finds."""
-    for name, few in FEW.items():
-        monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
 
 
 def run(path: Path, **names: Any) -> dict[str, Any]:
@@ -84,7 +78,7 @@ class Session:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_blocks_of_a_page_run(path, reader, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    short_components(monkeypatch)
+    shorten(monkeypatch, FEW)  # no page says what it finds
     for name, value in ALONE.items():  # as torchrun starts one process
         monkeypatch.setenv(name, value)
     if not torch.cuda.is_available():

@@ -9,7 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
-from tests.docs.test_pages import short_components
+from tests.attacks.contract.conftest import FEW, shorten
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 SHOWN = re.compile(r"```text\n(.*?)```", re.DOTALL)
@@ -42,7 +42,7 @@ def test_the_blocks_run_in_order_and_print_what_it_shows(capsys, monkeypatch, tm
     names = {"quick": partial(fa.attacks.autoattack, version="quick")}
     for code, shows in re.findall(r"```python\n(.*?)```\n\n(```text)?", README, re.DOTALL):
         if not shows:
-            short_components(monkeypatch)
+            shorten(monkeypatch, FEW)
         exec(code.replace('"autoattack"', '{"autoattack": quick}'), names)
     printed = iter(capsys.readouterr().out.splitlines())
     shown = [line for text in SHOWN.findall(README) for line in text.splitlines() if line != "..."]

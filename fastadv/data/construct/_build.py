@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_choice, check_count
-from fastadv.data.construct._base import Base, fingerprint
+from fastadv.data.construct._base import Base, describe_model
 from fastadv.data.construct.constructed import ConstructedSet, indexed, make_card
 from fastadv.data.imageset import UNIT, to_unit
 from fastadv.data.shards import (
@@ -152,8 +152,8 @@ def _config(
             "name": f"{base.name}-{construction.name}",
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
-            "base": base.fingerprint(),
-            "model": fingerprint(construction.source, base),
+            "base": base.describe(),
+            "model": describe_model(construction.source, base),
             "threat": construction.threat.describe(),
             "metric": construction.threat.metric,
             "dtype": dtype,

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
 from fastadv.engine import prepare
 from fastadv.errors import NoGradientError
 from fastadv.outputs import squashed
-from tests.attacks.contract.conftest import shortened
+from tests.attacks.contract.conftest import shorten
 from tests.defenses import Pointwise, Quantize
 
 from .nets import HONEST, StraightThrough, behind, everywhere, honest, in_front
@@ -116,8 +115,7 @@ def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatc
     data = TEST.x, model(TEST.x).argmax(1)
     quick = partial(fa.attacks.autoattack, model, *data, threat, version="quick")
     assert name == "bpda" or STAND_IN in quick().verdict
-    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": 500}}.items():
-        monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
+    shorten(monkeypatch, {"apgd": {"steps": 5}, "square": {"queries": 500}})
     assert ("standard square" in quick().costs) == (name == "bpda")
     square, short = (partial(fa.attacks.square, queries=count) for count in (500, 300))
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
