@@ -40,14 +40,14 @@ def named(
     what the first of them makes of the net `grey_box`, where there is one.
     """
     threats = tuple(threat) if isinstance(threat, list | tuple) else (threat,)
-    by_name, untold, taken = dict[str, Attack](), list[str](), False
+    by_name, without_threat, taken = dict[str, Attack](), list[str](), False
     for name, value in _pairs(attacks):
         attack = _judged_in_its_own(_function(name, value))
         bind, rows = _asks_for_threat(attack), [(name, attack)]
         if bind is not None and threat is not None:
             rows, taken = [(name + end, bind(one)) for end, one in _endings(threats)], True
         elif bind is not None and is_own(attack):
-            untold.append(name)
+            without_threat.append(name)
         elif bind is not None and isinstance(value, str):
             _check_optional(name, attack)
         for row, one in rows:
@@ -56,8 +56,8 @@ def named(
                     f"attacks: expected lines with names of their own, got two of {row!r}; rename in a dict"
                 )
             by_name[row] = _with_default(_with_default(one, "criterion", criterion), "seed", seed or None)
-    if untold and (ball := _in_common(by_name.values(), recipe)) is not None:
-        by_name |= {name: Within(by_name[name], ball) for name in untold}
+    if without_threat and (ball := _in_common(by_name.values(), recipe)) is not None:
+        by_name |= {name: Within(by_name[name], ball) for name in without_threat}
     if threat is not None and not taken:
         _check_held(threat, threats, by_name, recipe)
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
