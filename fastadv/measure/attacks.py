@@ -70,20 +70,20 @@ def _pairs(attacks: Attacks | None) -> Iterable[tuple[str, Attack | str]]:
     if hasattr(attacks, "__array__"):  # a tensor, too
         raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
     single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
-    several = [attacks] if single else [*(attacks or [])]
+    several: list[Any] = [attacks] if single else [*(attacks or [])]
     return [(one.rpartition(":")[2] if isinstance(one, str) else name_of(one), one) for one in several]
 
 
 def _function(name: str, value: Any) -> Attack:
     """Return the attack of a name, or the function itself; InputError for what is neither."""
-    attack = value
     if isinstance(value, str):
-        attack = card_of("attacks", value, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}).run
-    if not callable(attack):
+        value = card_of("attacks", value, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}).run
+    if not callable(value):
         raise InputError(
             f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
-            f"got {type(attack).__name__}; bind arguments with functools.partial"
+            f"got {type(value).__name__}; bind arguments with functools.partial"
         )
+    attack: Attack = value
     _check_arguments(name, attack)
     return attack
 
