@@ -18,7 +18,7 @@ from rich.text import Text
 
 from fastadv.card import about, telling
 
-WIDTH = 100  # columns
+WIDTH = 110  # columns
 MODEL = "-m small_cnn -o width=8"
 SESSION = (
     f"fastadv train {MODEL} --data digits --recipe pgd --norm l2 --radius 0.5 --epochs 6"

@@ -36,7 +36,7 @@ def indicators(
     part = kept.kept(PART, known)
     if part is None:
         ran = {row.name: own for row, own in zip(rows, parts, strict=True)}
-        signs = _looked(job, [row for row in rows if not row.refused], ran, chosen, correct, ids)
+        signs = _signs(job, [row for row in rows if not row.refused], ran, chosen, correct, ids)
         part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(signs))
         kept.add(PART, known, part)
     signs = Indicators(**part.notes)
@@ -49,7 +49,7 @@ def indicators(
     return replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized, *signs.remarks])
 
 
-def _looked(
+def _signs(
     job: Job, rows: Sequence[Row], parts: Mapping[str, Sequence[Part]], chosen: Tensor, correct: Tensor,
     ids: Tensor,
 ) -> Indicators:  # fmt: skip
@@ -73,8 +73,8 @@ def _looked(
         for row in searches
         if row.threat is not None and 0 < _parameters(parts[row.name]) <= FEW
     ]
-    few = any((metric, False) not in of_maps for metric, _ in of_maps)
-    return replace(signs, remarks=[*[FEW_PARAMETERS] * few, *signs.remarks])
+    by_gradients_alone = any((metric, False) not in of_maps for metric, _ in of_maps)
+    return replace(signs, remarks=[*[FEW_PARAMETERS] * by_gradients_alone, *signs.remarks])
 
 
 def _says(rows: Sequence[Row], text: str) -> bool:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -26,7 +26,7 @@ from fastadv.evaluation import _masking as masking
 from fastadv.evaluation import _rows
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._parts import IDENTITY, Parts
-from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
+from fastadv.evaluation.corruption import Corruptions, measured, selected
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
@@ -203,11 +203,11 @@ class Evaluation:
     """A job with what is kept and told of it."""
 
     job: Job
-    keep_samples: bool = False
-    parts: Parts = field(default_factory=lambda: Parts(None))
-    looked: bool = False  # whether signs of masking are looked for
-    events: Events = field(default_factory=Events)
-    corruptions: Corruptions = NONE
+    keep_samples: bool
+    parts: Parts
+    indicators: bool  # whether signs of masking are looked for
+    events: Events
+    corruptions: Corruptions
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
@@ -231,7 +231,7 @@ class Evaluation:
         kept = self.parts.path is not None
         data, points = data_hash(batch.x, batch.y) if kept else "", kept or self.keep_samples
         for name in self.job.attacks:
-            file = f"{batch.number:05d}-{self.parts.places.get(name, 0):02d}"
+            file = f"{batch.number:05d}-{self.parts.places[name]:02d}"
             part = self.parts.kept(file, verdict, data)
             if part is None:
                 attack = self.events.begun(
@@ -279,7 +279,7 @@ class Evaluation:
         stated, signs = stated_accuracy(self.job.frozen.source), None
         remarks = _rows.remarks(correct, failed, seen, stated)
         unserved = _rows.unserved(self.job.attacks.values(), rows)
-        if self.looked and rows:
+        if self.indicators and rows:
             look = partial(masking.indicators, self.job, self.parts, rows, by_attack, correct, ids)
             signs = processes.from_first(look)
             unseen = {**signs.unseen, **dict.fromkeys(unserved, UNSERVED)}

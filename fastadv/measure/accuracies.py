@@ -36,7 +36,7 @@ class Accuracies:
 def accuracies(job: Job) -> Accuracies:
     """Measure a model; InputError where it has finite logits for no sample."""
 
-    def measured(batch: Batch) -> tuple[Tensor, ...]:
+    def measured(batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Part]]:
         parts = [attacked(job, name, attack, batch)[0] for name, attack in job.attacks.items()]
         check_some_ran(parts)
         return batch.y.cpu(), batch.correct.cpu(), batch.failed.cpu(), parts

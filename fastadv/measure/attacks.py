@@ -40,14 +40,14 @@ def named(
     what the first of them makes of the net `grey_box`, where there is one.
     """
     threats = tuple(threat) if isinstance(threat, list | tuple) else (threat,)
-    by_name, untold, taken = dict[str, Attack](), list[str](), False
+    by_name, without_threat, taken = dict[str, Attack](), list[str](), False
     for name, value in _pairs(attacks):
         attack = _judged_in_its_own(_function(name, value))
         bind, rows = _asks_for_threat(attack), [(name, attack)]
         if bind is not None and threat is not None:
             rows, taken = [(name + end, bind(one)) for end, one in _endings(threats)], True
         elif bind is not None and is_own(attack):
-            untold.append(name)
+            without_threat.append(name)
         elif bind is not None and isinstance(value, str):
             _check_optional(name, attack)
         for row, one in rows:
@@ -56,8 +56,8 @@ def named(
                     f"attacks: expected lines with names of their own, got two of {row!r}; rename in a dict"
                 )
             by_name[row] = _with_default(_with_default(one, "criterion", criterion), "seed", seed or None)
-    if untold and (ball := _in_common(by_name.values(), recipe)) is not None:
-        by_name |= {name: Within(by_name[name], ball) for name in untold}
+    if without_threat and (ball := _in_common(by_name.values(), recipe)) is not None:
+        by_name |= {name: Within(by_name[name], ball) for name in without_threat}
     if threat is not None and not taken:
         _check_held(threat, threats, by_name, recipe)
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
@@ -70,20 +70,20 @@ def _pairs(attacks: Attacks | None) -> Iterable[tuple[str, Attack | str]]:
     if hasattr(attacks, "__array__"):  # a tensor, too
         raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
     single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
-    several = [attacks] if single else [*(attacks or [])]
+    several: list[Any] = [attacks] if single else [*(attacks or [])]
     return [(one.rpartition(":")[2] if isinstance(one, str) else name_of(one), one) for one in several]
 
 
 def _function(name: str, value: Any) -> Attack:
     """Return the attack of a name, or the function itself; InputError for what is neither."""
-    attack = value
     if isinstance(value, str):
-        attack = card_of("attacks", value, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}).run
-    if not callable(attack):
+        value = card_of("attacks", value, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}).run
+    if not callable(value):
         raise InputError(
             f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
-            f"got {type(attack).__name__}; bind arguments with functools.partial"
+            f"got {type(value).__name__}; bind arguments with functools.partial"
         )
+    attack: Attack = value
     _check_arguments(name, attack)
     return attack
 
