@@ -22,11 +22,13 @@ class Asks(Samples[R_co]):
     def ask(self, loss: losses.Loss) -> Ask:
         """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
         chosen = loss, self.met, id(self.aims)
-        if chosen not in self._asked:
-            self._asked = {chosen: self._chosen(loss)}
-        return self._asked[chosen]
+        if self._asked[0] != chosen:
+            self._asked = chosen, self._chosen(loss)
+        ask: Ask = self._asked[1]
+        return ask
 
     def _chosen(self, loss: losses.Loss) -> Ask:
+        """Return what follows gradient rules, takes the first gradient, or asks by kernels or without."""
         if self.plan.gradient is not None:
             follow: Any = self.plan.gradient
             return partial(follow, self, loss=loss)
