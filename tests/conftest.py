@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,7 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 
-from fastadv.engine import Plain, frozen
-from fastadv.engine.search_copy import SearchCopy
+from fastadv.engine import frozen
 from fastadv.threat import THREATS
 
 if not torch.cuda.is_available():
@@ -217,11 +217,11 @@ def search_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def asked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a Frozen count what its callers ask for, without what it compares."""
-    for holder, name in ((SearchCopy, "prepare"), (frozen, "compare")):
-        real = getattr(holder, name)
-        alone = lambda search, *args, real=real: real(search, *map(_uncounted, args))  # noqa: E731
-        monkeypatch.setattr(holder, name, alone)
+    comparing = frozen.Frozen._comparing
 
+    @contextmanager
+    def uncounted(asked: frozen.Frozen, x: torch.Tensor) -> Iterator[None]:
+        with comparing(asked, x), asked.uncounted():
+            yield
 
-def _uncounted(value: object) -> object:
-    return Plain(value) if isinstance(value, Plain) else value
+    monkeypatch.setattr(frozen.Frozen, "_comparing", uncounted)

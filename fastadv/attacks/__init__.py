@@ -33,9 +33,10 @@ from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.grid import grid
 from fastadv.attacks.hopskipjump import hopskipjump
+from fastadv.attacks.indicators import indicators
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
-from fastadv.attacks.masking import Indicators, indicators
+from fastadv.attacks.masking import Indicators
 from fastadv.attacks.masking.masked_modules import masked_modules
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm

@@ -35,6 +35,7 @@ def bim(
             levels of 255: 10 for a radius of 8/255, which is the default here.
         step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the total
             length that the paper allows; with `eot` > 1 as in `pgd`.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3), steps=10)

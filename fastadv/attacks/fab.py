@@ -66,6 +66,7 @@ def fab(
     targets or a criterion, the one boundary is where its margin is zero.
 
     Args:
+        threat: Linf, L2 or L1; the radius is inf or the largest distance of interest, a number or [B].
         steps: projections in each restart, >= 1; 100 as in the paper.
         restarts: attempts. The first starts at x, the others at random points nearer than the best success.
         targeted: attack each of the nearest classes separately, `steps` projections each, with one backward
@@ -77,6 +78,7 @@ def fab(
         restart_radius: restarts begin at random points within half of this distance, or of that of the
             nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
             or 5 (L1) widths of the box. AutoAttack gives its radius.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.fab(model, x, y, fa.Linf(float("inf")), steps=20)

@@ -25,6 +25,7 @@ def fgsm(
 
     Args:
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.fgsm(model, x, y, fa.Linf(0.3))

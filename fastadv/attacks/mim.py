@@ -43,6 +43,7 @@ def mim(
         steps: moves in each restart; 0 returns the start. 10 as in the paper.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim` of these steps.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), steps=10)

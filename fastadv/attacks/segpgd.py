@@ -43,6 +43,7 @@ def segpgd(
         stop_early: whether a sample stops where the share of `criterion` is wrong; False makes as many
             positions wrong as it can.
         criterion: `Share(least)`, which must be given.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> import torch

@@ -50,6 +50,7 @@ def sparse_rs(
         share: `alpha_init` of the paper, in (0, 1]: the first queries exchange half this share of the set.
             0.8 is that of the authors' class; the paper takes 0.3.
         rescale: whether the schedule, made for 10,000 queries, is stretched to `queries`, as in the paper.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Croce et al. 2022, "Sparse-RS" (arXiv 2006.12834), algorithms 1 and 2.

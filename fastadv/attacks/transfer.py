@@ -53,6 +53,7 @@ def transfer(
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
             moves most across the whole box. The paper gives no number.
         searches: bisections, >= 0. The paper gives no number.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> source = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=1)

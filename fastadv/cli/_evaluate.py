@@ -114,8 +114,8 @@ class RobustBench:
             why = "writes the result of --suite robustbench: give that, too."
             o.refuse_set(why, robustbench=self.robustbench)
             return texts or default, budget
-        taken = {"attack": texts, "size": images["size"]} | budget.chosen
-        o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
+        fixed = {"attack": texts, "size": images["size"]} | budget.chosen
+        o.refuse_set("is set by --suite robustbench; leave it out.", **fixed | {"norm": None})
         (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
         if (data, norm) not in RADII:
             o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")

@@ -190,7 +190,9 @@ def load_folder(folder: str | os.PathLike[str]) -> ImageSet:
     """
     path = Path(folder)
     if (path / INDEX).is_file():
-        from fastadv.data.construct import load_constructed  # who only loads images need not import attacks
+        from fastadv.data.construct import (
+            load_constructed,  # who only loads images need not import the engine
+        )
 
         return load_constructed(path)
     if not (path / IMAGES).is_file():

@@ -26,14 +26,6 @@ class Shard(NamedTuple):
     path: Path | None = None
 
 
-def shard_count(total: int, shard_size: int) -> int:
-    return -(-total // shard_size)
-
-
-def shard_range(k: int, total: int, shard_size: int) -> range:
-    return range(k * shard_size, min((k + 1) * shard_size, total))
-
-
 def shard_name(k: int) -> str:
     return f"shard-{k:05d}.safetensors"
 

@@ -176,7 +176,7 @@ def synthesis(digits: Digits, watch: Watch) -> tuple[fa.models.ABS, dict[str, An
     s = digits.settings
     model = fa.models.ABS.fit(
         digits.base, epochs=s.abs_epochs, width=s.width, prior_samples=s.abs_prior, seed=s.seed,
-        run_dir=digits.folder / "abs", resume=True, progress=partial(watch, "training ABS"),
+        progress=partial(watch, "training ABS"),
     )  # fmt: skip
     part = digits.test.subset(torch.arange(min(s.abs_samples, len(digits.test))))
     descent = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastadv._torch import has_global_hooks, has_modes, sharding, tensors_of, version
 from fastadv.engine.module import is_compiled
 from fastadv.engine.precision import switches
-from fastadv.engine.stamp import FIXED, HOOKS, OWN
+from fastadv.engine.stamp import FIXED, OWN, is_hooked
 from fastadv.errors import InputError
 from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.rng import CPU, generators_kept
@@ -182,15 +182,13 @@ def kind_of(model: nn.Module) -> Hashable | None:
     if any(map(_stays_out, parts)) or not all(map(_is_plain, held)) or len(devices) != 1:
         return None
     places = ((tensor.data_ptr(), tensor.dtype) for tensor in held)
-    modes = (part.training for part in parts)
-    return _switches(), *places, *modes, *((type(part), *_attributes(part)) for part in parts)
+    return _switches(), *places, *map(_facts, parts)
 
 
 def _stays_out(part: nn.Module) -> bool:
     """Return whether a part is none that a graph can hold."""
     wrapped = nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule, *sharding()[0]
-    hooked = any(vars(part).get(name) for name in HOOKS)
-    return hooked or is_compiled(part) or isinstance(part, wrapped)
+    return is_hooked(part) or is_compiled(part) or isinstance(part, wrapped)
 
 
 def passes_alike(model: nn.Module, run: Pass, x: Tensor) -> bool:
@@ -227,8 +225,10 @@ def drawn(devices: Iterable[torch.device]) -> tuple[Hashable, ...]:
     return random.getstate(), repr(np.random.get_state()), *(bytes(state.tolist()) for state in states)
 
 
-def _attributes(part: nn.Module) -> list[Hashable]:
-    return [(name, _value(value)) for name, value in vars(part).items() if name not in OWN]
+def _facts(part: nn.Module) -> Hashable:
+    """Return what a part is, without its tensors and parts."""
+    attributes = ((name, _value(value)) for name, value in vars(part).items() if name not in OWN)
+    return type(part), part.training, *attributes
 
 
 def _value(value: Any) -> Hashable:

@@ -1,7 +1,5 @@
 """Search copies tried: whether one answers as the model, by 16 of the caller's rows."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -9,8 +7,8 @@ from fastadv import rng
 from fastadv.engine import guard
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import rounds_as
-from fastadv.engine.search_copy import LOGITS, ROWS, SearchCopy, kind_of_pass
-from fastadv.rng import generators_kept
+from fastadv.engine.room import GRADIENT, LOGITS
+from fastadv.engine.search_copy import ROWS, SearchCopy, kind_of_pass
 
 WRONG = "of the search copy differed from the model's by more than rounding"
 
@@ -19,53 +17,48 @@ class Apart(Exception):
     """A search copy does not answer as the model does."""
 
 
-def compare(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> None:
-    """Raise Apart where passes of rows like x are not those of the model; `plain` counts them."""
-
-    def probe(rows: Tensor) -> Tensor:
-        plain.forwards += len(rows)
-        return search.logits(rows)
-
-    # A randomized model's next draws do not depend on what was compared
-    with search.lock, generators_kept(x.device):
-        same, what = _same(search, plain, x[:ROWS].detach(), kind)
-        if same is False:
-            raise Apart(f"the {what} {WRONG}")
-        search.parts.measure(probe, x)
-    if same:  # or else there was nothing to compare, and the next pass of this kind may have something
-        search.compared.add(kind_of_pass(x, kind))
-
-
-def _same(search: SearchCopy, plain: Plain, x: Tensor, kind: str) -> tuple[bool | None, str]:
-    """Return whether answers at x differ by rounding alone, None where there are none; and which do."""
-    both = partial(_both, search, plain, kind)
-    expected, gradient, logits, pulled = search.in_parts("compared", both, x)
-    same = guard.same_logits(logits, expected, search.formats(x.device))
-    if not same or kind == LOGITS:
-        return same, "logits"
-    if not search.half:
-        return guard.same_gradient(pulled, gradient, rounds_as(search.weights, x.device)), "gradient"
-    same, cosine = guard.same_direction(pulled, gradient)
-    name = str(search.weights).removeprefix("torch.")
-    search.notes[f"{name} gradients: mean cosine with the model's {cosine:.2f}"] = None
-    return same, "gradient"
-
-
-def _both(search: SearchCopy, plain: Plain, kind: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return logits and gradients at x of the model as seen and of the copy; x for one not asked for."""
-    seen = x.to(plain.sees(x.dtype)).contiguous()
-    plain.forwards += len(x)
+def compare(search: SearchCopy, plain: Plain, kind: str, x: Tensor) -> None:
+    """Raise Apart where passes of rows like x are not those of the model, by the first of them."""
+    few = x[:ROWS].detach()
+    seen = few.to(plain.sees(x.dtype)).contiguous()
     if kind == LOGITS:
-        return plain.verdict(seen), x, search.logits(x), x
-    expected, gradients = plain.jacobian(seen, lambda logits: _direction(logits)[:, None])
-    with torch.enable_grad():
-        leaf, attached = search.attached(x, search.checked)
-    logits = attached.detach().clone()
-    plain.backwards += len(x)
-    return expected, gradients[:, 0], logits, search.pull(leaf, attached, _direction(logits))
+        expected = plain.verdict(seen)
+        search.counts.forwards += len(few)
+        same = _same_logits(search, search.in_parts(LOGITS, search.logits, few), expected)
+    else:
+        expected, gradients = plain.jacobian(seen, lambda logits: _directions(logits)[:, None])
+        search.counts.forwards += len(few)
+        logits, pulled = search.in_parts(GRADIENT, search.gradient, few, _directions(expected))
+        search.counts.backwards += len(few)
+        same = _same_logits(search, logits, expected) and _same_gradient(search, pulled, gradients[:, 0])
+    search.measure(x)
+    if same:  # or else there was nothing to compare, and the next pass of this kind may have something
+        search.compared.add(kind_of_pass(kind, x))
 
 
-def _direction(logits: Tensor) -> Tensor:
-    """Return a gradient at logits [B, K] in which all take part, always the same."""
+def _same_logits(search: SearchCopy, logits: Tensor, expected: Tensor) -> bool | None:
+    """Return whether there was anything to compare; raise Apart where it differs."""
+    formats = [rounds_as(dtype, logits.device) for dtype in (search.dtype, search.search_dtype)]
+    return _checked(guard.same_logits(logits, expected, formats), "logits")
+
+
+def _same_gradient(search: SearchCopy, gradient: Tensor, expected: Tensor) -> bool | None:
+    if not search.half:
+        format = rounds_as(search.search_dtype, expected.device)
+        return _checked(guard.same_gradient(gradient, expected, format), "gradient")
+    same, cosine = guard.same_direction(gradient, expected)
+    name = str(search.search_dtype).removeprefix("torch.")
+    search.notes[f"{name} gradients: mean cosine with the model's {cosine:.2f}"] = None
+    return _checked(same, "gradient")
+
+
+def _checked(same: bool | None, what: str) -> bool | None:
+    if same is False:
+        raise Apart(f"the {what} {WRONG}")
+    return same
+
+
+def _directions(logits: Tensor) -> Tensor:
+    """Return gradients at logits [B, K] in which all take part, always the same."""
     draws = rng.uniform(logits.shape[1], 0, torch.arange(len(logits), device=logits.device))
     return (draws - 0.5).to(logits)

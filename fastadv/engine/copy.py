@@ -31,9 +31,9 @@ _originals: "WeakKeyDictionary[nn.Module, WeakSet[nn.Module]]" = WeakKeyDictiona
 def copied(model: nn.Module, buffers: bool = False, name: str = "") -> nn.Module:
     """Return a copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
-    With `buffers` it shares these, too; `name` is that of the model in errors. Functions are shared: where
-    one runs parts of `model` itself, the first pass of the copy raises RunsOriginal. Raises InputError where
-    there can be no copy.
+    With `buffers` it shares these, too; `name` is that of the model in errors. Raises InputError where there
+    can be no copy. Functions are shared: where one runs parts of `model` itself, the first pass of the copy
+    raises InputError.
     """
     parts, name = parts_of(model), name or type(model).__name__
     weights, held = tensors_of(parts)
@@ -78,10 +78,6 @@ def _tensors_in(values: Iterable[object]) -> Iterator[Tensor]:
             yield from _tensors_in(value.values() if isinstance(value, dict) else value)
 
 
-class RunsOriginal(InputError):
-    """A copy of a model that runs parts of the model itself."""
-
-
 def bar(copied: nn.Module, *models: nn.Module) -> None:
     """Let `copied` be refused where its first pass runs parts of these models."""
     _originals[copied] = WeakSet(models)
@@ -97,9 +93,9 @@ def barred(model: nn.Module) -> set[nn.Module]:
 
 
 def refuse(parts: set[nn.Module], part: nn.Module) -> None:
-    """Raise RunsOriginal where a part is one of those."""
+    """Raise InputError where a part is one of those."""
     if part in parts:
-        raise RunsOriginal(ORIGINAL.format(type(part).__name__))
+        raise InputError(ORIGINAL.format(type(part).__name__))
 
 
 def take_values(twin: nn.Module, model: nn.Module) -> None:

@@ -10,7 +10,7 @@ no graph shows, a comparison of the copy with the model does.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -20,31 +20,49 @@ from torch.overrides import TorchFunctionMode
 
 from fastadv._torch import BatchNorm, is_transformed, nodes_of, without_modes
 from fastadv.engine.module import device_of
-from fastadv.engine.stamp import HOOKS
+from fastadv.engine.stamp import ORDINARY, is_hooked
 
 Run = Callable[..., Any]
-# Ways to compute functions of torch, which return NotImplemented where they do not suit or gain
+# Functions of torch, each with another way, which returns NotImplemented where it does not suit or gain
 Ways = Mapping[Any, Run]
-# ways with the names of their rewrites, in the order in which they are tried
-Found = tuple[tuple[str, Run], ...]
-PLAIN = {Tensor, nn.Parameter, getattr(nn, "Buffer", Tensor)}
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """One thing that a search copy may compute in another way."""
+
+    name: str
+    applies: Callable[[nn.Module, torch.dtype | None], bool]  # to a model that is to compute in a dtype
+    ways: Callable[[torch.dtype | None], Ways] = lambda dtype: {}  # of a copy in a dtype
+    note: str = ""  # what `Frozen.notes` say once one of the ways was used
 
 
 class Lens(TorchFunctionMode):
-    """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it."""
+    """Replaces functions of torch, as rewrites say, in what the thread that enters it calls."""
 
-    def __init__(self, ways: Mapping[Any, Found]) -> None:
+    def __init__(
+        self, rewrites: Iterable[Rewrite], dtype: torch.dtype | None, notes: dict[str, None]
+    ) -> None:
+        """Compute in `dtype`; `notes` get those of what was used."""
         super().__init__()
-        self._ways, self.used = ways, set[str]()
+        self._notes = notes
+        # ways with their notes, in the order in which they are tried
+        self._ways: dict[Any, list[tuple[str, Run]]] = {}
+        for rewrite in rewrites:
+            for function, way in rewrite.ways(dtype).items():
+                self._ways.setdefault(function, []).append((rewrite.note, way))
+
+    def __bool__(self) -> bool:
+        return bool(self._ways)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         # a transform of torch.func knows no rule for what replaces a function
-        if func in self._ways and PLAIN.issuperset(types) and not is_transformed():
-            for name, way in self._ways[func]:
+        if func in self._ways and ORDINARY.issuperset(types) and not is_transformed():
+            for note, way in self._ways[func]:
                 result = way(*args, **kwargs)
                 if result is not NotImplemented:
-                    self.used.add(name)
+                    self._notes[note] = None
                     return result
         return func(*args, **kwargs)
 
@@ -77,36 +95,6 @@ def convolutions(model: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
 
 def has_conv2d(model: nn.Module) -> bool:
     return bool(convolutions(model))
-
-
-@dataclass(frozen=True, eq=False)
-class Rewrite:
-    """One thing that a search copy may compute in another way."""
-
-    name: str
-    note: str  # what `Frozen.notes` say once it was used
-    applies: Callable[[nn.Module, torch.dtype | None], bool]  # to a model that is to compute in a dtype
-    # ways, or what makes them for a dtype
-    replace: Ways | Callable[[torch.dtype | None], Ways] = field(default_factory=dict)
-
-
-class Rewriting:
-    """How the passes of one model, which computes in `dtype`, are rewritten."""
-
-    def __init__(self, rewrites: Iterable[Rewrite], dtype: torch.dtype | None) -> None:
-        self.notes, self._ways = dict[str, str](), dict[Any, Found]()
-        for rewrite in rewrites:
-            self.notes[rewrite.name] = rewrite.note
-            ways = rewrite.replace(dtype) if callable(rewrite.replace) else rewrite.replace
-            for function, way in ways.items():
-                self._ways[function] = (*self._ways.get(function, ()), (rewrite.name, way))
-
-    def __bool__(self) -> bool:
-        return bool(self._ways)
-
-    def lens(self) -> Lens | None:
-        """Return what one pass is seen through; None where nothing is replaced."""
-        return Lens(self._ways) if self._ways else None
 
 
 LAYERS = {kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)}
@@ -207,7 +195,7 @@ def _readers(last: Any) -> "Counter[Any]":
 def _is_plain(part: nn.Module, forwards: set[Any]) -> bool:
     """Return whether calls of a part are those of a forward of torch alone, with parameters of its own."""
     held, convolve = vars(part), getattr(type(part), "_conv_forward", part.forward)
-    hooked = "forward" in held or any(held[name] for name in HOOKS)
+    hooked = "forward" in held or is_hooked(part)
     of_torch = type(part).forward in forwards and convolve.__module__.startswith("torch.")
     return not hooked and of_torch and {"weight", "bias"} <= held["_parameters"].keys()
 

@@ -10,7 +10,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._torch import holds_compiled
 from fastadv.engine.module import device_of
 from fastadv.engine.precision import rounds_as
-from fastadv.engine.rewrite import Rewrite, convolutions, follows, has_batch_norm, on_cpu, unseen
+from fastadv.engine.rewrite import Rewrite, convolutions, follows, has_batch_norm, has_conv2d, on_cpu, unseen
 from fastadv.engine.winograd import WINOGRAD, Settings, takes_settings
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
@@ -30,9 +30,8 @@ def lay_out(model: nn.Module, channels_last: bool) -> None:
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
-    if channels_last and x.ndim == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    return x.contiguous()
+    last = channels_last and x.ndim == 4
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def view_or_reshape(input: Tensor, *shape: Any, **named: Any) -> Any:
@@ -63,8 +62,9 @@ def _applies(model: nn.Module, dtype: torch.dtype | None) -> bool:
     )
 
 
-CHANNELS_LAST = Rewrite("channels-last", "", _applies)
-VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: view_or_reshape})
+CHANNELS_LAST = Rewrite(
+    "channels-last", _applies, lambda dtype: {Tensor.view: view_or_reshape}, "view as reshape"
+)
 
 
 class _Convolution(torch.autograd.Function):
@@ -100,18 +100,19 @@ def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Setting
     return _Convolution.apply(input, weight, bias, how)  # type: ignore[no-untyped-call]
 
 
-THIN = Rewrite("thin", "thin input convolution", lambda model, dtype: on_cpu(model), {F.conv2d: thin_conv2d})
+THIN = Rewrite(
+    "thin",
+    lambda model, dtype: on_cpu(model) and has_conv2d(model),
+    lambda dtype: {F.conv2d: thin_conv2d},
+    "thin input convolution",
+)
+FOLD = Rewrite("fold", lambda model, dtype: has_batch_norm(model))
 
-
-FOLD = Rewrite("fold", "", lambda model, dtype: has_batch_norm(model))
-
-REWRITES = (FOLD, WINOGRAD, THIN, VIEWS, CHANNELS_LAST)
+REWRITES = (FOLD, WINOGRAD, THIN, CHANNELS_LAST)
 
 
 def applicable(model: nn.Module, dtype: torch.dtype | None) -> list[Rewrite]:
     """Return the rewrites for a model that is to compute in `dtype`."""
-    gain = not on_cpu(model) or convolutions(model) or has_batch_norm(model)
-    # a compiler has looked at its parts; and where little is to be gained, looks at each call take longer
-    if not gain or any(map(holds_compiled, model.modules())):
+    if any(map(holds_compiled, model.modules())):  # a compiler has looked at its parts
         return []
     return [rewrite for rewrite in REWRITES if rewrite.applies(model, dtype)]

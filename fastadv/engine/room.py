@@ -16,8 +16,8 @@ from fastadv.engine.rewrite import has_conv2d
 log = logging.getLogger("fastadv")
 
 # kinds of passes, each with room for its own number of rows: a step of most attacks, several gradients of one
-# pass, and the model as given
-GRADIENT, JACOBIAN, VERDICT = "gradient", "jacobian", "verdict"
+# pass, logits of a search copy, and the model as given
+GRADIENT, JACOBIAN, LOGITS, VERDICT = "gradient", "jacobian", "logits", "verdict"
 
 T = TypeVar("T")  # a tensor [B, ...], or a tuple of such
 
@@ -64,21 +64,30 @@ class Room:
             torch.cuda.empty_cache()
         return most
 
+    def whole(self, kind: str, x: Tensor, run: Callable[[], T], apart: Callable[[], bool]) -> T | None:
+        """Return run(), a pass of all rows of x; None where they do not fit, and halves may pass `apart`."""
+        if self.most(kind, x) < x.shape[0]:
+            return None
+        try:
+            return run()
+        except Exception as error:
+            if not may_halve(error, x, apart):
+                raise
+        # Outside of `except`: the error holds on to what the pass had in memory
+        self.halve(kind, x, x.shape[0])
+        return None
+
     def passes(
         self, kind: str, step: Callable[..., T], x: Tensor, *rows: Tensor | None, apart: Callable[[], bool],
         most: int = 0,
     ) -> T:  # fmt: skip
         """Return step(x, *rows), in parts of `most` rows or what fits, if they may pass `apart`."""
         size = x.shape[0]
+        if size <= (most or size):
+            answer = self.whole(kind, x, lambda: step(x, *rows), apart)
+            if answer is not None:
+                return answer
         most = min(most or size, self.most(kind, x))
-        if size <= most:
-            try:
-                return step(x, *rows)
-            except Exception as error:
-                if not may_halve(error, x, apart):
-                    raise
-            # Outside of `except`: the error holds on to what the pass had in memory
-            most = self.halve(kind, x, size)
         count = math.ceil(size / most)
         split = ([None] * count if one is None else one.tensor_split(count) for one in (x, *rows))
         parts = zip(*split, strict=True)
@@ -90,14 +99,9 @@ class Room:
     ) -> T:  # fmt: skip
         """Return step(x, directions), in parts that fit."""
         if callable(directions):
-            if self.most(JACOBIAN, x) >= x.shape[0]:
-                try:
-                    return step(x, directions)
-                except Exception as error:
-                    if not may_halve(error, x, apart):
-                        raise
-                # Outside of `except`, as above
-                self.halve(JACOBIAN, x, x.shape[0])
+            answer = self.whole(JACOBIAN, x, lambda: step(x, directions), apart)
+            if answer is not None:
+                return answer
             # chosen of the whole batch, as a function may know of its samples
             directions = directions(logits(x))
         return self.passes(JACOBIAN, step, x, directions, apart=apart)

@@ -18,19 +18,23 @@ HOOKS = tuple(name for name in OWN if "hook" in name and name != "_is_full_backw
 HOLDS = (*HOOKS, "_parameters", "_buffers", "_modules")
 
 
+def is_hooked(part: nn.Module) -> bool:
+    return any(vars(part).get(name) for name in HOOKS)
+
+
 class Stamp:
     """The parts of a model with their modes and hooks, where their tensors lie, and what was written there.
 
     What a module holds besides, such as a number, a function or a list, it does not see.
     """
 
-    def __init__(self, model: nn.Module, values: bool = True) -> None:
-        """Look at a model; `values`: writes into tensors count, too."""
+    def __init__(self, model: nn.Module | None, values: bool = True) -> None:
+        """Look at a model, None for a function; `values`: writes into tensors count, too."""
         self._model, self._values, self._own = model, values, set[Hashable]()
         self._look()
 
     def _look(self) -> None:
-        self._parts = parts_of(self._model)
+        self._parts = [] if self._model is None else parts_of(self._model)
         held = [vars(part).get(name) for part in self._parts for name in HOLDS]
         # each as it is and as it was; not all are dictionaries in scripts
         self._held: list[dict[str, Any]] = [of_kind for of_kind in held if isinstance(of_kind, dict)]

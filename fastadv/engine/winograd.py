@@ -224,7 +224,7 @@ def available(dtype: torch.dtype | None) -> bool:
 
 WINOGRAD = Rewrite(
     "winograd",
-    "convolutions by Winograd's method",
     lambda model, dtype: on_cpu(model) and has_conv2d(model) and available(dtype),
     lambda dtype: {F.conv2d: takes_settings(Winograd(dtype).conv2d)},
+    "convolutions by Winograd's method",
 )

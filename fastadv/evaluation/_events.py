@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadv._checks import OnEvent
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.engine.prepared import Counts
-from fastadv.measure.attacks import Attack
+from fastadv.measure.bound import Attack
 from fastadv.measure.outcome import Part
 from fastadv.progress import Lines, Tick, tell
 from fastadv.runs import processes

@@ -17,7 +17,7 @@ from fastadv.attacks.masking.verdict import BLACK_BOX
 from fastadv.engine.module import as_module
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.row import Group, Row, groups, worst_draws
-from fastadv.measure.attacks import Attack, bound, threat_of
+from fastadv.measure.bound import Attack, bound, threat_of
 from fastadv.measure.job import Job
 from fastadv.measure.outcome import NOT_RUN, Part, joined
 from fastadv.outputs import SOFT_LOGITS

@@ -13,8 +13,8 @@ from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.row import Components, Row
 from fastadv.intervals import clopper_pearson
 from fastadv.labels import LABELS, label_flags
-from fastadv.measure.attacks import Attack, minimizes, threat_of
 from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Attack, minimizes, threat_of
 from fastadv.measure.outcome import Part, columns, flags_of, joined, said
 from fastadv.measure.threats import threat_as_json, threat_from_json
 from fastadv.text import percent, threat_text

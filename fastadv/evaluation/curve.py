@@ -20,10 +20,11 @@ from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation.measure import evaluate
+from fastadv.evaluation.evaluate import evaluate
 from fastadv.intervals import clopper_pearson
-from fastadv.measure.attacks import Attack, minimizes, named, threat_of
+from fastadv.measure.attacks import named
 from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Attack, minimizes, threat_of
 from fastadv.measure.job import description, environment, prepared
 from fastadv.measure.outcome import NOT_RUN, attempted
 from fastadv.progress import Progress, check_progress, shown, tell

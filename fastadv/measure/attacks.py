@@ -1,6 +1,6 @@
 """The attacks of an evaluation: by name, or as functions, with the threat said once for all."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -8,22 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from fastadv._checks import meant
-from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, AttackResult, Status
-from fastadv.attacks.core.card import REGISTRY, card_of, name_of
+from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, Status
+from fastadv.attacks.core.card import card_of, name_of
 from fastadv.attacks.core.common import parameters_of
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, decides_by_class
+from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import Within, is_own
-from fastadv.data.given import ANY, CLASSES
-from fastadv.data.imageset import UNIT, Box, Held
+from fastadv.data.imageset import UNIT
 from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
+from fastadv.measure.bound import Attack, Threats, bound, held_by, takes, threat_of
+from fastadv.measure.reading import boxes_of
 from fastadv.threat import Threat, Through
 from fastadv.threat.checks import check_threat
-
-Attack = Callable[..., AttackResult]
-"""(model, x, y) or (model, x, y, ids=ids) -> AttackResult or x_adv: partial(fa.attacks.pgd, threat=L)."""
-
-Threats = Threat | Sequence[Threat]
 
 Attacks = Mapping[str, Attack | str] | Iterable[Attack | str] | str
 
@@ -43,66 +39,96 @@ def named(
     With several threats an attack that has none is there once for each, named like "apgd Linf". Last comes
     what the first of them makes of the net `grey_box`, where there is one.
     """
-    if isinstance(attacks, Mapping):
-        pairs = list(attacks.items())
-    elif hasattr(attacks, "__array__"):  # a tensor, too
-        raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
-    else:
-        single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
-        several = [attacks] if single else attacks or []
-        names = (one.rpartition(":")[2] if isinstance(one, str) else name_of(one) for one in several)
-        pairs = [*zip(names, several, strict=False)]
-    by_name, untold = dict[str, Attack](), list[str]()
-    threats, taken = tuple(threat) if isinstance(threat, list | tuple) else (threat,), False
-    for name, value in pairs:
-        attack = value
-        if isinstance(value, str):
-            known = {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}
-            attack = card_of("attacks", value, known).run
-        if not callable(attack):
-            raise InputError(
-                f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
-                f"got {type(attack).__name__}; bind arguments with functools.partial"
-            )
-        _check_arguments(name, attack)
-        own, each = is_own(attack), [("", attack)]
-        parameter = parameters_of(attack, wrapped=not own).get("threat")
-        if parameter is not None and parameter.default in (parameter.empty, None):
-            if threat is not None:
-                each = [(end, partial(attack, threat=one)) for end, one in _endings(threats)]
-                taken = True
-            elif isinstance(value, str) and parameter.default is not None:
-                raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
-            elif own:
-                untold.append(name)
-        elif own and threat_of(attack) is None:
-            mine = _held_by(attack) if parameter is None else parameter.default
-            if isinstance(mine, Threat):
-                each = [("", Within(attack, mine))]
-            elif threat is not None:
-                each, taken = [(end, Within(attack, one)) for end, one in _endings(threats)], True
-            else:
-                untold.append(name)
-        for end, one in each:
-            row = name + end
+    threats = tuple(threat) if isinstance(threat, list | tuple) else (threat,)
+    by_name, untold, taken = dict[str, Attack](), list[str](), False
+    for name, value in _pairs(attacks):
+        attack = _judged_in_its_own(_function(name, value))
+        bind, rows = _asks_for_threat(attack), [(name, attack)]
+        if bind is not None and threat is not None:
+            rows, taken = [(name + end, bind(one)) for end, one in _endings(threats)], True
+        elif bind is not None and is_own(attack):
+            untold.append(name)
+        elif bind is not None and isinstance(value, str):
+            _check_optional(name, attack)
+        for row, one in rows:
             if row in (*by_name, *LINES):
                 raise InputError(
                     f"attacks: expected lines with names of their own, got two of {row!r}; rename in a dict"
                 )
-            if criterion is not None and bound(one, "criterion") is None and takes(one, "criterion"):
-                one = partial(one, criterion=criterion)
-            if seed and bound(one, "seed") is None and takes(one, "seed"):  # 0 is what each begins with
-                one = partial(one, seed=seed)
-            by_name[row] = one
+            by_name[row] = _with_default(_with_default(one, "criterion", criterion), "seed", seed or None)
     if untold and (ball := _in_common(by_name.values(), recipe)) is not None:
         by_name |= {name: Within(by_name[name], ball) for name in untold}
     if threat is not None and not taken:
-        # universal perturbations hold one; what nothing takes may still say the data's box, if no other does
-        held = (getattr(one, "threat", None) for one in (recipe, *by_name.values()))
-        taken = any(_same(getattr(one, "threats", (one,)), threats) for one in held)
-        if not taken and (boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT):
-            raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
+        _check_held(threat, threats, by_name, recipe)
     return by_name if grey_box is None else by_name | _on_grey_box(by_name, grey_box)
+
+
+def _pairs(attacks: Attacks | None) -> Iterable[tuple[str, Attack | str]]:
+    """Return names of rows and what is asked for in each."""
+    if isinstance(attacks, Mapping):
+        return attacks.items()
+    if hasattr(attacks, "__array__"):  # a tensor, too
+        raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
+    single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
+    several = [attacks] if single else [*(attacks or [])]
+    return [(one.rpartition(":")[2] if isinstance(one, str) else name_of(one), one) for one in several]
+
+
+def _function(name: str, value: Any) -> Attack:
+    """Return the attack of a name, or the function itself; InputError for what is neither."""
+    attack = value
+    if isinstance(value, str):
+        attack = card_of("attacks", value, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}).run
+    if not callable(attack):
+        raise InputError(
+            f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "
+            f"got {type(attack).__name__}; bind arguments with functools.partial"
+        )
+    _check_arguments(name, attack)
+    return attack
+
+
+def _check_optional(name: str, attack: Attack) -> None:
+    """Raise InputError for an attack that cannot do without a threat."""
+    if parameters_of(attack)["threat"].default is not None:
+        raise InputError(f"threat: expected one for {name}, got None; pass threat=fa.Linf(8 / 255)")
+
+
+def _judged_in_its_own(attack: Attack) -> Attack:
+    """Return an attack of the caller's that holds a threat, as a default or an attribute, judged in it."""
+    if not is_own(attack) or threat_of(attack) is not None:
+        return attack
+    parameter = parameters_of(attack, wrapped=False).get("threat")
+    own = held_by(attack) if parameter is None else parameter.default
+    return Within(attack, own) if isinstance(own, Threat) else attack
+
+
+def _asks_for_threat(attack: Attack) -> Callable[[Threat], Attack] | None:
+    """Return what gives a threat to an attack without one: as an argument, or to judge its points in."""
+    parameter = parameters_of(attack, wrapped=not is_own(attack)).get("threat")
+    if parameter is not None and parameter.default in (parameter.empty, None):
+        return lambda threat: partial(attack, threat=threat)
+    if is_own(attack) and threat_of(attack) is None:
+        return partial(Within, attack)
+    return None
+
+
+def _with_default(attack: Attack, name: str, value: Any) -> Attack:
+    """Return an attack with the argument bound, where it takes it and has none; None binds nothing."""
+    lacks = value is not None and bound(attack, name) is None and takes(attack, name)
+    return partial(attack, **{name: value}) if lacks else attack
+
+
+def _check_held(threat: Any, threats: Sequence[Any], by_name: Mapping[str, Attack], recipe: Any) -> None:
+    """Refuse a threat that no attack took, but that of a recipe or of a universal perturbation.
+
+    One may also say the box of the data, if nothing else does.
+    """
+    held = (getattr(one, "threat", None) for one in (recipe, *by_name.values()))
+    if any(_same(getattr(one, "threats", (one,)), threats) for one in held):
+        return
+    if boxes_of(by_name, recipe=recipe) or getattr(threat, "box", UNIT) == UNIT:
+        raise InputError(f"threat: expected None, as nothing here takes it, got {threat!r}; leave it out")
 
 
 def _check_arguments(name: str, attack: Attack) -> None:
@@ -111,12 +137,6 @@ def _check_arguments(name: str, attack: Attack) -> None:
         known = parameters_of(attack.func)
         for foreign in sorted(attack.keywords.keys() - known.keys()):
             raise InputError(f"attacks[{name!r}]: no argument {foreign!r}{meant(foreign, known)}")
-
-
-def threat_of(attack: Attack) -> Threat | None:
-    """Return the threat that is bound to an attack, or in which its points are judged."""
-    given = bound(attack, "threat"), bound(attack, "within")
-    return next((one for one in given if isinstance(one, Threat)), None)
 
 
 def _in_common(attacks: Iterable[Attack], recipe: Any) -> Threat | None:
@@ -132,12 +152,6 @@ def _same(held: Sequence[Any], threats: Sequence[Any]) -> bool:
     """Return whether these are the same threats, one after the other."""
     pairs = zip(held, threats, strict=False)
     return len(held) == len(threats) and all(isinstance(a, Threat) and a.same(b) for a, b in pairs)
-
-
-def _held_by(attack: Attack) -> Threat | None:
-    """Return the threat that an object which attacks has of its own; None without."""
-    held = (getattr(layer, "threat", None) for layer in layers(attack))
-    return next((one for one in held if isinstance(one, Threat)), None)
 
 
 def _endings(threats: Sequence[Any]) -> list[tuple[str, Threat]]:
@@ -185,74 +199,3 @@ def _on_grey_box(attacks: Mapping[str, Attack], net: Model | Prepared) -> dict[s
         return SimpleNamespace(x_adv=out.x_adv, parameters=out.parameters, flags=(MISREAD,) * wrong)
 
     return {GREY_BOX: partial(grey_box, **goal)}
-
-
-def boxes_of(
-    attacks: Mapping[str, Attack], threat: Threats | None = None, recipe: Any = None, dataset: Any = None
-) -> dict[str, Box]:
-    """Return the boxes in which the data must lie, by the names of their threats.
-
-    They are those of the attacks and the recipe, or else that of `threat`, or else the data set's.
-    """
-    threats = {f"attacks[{name!r}]": threat_of(attack) for name, attack in attacks.items()}
-    threats["the recipe"] = getattr(recipe, "threat", None)
-    boxes = {name: one.box for name, one in threats.items() if isinstance(one, Threat)}
-    if not boxes and isinstance(threat, Threat):
-        return {"threat": threat.box}
-    if boxes or dataset is None:
-        return boxes
-    return {"": dataset.box if isinstance(dataset, Held) else UNIT}
-
-
-def criterion_of(attacks: Mapping[str, Attack], criterion: Criterion | None = None) -> Criterion:
-    """Return the criterion that says which samples are right; InputError where the attacks have several."""
-    if criterion is not None:
-        check_criterion(criterion)
-    asked = [attack for attack in attacks.values() if criterion is None or takes(attack, "criterion")]
-    bound_to = [bound(attack, "criterion") for attack in asked]
-    if criterion is not None or not bound_to:
-        bound_to.append(criterion)
-    if criterion is not None and all(one == criterion for one in bound_to):
-        return criterion
-    meanings = [WRONG if decides_by_class(one) else one for one in bound_to]
-    if any(one != meanings[0] for one in meanings):
-        raise InputError(
-            f"attacks: expected criteria that agree on what is right without an attack, got {bound_to}; "
-            "evaluate them one after the other"
-        )
-    return meanings[0]
-
-
-def labels_of(criterion: Criterion) -> str:
-    """Return what labels of data a criterion takes."""
-    return CLASSES if criterion.outputs == "classes" else ANY
-
-
-def minimizes(attack: Any) -> bool:
-    """Return whether it is a minimum-norm attack: one of `fastadv.attacks`, or with a `minimum`."""
-    known = [entry.run for entry in REGISTRY.values() if entry.minimal]
-    for layer in layers(attack):
-        if any(layer is one for one in known):
-            return True
-        if isinstance(says := getattr(layer, "minimum", None), bool):
-            return says
-    return False
-
-
-def takes(attack: Attack, name: str) -> bool:
-    """Return whether an attack can be called with an argument of this name, as far as it tells."""
-    known = parameters_of(attack, wrapped=False)
-    return not known or name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
-
-
-def bound(attack: Any, name: str) -> Any:
-    """Return the argument of this name that is bound to an attack, perhaps inside another; None without."""
-    given = (layer.keywords for layer in layers(attack) if isinstance(layer, partial | Within))
-    return next((keywords[name] for keywords in given if name in keywords), None)
-
-
-def layers(attack: Any) -> Iterator[Any]:
-    """Yield an attack and what it wraps, from outside to inside."""
-    while attack is not None:
-        yield attack
-        attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))

@@ -23,8 +23,8 @@ from fastadv.attacks.masking.flags import SQUARE_FLAG
 from fastadv.attacks.methods.claims import UNTOLD, Within, checked, claim_flags, is_own, posed
 from fastadv.errors import InputError, NoGradientError
 from fastadv.labels import LABELS
-from fastadv.measure.attacks import Attack, bound, takes
 from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Attack, bound, takes
 from fastadv.measure.drawing import RANDOMIZED
 from fastadv.measure.job import Job
 from fastadv.measure.threats import threat_as_json

@@ -88,8 +88,8 @@ def robustbench_entries() -> tuple[Entry, ...]:
         for name, row in entries.items():
             looked_up = {"net": nets[row["net"]], "constants": table["constants"].get(row.get("constants"))}
             size = int(row.get("preprocessing", "32")[-3:])  # with which the name of a preprocessing ends
-            told = {"radius": RADIUS[board], "classes": CLASSES[dataset], "shape": (3, size, size)}
-            listed.append(Entry(dataset, threat, name, **{**told, **row, **looked_up}))
+            of_board = {"radius": RADIUS[board], "classes": CLASSES[dataset], "shape": (3, size, size)}
+            listed.append(Entry(dataset, threat, name, **{**of_board, **row, **looked_up}))
     return tuple(listed)
 
 
@@ -145,10 +145,10 @@ def load(entry: Entry, path: Path) -> nn.Module:
         for name, tensor in read_plain(path, nest=entry.nest)[0].items()
     }
     make, foreign = factory(entry.net.create), ":" in entry.net.create
-    given = {"shape": entry.shape, "classes": entry.classes, "seed": 0 if foreign else None}
+    sizes = {"shape": entry.shape, "classes": entry.classes, "seed": 0 if foreign else None}
     # neither drawn nor held: the file's tensors take the place of first weights; but Swin has other buffers
     with torch.device("cpu" if foreign else "meta"):
-        model: Any = make(**given, **entry.net.options)
+        model: Any = make(**sizes, **entry.net.options)
     model = model.model.model if foreign else model  # without the statistics of other weights
     state = model.state_dict()
     if state.keys() <= tensors.keys():  # as later versions of timm name them

@@ -101,7 +101,7 @@ def kept(state: State, part: str, device: torch.device) -> dict[str, Tensor]:
 
 
 class RunRecord(Keeper):
-    """What `train.fit` and `ABS.fit` keep of the run `config`; `stopped` is its checkpoint, or None."""
+    """What `train.fit` keeps of the run `config`; `stopped` is its checkpoint, or None."""
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
         if check_flag("resume", resume) and run_dir is None:

@@ -83,7 +83,7 @@ class Threat:
     @property
     def step_key(self) -> tuple[Hashable, ...]:
         """What a captured step knows of the threat, but for `radii`, which are rows of its graph."""
-        return type(self), self.box, None if self.radii is not None else self.radius
+        return type(self), self.box, None if self.radii is not None else self.radius  # type: ignore[return-value]
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""
@@ -311,8 +311,12 @@ class Threat:
 
 @lru_cache
 def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of a box as a dtype holds them."""
+    """Return the ends of a box as a dtype holds them; InputError where it makes others of them."""
     low, high = torch.tensor(box, dtype=dtype, device="cpu").tolist()
+    if low == high or [*map(math.isinf, box)] != [math.isinf(low), math.isinf(high)]:
+        raise InputError(
+            f"box: expected ends that {dtype} holds and tells apart, got {box}; give x a wider dtype"
+        )
     return low, high
 
 

@@ -14,8 +14,8 @@ from fastadv.threat.through import Through
 StepSize = float | Tensor
 
 
-def check_threat(threat: Threat, maps: bool = False) -> None:
-    """Raise InputError unless it is a threat; a map of parameters is none here unless `maps`."""
+def check_threat(threat: Threat, maps: bool = False) -> Threat:
+    """Return a threat; InputError for anything else, and for a map of parameters unless `maps`."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.Linf, L2, L1 or L0, got {threat!r}; a radius needs a norm: fa.Linf(8 / 255)"
@@ -25,6 +25,7 @@ def check_threat(threat: Threat, maps: bool = False) -> None:
             f"threat: expected fa.Linf, L2, L1 or L0, got {threat.name}, a map of parameters, which serves "
             "attacks and fa.evaluate alone"
         )
+    return threat
 
 
 def check_finite_box(name: str, threat: Threat) -> None:

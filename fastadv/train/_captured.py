@@ -68,7 +68,7 @@ class Captured:
             self._launch(at)
         else:
             for frozen in self._followers.frozen if self._taken == 0 else ():
-                frozen.search.compared.clear()  # replays compare nothing
+                frozen.compare_anew()  # replays compare nothing
             before = self._unseen(at.x.device)
             self._run(at)
             if self._taken == 0:

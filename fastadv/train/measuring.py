@@ -17,8 +17,9 @@ from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
 from fastadv.measure.accuracies import accuracies
-from fastadv.measure.attacks import Attack, labels_of
+from fastadv.measure.bound import Attack
 from fastadv.measure.job import Job, check_evaluation
+from fastadv.measure.reading import labels_of
 from fastadv.runs import processes
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
@@ -76,8 +77,8 @@ class Measure:
         # the processes have the same model and data, by the check at the start of the run
         frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
-        asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
-        measured, worst = accuracies(Job(*asked)), None
+        job = Job(frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion)
+        measured, worst = accuracies(job), None
         if self.criterion.outputs == "classes":
             counts = measured.y.bincount()
             worst = float((measured.y.bincount(measured.correct) / counts)[counts > 0].min())

@@ -22,14 +22,14 @@ from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.errors import InputError, NoGradientError
 from fastadv.measure.accuracies import accuracies
-from fastadv.measure.attacks import labels_of
-from fastadv.measure.job import for_data, prepared
+from fastadv.measure.job import prepared
 from fastadv.measure.outcome import NOT_RUN, flags_of
+from fastadv.measure.reading import for_data, labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.runs.identity import BY_NAME, describe
 from fastadv.threat import Threat, Through
-from fastadv.train._feed import Feed, first_rows
+from fastadv.train._feed import Feed
 from fastadv.train.perturbation import Towards, UniversalResult, as_map
 
 SUMS, TINY = 6, 1e-300  # sums over samples besides that of gradients; what is divided by at least
@@ -253,12 +253,12 @@ def universal(
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
     if processes.world() > 1:
-        asked = {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-        asked |= {"targets": targets, "data": describe_data(dataset), "torch": torch.__version__}
-        asked |= describe({"threat": threat, "criterion": criterion, "model": classifier}, identity=BY_NAME)
-        processes.check_alike(asked)
+        alike = {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+        alike |= {"targets": targets, "data": describe_data(dataset), "torch": torch.__version__}
+        alike |= describe({"threat": threat, "criterion": criterion, "model": classifier}, identity=BY_NAME)
+        processes.check_alike(alike)
     through = as_map(threat)
-    x, y, ids = (tensor.to(device) for tensor in first_rows(dataset, 1, threat.box, labels))
+    x, y, ids = feed.first(1)
     checks = epochs if y.shape[1:] == (0,) else 1  # without labels, outputs at x take their place
     origin = through.parameters(x, ids)
     if Threat.covers(through.ball, origin):  # also where the ball says that it means to

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from fastadv.engine import Plain, freeze
+from fastadv.engine import freeze
 from tests.engine.nets import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -162,15 +161,6 @@ def test_logits_are_read_by_the_caller() -> None:
     frozen = freeze(seen(Both()))
     assert_same(frozen, *images(5, 4))
     assert "folded 0 BatchNorm" in frozen.notes
-
-
-def test_a_checkpoint_is_folded_as_it_is_without() -> None:
-    def read(net: Reading, h: Tensor) -> Tensor:
-        return checkpoint(lambda h: net.norm(h).tanh(), h, use_reentrant=False)
-
-    model, (x, y) = seen(Reading(read)), images()
-    found, expected = freeze(model).input_gradient(x, y), Plain(model).input_gradient(x, y)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 class Stubborn(nn.Sequential):

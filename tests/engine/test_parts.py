@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import room
-from tests.engine.nets import answers
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 
@@ -79,13 +78,3 @@ def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch
     y = torch.arange(57) % 4
     whole, split = (frozen(monkeypatch, rows).input_gradient(x, y, away) for rows in (10**6, 8))
     torch.testing.assert_close(split, whole, rtol=0, atol=1e-12)
-
-
-def test_rows_that_a_batch_norm_mixes_stay_together(monkeypatch, one_thread):
-    monkeypatch.setattr(room, "BYTES", 1)
-    net, x, y = Net(), torch.rand(40, 2, 6, 7, dtype=torch.float64), torch.arange(40) % 4
-    net.norm = nn.BatchNorm2d(5, track_running_stats=False)
-    logits, gradient = answers(net.double().eval(), x, y)
-    for frozen in (fa.freeze(net), fa.freeze(net, "bf16")):
-        found = frozen(x), frozen.input_gradient(x, y)[2], frozen.verdict(x)
-        torch.testing.assert_close(found, (logits, gradient, logits), rtol=1e-6, atol=1e-9)

@@ -16,7 +16,7 @@ from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
-from fastadv.measure.attacks import bound, takes
+from fastadv.measure.bound import bound, takes
 from tests.evaluation.nets import assert_same, contents
 
 pytestmark = pytest.mark.slow

@@ -17,13 +17,10 @@ BATCHES = (3, 16, 1)
 class Net:
     """A classifier of the zoo.
 
-    shape: of one input; batches: the sizes at which gradients are compared; dtype: of x and the weights.
+    shape: of one input; batches: the sizes at which gradients are compared.
     randomized: no two passes are equal; judged by means and spreads.
-    computes: the format in which the net itself rounds, where that is coarser than `dtype`.
-    compiled: whether TorchScript runs a part of it, which computes otherwise once it has seen a few batches.
-    mixes: samples of a batch change each other's logits.
+    coarse: the net itself rounds as bfloat16 does.
     writes: the net changes buffers of its own at every pass, in eval mode too.
-    writes_x: the net changes what it is given.
     """
 
     name: str
@@ -31,27 +28,21 @@ class Net:
     shape: tuple[int, ...] = (3, 8, 8)
     classes: int = 10
     batches: tuple[int, ...] = BATCHES
-    dtype: torch.dtype = torch.float32
     randomized: bool = False
-    computes: torch.dtype | None = None
-    compiled: bool = False
-    mixes: bool = False
+    coarse: bool = False
     writes: bool = False
-    writes_x: bool = False
 
     def build(self) -> nn.Module:
         """The net in eval mode, its BatchNorm statistics unlike those of a fresh one. Always the same."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = self.builder()
-            if self.dtype is not torch.float32:
-                model = model.to(self.dtype)
             perturb(model)
         return model.eval()
 
     def images(self, batch: int) -> tuple[Tensor, Tensor]:
         """(x [B, *shape] in [0, 1], y [B]); always the same for a batch size. Those of 3 are dark."""
-        x = torch.rand(batch, *self.shape, generator=torch.Generator().manual_seed(batch), dtype=self.dtype)
+        x = torch.rand(batch, *self.shape, generator=torch.Generator().manual_seed(batch))
         return x * 0.5 if batch == 3 else x, torch.arange(batch) % self.classes
 
 

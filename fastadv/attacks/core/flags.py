@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fastadv import losses, outputs
-from fastadv.attacks.core.result import Status, failed_flags
+from fastadv.attacks.core.result import AttackResult, Status, failed_flags
 from fastadv.labels import label_flags
 from fastadv.text import threat_text
 from fastadv.threat import Threat
@@ -21,19 +21,16 @@ DENIED = "denied: "  # how the flag begins that counts them
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The end of a search: what its flags are made of, and neither the model nor the search.
+    """What flags are made of besides the result; it holds neither the model nor the search.
 
     Attributes:
         seen: flags of what was seen in the call.
-        x_adv: [B, ...], in the `threat` of the search.
-        budget: whether the strongest point was looked for, not the nearest success.
-        targeted: whether a success is one of the targets.
-        status: int64 [B] of `Status`.
-        success: bool [B], and so are all below: what the last verdict says of x_adv.
-        claimed: what the search took for a success.
+        threat: of the search; its radius is infinite where the nearest success was looked for.
+        budget: whether the strongest point was looked for instead.
+        claimed: bool [B], and so are the next: what the search took for a success.
         attacked: x was right.
         unusable: the logits at x are not finite.
-        outside: the point of the search was in the threat by no rounding.
+        outside: rounding does not account for how far the point of the search lay outside of the threat.
         draws: whether the model answers x otherwise in another pass.
         classes: that a label may be of; 0 where y are no classes.
         single: [N, K], the logits at x of single decisions, if gradients were taken.
@@ -41,12 +38,8 @@ class Evidence:
     """
 
     seen: tuple[str, ...]
-    x_adv: Tensor
     threat: Threat
     budget: bool
-    targeted: bool
-    status: Tensor
-    success: Tensor
     claimed: Tensor
     attacked: Tensor
     unusable: Tensor
@@ -58,50 +51,37 @@ class Evidence:
 
     @classmethod
     def of(
-        cls, trial: Any, x_adv: Tensor, status: Tensor, success: Tensor, claimed: Tensor, logits: Tensor,
-        loss: losses.Loss, budget: bool, backwards: int,
-    ) -> "Evidence":  # fmt: skip
+        cls, trial: Any, claimed: Tensor, logits: Tensor, loss: losses.Loss, budget: bool, backwards: int
+    ) -> "Evidence":
         """Return the end of a `Trial` with these logits at x_adv."""
-        task, targeted = trial.problem, trial.problem.targets is not None
-        raised = loss == "ce" and budget and not targeted
-        return cls(
-            seen=trial.flags,
-            x_adv=x_adv,
-            threat=task.threat,
-            budget=budget,
-            targeted=targeted,
-            status=status,
-            success=success,
-            claimed=claimed,
-            attacked=trial.attacked,
-            unusable=trial.unusable,
-            outside=trial.outside,
-            draws=trial.draws,
-            classes=logits.shape[1] * (task.outputs == "classes"),
-            single=task.criterion.of_single(trial.clean, task.y) if backwards else None,
-            raised=(logits, task.y.clone()) if raised else None,
-        )
+        task, made = trial.problem, (trial.attacked, trial.unusable, trial.outside, trial.draws)
+        classes = logits.shape[1] * (task.outputs == "classes")
+        single = task.criterion.of_single(trial.clean, task.y) if backwards else None
+        soft = loss == "ce" and budget and task.targets is None
+        # labels may change after the call
+        raised = (logits, task.y.clone()) if soft else None
+        return cls(trial.flags, task.threat, budget, claimed, *made, classes, single, raised)
 
-    def flags(self) -> tuple[str, ...]:
-        """Return the flags, in their order."""
+    def flags(self, out: AttackResult) -> tuple[str, ...]:
+        """Return the flags of a result, in their order."""
         unusable = int(self.unusable.sum())
-        failed = int(((self.status == Status.FAILED) & ~self.unusable).sum())
-        flags = (
+        failed = int(((out.status == Status.FAILED) & ~self.unusable).sum())
+        told = (
             *self.seen,
-            *self.wide(),
+            *self.wide(out.x_adv),
             *self._outside(),
-            *self._denied(),
-            *failed_flags(unusable, failed, len(self.status)),
-            *(() if self.targeted or unusable else self._labels()),
+            *self._denied(out.success),
+            *failed_flags(unusable, failed, len(out.status)),
+            *(() if unusable or out.goal.targets is not None else self._labels()),
             *self._bounded(),
-            *self._soft(),
+            *self._soft(out.status == Status.HELD),
         )
-        return tuple(dict.fromkeys(flags))
+        return tuple(dict.fromkeys(told))
 
-    def wide(self) -> tuple[str, ...]:
+    def wide(self, x_adv: Tensor) -> tuple[str, ...]:
         """Return the flag of a ball that holds every image of the box; it asks whether 8 means 8/255."""
         threat = self.threat
-        if not self.budget or not threat.covers(self.x_adv):
+        if not self.budget or not threat.covers(x_adv):
             return ()
         (low, high), radius = threat.box, threat.radius
         box = f"the box [{low:g}, {high:g}], so any image is in"
@@ -111,24 +91,23 @@ class Evidence:
 
     def _outside(self) -> tuple[str, ...]:
         threat, outside = self.threat, int(self.outside.sum())
-        text = OUTSIDE.format(outside, len(self.status), threat_text(threat), *threat.box)
+        text = OUTSIDE.format(outside, len(self.outside), threat_text(threat), *threat.box)
         return (text,) * bool(outside)
 
-    def _denied(self) -> tuple[str, ...]:
+    def _denied(self, success: Tensor) -> tuple[str, ...]:
         already = ~(self.attacked | self.unusable)
-        denied = (self.claimed | already) & ~self.success & ~self.outside
+        denied = (self.claimed | already) & ~success & ~self.outside
         return () if self.draws else denied_flags(int(denied.sum()))
 
     def _labels(self) -> tuple[str, ...]:
-        count = len(self.status)
+        count = len(self.attacked)
         return label_flags(int(self.attacked.sum()), count, self.classes) if count else ()
 
     def _bounded(self) -> tuple[str, ...]:
         kind = None if self.single is None else outputs.squashed(self.single)
         return (outputs.flag(kind),) if kind else ()
 
-    def _soft(self) -> tuple[str, ...]:
-        held = self.status == Status.HELD
+    def _soft(self, held: Tensor) -> tuple[str, ...]:
         soft = self.raised is not None and outputs.are_soft(*(values[held] for values in self.raised))
         return (outputs.SOFT_LOGITS,) * soft
 

@@ -56,17 +56,19 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
 
 
 class Flags:
-    """The field `flags` of a result: texts, or a function that makes them when they are first read."""
+    """The field `flags`: texts, or a function of the result that makes them when they are first read."""
 
     def __get__(self, result: "AttackResult | None", owner: type) -> tuple[str, ...]:
         if result is None:  # as a dataclass asks for the default
             return ()
         flags: Any = vars(result)["flags"]
         if callable(flags):
-            flags = vars(result)["flags"] = flags()
+            flags = vars(result)["flags"] = flags(result)
         return flags  # type: ignore[no-any-return]
 
-    def __set__(self, result: "AttackResult", flags: tuple[str, ...] | Callable[[], tuple[str, ...]]) -> None:
+    def __set__(
+        self, result: "AttackResult", flags: "tuple[str, ...] | Callable[[AttackResult], tuple[str, ...]]"
+    ) -> None:
         vars(result)["flags"] = flags
 
 

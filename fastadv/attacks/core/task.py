@@ -1,7 +1,8 @@
 """What an attack is asked, and who answers: made once by the door of a call, and handed on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -20,6 +21,27 @@ from fastadv.errors import InputError
 from fastadv.labels import check_index
 from fastadv.threat import Threat, Through
 from fastadv.threat.checks import check_threat
+
+
+class Common(TypedDict, total=False):
+    """The arguments that every attack takes, by name only.
+
+    Args:
+        others: as in `pgd`.
+    """
+
+    targets: Tensor | None
+    criterion: Criterion | None
+    mask: Tensor | None
+    eot: int
+    ids: Tensor | None
+    freeze: bool | None
+
+
+SHARED: dict[str, Any] = {
+    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None, "freeze": None,
+}  # fmt: skip
+
 
 # What a task has of each sample
 SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean")
@@ -76,58 +98,33 @@ class Task(Classified):
 
     @classmethod
     def of(
-        cls,
-        model: Model | Prepared | Classified,
-        x: Tensor,
-        y: Tensor | None,
-        threat: Threat,
-        *,
-        targets: Tensor | None = None,
-        criterion: Criterion | None = None,
-        mask: Tensor | None = None,
-        ids: Tensor | None = None,
-        eot: int = 1,
-        freeze: bool | None = None,
-        passes: int = 0,
-    ) -> "Task":
-        """Return the task of a call, whose arguments, those of every attack, are checked.
+        cls, model: Model | Prepared | Classified, x: Tensor, y: Tensor | None, threat: Threat, *,
+        passes: int = 0, **common: Unpack[Common],
+    ) -> "Task":  # fmt: skip
+        """Return the task of a call, whose arguments, those of every attack, are checked by `CHECKS`.
 
         What is classified stands for its classifier, and for the logits at x. `freeze` says whether to search
         on a frozen copy; None decides by the `passes` of a sample that are planned.
         """
-        check_threat(threat, maps=True)
-        criterion = check_criterion(criterion).for_labels(y)
-        seen = isinstance(model, Classified) and x is model.x
-        x = check_images(x, threat.box, values=not (seen and getattr(model, "box", None) == threat.box))
-        size, averages = len(x), check_count("eot", eot, 1)
-        _check_batch(x, y)
-        classifier = prepare(
-            model.classifier if isinstance(model, Classified) else model,
-            averages if averages > 1 else None, work=passes * size, freeze=freeze, outputs=criterion.outputs,
-        )  # fmt: skip
-        if criterion.outputs == "any" and not size:  # no sample meets anything
-            y, criterion, targets = torch.zeros(0, dtype=torch.long, device=x.device), WRONG, None
-        labels = criterion.labels("y", y, size, x.device)
-        if targets is not None:
-            targets = criterion.labels("targets", targets, size, x.device)
-        numbers = torch.arange(size, device=x.device)
-        numbers = numbers if ids is None else check_index("ids", ids, size, x.device)
-        held = _classified(model, classifier, x, numbers, seen)
-        ball = threat
+        given: dict[str, Any] = {name: value for name, value in common.items() if value is not None}
+        given |= {"model": model, "x": x, "y": y, "threat": threat}
+        call = {**SHARED, "criterion": WRONG, "passes": passes, **given}
+        for name, check in CHECKS.items():
+            if name in given:
+                call[name] = check(given[name], call)
+        held = _classified(model, call["model"], x, call["x"], call["ids"])
         if isinstance(threat, Through):
-            mapped, ball = Mapped(held.classifier, threat, x, numbers), threat.ball
-            x = check_images(threat.parameters(x, numbers), ball.box)
-            held = Classified(mapped, x, numbers, torch.arange(size, device=x.device), None)
-        if criterion.outputs == "logit":  # of two classes
-            criterion = WRONG
+            held, threat = _before(held, threat), threat.ball
+        y, mask, criterion = call["y"], call["mask"], call["criterion"]
         return cls(
             **vars(held),
-            y=numbers.new_zeros(size, 2) if labels is None else labels,
-            threat=_with_radii(ball, x),
-            targets=targets,
-            criterion=criterion.meant_by(held.classifier.model),
-            mask=None if mask is None else check_mask(mask, x),
-            labeled=labels is not None,
+            y=held.ids.new_zeros(len(held.ids), 2) if y is None else y,
+            threat=_with_radii(threat, held.x),
+            targets=call["targets"],
+            # one logit is two of classes by now
+            criterion=WRONG if criterion.outputs == "logit" else criterion.meant_by(held.classifier.model),
+            mask=None if mask is None else check_mask(mask, held.x),
+            labeled=y is not None,
         )
 
     @property
@@ -234,19 +231,85 @@ class Task(Classified):
         return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
 
 
-def _classified(
-    model: Model | Prepared | Classified, classifier: Prepared, x: Tensor, ids: Tensor, seen: bool
-) -> Classified:
-    """Return samples x of these ids for a classifier, with what a model that stands for them knows.
+# What came in a call, of which each check makes what the task has
+Call = dict[str, Any]
+Check = Callable[[Any, Call], Any]
 
-    `seen`: its x are these, so that its logits are those at x.
-    """
-    clean = None
-    if isinstance(model, Classified) and torch.equal(ids, model.ids):
-        clean = model.clean if seen and model.serves(classifier) else None
-        if classifier is model.classifier:
-            return Classified(classifier, x, ids, model.rows, clean)
-    return Classified(classifier.of(x, ids), x, ids, torch.arange(len(x), device=x.device), clean)
+
+def _images(x: Any, call: Call) -> Tensor:
+    """Return x [B, ...], whose values are known where it is that of a task in the same box."""
+    model, box = call["model"], call["threat"].box
+    known = isinstance(model, Task) and x is model.x and model.box == box
+    images = check_images(x, box, values=not known)
+    if images.ndim == 3 and not _are_several(call["y"], images.shape[0]):
+        raise InputError(
+            f"x: expected a batch [B, C, H, W], got one image {list(images.shape)} and one label; add a "
+            "batch dimension: x[None], and y as a tensor [1]"
+        )
+    return images
+
+
+def _are_several(y: Any, size: int) -> bool:
+    """Return whether y are labels of a batch, and not the one of a single image."""
+    return y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (size,)))
+
+
+def _prepared(model: Any, call: Call) -> Prepared:
+    """Return what answers, by the passes of a model that was prepared unless the call asks for several."""
+    eot = call["eot"]
+    return prepare(
+        model.classifier if isinstance(model, Classified) else model,
+        eot if eot > 1 else None,
+        work=call["passes"] * call["x"].shape[0],
+        freeze=call["freeze"],
+        outputs=call["criterion"].outputs,
+    )
+
+
+def _labels(name: str) -> Check:
+    """Return the check of y or of the targets."""
+
+    def check(labels: Any, call: Call) -> Tensor | None:
+        x = call["x"]
+        return call["criterion"].labels(name, labels, x.shape[0], x.device)  # type: ignore[no-any-return]
+
+    return check
+
+
+# The arguments of a call in the order in which they are checked: each check sees the call with what those
+# before it have returned, and is asked where the argument was given. A mask is like the parameters of a map,
+# and comes after it.
+CHECKS: dict[str, Check] = {
+    "threat": lambda threat, call: check_threat(threat, maps=True),
+    "criterion": lambda criterion, call: check_criterion(criterion).for_labels(call["y"]),
+    "x": _images,
+    "eot": lambda eot, call: check_count("eot", eot, 1),
+    "model": _prepared,
+    "y": _labels("y"),
+    "targets": _labels("targets"),
+    "ids": lambda ids, call: check_index("ids", ids, call["x"].shape[0], call["x"].device),
+}
+
+
+def _classified(
+    model: Model | Prepared | Classified, classifier: Prepared, given: Tensor, x: Tensor, ids: Tensor | None
+) -> Classified:
+    """Return the samples x, checked of the `given` ones, with what a model that stands for them knows."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    ids = rows if ids is None else ids
+    if not isinstance(model, Classified) or not torch.equal(ids, model.ids):
+        return Classified(classifier.of(x, ids), x, ids, rows, None)
+    clean = model.clean if given is model.x and model.serves(classifier) else None
+    if classifier is model.classifier:
+        return Classified(classifier, x, ids, model.rows, clean)
+    return Classified(classifier.of(x, ids), x, ids, rows, clean)
+
+
+def _before(held: Classified, threat: Through) -> Classified:
+    """Return the parameters that leave samples as they are, for a classifier of what a map makes of them."""
+    mapped = Mapped(held.classifier, threat, held.x, held.ids)
+    t = check_images(threat.parameters(held.x, held.ids), threat.ball.box)
+    return Classified(mapped, t, held.ids, torch.arange(len(t), device=t.device), None)
 
 
 def handed(model: object) -> Task:
@@ -254,16 +317,6 @@ def handed(model: object) -> Task:
     if not isinstance(model, Task):
         raise InputError(f"model: expected the task that takes_common makes, got {type(model).__name__}")
     return model
-
-
-def _check_batch(x: Tensor, y: Tensor | None) -> None:
-    """Raise InputError where x is one image without a batch around it."""
-    several = y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (len(x),)))
-    if x.ndim == 3 and not several:
-        raise InputError(
-            f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
-            "dimension: x[None], and y as a tensor [1]"
-        )
 
 
 def _with_radii(threat: Threat, x: Tensor) -> Threat:

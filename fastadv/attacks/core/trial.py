@@ -218,28 +218,28 @@ class Trial:
         broken, already = met & self.attacked, met & self.already
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
-        success, x_adv, (forwards, backwards) = broken | already, x_adv.contiguous(), self.passed
-        evidence = Evidence.of(
-            self, x_adv, status, success, claimed, verdict.logits, loss, within is None, backwards
-        )
+        forwards, backwards = self.passed
+        evidence = Evidence.of(self, claimed, verdict.logits, loss, within is None, backwards)
         if bytes_meant(task.threat):
-            self._ask(evidence.wide())
+            self._ask(evidence.wide(x_adv))
         distance = verdict.distance
         distance = task.threat.distance(x_adv, task.x) if distance is None else distance
-        return AttackResult(
-            x_adv=x_adv,
-            success=success,
+        out = AttackResult(
+            x_adv=x_adv.contiguous(),
+            success=broken | already,
             status=status,
             loss=value,
             distance=distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0),
             forwards=forwards,
             backwards=backwards,
             zero_gradient=zero_gradient,
-            # outputs of any shape may be larger than x: they are not kept until the flags are read
-            flags=evidence.flags() if task.outputs == "any" else evidence.flags,
+            flags=evidence.flags,
             unfinished=unfinished,
             cycled=cycled,
             threat=within or task.threat,
             correct=self.correct,
             goal=Goal(task.criterion, task.targets, task.mask),
         )
+        if task.outputs == "any":  # which may be larger than x, and are not kept until the flags are read
+            out.flags = out.flags
+        return out

@@ -86,7 +86,7 @@ class Base:
                 "the constructed set would lack a label"
             )
 
-    def fingerprint(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what tells this data set from another: its description, or its length and a hash."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
@@ -185,7 +185,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     return prepared(cut)
 
 
-def fingerprint(source: Prepared, base: Base) -> dict[str, Any]:
+def describe_model(source: Prepared, base: Base) -> dict[str, Any]:
     """Return what tells a model or function from another: weights or name, and answers on the base."""
     model = source.model
     numbers = torch.linspace(0, base.count - 1, min(32, base.count), device="cpu").long()

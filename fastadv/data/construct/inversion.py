@@ -8,7 +8,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_choice
-from fastadv.data.construct._base import STARTS, Model, Module, Search, check_features, fingerprint, prepare
+from fastadv.data.construct._base import (
+    STARTS,
+    Model,
+    Module,
+    Search,
+    check_features,
+    describe_model,
+    prepare,
+)
 from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.errors import InputError
@@ -118,7 +126,7 @@ def _invert(
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)
-        representation = fingerprint(features, samples)
+        representation = describe_model(features, samples)
 
     def invert(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
         goal = features.verdict(x)

@@ -265,14 +265,14 @@ class ABS(nn.Module):
         check_progress(progress)
         place = check_device(device or "cpu")
 
-        def built(net: VAEs) -> Self:
+        def built(net: VAEs) -> Any:
             return cls(*net.decoders(), shape.strides, seed=seed, beta=beta[1], **options)
 
         net = VAEs(shape, images.classes, width, seed).to(place)
         built(net)  # refuses wrong options before any work
         with shown(progress, "training ABS") as tick:
             about = train(net, images, settings, tick)
-        model = built(net).to(place)
+        model: Self = built(net).to(place)
         started = time.perf_counter()
         if calibration:
             chosen = rng.permutation(len(images), rng.derive(seed, "abs calibration"))[:calibration]

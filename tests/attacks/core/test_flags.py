@@ -68,8 +68,3 @@ def test_outputs_of_any_shape_are_not_kept_for_flags() -> None:
     net = nn.Conv2d(1, 3, 3, padding=1)
     out = fa.attacks.pgd(net, X, net(X).argmax(1), THREAT, steps=1, criterion=Share(0.5))
     assert vars(out)["flags"] == ()
-
-
-def test_a_radius_in_levels_is_asked_about_in_the_call(logged: Any) -> None:
-    fa.attacks.fgsm(nn.Flatten(), X, torch.zeros(12, dtype=torch.long), fa.Linf(8))
-    assert "did you mean Linf(8 / 255)?" in logged.text

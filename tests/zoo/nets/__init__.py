@@ -1,7 +1,6 @@
 """The nets of the zoo, by theme. Importing this registers those written here."""
 
 from . import (  # noqa: F401
-    activations,
     attention,
     convolutions,
     gradients,

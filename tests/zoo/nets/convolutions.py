@@ -42,22 +42,9 @@ def thin_from_one_channel() -> nn.Module:
     )  # fmt: skip
 
 
-@net(shape=(3, 17, 12), batches=(3, 64, 1), classes=2)
-def thin_with_stride_and_norm() -> nn.Module:
-    return nn.Sequential(block(3, 32, stride=2, bias=False), block(32, 32, stride=2), head(32 * 15, 2))
-
-
 @net(batches=(3, 16, 1))
 def wide() -> nn.Module:
     return nn.Sequential(block(3, 64), block(64, 64), block(64, 96, bias=False), nn.AvgPool2d(4), head(384))
-
-
-@net(shape=(3, 15, 12), batches=(3, 16, 1), classes=1000)
-def wide_without_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, bias=False), nn.ReLU(),
-        nn.Conv2d(64, 64, 3, padding=2), nn.ELU(), nn.AdaptiveAvgPool2d(3), head(64 * 9, 1000),
-    )  # fmt: skip
 
 
 @net()
@@ -66,24 +53,6 @@ def paddings() -> nn.Module:
         nn.Conv2d(3, 32, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(32), nn.ReLU(),
         nn.Conv2d(32, 16, 3, padding=(2, 1), padding_mode="reflect"), nn.BatchNorm2d(16), nn.ReLU(),
         nn.Conv2d(16, 16, 3, padding=1, padding_mode="replicate"), nn.ReLU(), head(16 * 80),
-    )  # fmt: skip
-
-
-@net(shape=(3, 9, 14))
-def kernels_that_are_not_square() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 16, (1, 5), padding=(0, 2)), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 16, (4, 3), padding="same", dilation=(1, 2)), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 16, (3, 1), stride=(2, 3), padding=(1, 0), dilation=(2, 1)), nn.ReLU(), head(320),
-    )  # fmt: skip
-
-
-@net()
-def groups() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 24, 3, padding=1, groups=3), nn.BatchNorm2d(24), nn.ReLU6(),
-        nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False), nn.BatchNorm2d(24), nn.ReLU6(),
-        nn.Conv2d(24, 16, 1), nn.ChannelShuffle(4), nn.BatchNorm2d(16), head(),
     )  # fmt: skip
 
 

@@ -1,12 +1,9 @@
 """Norms other than BatchNorm2d after a convolution: subclasses, functions, other dimensions and kinds."""
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..net import by_forward, head, net, nets
+from ..net import head, net, nets
 from .norms import convolution
 
 
@@ -30,26 +27,6 @@ nets(
         convolution(), Activated(16), convolution(16), Activated(16), head()
     ),
 )
-
-
-@net(mixes=True)
-def statistics_of_the_batch() -> nn.Module:
-    return nn.Sequential(convolution(), nn.BatchNorm2d(16, track_running_stats=False), nn.ReLU(), head())
-
-
-@net(shape=(40,), batches=(3, 600, 1, 64))
-def linear_norm() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(40, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64),
-        head(64),
-    )  # fmt: skip
-
-
-@by_forward(lambda: {
-    "linear": nn.Linear(12, 16), "norm": nn.BatchNorm1d(16), "head": head(112),
-}, shape=(7, 12))  # fmt: skip
-def linear_norm_transposed(self: Any, x: Tensor) -> Any:
-    return self.head(torch.relu(self.norm(self.linear(x).transpose(1, 2))))
 
 
 @net()

@@ -5,16 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..net import block, by_forward, head, module, net
+from ..net import block, by_forward, head, net
 
 
 def plain() -> nn.Sequential:
     return nn.Sequential(block(), block(16), head())
-
-
-@net(batches=(3, 16, 1), compiled=True)
-def traced() -> nn.Module:
-    return torch.jit.trace(plain().eval(), torch.rand(2, 3, 8, 8))
 
 
 @net(batches=(3, 16, 1))
@@ -29,19 +24,14 @@ def data_parallel() -> nn.Module:
     return nn.DataParallel(plain())
 
 
-@net(dtype=torch.float64, batches=(3, 16, 1))
-def wide_double() -> nn.Module:
-    return nn.Sequential(block(3, 64), block(64, 64), nn.AvgPool2d(4), head(256))
-
-
-@by_forward(lambda: {"net": plain()}, computes=torch.bfloat16)
+@by_forward(lambda: {"net": plain()}, coarse=True)
 def autocast_inside(self: Any, x: Tensor) -> Any:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = self.net(x)
     return out.float()
 
 
-@by_forward(lambda: {"first": block(), "last": block(16).bfloat16(), "head": head()}, computes=torch.bfloat16)
+@by_forward(lambda: {"first": block(), "last": block(16).bfloat16(), "head": head()}, coarse=True)
 def narrow_part(self: Any, x: Tensor) -> Any:
     return self.head(self.last(self.first(x).bfloat16()).float())
 
@@ -51,18 +41,6 @@ def buffers_written(self: Any, x: Tensor) -> Any:
     self.calls += 1
     self.seen.mul_(0.9).add_(0.1 * x.detach().mean())
     return self.net(x)
-
-
-@net(writes_x=True)
-def normalizes_in_place() -> nn.Module:
-    return module(lambda self, x: self.net(x.sub_(0.5).div_(0.25)), net=plain())
-
-
-@by_forward(lambda: {"net": plain(), "out": torch.zeros(64, 10)}, writes=True)
-def output_buffer(self: Any, x: Tensor) -> Any:
-    """Logits lie in a tensor that the next pass overwrites, where no gradient is asked for."""
-    out = self.net(x)
-    return self.out[: len(x)].copy_(out) if not torch.is_grad_enabled() else out
 
 
 @net()

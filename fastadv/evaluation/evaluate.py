@@ -23,7 +23,7 @@ from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation import _rows as made
+from fastadv.evaluation import _rows
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
@@ -31,8 +31,9 @@ from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
 from fastadv.hashes import data_hash
-from fastadv.measure.attacks import Attacks, Threats
+from fastadv.measure.attacks import Attacks
 from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Threats
 from fastadv.measure.drawing import Drawing
 from fastadv.measure.job import Job, description, environment, prepared
 from fastadv.measure.outcome import Part, attacked, check_some_ran, columns, joined
@@ -139,42 +140,28 @@ def evaluate(
         >>> table["fgsm"].robust_accuracy <= table.clean_accuracy
         True
     """
+    kept = run_dir is not None
     with processes.agreement():
         drawing = Drawing(draws, seed)
         check_on_event(on_event)
         check_progress(progress)
-        if resume and run_dir is None:
+        if resume and not kept:
             raise InputError("resume: expected the run_dir of an evaluation, got none; pass run_dir=")
         job = prepared(
             model, dataset, attacks, batch_size, limit, threat, criterion,
             freeze=freeze, grey_box=grey_box, seed=seed,
         )  # fmt: skip
-        names = ["draws"] * (draws > 1) + ["corruptions"] * (corruptions is not None)
-        if job.criterion.outputs != "classes" and names:
-            raise InputError(
-                f"{names[0]}: expected none with {job.criterion!r}, as they are of classes; leave it out"
-            )
-        chosen = selected(job, corruptions, severities, seed, published)
+        if job.criterion.outputs != "classes":
+            _check_classes_alone(job.criterion, draws=draws > 1, corruptions=corruptions is not None)
+        cells = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
-        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
-        config |= {"batch_size": batch_size, "samples": [count]}
-        code = BY_NAME if run_dir is None else identity
-        if criterion is not None:
-            config["criterion"] = describe(criterion, identity=code)
-        if draws > 1:
-            config |= {"draws": draws, "seed": seed}
-        if run_dir is not None or processes.world() > 1:
-            config |= description(job, code)
-            config["identity"] = identity
+        config: dict[str, Any] = {"attacks": [[name, None] for name in job.attacks], "samples": [count]}
+        if kept or processes.world() > 1:
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
-            config["search"] = options.describe()
-            config["data"] = describe_data(job.dataset)
-            if identity is None:
-                size = min(batch_size, count)
-                x, _, _ = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
-                config[ANSWERS] = answers(job.frozen, x)
-        config["attacks"] += chosen.describe()
+            config |= {"search": options.describe(), "batch_size": batch_size}
+            config |= _config(job, drawing, criterion, identity, identity if kept else BY_NAME)
+        config["attacks"] += cells.describe()
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)})
@@ -182,11 +169,33 @@ def evaluate(
     with job.frozen.in_eval(), drawing.patient(job.frozen), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
-        before = (parts.identity or config)["samples"]
-        earlier = [samples for samples in before if samples < count]
+        earlier = [samples for samples in parts.samples if samples < count]
         job = replace(job, drawing=drawing, earlier=earlier)
         events = Events(on_event, tick, count * len(config["attacks"]))
-        return Evaluation(job, keep_samples, parts, indicators, events, chosen).table()
+        return Evaluation(job, keep_samples, parts, indicators, events, cells).table()
+
+
+def _check_classes_alone(criterion: Criterion, **asked: bool) -> None:
+    """Refuse what is of classes alone under a criterion of other outputs."""
+    for name in (name for name, wanted in asked.items() if wanted):
+        raise InputError(f"{name}: expected none with {criterion!r}, as they are of classes; leave it out")
+
+
+def _config(
+    job: Job, drawing: Drawing, criterion: Criterion | None, identity: str | None, code: str | None
+) -> dict[str, Any]:
+    """Describe what is evaluated, code as `code` says: a folder with another description is not resumed."""
+    config: dict[str, Any] = {**FORMAT, **description(job, code), "identity": identity}
+    config["data"] = describe_data(job.dataset)
+    if criterion is not None:
+        config["criterion"] = describe(criterion, identity=code)
+    if drawing.count > 1:
+        config |= {"draws": drawing.count, "seed": drawing.seed}
+    if identity is None:
+        size = min(job.batch_size, job.sizes[1])
+        x, _, _ = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
+        config[ANSWERS] = answers(job.frozen, x)
+    return config
 
 
 @dataclass(frozen=True)
@@ -204,10 +213,10 @@ class Evaluation:
         """Attack all batches, and put them together."""
         started, done = time.perf_counter(), list[list[Part]]()
         with self.job.drawing.kept(self.job.frozen.device):
-            for clean, *attacked in self.job.results(self.measure):
-                done.append([clean, *attacked])
+            for clean, *parts in self.job.results(self.measure):
+                done.append([clean, *parts])
                 if processes.world() > 1:
-                    for name, part in zip(self.job.attacks, attacked, strict=True):
+                    for name, part in zip(self.job.attacks, parts, strict=True):
                         self.events.finished(name, clean, part, self.job.drawing.count)
             corruption = measured(self.job, self.corruptions, self.parts, self.events)
         return replace(self.judge(done, started), corruption=corruption)
@@ -219,20 +228,25 @@ class Evaluation:
         if self.job.drawing.count > 1:
             batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
         clean, parts = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
-        data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
+        kept = self.parts.path is not None
+        data, points = data_hash(batch.x, batch.y) if kept else "", kept or self.keep_samples
         for name in self.job.attacks:
             file = f"{batch.number:05d}-{self.parts.places.get(name, 0):02d}"
             part = self.parts.kept(file, verdict, data)
             if part is None:
-                part = self.attack(name, batch)
+                attack = self.events.begun(
+                    name, self.job.attacks[name], batch.classifier.counts, len(batch.x)
+                )
+                part, x_adv = attacked(self.job, name, attack, batch, points)
+                part.tensors.update(self.count_at(x_adv, batch))
                 self.parts.add(file, verdict, part, data)
             parts.append(part)
             if processes.world() == 1:
                 self.events.finished(name, clean, part, self.job.drawing.count)
         check_some_ran(parts)
         if self.keep_samples:
-            kept = made.nearest(batch, parts)
-            clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
+            samples = _rows.nearest(batch, parts)
+            clean.tensors.update({f"samples.{name}": values for name, values in samples.items()})
         for part in parts:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more
         return [clean, *parts]
@@ -247,24 +261,15 @@ class Evaluation:
             counted |= {f"draws.{name}": value.cpu() for name, value in drawn.items()}
         return counted
 
-    def attack(self, name: str, batch: Batch) -> Part:
-        """Run an attack on a batch, or note why it does not serve the threat."""
-        counts = batch.classifier.counts
-        attack = self.events.begun(name, self.job.attacks[name], counts, len(batch.x))
-        points = self.keep_samples or self.parts.path is not None
-        part, x_adv = attacked(self.job, name, attack, batch, points)
-        part.tensors.update(self.count_at(x_adv, batch))
-        return part
-
     def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
         """Put the batches together, each without an attack and under each."""
-        parts, *attacked = zip(*done, strict=True)
+        parts, *by_attack = zip(*done, strict=True)
         correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
         self.job.check_finite(len(failed), int(failed.sum()))
-        clean = made.draws_of(parts, correct, self.job.drawing.count)
+        clean = _rows.draws_of(parts, correct, self.job.drawing.count)
         rows = told_apart([
-            made.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
-            for (name, attack), own_parts in zip(self.job.attacks.items(), attacked, strict=True)
+            _rows.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
+            for (name, attack), own_parts in zip(self.job.attacks.items(), by_attack, strict=True)
         ])  # fmt: skip
         samples = None
         if self.keep_samples:
@@ -272,10 +277,10 @@ class Evaluation:
             samples = Samples(**values, component=component_of(values["by"], rows))
         seen = torch.stack([part["seen"] for part in parts]).sum(0)
         stated, signs = stated_accuracy(self.job.frozen.source), None
-        remarks = made.remarks(correct, failed, seen, stated)
-        unserved = made.unserved(self.job.attacks.values(), rows)
+        remarks = _rows.remarks(correct, failed, seen, stated)
+        unserved = _rows.unserved(self.job.attacks.values(), rows)
         if self.looked and rows:
-            look = partial(masking.indicators, self.job, self.parts, rows, attacked, correct, ids)
+            look = partial(masking.indicators, self.job, self.parts, rows, by_attack, correct, ids)
             signs = processes.from_first(look)
             unseen = {**signs.unseen, **dict.fromkeys(unserved, UNSERVED)}
             signs = replace(signs, remarks=[*signs.remarks, *remarks], unseen=unseen)
