@@ -32,9 +32,10 @@ class Asks(Samples[R_co]):
         if self.plan.gradient is not None:
             follow: Any = self.plan.gradient
             return partial(follow, self, loss=loss)
-        if not self.met:
+        if self.clean_pass is not None:
             return partial(self._first, loss, True)
-        return self._bound(loss) or self._pull(loss)
+        met, self.met = self.met, True  # the first gradient checks the model
+        return (self._bound(loss) if met else None) or self._pull(loss)
 
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
