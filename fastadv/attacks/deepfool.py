@@ -103,7 +103,7 @@ def superdeepfool(
 
     def rule(search: core.Search[_Rows]) -> None:
         # samples leave the other search at their last projection, and come back for the end
-        other = search.over(search.problem, search.best)
+        other = search.beside()
         try:
             turns(other)
             other.close()

@@ -164,7 +164,7 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
 def _progress(search: core.Search[_Hops], halvings: int) -> None:
     """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial."""
     rows = search.rows
-    others = search.over(search.problem, search.best)
+    others = search.beside()
     here = others.rows
     here.points, here.update, here.size, here.left = rows.points, rows.update, rows.size, rows.left
     here.done = torch.zeros_like(rows.left, dtype=torch.bool)

@@ -22,17 +22,20 @@ class Asks(Samples[R_co]):
     def ask(self, loss: losses.Loss) -> Ask:
         """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
         chosen = loss, self.met, id(self.aims)
-        if chosen not in self._asked:
-            self._asked = {chosen: self._chosen(loss)}
-        return self._asked[chosen]
+        if self._asked[0] != chosen:
+            self._asked = chosen, self._chosen(loss)
+        ask: Ask = self._asked[1]
+        return ask
 
     def _chosen(self, loss: losses.Loss) -> Ask:
+        """Return what follows gradient rules, takes the first gradient, or asks by kernels or without."""
         if self.plan.gradient is not None:
             follow: Any = self.plan.gradient
             return partial(follow, self, loss=loss)
-        if not self.met:
+        if self.clean_pass is not None:
             return partial(self._first, loss, True)
-        return self._bound(loss) or self._pull(loss)
+        met, self.met = self.met, True  # the first gradient checks the model
+        return (self._bound(loss) if met else None) or self._pull(loss)
 
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""

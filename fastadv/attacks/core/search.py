@@ -1,7 +1,6 @@
 """A search: how a rule evaluates points of the samples still under attack, and which point is the best."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,12 +11,9 @@ from fastadv import losses
 from fastadv.attacks.core.asks import Asks
 from fastadv.attacks.core.judge import Answer, graded
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, finite_rows, go_on
-from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.record import Record, Rows, Steps
 from fastadv.attacks.core.samples import R_co
 from fastadv.attacks.core.state import State
-from fastadv.attacks.core.task import Task
-from fastadv.engine.capture import FEW, passes_alike
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.keep_best import keep_best_
 
@@ -135,34 +131,6 @@ class Search(Asks[R_co]):
         """Return by what points compete with a budget, whatever the loss of the look."""
         return self.judge_now.strength(None, look.logits, look.count)
 
-    def leave_cycle(self, repeating: Tensor, points: Tensor, steps: int) -> None:
-        """Let samples `repeating` bool [n] leave, so many steps of which would repeat others.
-
-        They stay where passes show that the model draws, writes, or mixes the rows of a batch.
-        """
-        if self._repeats is None:
-            self._repeats = self._answers_alike(points)
-        if self._repeats:
-            self.best.note_cycle(repeating, steps)
-            self.leave(repeating)
-
-    def _answers_alike(self, points: Tensor) -> bool:
-        """Return whether parts of a batch get the same answers and leave no trace; False of a function."""
-        if not (parts := self.classifier.parts):
-            return False
-        # two at least: the last one's mates may have left since its point was there
-        rows = torch.arange(min(max(len(points) // 2, 2), FEW), device=points.device) % len(points)
-
-        def answer(at: Tensor) -> Tensor:
-            here = rows[: len(at)]
-            about = self.y[here], self.plan.loss, taken(self.aims, here), True, self.problem.rows[here]
-            _, logits, gradient = self.classifier.input_gradient(self._cast(at), *about)
-            return torch.cat([logits, gradient.flatten(1).to(logits)], 1)
-
-        with suppress(Exception):  # models of one batch size raise anything
-            return passes_alike(parts[0], answer, points[rows])
-        return False
-
     # Searches within a search, and steps that were taken elsewhere.
 
     @property
@@ -198,25 +166,25 @@ class Search(Asks[R_co]):
 
     def at(self, state: State) -> "Search[R_co]":
         """Return a search like this one that is in another state, and writes there."""
-        part = self.over(state.task, state.best)
+        everyone = torch.arange(len(state.task.x), device=self.x.device)
+        part: Search[R_co] = Search(state.task, everyone, state.best, self.plan, self.restart)
+        part.dtype, part._places = self.dtype, state.places
         part.aims = part.targets if state.aims is None else state.aims
-        part.rows, part._places = state.rows, state.places  # type: ignore[assignment]
+        part.rows = state.rows  # type: ignore[assignment]
         return part
 
-    def over(self, task: Task, record: Record) -> "Search[R_co]":
-        """Return a search like this one over other samples, which writes their best points to `record`."""
-        everyone = torch.arange(len(task.x), device=task.x.device)
-        part: Search[R_co] = Search(task, everyone, record, self.plan, self.restart)
-        part.dtype = self.dtype
-        return part
+    def beside(self) -> "Search[R_co]":
+        """Return a search of the same samples, which may leave it, that remembers nothing of them yet."""
+        return self.at(self._begun())
 
     def copied(self, count: int) -> tuple["Search[R_co]", Record]:
         """Return a search of the samples `count` times in a row, and the record that it writes."""
-        index = torch.arange(len(self.x), device=self.x.device).repeat(count)
-        record = self.best.take(index)
-        part = self.over(self.problem.take(index), record)
-        part._places = self._places[index]
-        return part, record
+        state = self._begun().take(torch.arange(len(self.x), device=self.x.device).repeat(count))
+        return self.at(state), state.best
+
+    def _begun(self) -> State:
+        """Return the state where a rule begins, with the best points of now."""
+        return State(self.problem, None, self._places, self.best, self.plan.rows())
 
     def merge(self, record: Record) -> None:
         """Merge what a search of copies found; with `stop_early` broken samples keep their points."""

@@ -109,7 +109,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
         started[place[new]] = True
 
     # samples that have a start wait for the others
-    others = search.over(search.problem, search.best)
+    others = search.beside()
     others.rows.place = torch.arange(len(started), device=started.device)
     try:
         for draw in count():
