@@ -32,7 +32,7 @@ from bench.pgd import ALONE, COMPILED, FROZEN, LOOP, by_device, version_of
 from bench.records import RESULTS, ROOT, Answering, Row
 from bench.session import Session
 from bench.subjects.attacks import found, searched
-from fastadv.runs.card import machine
+from fastadv.card import machine
 
 NETS = [name for name, net in pgd.NETS.items() if net.counts[2]]
 PEERS = ("torchattacks", "adv-lib", LOOP, COMPILED)

@@ -32,7 +32,7 @@ from bench import nets, pgd
 from bench.clock import wall
 from bench.records import RESULTS, ROOT, parser
 from bench.subjects.large import MIB, grown
-from fastadv.runs.card import machine
+from fastadv.card import machine
 
 SMALL, LARGE = (1, 16, 128), (1, 4, 16)
 RADIUS, PART = 1 / 4096, 1 / 4  # so small that every image holds; a step is a quarter of it

@@ -110,7 +110,7 @@ def source_hash() -> str:
 def about(device: Any, given: Row) -> Row:
     import torch
 
-    from fastadv.runs.card import machine
+    from fastadv.card import machine
 
     found = machine()
     products = torch.get_float32_matmul_precision() != "highest"

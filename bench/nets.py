@@ -86,7 +86,7 @@ def _made(net: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def resnet18(*, tiny: bool = False) -> nn.Module:
-    """For 32x32 images; tiny: one block a stage, whose layout `_run.allows_channels_last` still allows."""
+    """For 32x32 images; tiny: one block a stage, whose layout `_layout.allows_channels_last` still allows."""
     depths, width = ((1, 1, 1, 1), 16) if tiny else ((2, 2, 2, 2), 64)
     return _made(ResNet(1, depths, 10, small=True, width=width), (3, 32, 32))
 

@@ -35,7 +35,7 @@ import fastadv as fa
 from bench import records
 from bench.records import ON_CPU, ON_GPU, RESULTS, ROOT, Row, broken
 from bench.session import Session, run_stage
-from fastadv.runs.card import machine
+from fastadv.card import machine
 
 VARIABLES = ("FASTADV_", "MALLOC_", "GLIBC_")  # that change what is measured
 PARTS = (*ON_CPU, "corruptions", "anchor")

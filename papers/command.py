@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import torch
 
+from fastadv.card import telling
 from fastadv.errors import CorruptFileError, InputError, MissingExtraError
-from fastadv.runs.card import telling
 from papers.study import Watch
 from papers.text import aligned
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 from torch import Tensor
 
 import fastadv as fa
-from fastadv.runs.card import about
-from fastadv.runs.files import atomic_write
+from fastadv.card import about
+from fastadv.files import atomic_write
 
 BLUE, VERMILION = fa.figures.BLUE, fa.figures.VERMILION
 Rect = tuple[float, float, float, float]

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv.card import machine
 from fastadv.data import ImageSet
-from fastadv.runs.card import machine
 from fastadv.runs.work import Keeper
 from papers import command as c
 from papers import study

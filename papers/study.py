@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.card import card
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.card import card
+from fastadv.files import read_json, write_json, write_text
 from fastadv.runs.checkpoint import CHECKPOINT
-from fastadv.runs.files import read_json, write_json, write_text
 from fastadv.runs.identity import check_same, describe
 from fastadv.runs.work import Keeper
 

@@ -12,6 +12,7 @@ from functools import cache
 
 import pytest
 
+import fastadv as fa
 from test_repository import public_objects
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Source")  # in this order
@@ -22,7 +23,7 @@ OTHERS = (
 )
 MODULES = [f"fastadv.{name}" for name in OTHERS.split()]
 # a text that stands once, for several names
-ELSEWHERE = re.compile(r"^others: as in `(\w+)`\.", re.MULTILINE)
+ELSEWHERE = re.compile(r"^others: as in `(\w+)`(?:, and so (?:is|are) (.*))?\.", re.MULTILINE)
 
 
 def documented() -> Iterator[tuple[str, object]]:
@@ -46,12 +47,26 @@ def by_last_name() -> dict[str, object]:
     return {name.rpartition(".")[2]: value for name, value in documented()}
 
 
+def text_of(value: object) -> str:
+    return inspect.getdoc(value) or ""
+
+
 def described(text: str) -> set[str]:
     """The arguments that a docstring describes, or leaves to that of another name."""
     parts = sections(text)
     args = parts.get("Args", "") + parts.get("Attributes", "")
     names = set(re.findall(r"^(\w+): ", args, re.MULTILINE))
-    return names.union(*(described(inspect.getdoc(by_last_name()[n]) or "") for n in ELSEWHERE.findall(args)))
+    others = [text_of(by_last_name()[name]) for name, _ in ELSEWHERE.findall(args)]
+    return names.union(*map(described, others))
+
+
+def with_sections_elsewhere(text: str) -> dict[str, str]:
+    """The sections of a docstring, with those that it leaves to the text of another name."""
+    parts = sections(text)
+    for name, headings in ELSEWHERE.findall(parts.get("Args", "")):
+        other = sections(text_of(by_last_name()[name]))
+        parts = {heading: other[heading] for heading in headings.split(" and ") if heading} | parts
+    return parts
 
 
 def arguments(value: object) -> set[str]:
@@ -79,7 +94,7 @@ def is_method(value: object) -> bool:
 
 def missing_sections(value: object, text: str) -> Iterator[str]:
     """What a function or class leaves out. A method says it in a line or two, where name and types do not."""
-    parts = sections(text)
+    parts = with_sections_elsewhere(text)
     if missing := arguments(value) - described(text):
         yield f"no text for {sorted(missing)}"
     if not inspect.isclass(value):
@@ -92,7 +107,7 @@ def missing_sections(value: object, text: str) -> Iterator[str]:
 
 def faults(value: object) -> Iterator[str]:
     """What is wrong with the docstring of a function, class or method."""
-    text = inspect.getdoc(value) or ""
+    text = text_of(value)
     first, parts = text.partition("\n")[0], sections(text)
     if not first[:1].isupper() or not first.endswith("."):
         yield f"first line {first!r}: expected a capital first and a period last"
@@ -117,13 +132,18 @@ def test_docstrings_have_one_style() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_examples_run() -> None:
     # by their text: several names may share one
-    shown = {text: name for name, value in documented() if ">>> " in (text := inspect.getdoc(value) or "")}
+    shown = {text: name for name, value in documented() if ">>> " in (text := text_of(value))}
     assert len(shown) >= 64, "an example is gone"
     said: list[str] = []
+    # attacks that leave their arguments to `pgd` are called with the x, y and model of its example
+    beginning = doctest.DocTestParser().get_doctest(text_of(fa.attacks.pgd), {}, "pgd", None, None)
+    doctest.DocTestRunner().run(beginning, out=said.append, clear_globs=False)
     for text, name in shown.items():
-        example = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
+        known = dict(beginning.globs) if "\n    others: as in `pgd`" in text else {}
+        example = doctest.DocTestParser().get_doctest(text, known, name, None, None)
         assert len(example.examples) > 1, name
         doctest.DocTestRunner().run(example, out=said.append)
     assert not said, "".join(said)

@@ -92,10 +92,10 @@ def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.Mo
     redraw = lambda bar, *at: seen.append(bar.text + "+" * bool(bar.within)) or draw(bar, *at)  # noqa: E731
     monkeypatch.setattr(progress.RichBar, "__call__", redraw)
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
-    square = partial(fa.attacks.square, queries=5000)
+    square = partial(fa.attacks.square, queries=200)
     attacks = {"pgd": "fgsm", "square": square, "auto": auto}
     fa.evaluate(MODEL, DATA, attacks, threat=fa.Linf(0.0), progress=True)
-    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "square, at most 5,000 queries an image",
+    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "square, at most 200 queries an image",
                     "square: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left+",
                     "auto: robust accuracy 100.0%"]  # fmt: skip
     assert "auto: robust accuracy 100.0%" in screen.getvalue()

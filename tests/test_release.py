@@ -10,7 +10,7 @@ import pytest
 
 import fastadv
 from fastadv._version import OLDEST_TORCH, check_torch
-from fastadv.runs.card import machine
+from fastadv.card import machine
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

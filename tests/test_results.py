@@ -19,13 +19,13 @@ from tests.engine.nets import convnet, images
 pytestmark = pytest.mark.slow
 MODEL, (X, Y), BALL, CPU = convnet().eval(), images(), fa.Linf(0.1), {"device": "cpu"}
 SET, PAIRS = DataLoader(TensorDataset(X, Y), 4), [*zip(X, Y.tolist(), strict=True)]
-QUICK = partial(fa.attacks.autoattack, threat=BALL, version="quick")
+BRIEF = partial(fa.attacks.autoattack, threat=BALL, version=["apgd-ce"])
 CALLS: dict[str, Any] = {
     "pgd": lambda: fa.attacks.pgd(lambda x: MODEL(x.round()), X, Y, fa.L2(torch.arange(6.0, **CPU), (-1, 2))),
-    "fmn": lambda: fa.attacks.fmn(fa.freeze(MODEL), X, Y, fa.L0(5)),
+    "fmn": lambda: fa.attacks.fmn(fa.freeze(MODEL), X, Y, fa.L0(5), steps=20),
     "minimum_norm": lambda: fa.attacks.minimum_norm(MODEL, X, Y, fa.L1(torch.inf), steps=30),
-    "autoattack": lambda: fa.attacks.autoattack(MODEL, X, Y, BALL, version="quick"),
-    "tensors": lambda: fa.evaluate(MODEL, (X, Y), {"auto": QUICK}, keep_samples=True, draws=2),
+    "autoattack": lambda: BRIEF(MODEL, X, Y),
+    "tensors": lambda: fa.evaluate(MODEL, (X, Y), {"auto": BRIEF}, keep_samples=True, draws=2),
     "loader": lambda: fa.evaluate(MODEL, SET, ["fgsm", "pgd"], threat=BALL),
     "indicators": lambda: fa.attacks.indicators(MODEL, X, Y, BALL),
     "certificates": lambda: fa.certify.smooth(MODEL, (X, Y), 0.25, n=20, sound=False),

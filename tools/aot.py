@@ -29,9 +29,9 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
+from fastadv.card import machine
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 from fastadv.ops.triton import _row
-from fastadv.runs.card import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHES = 80, 90

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fastadv._torch import FEATURES
 from fastadv._version import OLDEST_TORCH
-from fastadv.runs.card import cpu_name
+from fastadv.card import cpu_name
 from page import put, table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,7 +27,7 @@ import fastadv as fa
 from bench import records
 from bench.clock import ratio, wall
 from bench.suite.parity import Counting, Log, alone
-from fastadv.runs.card import machine
+from fastadv.card import machine
 from tests.parity.case import Case
 from tests.parity.cases import cases_on
 from tests.parity.models import NETS, ROOT, add_places, problem

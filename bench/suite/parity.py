@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from bench import records
 from bench.clock import wall
-from fastadv.runs.card import machine
+from fastadv.card import machine
 from tests.parity.case import Budget, Case
 from tests.parity.cases import TESTED, cases_on, held, radii
 from tests.parity.models import DENSE, KEPT, KEPT_RUNS, NETS, WALL, add_places, problem

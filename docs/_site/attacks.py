@@ -1,9 +1,11 @@
 """The attacks in the API reference: a page each, a map that links to them, and what else the package has."""
 
 import inspect
+import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 ASKS = {"gradient": "gradients", "score": "scores", "decision": "decisions", "none": "nothing of the model"}
+SECTIONS = ("Args", "Returns", "Raises", "Example", "Source")
 LOOKS = {"budget": "within a radius", "minimum": "the nearest"}
 
 
@@ -36,6 +39,37 @@ def _page(name: str) -> str:
         f"Asks for {ASKS[card.knowledge]}, looks {LOOKS[card.kind].replace('the', 'for the')}, in {norms}."
     )
     return f"{name}\n{'=' * len(name)}\n\n{facts}\n\n.. autofunction:: fastadv.attacks.{name}\n"
+
+
+def explain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Write what a docstring leaves to that of `pgd` in its place: the event `autodoc-process-docstring`."""
+    if what == "function" and any(line.startswith("    others: as in `pgd`") for line in lines):
+        lines[:] = explained("\n".join(lines), inspect.signature(obj).parameters).split("\n")
+
+
+def explained(text: str, arguments: Iterable[str]) -> str:
+    """Return the docstring of an attack with all its arguments, and the sections that it leaves to `pgd`."""
+    own, of_pgd = _sections(text), _sections(inspect.getdoc(fa.attacks.pgd) or "")
+    known, meanings = _entries(own["Args"]), _entries(of_pgd["Args"])
+    every = [known.get(name) or meanings[name] for name in arguments]
+    beginning = of_pgd["Example"].partition("    >>> out")[0]
+    own["Args"] = "Args:\n" + "".join(every)
+    if "Example" in own:
+        own["Example"] = beginning + own["Example"].removeprefix("Example:\n")
+    own |= {part: own.get(part) or of_pgd[part] for part in ("Returns", "Raises")}
+    parts = [own[part] for part in ("", *SECTIONS) if part in own]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return the sections of a docstring by their names, and what comes before them as ""."""
+    first, *rest = re.split(rf"^(?=(?:{'|'.join(SECTIONS)}):$)", text, flags=re.MULTILINE)
+    return {"": first, **{part.partition(":")[0]: part for part in rest}}
+
+
+def _entries(arguments: str) -> dict[str, str]:
+    """Return the entries of a section of arguments by name."""
+    return dict(re.findall(r"(?ms)^(?=    (\w+): )(.*?)(?=^    \w|\Z)", arguments.rstrip("\n") + "\n"))
 
 
 def attack_map() -> str:

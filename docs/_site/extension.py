@@ -6,7 +6,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from _site.attacks import write_pages
+from _site.attacks import explain, write_pages
 from _site.docstrings import to_rst
 from _site.finish import finish
 from _site.links import list_links
@@ -28,6 +28,7 @@ class Table(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register them."""
+    app.connect("autodoc-process-docstring", explain, priority=50)
     app.connect("autodoc-process-docstring", to_rst, priority=100)  # before napoleon
     app.connect("builder-inited", write_pages)
     app.connect("source-read", to_pages)

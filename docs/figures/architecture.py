@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from fastadv.card import telling
 from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, INK, VERMILION, new_figure, save
-from fastadv.runs.card import telling
 
 WIDTH, HEIGHT = 8.6, 3.3  # inches, and the units of the axes
 BOXES = {  # name: left, bottom, width, color of the border, what it says

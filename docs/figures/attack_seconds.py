@@ -16,8 +16,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from fastadv.card import telling
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION, key, new_figure, plain, save
-from fastadv.runs.card import telling
 
 ROWS = Path(__file__).parents[2] / "bench" / "results" / "attack_seconds.jsonl"
 # case: the name in the picture, beside whose point it stands (0: ours, 1: the other), and how far in points

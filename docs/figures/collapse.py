@@ -5,6 +5,7 @@ python docs/figures/collapse.py
 
 from pathlib import Path
 
+from fastadv.card import telling
 from fastadv.evaluation.figures.style import (
     BLUE,
     FAINT,
@@ -16,7 +17,6 @@ from fastadv.evaluation.figures.style import (
     new_figure,
     save,
 )  # fmt: skip
-from fastadv.runs.card import telling
 
 PAGE = Path(__file__).parents[1] / "papers" / "recipes.md"
 COLORS = {"clean": BLUE, "own examples": GREEN, "PGD-10": VERMILION}

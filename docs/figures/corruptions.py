@@ -13,11 +13,11 @@ import torch
 from torch.nn.functional import interpolate
 
 import fastadv as fa
+from fastadv.card import telling
 from fastadv.data.corruption.card import named
 from fastadv.data.folder import read_image
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import INK, new_figure, save
-from fastadv.runs.card import telling
 
 SIZE, SEVERITY, COLUMNS = 224, 3, 5
 SIDE, BETWEEN, BELOW = 0.66, 0.05, 0.16  # inches

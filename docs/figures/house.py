@@ -8,16 +8,17 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from fastadv.card import telling
 from fastadv.evaluation.figures.style import BLUE, FAINT, INK, VERMILION, new_figure, save
-from fastadv.runs.card import telling
 
 ROOT = Path(__file__).parents[2]
 # rooms, top layer first; imports point down
 LAYERS = (
-    ("papers", "fastadv/cli", "fastadv/demo"),
-    ("fastadv/train", "fastadv/adapters"),
-    ("fastadv/evaluation",),
-    ("fastadv/certify", "fastadv/data"),
+    ("papers", "fastadv/cli"),
+    ("fastadv/demo", "fastadv/adapters"),
+    ("fastadv/train", "fastadv/evaluation", "fastadv/certify"),
+    ("fastadv/measure",),
+    ("fastadv/data",),
     ("fastadv/attacks", "fastadv/models"),
     ("fastadv/engine",),
     ("fastadv/threat",),
@@ -25,7 +26,7 @@ LAYERS = (
     ("fastadv/runs",),
 )
 CALL = ("fastadv/attacks", "fastadv/engine", "fastadv/threat", "fastadv/ops", "csrc")  # fa.attacks.pgd
-WIDTH, HEIGHT, TALL, APART = 7.2, 4.6, 0.36, 0.12  # inches, and the units of the axes
+WIDTH, HEIGHT, TALL, APART = 7.2, 5.0, 0.36, 0.12  # inches, and the units of the axes
 
 
 def lines(room: str) -> int:

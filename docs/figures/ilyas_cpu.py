@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastadv.runs.card import telling
+from fastadv.card import telling
 from papers.ilyas2019 import figures
 
 ROWS = Path(__file__).parents[2] / "papers" / "results" / "ilyas_cpu.jsonl"

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
-from fastadv.runs.card import about, telling
+from fastadv.card import about, telling
 
 HERE = Path(__file__).parent
 WIDE, TALL, SCALE, MARGIN = 800, 2000, 1.5, 24  # in pixels of CSS, but the margin

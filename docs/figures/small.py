@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastadv.runs.files import atomic_write
+from fastadv.files import atomic_write
 
 
 def small(path: Path) -> None:

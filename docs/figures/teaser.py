@@ -17,10 +17,10 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch.nn.functional import interpolate
 
 import fastadv as fa
+from fastadv.card import telling
 from fastadv.data.folder import read_image
 from fastadv.evaluation.figures.images import draw_image
 from fastadv.evaluation.figures.style import FAINT, INK, VERMILION, new_figure, save
-from fastadv.runs.card import telling
 
 RADIUS, STEPS, GAIN, SIZE = 2 / 255, 40, 30, 224
 CAT, ESPRESSO = 285, 967

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from fastadv.cli._output import PIPE_WIDTH
-from fastadv.runs.card import about, telling
+from fastadv.card import about, telling
 
+WIDTH = 110  # columns
 MODEL = "-m small_cnn -o width=8"
 SESSION = (
     f"fastadv train {MODEL} --data digits --recipe pgd --norm l2 --radius 0.5 --epochs 6"
@@ -70,7 +70,7 @@ def typed(command: str) -> Text:
     """Return the command behind a prompt, broken between options where the line ends."""
     lines, line = [], "$"
     for word in command.replace(" -", "\n-").split("\n"):
-        if len(line) + len(word) + 3 > PIPE_WIDTH:
+        if len(line) + len(word) + 3 > WIDTH:
             lines.append(f"{line} \\")
             line = "   "
         line += f" {word}"
@@ -78,7 +78,7 @@ def typed(command: str) -> Text:
 
 
 def main() -> None:
-    screen = Console(record=True, file=StringIO(), width=PIPE_WIDTH, force_terminal=True)
+    screen = Console(record=True, file=StringIO(), width=WIDTH, force_terminal=True)
     with tempfile.TemporaryDirectory() as folder:
         for command in SESSION:
             screen.print(typed(command))

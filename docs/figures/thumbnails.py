@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 import fastadv as fa
-from fastadv.runs.card import telling
+from fastadv.card import telling
 
 IMAGES, EPOCHS = 10_000, 8
 DRAWN = 50  # images, with each class among them

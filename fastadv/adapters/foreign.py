@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fastadv import _extras, rng
 from fastadv.attacks import AttackResult, core
-from fastadv.attacks.core.checks import check_threat
 from fastadv.engine.arguments import checked_logits
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 SLACK = 1e-6  # in input units, by which a point may leave ball and box: the packages round to float32
 

@@ -33,10 +33,10 @@ from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.grid import grid
 from fastadv.attacks.hopskipjump import hopskipjump
-from fastadv.attacks.last_iterate import last_iterate
+from fastadv.attacks.indicators import indicators
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
-from fastadv.attacks.masking import Indicators, indicators
+from fastadv.attacks.masking import Indicators
 from fastadv.attacks.masking.masked_modules import masked_modules
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_norm import MinimumNormResult, minimum_norm
@@ -52,6 +52,7 @@ from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
+from fastadv.last_iterate import last_iterate
 
 __all__ = [
     "ABS_ATTACKS", "ATTACKS", "DENSE_ATTACKS", "PARAMETER_ATTACKS", "SUBSTITUTE_ATTACKS", "Attack",

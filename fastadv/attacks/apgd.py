@@ -49,6 +49,7 @@ def apgd(
     to balls that are `larger`, each from the projection of the strongest point of the one before.
 
     Args:
+        threat: Linf, L2 or L1; the radius is finite, a number or [B].
         steps: moves in each restart; 0 returns the start. 100 as in the paper.
         loss: as in `pgd`; "ce" and "dlr" are the published choices. A name with "-targeted" after it leads to
             the classes with the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T.
@@ -63,6 +64,7 @@ def apgd(
         larger: radii over that of the threat, of balls to which 30% of the steps each go first; at most
             three. None, the default, is (3, 2) under L1, as published, and none elsewhere, where (2, 1.5)
             breaks more of nets whose gradients near x lead nowhere.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.apgd(model, x, y, fa.Linf(0.3), steps=20, loss="dlr")
@@ -78,8 +80,7 @@ def apgd(
     base, rounds = _targets(loss, classes, handed(model))
     if nearest and not rounds:
         raise InputError(f'nearest: expected False unless the loss ends in "{TARGETED}", got True')
-    if starts is not None:
-        check_starts("apgd", starts, x, threat)
+    check_starts(starts, x, threat)
     before = LARGER.get(threat.norm, ()) if larger is None else tuple(larger)
     if len(before) > 3 or not all(check_number("larger", factor, 1) for factor in before):
         raise InputError(f"larger: expected at most three numbers >= 1, got {larger!r}")

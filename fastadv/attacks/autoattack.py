@@ -66,6 +66,7 @@ def autoattack(
     whole batch is attacked at once: for more samples than fit into memory, use `fastadv.evaluate`.
 
     Args:
+        threat: Linf, L2 or L1; the radius is finite, a number or [B].
         version: "standard", "plus", "rand", "quick", "strong" or "robustvlm"; or a list of "apgd-ce",
             "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with
             the settings of "standard". For an attack of your own beside them use `fastadv.evaluate`.
@@ -74,6 +75,7 @@ def autoattack(
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.
         on_progress: called as (component, samples left) before each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless you give another.
+        others: as in `pgd`, and so is Raises.
 
     Returns:
         An `AutoAttackResult`: adversarial examples, the component that broke each sample, and warnings.

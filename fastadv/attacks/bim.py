@@ -6,10 +6,10 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 # the length of all steps together, in radii; the paper takes min(radius + 4, 1.25 radius) steps of 1 of 255
 WAY = 1.25
@@ -35,6 +35,7 @@ def bim(
             levels of 255: 10 for a radius of 8/255, which is the default here.
         step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the total
             length that the paper allows; with `eot` > 1 as in `pgd`.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.bim(model, x, y, fa.Linf(0.3), steps=10)

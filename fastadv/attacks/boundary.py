@@ -15,6 +15,7 @@ from fastadv.attacks.methods import start
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit_
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # queries where none are given: of the authors' foolbox 3; the paper has no number
 STEPS = 25_000
@@ -60,6 +61,7 @@ def boundary(
     adversarial.
 
     Args:
+        threat: L2; the radius is inf or the largest distance of interest, a number or [B].
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the same in the words of the paper, where a step is a query; the smaller of the two counts.
             Without either it is 25,000, the steps of the authors' foolbox 3; the paper gives no number.
@@ -67,6 +69,10 @@ def boundary(
         spherical_step: the first size as a share of the distance to x, above 0 and at most 1. None is 0.5,
             published 0.01.
         source_step: the same, between 0 and 1. None is 0.1, published 0.01.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        starts: floating like x, adversarial points inside the box. None looks for them among blends of x and
+            uniform noise, which needs a finite box. A sample without such a point counts as held.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.boundary(model, x, y, fa.L2(float("inf")), queries=200)
@@ -86,7 +92,9 @@ def boundary(
         source_step = FIRST_STEP if published else SOURCE
     check_share("spherical_step", spherical_step, one=True)
     check_share("source_step", source_step)
-    start.check_starts("boundary", starts, x, threat)
+    if starts is None:
+        check_finite_box("boundary", threat)
+    start.check_starts(starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if published:
         walk = _rule(starts, budget, spherical_step, source_step)

@@ -87,6 +87,7 @@ def cw(
     whole batch. The margin is that of the criterion; `WrongBy(kappa)` asks for the paper's confidence kappa.
 
     Args:
+        threat: L2 or Linf; the radius is inf or the largest distance of interest, a number or [B].
         steps: of each search, an integer >= 1. None is the paper's 10,000, in Linf the authors' 1,000.
         searches: the largest number of searches, an integer >= 1. None is 9 as in the authors' code, in Linf
             75, which is as many as there can be. So L2 takes up to 90,000 steps an image by default;
@@ -96,6 +97,8 @@ def cw(
             Linf, for a box of width 1.
         step_size: the first step in the space of w, a number > 0. None fits the expected displacement; in
             "published" it is 0.01, and 0.005 in Linf.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.cw(model, x, y, fa.L2(float("inf")), steps=50, searches=3)

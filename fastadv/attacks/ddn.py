@@ -38,12 +38,14 @@ def ddn(
     cosine. Where the gradient is zero, d is fresh Gaussian noise of norm r.
 
     Args:
+        threat: L2; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients for each sample, an integer >= 1; the paper has 100, 300 and 1,000.
         step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
         gamma: the share by which the norm shrinks and grows, in (0, 1).
         first_norm: the first norm of d, > 0, in input units; None is the width of the box.
         loss: as in `pgd`, with "ce" in the paper. None is "ce_sharp", or the margin of a given criterion.
         seed: of the noise where the gradient is zero.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.ddn(model, x, y, fa.L2(float("inf")), steps=50)

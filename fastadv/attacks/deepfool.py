@@ -29,10 +29,12 @@ def deepfool(
     With targets or a criterion, the one boundary is where its margin is zero.
 
     Args:
+        threat: Linf or L2; the radius is inf or the largest distance of interest, a number or [B].
         steps: the most projections, >= 1; 50 as in the authors' code. The paper continues until a success.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
             costs a backward pass at each step. The authors' code has nine.
         overshoot: the share by which each step goes beyond the boundary, >= 0.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.deepfool(model, x, y, fa.L2(float("inf")))
@@ -84,12 +86,14 @@ def superdeepfool(
     criterion, the one boundary is where its margin is zero.
 
     Args:
+        threat: ; the radius is inf or the largest distance of interest, a number or [B].
         steps: the most steps of DeepFool and projections together, >= 1. The paper continues until a
             projection is a success, most often within 20.
         candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
             costs a backward pass at each step.
         overshoot: the share by which each step of DeepFool goes beyond the boundary, >= 0.
         searches: bisections between x and the nearest success at the end, >= 0; 10 as in adv-lib.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Abdolahpourrostami, Abroshan, Moosavi-Dezfooli 2024, "SuperDeepFool: a new fast and accurate minimal
@@ -99,7 +103,7 @@ def superdeepfool(
 
     def rule(search: core.Search[_Rows]) -> None:
         # samples leave the other search at their last projection, and come back for the end
-        other = search.over(search.problem, search.best)
+        other = search.beside()
         try:
             turns(other)
             other.close()

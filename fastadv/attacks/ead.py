@@ -41,6 +41,7 @@ def ead(
     batch. The margin is that of the criterion.
 
     Args:
+        threat: L1; the radius is inf or the largest distance of interest, a number or [B].
         steps: of each search, an integer >= 1; 1,000 as in the paper.
         searches: the largest number of searches, an integer >= 1; 9 as in the paper.
         beta: a number > 0, in input units. None is 10 times the width of the box, or 0.001 of it in
@@ -50,6 +51,8 @@ def ead(
         step_size: how far the steepest pixel moves in the first step, a number > 0, as a share of the
             expected distance; None is 0.1. At least 1 from the second search on, until a sample has a
             success. In "published" it is the factor of the gradient, and None is 0.01.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.ead(model, x, y, fa.L1(float("inf")), steps=50, searches=3)

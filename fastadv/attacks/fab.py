@@ -11,13 +11,13 @@ from torch import Tensor
 from fastadv import losses, ops, rng
 from fastadv._checks import check_number, check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize, check_step_size
 from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.full_batches import side_by_side
 from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import Boundary, largest_others, nearest_boundary
 from fastadv.attacks.methods.start import RESTART
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize, check_step_size
 
 # points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the
 # place where the margin should vanish, as a share of what is left
@@ -66,6 +66,7 @@ def fab(
     targets or a criterion, the one boundary is where its margin is zero.
 
     Args:
+        threat: Linf, L2 or L1; the radius is inf or the largest distance of interest, a number or [B].
         steps: projections in each restart, >= 1; 100 as in the paper.
         restarts: attempts. The first starts at x, the others at random points nearer than the best success.
         targeted: attack each of the nearest classes separately, `steps` projections each, with one backward
@@ -77,6 +78,7 @@ def fab(
         restart_radius: restarts begin at random points within half of this distance, or of that of the
             nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
             or 5 (L1) widths of the box. AutoAttack gives its radius.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.fab(model, x, y, fa.Linf(float("inf")), steps=20)

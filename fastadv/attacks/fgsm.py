@@ -6,9 +6,9 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_threat
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 
 @core.registered(tolerance=1.25, paper="Goodfellow et al. 2014")
@@ -25,6 +25,7 @@ def fgsm(
 
     Args:
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.fgsm(model, x, y, fa.Linf(0.3))

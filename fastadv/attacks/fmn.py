@@ -1,6 +1,7 @@
 """FMN, the fast minimum-norm attack (Pintor et al. 2021)."""
 
 from dataclasses import replace
+from math import inf
 from typing import Unpack
 
 import torch
@@ -11,9 +12,10 @@ from fastadv._checks import check_share
 from fastadv._waiting import may_leave
 from fastadv.attacks import core
 from fastadv.attacks.core.checks import check_signed_loss
+from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
-from fastadv.attacks.methods.start import begin, check_points_of_box
+from fastadv.attacks.methods.start import RESTART, check_starts
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
@@ -21,7 +23,7 @@ from fastadv.threat import Threat
 LAST_STEP, LAST_GAMMA = 0.01, 0.001
 
 
-class _Ball(core.Rows):
+class _Ball(Interval):
     """The radius [n] of each sample's ball, and the largest that makes sense."""
 
     radius: Tensor
@@ -62,12 +64,23 @@ def fmn(
     to 1% and 2% of their first value. A sample whose gradient is zero at x stays there.
 
     Args:
+        threat: Linf, L2, L1 or L0; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients for each sample, an integer >= 1; the paper's experiments take 1,000.
         step_size: the Euclidean length of the first step, > 0, in input units; None is the width of the box
             (1 if that is infinite), as in the authors' code. In "fastadv" None is 50 widths in L0; in Linf
             the length is that of each coordinate, and None is twice the ball's radius, or a fifth of
             it where a success takes several decisions.
         gamma: the first share by which the radius shrinks and grows, in (0, 1).
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
+            None is the margin of the criterion.
+        restarts: attempts; the others begin at random points within half the distance of the nearest
+            success.
+        starts: floating like x, adversarial points of the box, where the first attempt begins: bisected
+            towards x in ten queries. A sample whose point is not adversarial begins as usual, and so do all
+            with None.
+        seed: of the random points of restarts.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.fmn(model, x, y, fa.Linf(float("inf")), steps=50)
@@ -80,7 +93,7 @@ def fmn(
     """
     check_signed_loss(loss)
     check_share("gamma", gamma)
-    check_points_of_box("starts", starts, x, threat)
+    check_starts(starts, x, threat)
     if variant == "published":
         rule = _rule(positive("step_size", step_size, width(threat)), gamma, loss, starts)
     else:
@@ -98,7 +111,7 @@ def _rule(
 
     def rule(search: core.Search[_Ball]) -> None:
         rows, sparse = search.rows, search.threat.norm == "l0"
-        points, started = begin(search, starts)
+        points, started = _begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.full_like(rows.most, torch.inf)
         if sparse:
@@ -125,6 +138,61 @@ def _to_boundary(search: core.Search[_Ball], look: core.GradientLook) -> Tensor:
     return norm(look.x_adv - search.x, order) + (look.loss.abs() / size).clamp_max(FAR)
 
 
+# Where both variants begin.
+
+HALVINGS = 10  # from the caller's points to the boundary
+
+
+def _begin(search: core.Search[_Ball], starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...]."""
+    # Where the caller's points meet the boundary, and at x where they are not adversarial; on restarts at a
+    # random point within half the distance of the nearest success.
+    rows, started = search.rows, torch.zeros_like(search.ids, dtype=torch.bool)
+    if search.restart:
+        return _anywhere(search), started
+    if starts is None:
+        return search.x.clone(), started
+    far = search.problem.masked(search.per_sample(starts).to(search.x.dtype))
+    look = search.decide(far)
+    started, points = look.adversarial, look.seen
+    rows.low, rows.high = search.full(0.0), search.full(1.0)
+    for _ in range(HALVINGS):
+        look = search.decide(_between(search, far, middle(rows)))
+        halve(rows, look.adversarial)
+        points = torch.where(like(look.adversarial, points), look.seen, points)
+    return torch.where(like(started, points), points, search.x), started
+
+
+def _between(search: core.Search[_Ball], far: Tensor, share: Tensor) -> Tensor:
+    """Return the points nearest to `far` at that share [n] of the longest way (Pintor et al. 2021)."""
+    away, kind = far - search.x, search.threat.norm
+    if kind == "l0":
+        count = (share * away[0].numel()).floor().clamp_min(1)
+        return ops.project_l0(far, search.x, count, NO_BOX)
+    share = like(share, away).to(away.dtype)
+    if kind == "l2":
+        away = share * away
+    else:
+        edge = inf not in map(abs, search.threat.box)
+        room = width(search.threat) if edge else like(ops.largest(away), away)
+        if kind == "linf":
+            away = away.clamp(-share * room, share * room)
+        else:
+            away = (away.abs() - (1 - share) * room).clamp_min(0).copysign(away)
+    return (search.x + away).clamp(*search.threat.box)
+
+
+def _anywhere(search: core.Search[_Ball]) -> Tensor:
+    """Return a random point [n, ...] for this restart, by seed and sample number."""
+    best, near = search.best, RESTART[search.threat.norm] * width(search.threat)
+    radius = torch.where(best.success, best.distance, near).minimum(farthest(search).to(best.rank)) / 2
+    if search.threat.norm == "l0":
+        radius = radius.ceil()
+    threat = search.threat.resized(radius)
+    points = threat.random_start(search.x, search.seed, search.ids, draw=search.restart)
+    return search.classifier.layout(search.problem.masked(points))
+
+
 # The fastadv variant (docs/departures.md).
 
 # the first step, over the width of the box
@@ -145,7 +213,7 @@ def _ours(
 
     def rule(search: core.Search[_Ball]) -> None:
         rows = search.rows
-        points, started = begin(search, starts)
+        points, started = _begin(search, starts)
         rows.most = farthest(search)
         rows.radius = torch.where(started, search.best.distance.to(rows.most), rows.most)
         patience = int(PATIENCE * search.steps) if threat.norm in ("l2", "l1") else 0

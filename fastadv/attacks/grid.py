@@ -44,6 +44,7 @@ def grid(
             of the paper for two shifts and an angle, (5, 5, 31).
         stop_early: whether a sample stays for further points only until its first success; False looks at
             the whole grid for its strongest point.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.grid(model, x, y, fa.Moved(2, 15), points=(3, 3, 5))

@@ -18,6 +18,7 @@ from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, norm, orthogonal_, unit, unit_, width
 from fastadv.attacks.methods.hyperplane import steepest
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # steps where neither they nor queries are given, as in the authors' code
 STEPS = 40
@@ -62,10 +63,15 @@ def hopskipjump(
     point, and by bisection towards x back to the boundary.
 
     Args:
+        threat: L2 or Linf; the radius is inf or the largest distance of interest, a number or [B].
         queries: the most points of each restart that pass the model for each image, an integer >= 1.
         steps: the most steps, an integer >= 1. Without steps and queries it is 40, as in the authors' code,
             which come to 18,000 queries.
         directions: probes of the first step, an integer >= 1; 100 in the paper.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        starts: floating like x, adversarial points inside the box. None looks for them among blends of x and
+            uniform noise, which needs a finite box. A sample without such a point counts as held.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.hopskipjump(model, x, y, fa.L2(float("inf")), queries=200)
@@ -78,7 +84,9 @@ def hopskipjump(
     """
     if queries is None:
         queries, steps = maxsize, STEPS if steps is None else steps
-    start.check_starts("hopskipjump", starts, x, threat)
+    if starts is None:
+        check_finite_box("hopskipjump", threat)
+    start.check_starts(starts, x, threat)
     how: dict[str, Any] = {"minimum": True, "restarts": restarts, "seed": seed, **common}
     if variant == "published":
         return core.run(model, x, y, threat, _rule(starts, queries, steps, directions), rows=_Hops, **how)
@@ -156,7 +164,7 @@ def _estimate(search: core.Search[_Hops], probes: int, step: int) -> None:
 def _progress(search: core.Search[_Hops], halvings: int) -> None:
     """Move `rows.points` along `rows.update` by `rows.size`, halved until the point is adversarial."""
     rows = search.rows
-    others = search.over(search.problem, search.best)
+    others = search.beside()
     here = others.rows
     here.points, here.update, here.size, here.left = rows.points, rows.update, rows.size, rows.left
     here.done = torch.zeros_like(rows.left, dtype=torch.bool)

@@ -52,6 +52,7 @@ def latent_descent(
             "line_search" puts step i at the share i / (steps - 1) of the line from x to the reconstruction of
             the point before, as the authors' code does, with 51 steps.
         searches: bisections of each kind; 10 as in the paper.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190), appendix.

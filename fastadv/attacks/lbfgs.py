@@ -53,11 +53,13 @@ def lbfgs(
     next batch.
 
     Args:
+        threat: L2; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients of each search, an integer >= 1; the paper gives no number.
         searches: the largest number of searches, an integer >= 1, of which the paper says nothing. A sample
             leaves earlier when its constant is known to within 2%.
         constant: that of the first search, a number > 0. None is twice what a linear model with the gradient
             at x needs.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Szegedy et al. 2014, "Intriguing Properties of Neural Networks" (arXiv 1312.6199), section 4.1.

@@ -9,11 +9,11 @@ from torch import Tensor
 from fastadv import losses, ops
 from fastadv._checks import check_number
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
 from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.attacks.methods.geometry import like
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 
 class _Rows(Steps):
@@ -43,6 +43,7 @@ def mim(
         steps: moves in each restart; 0 returns the start. 10 as in the paper.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         decay: weight of the momentum so far, finite and >= 0; 1 as in the paper, 0 is `bim` of these steps.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.mim(model, x, y, fa.Linf(0.3), steps=10)

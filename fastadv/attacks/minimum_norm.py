@@ -54,9 +54,11 @@ def minimum_norm(
     from 20 on more of them never end at a larger distance.
 
     Args:
+        threat: Linf, L2, L1 or L0; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients for each sample in all searches together, >= 1. The first attacks take 400 to 700 on
             a model of ten classes. A search that would go beyond this number does not begin.
         seed: of the random points of restarts.
+        others: as in `pgd`, and so is Raises.
 
     Returns:
         A `MinimumNormResult` with the adversarial examples x_adv, like x, and success, bool [B]. Where

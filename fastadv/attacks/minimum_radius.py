@@ -54,6 +54,7 @@ def minimum_radius(
             is checked.
         searches: bisections, >= 0; the papers give no number. In L0 they end when no whole number is left
             between.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> from functools import partial

@@ -10,12 +10,12 @@ from torch import Tensor
 from fastadv import losses, rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import length_of_share, step_size_for
 from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 # (search, estimated gradient like points, points, step) -> the next points
 Move = Callable[[core.Search, Tensor, Tensor, int], Tensor]
@@ -39,6 +39,7 @@ def nes(
     Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors' code, from x.
 
     Args:
+        threat: Linf or L2; the radius is finite, a number or [B].
         queries: the most samples that pass the model for each image; at least 2 * directions + 1. 10,000 as
             in the authors' code.
         directions: for each step, an integer >= 1; each is probed on both sides, so that 25 are the 50
@@ -46,6 +47,9 @@ def nes(
         probe: standard deviation of a probe's coordinates, a number > 0; None is 0.001 of the box's width.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
+        loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
+            None is the margin of the criterion.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Ilyas et al. 2018, "Black-box Adversarial Attacks with Limited Queries and Information" (arXiv
@@ -83,11 +87,15 @@ def spsa(
     signs. The start is x.
 
     Args:
+        threat: ; the radius is inf or the largest distance of interest, a number or [B].
         queries: the most samples that pass the model for each image; at least 2 * directions + 1. The paper
             has another number for each experiment.
         directions: for each step, an integer >= 1; each is probed on both sides.
         probe: how far a probe moves a coordinate, a number > 0. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
+        loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
+            None is the margin of the criterion.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Uesato et al. 2018, "Adversarial Risk and the Dangers of Evaluating Against Weak Attacks" (arXiv

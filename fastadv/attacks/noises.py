@@ -12,12 +12,12 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core import Rows, Rule, Search
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.points import rounded
 from fastadv.attacks.methods.geometry import as_floats, farthest, like, norm, where_rows
 from fastadv.ops import project_l0
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
 Draw = Callable[[int, int, Tensor, int], Tensor]
@@ -183,6 +183,9 @@ def gaussian_noise(
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, they have the size of the radius or, where
             that is beyond the box, all sizes up to the box's farthest point.
+        repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each
+            image.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.
@@ -211,6 +214,9 @@ def uniform_noise(
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, they have the size of the radius or, where
             that is beyond the box, all sizes up to the box's farthest point.
+        repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each
+            image.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Rauber et al. 2017 (arXiv 1707.04131).
@@ -238,6 +244,9 @@ def salt_and_pepper(
         levels: how many batches of noises are tried, an integer >= 1; 100 of 10 are as many queries as the
             authors' foolbox takes. Until a sample has a success, they change as many coordinates as the
             radius allows or, where that is all, shares that are spread from few to all.
+        repetitions: noises in a batch, an integer >= 1; levels * repetitions samples pass the model for each
+            image.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190), table 1.

@@ -47,11 +47,16 @@ def pdgd(
     add up to 1, and a moving mean of them counts. What the paper leaves open is as in adv-lib.
 
     Args:
+        threat: L2; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
             of the box; None is 1. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3. In "published" it is divided by that of
             the loss, and None is 0.01.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
+            None is the margin of the criterion.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Matyasko and Chau 2021, "PDPGD: Primal-Dual Proximal Gradient Descent Adversarial Attack" (arXiv
@@ -97,6 +102,7 @@ def pdpgd(
     prefers to the count.
 
     Args:
+        threat: ; the radius is inf or the largest distance of interest, a number or [B].
         steps: gradients for each sample, an integer >= 1; 500 as in adv-lib.
         step_size: the first step, > 0, in units of the least distance of a success so far, at most the width
             of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0, and in Linf 0.1 where a
@@ -104,6 +110,10 @@ def pdpgd(
             first of those that refine. In "published" it is in widths of the box, and None is 0.1.
         weight: the first weight of the distance, > 0; None is 0.3, and 0.1 in L1. Except in Linf it is that
             of the steps that refine. In "published" it is divided by that of the loss, and None is 0.01.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        loss: a name of `fastadv.ops.logit_loss`, or a function (logits, y, targets) -> [B]; it is maximized.
+            None is the margin of the criterion.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Matyasko and Chau 2021 (arXiv 2106.01538), as in adv-lib.

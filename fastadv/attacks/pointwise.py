@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.methods.geometry import as_floats, like, where_rows
 from fastadv.attacks.methods.start import Starts, check_starts, find_start, spend
 from fastadv.attacks.noises import ends, signed
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # published runs in L0 where none are given
 RESTARTS = 10
@@ -57,12 +57,14 @@ def pointwise(
             salt-and-pepper noise that is one.
         restarts: runs with other random numbers, an integer >= 1, of which the best counts. None is 10 in L0
             if published, as in the paper, and else 1.
+        variant: "fastadv", or "published" for the algorithm of the paper; docs/departures.md compares them.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Schott et al. 2018 (arXiv 1805.09190).
     """
     check_finite_box("pointwise", threat)
-    check_starts("pointwise", starts, x, threat)
+    check_starts(starts, x, threat)
     published = variant == "published"
     if restarts is None:
         restarts = RESTARTS if published and threat.norm == "l0" else 1

@@ -10,8 +10,8 @@ from torch import Tensor
 from fastadv.attacks import core
 from fastadv.attacks.core.judge import loss_of
 from fastadv.attacks.core.look import ScoredLook
-from fastadv.attacks.criteria.share import needs_share, share_of
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, project, stages
+from fastadv.attacks.methods.dense import needs_share, share_of
 from fastadv.errors import InputError
 from fastadv.ops.keep_best import keep_best_
 from fastadv.threat import Threat
@@ -64,6 +64,7 @@ def sea(
     as in `apgd`, by the plain cross-entropy.
 
     Args:
+        threat: Linf or L2; the radius is finite, a number or [B].
         y: int [B, ...], a class for each position.
         steps: moves in each run; 0 returns the start. 300 as in the paper.
         losses: names of the criterion's losses, a run for each; ("js",) is one run, and the paper's are
@@ -72,6 +73,7 @@ def sea(
         stop_early: whether a sample stops where the share of `criterion` is wrong; False makes as many
             positions wrong as it can.
         criterion: `Share(least)`, which must be given.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> import torch

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.record import Steps
-from fastadv.attacks.criteria.share import Positions, needs_share, share_of
+from fastadv.attacks.criteria.decisions import Positions
 from fastadv.attacks.methods.ascent import step_size_for
+from fastadv.attacks.methods.dense import needs_share, share_of
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize
 
 
 class _Rows(Steps):
@@ -42,6 +43,7 @@ def segpgd(
         stop_early: whether a sample stops where the share of `criterion` is wrong; False makes as many
             positions wrong as it can.
         criterion: `Share(least)`, which must be given.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> import torch
@@ -65,7 +67,7 @@ def segpgd(
             near = 1 / (1 + at.cross_entropy().detach()).square()  # else far positions outweigh those at hand
             return at.weighted(torch.where(wrong, weights, 1 - weights) * near)
 
-        return criterion.signed(outputs, y, targets, weighted)
+        return criterion.scaled(outputs, y, targets, weighted)
 
     def step(search: core.Search[_Rows]) -> None:
         rows = search.rows

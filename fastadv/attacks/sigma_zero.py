@@ -47,6 +47,7 @@ def sigma_zero(
         step_size: the first step, > 0, in input units; None is the width of the box (1 if that is infinite).
         sigma: the square of the displacement that counts half, > 0, as a share of the box's squared width.
         threshold: the first threshold, in [0, 1], as a share of the width of the box.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Cinà et al. 2025, "Sigma-zero" (arXiv 2402.01879), algorithm 1.

@@ -8,12 +8,12 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_share
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Climb
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.random_search import ends_behind, random_search, search_loss
 from fastadv.ops.sparse_rs import sparse_rs as exchanged
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_finite_box
 
 # after so many queries, of 10,000, the share is divided by the number below
 ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -50,6 +50,7 @@ def sparse_rs(
         share: `alpha_init` of the paper, in (0, 1]: the first queries exchange half this share of the set.
             0.8 is that of the authors' class; the paper takes 0.3.
         rescale: whether the schedule, made for 10,000 queries, is stretched to `queries`, as in the paper.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Source:
         Croce et al. 2022, "Sparse-RS" (arXiv 2006.12834), algorithms 1 and 2.

@@ -54,6 +54,7 @@ def square(
     The loss is the margin of the criterion; where targets are given without a criterion, the cross-entropy.
 
     Args:
+        threat: Linf, L2 or L1; the radius is finite, a number or [B].
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
         queries: points tried in each restart; 0 leaves x as it is. 5,000 as in AutoAttack; the paper of
             Square itself has 10,000.
@@ -61,6 +62,7 @@ def square(
         rescale: stretch the schedule, made for 10,000 queries, to `queries`. False, as in AutoAttack, shrinks
             the squares after the paper's numbers of queries. None is True in Linf, and False in L2 and L1,
             where few queries then break fewer samples.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> out = fa.attacks.square(model, x, y, fa.Linf(0.3), queries=200)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv.attacks import core
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.task import handed
 from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
@@ -21,6 +20,7 @@ from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
 from fastadv.text import first_line
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 # the scales tried first: the largest coordinate moves by these shares of the box, 1 and more to its edge
 FIRST, LAST = 2.0**-8, 2.0**4
@@ -53,6 +53,7 @@ def transfer(
         scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
             moves most across the whole box. The paper gives no number.
         searches: bisections, >= 0. The paper gives no number.
+        others: as in `pgd`, and so are Returns and Raises.
 
     Example:
         >>> source = fa.models.create("softmax", shape=(1, 8, 8), classes=10, seed=1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_share, knowing
+from fastadv.card import card
 from fastadv.certify.noise import Noise
 from fastadv.certify.passes import Smoothed
 from fastadv.certify.result import Certificates
@@ -21,7 +22,6 @@ from fastadv.errors import InputError
 from fastadv.intervals import clopper_pearson
 from fastadv.ops._rows import check_column
 from fastadv.progress import Progress, check_progress, shown
-from fastadv.runs.card import card
 
 PART, ON_GPU = 16, 256  # images whose draws share passes; those of fewer do not fill a GPU's
 

@@ -7,6 +7,7 @@ traceback.
 
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -19,6 +20,7 @@ import typer
 import fastadv
 from fastadv._checks import meant
 from fastadv._extras import unfit
+from fastadv.card import telling
 from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
@@ -28,7 +30,6 @@ from fastadv.cli._output import note
 from fastadv.cli._signature import add
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, LostProcessError, MissingExtraError
-from fastadv.runs.card import telling
 
 __all__ = ["app", "main"]
 
@@ -125,6 +126,8 @@ def _reason(error: Any) -> tuple[int, str]:
         if type(error).__name__ == "NoSuchOption" and context is not None:
             flags = [flag for option in context.command.params for flag in option.opts]
             text = f"no option {error.option_name}{meant(error.option_name, flags)}"
+        if context is not None:
+            text = _in_options(text, context.command.params)
         path = "fastadv" if context is None else context.command_path
         return error.exit_code, f"{text}{'' if text.endswith('?') else '.'} Try '{path} --help'."
     if isinstance(error, EXPECTED):
@@ -132,3 +135,13 @@ def _reason(error: Any) -> tuple[int, str]:
     if "operator torchvision::" in str(error):  # a model of the user's imports it
         return 1, unfit(error)
     return 1, f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _in_options(text: str, options: Sequence[Any]) -> str:
+    """Write arguments of the library, as in "pass run_dir=" or "resume=True", as the options of a command."""
+    for option in options:
+        flag = option.opts[0]
+        text = re.sub(rf"^{option.name}: ", f"{flag}: ", text)
+        text = re.sub(rf"(?<!\S){option.name}=(True\b|(?=[\s,;.]|$))", flag, text)
+        text = re.sub(rf"(?<!\S){option.name}=", f"{flag} ", text)
+    return text

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from fastadv import card
 from fastadv._extras import EXTRAS, lacks, unfit
 from fastadv._torch import has_onednn_ops, onednn_has_bfloat16
 from fastadv._version import __version__
 from fastadv.cli._output import say
 from fastadv.ops.registration import library
-from fastadv.runs import card
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton", *sorted(EXTRAS.keys() - {"PIL"}))
 # The variables that change how fast a process is or how it rounds

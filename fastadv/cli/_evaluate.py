@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fastadv.card import card
 from fastadv.cli import _options as o
 from fastadv.cli._attack import ATTACK, NamedAttack, parse_attacks
 from fastadv.cli._interrupt import interruptible, together
@@ -33,9 +34,8 @@ from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.robustbench import RADII, entry, shortage
+from fastadv.files import save_tensors, write_text
 from fastadv.runs import processes
-from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors, write_text
 from fastadv.text import percent
 
 OF_THE_DATA = ("name", "samples", "shape", "data_hash", "note")  # not the names of a thousand classes
@@ -114,8 +114,8 @@ class RobustBench:
             why = "writes the result of --suite robustbench: give that, too."
             o.refuse_set(why, robustbench=self.robustbench)
             return texts or default, budget
-        taken = {"attack": texts, "size": images["size"]} | budget.chosen
-        o.refuse_set("is set by --suite robustbench; leave it out.", **taken | {"norm": None})
+        fixed = {"attack": texts, "size": images["size"]} | budget.chosen
+        o.refuse_set("is set by --suite robustbench; leave it out.", **fixed | {"norm": None})
         (data, _, prepared), norm = images["data"].partition(":"), budget.norm or "linf"
         if (data, norm) not in RADII:
             o.refuse(f"--suite robustbench has no table for {data} in {norm}; it has {TABLES}.")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,30 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
 from fastadv._checks import check_choice, check_share
 from fastadv.cli import _options as o
-from fastadv.evaluation import Table as Evaluation
+from fastadv.evaluation import Table
 from fastadv.progress import RichBar
-from fastadv.text import several
+from fastadv.text import aligned, several
 
 SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
-PIPE_WIDTH = 100  # columns where the output is no terminal
-WIDEST_NAME = 24  # columns that a name in the first cell of a table may take without a line break
-NUMBER = re.compile(r"\s*(-|~?-?[\d,]*(\.\d+)?(e[+-]?\d+)?%?|-?inf|nan)\s*")
-
-
-def console() -> Console:
-    """Make the console for results, anew each time because tests replace sys.stdout."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Print a line of results as it is: not wrapped, and without markup."""
-    console().print(text, style=style, soft_wrap=True, markup=False)
+    """Print results as they are: not wrapped, and without markup."""
+    Console(file=sys.stdout, highlight=False).print(text, style=style, soft_wrap=True, markup=False)
 
 
 def say_where(written: Mapping[str, Path | None]) -> None:
@@ -58,21 +46,10 @@ def finite(value: Any) -> Any:
 
 def print_table(title: str, cells: Sequence[Sequence[str]], notes: Sequence[str | None] = ()) -> None:
     """Print a table, cells[0] its head, and the notes below it."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
-    for head, *column in zip(*cells, strict=True):
-        numbers = all(map(NUMBER.fullmatch, column))
-        table.add_column(escape(head), justify="right" if numbers else "left", overflow="ellipsis")
-    names = table.columns[0]  # never cut, so that one can be copied
-    names.overflow, names.min_width = "fold", min(WIDEST_NAME, max(len(line[0]) for line in cells))
-    for line in cells[1:]:
-        table.add_row(*map(escape, line))
-    screen = console()
-    if not screen.is_terminal:  # a file has room for all of it
-        wide = Measurement.get(screen, screen.options.update(width=sys.maxsize), table)
-        screen.width = max(PIPE_WIDTH, wide.maximum)
-    screen.print(table)
+    say(title, "bold")
+    say(aligned(cells))
     for text in filter(None, notes):
-        screen.print(text, style="dim", markup=False)
+        say(text, "dim")
 
 
 class Bar(RichBar):
@@ -100,7 +77,7 @@ def kept_in(run_dir: Path | None) -> str:
     return f"kept in {run_dir}: add --resume to continue"
 
 
-def print_results(table: Evaluation, model: str, dataset: Any) -> None:
+def print_results(table: Table, model: str, dataset: Any) -> None:
     notes = [*table.notes(), dataset.note]
     title = f"{model} on {several(table.n, 'image')} of {dataset.name}"
     print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
@@ -122,7 +99,7 @@ def _parse_limits(text: str) -> dict[str, float]:
 Limits = Annotated[Mapping[str, float], o.text(_parse_limits, "robust=SHARE,clean=SHARE")]
 
 
-def too_low(table: Evaluation, limits: Mapping[str, float]) -> str:
+def too_low(table: Table, limits: Mapping[str, float]) -> str:
     """Say which accuracies are below their limits, or not known; "" where all are high enough."""
     said = []
     for name, limit in limits.items():

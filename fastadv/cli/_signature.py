@@ -16,10 +16,10 @@ import typer
 from typer import rich_utils
 from typer.models import ParameterInfo
 
+from fastadv.card import telling
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._output import write_json
-from fastadv.runs.card import telling
 
 FLAGS = {
     **{name: (f"--{name}", f"-{name[0]}") for name in ("model", "option", "weights", "data", "attack")},
@@ -67,11 +67,11 @@ class Front:
         return [*inspect.signature(self.function).parameters] if self.names is None else self.names.split()
 
     def options(self, panel: str | None) -> list[inspect.Parameter]:
-        taken, lines = inspect.signature(self.function).parameters, argument_lines(self.function)
+        parameters, lines = inspect.signature(self.function).parameters, argument_lines(self.function)
         options = []
         for name in self.arguments:
-            kind = self.types.get(name, taken[name].annotation)
-            default = self.defaults.get(name, taken[name].default)
+            kind = self.types.get(name, parameters[name].annotation)
+            default = self.defaults.get(name, parameters[name].default)
             options.append(_option(name, kind, default, lines.get(name, ""), panel))
         return options
 
@@ -115,9 +115,11 @@ JSON = Annotated[bool, "Print one JSON document and nothing else."]
 
 def add(app: typer.Typer, command: Callable[..., Iterator[Any]], example: str) -> None:
     """Add a command: its docstring is its help; it yields the document of --json, then prints for people."""
-    taken = inspect.signature(command).parameters
-    fronts = {name: front for name in taken if (front := _front(taken[name].annotation)) is not None}
-    alone = Front(command, " ".join(name for name in taken if name not in fronts))
+    parameters = inspect.signature(command).parameters
+    fronts = {
+        name: front for name in parameters if (front := _front(parameters[name].annotation)) is not None
+    }
+    alone = Front(command, " ".join(name for name in parameters if name not in fronts))
 
     def called(*, json: bool, debug: bool, **options: Any) -> None:
         try:

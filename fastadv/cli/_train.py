@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from torch import nn
 
+from fastadv.card import card
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
 from fastadv.cli._interrupt import interruptible, together
@@ -16,7 +17,6 @@ from fastadv.cli._shared import Budget, Images, Machine, Network, load_data
 from fastadv.cli._signature import Front
 from fastadv.data import hold_out, is_named
 from fastadv.runs import processes
-from fastadv.runs.card import card
 from fastadv.text import percent
 from fastadv.threat import THREATS
 from fastadv.train import (

@@ -24,7 +24,7 @@ from fastadv.data.published import (
 from fastadv.data.sampling import part_of
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_torch, user_cache
+from fastadv.files import load_torch, user_cache
 
 # Sets of images as files, whose folder the user must name
 _FILES: dict[str, Any] = {
@@ -190,7 +190,9 @@ def load_folder(folder: str | os.PathLike[str]) -> ImageSet:
     """
     path = Path(folder)
     if (path / INDEX).is_file():
-        from fastadv.data.construct import load_constructed  # who only loads images need not import attacks
+        from fastadv.data.construct import (
+            load_constructed,  # who only loads images need not import the engine
+        )
 
         return load_constructed(path)
     if not (path / IMAGES).is_file():

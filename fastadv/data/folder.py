@@ -183,7 +183,7 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
     )
 
 
-def part_of(groups: Groups, root: Path, split: str) -> Groups:
+def split_groups(groups: Groups, root: Path, split: str) -> Groups:
     """Return of each class, its name and its files, the fifth that is held out for testing, or the rest."""
     if single := [name for name, files in groups if len(files) == 1]:
         raise InputError(
@@ -202,7 +202,7 @@ def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
     folder, bare = (root, False) if split == "all" else split_folder(root, split)
     groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
-    groups, train = part_of(groups, folder, split) if bare else groups, root / "train"
+    groups, train = split_groups(groups, folder, split) if bare else groups, root / "train"
     theirs = {path.name for path in class_folders(train if train.is_dir() else folder)}
     if differ := sorted(theirs ^ {name for name, _ in groups}):
         raise InputError(

@@ -25,30 +25,35 @@ def as_dataset(data: Data | Tensor, name: str = "dataset", labels: str = CLASSES
 
     Images without labels are a tensor [N, ...], (x, None) or batches of images, where labels may be any.
     """
-    if labels == ANY and isinstance(data, tuple | list) and len(data) == 2 and data[1] is None:
-        data = data[0]
-        if not isinstance(data, Tensor):
-            raise InputError(f"{name}: expected images as a tensor, got {_shown(data)}; use torch.as_tensor")
+    if isinstance(data, DataLoader) and (read := read_by(data)) is not None:
+        return read
+    batches = _batches_in(data, name, labels)
+    # what is no set, either, is told where its samples are counted
+    return data if batches is None else _held(batches, name, labels)  # type: ignore[return-value]
+
+
+def _batches_in(data: Any, name: str, labels: str) -> Iterable[Any] | None:
+    """Return the batches that data are; None for items by number, and for what cannot be read once."""
+    two = isinstance(data, tuple | list) and len(data) == 2
+    if labels == ANY and two and data[1] is None:
+        if not isinstance(data[0], Tensor):
+            got = _shown(data[0])
+            raise InputError(f"{name}: expected images as a tensor, got {got}; use torch.as_tensor")
+        return [data[0]]
     if isinstance(data, Tensor):
         if labels != ANY:
             raise InputError(f"{name}: expected images and labels (x, y), got {_shown(data)} alone")
-        return _held([data], name, labels)
-    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], Tensor | np.ndarray):
-        if labels == ANY and isinstance(data, list) and _alike(*data):  # two lots of images, or two images
-            return _held(data, name, labels) if _is_batch(data[0], labels) else data  # type: ignore[return-value]
-        if all(isinstance(part, Tensor) for part in data):
-            return _held([data], name, labels)
-        raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
-    if isinstance(data, DataLoader) and (read := read_by(data)) is not None:
-        return read
-    if hasattr(data, "__getitem__") and not isinstance(data, IterableDataset):
-        several = isinstance(data, list | tuple) and len(data) and _is_batch(data[0], labels, matrix=True)
-        if several and labels == ANY and not isinstance(data[0], Tensor):  # nobody sees whether a batch
-            several = data[0][0].ndim != 3  # is an image [C, H, W] with C labels
-        return _held(data, name, labels) if several else data  # type: ignore[return-value, arg-type]
-    if not isinstance(data, Iterable) or isinstance(data, IterableDataset):
-        return data  # what is wrong is said where its samples are counted
-    return _held(data, name, labels)
+        return [data]
+    if two and isinstance(data[0], Tensor | np.ndarray):
+        if not all(isinstance(part, Tensor) for part in data):
+            raise InputError(f"{name}: expected (x, y) as tensors, got {_shown(data)}; use torch.as_tensor")
+        if labels == ANY and isinstance(data, list) and _are_images(*data):
+            return data if _is_batch(data[0], labels) else None
+        return [data]
+    if isinstance(data, list | tuple):
+        return data if len(data) and _begins_batches(data[0], labels) else None
+    by_number = hasattr(data, "__getitem__") or isinstance(data, IterableDataset)
+    return data if isinstance(data, Iterable) and not by_number else None
 
 
 def read_by(loader: DataLoader[Any], *, rest: bool = True) -> Dataset[Any] | None:
@@ -66,27 +71,35 @@ def read_by(loader: DataLoader[Any], *, rest: bool = True) -> Dataset[Any] | Non
     return loader.dataset if len(sizes) == 1 else None
 
 
-def _is_batch(item: object, labels: str, matrix: bool = False) -> bool:
-    """Return whether an item is images [B, ...] and their labels, such as int [B], and no single pair.
+def _are_images(x: Tensor, y: Tensor) -> bool:
+    """Return whether two tensors are images of one shape, so that the second holds no labels of the first."""
+    return 2 < x.ndim == y.ndim and x.shape[1:] == y.shape[1:]
 
-    With `matrix` labels of more axes are also those of a batch, which says what to do with them.
-    """
-    if labels == ANY and isinstance(item, Tensor):
-        return item.ndim > 3
+
+def _is_paired(item: Any) -> bool:
+    """Return whether an item is two tensors, images [B, ...] and as many labels [B, ...]."""
     if not (isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(t, Tensor) for t in item)):
         return False
     x, y = item
-    if labels == ANY:
-        return bool(x.ndim > 1 and y.ndim and len(x) == len(y))
-    if matrix and y.ndim > 1:
-        return len(x) == len(y)
-    return bool(y.ndim == 1 and not y.is_floating_point() and x.ndim > 1 and len(x) == len(y))
+    return bool(x.ndim > 1 and y.ndim and len(x) == len(y))
 
 
-def _alike(x: Any, y: Any) -> bool:
-    """Return whether two tensors are images of one shape, so that the second holds no labels of the first."""
-    tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
-    return bool(tensors and 2 < x.ndim == y.ndim and x.shape[1:] == y.shape[1:])
+def _is_batch(item: Any, labels: str) -> bool:
+    """Return whether an item is images [B, ...], with their labels where these are classes."""
+    if isinstance(item, Tensor):
+        return labels == ANY and item.ndim > 3
+    return _is_paired(item) and (labels == ANY or (item[1].ndim == 1 and not item[1].is_floating_point()))
+
+
+def _begins_batches(item: Any, labels: str) -> bool:
+    """Return whether the first item of a list is a batch, or meant as one, which `_held` tells in words.
+
+    With any labels nobody sees whether [C, H, W] and C labels are a batch or one image: they are an image.
+    """
+    if isinstance(item, Tensor) or not _is_paired(item):
+        return _is_batch(item, labels)
+    x, y = item
+    return x.ndim != 3 if labels == ANY else y.ndim > 1 or not y.is_floating_point()
 
 
 def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
@@ -98,7 +111,7 @@ def _held(batches: Iterable[Any], name: str, labels: str) -> Dataset[Any]:
     for part in parts:
         if not _is_batch(part, labels):
             single = isinstance(part, list | tuple) and len(part) == 2 and getattr(part[1], "ndim", 1) == 0
-            others = instead("y", part[1], len(part[0])) if _is_batch(part, ANY) else ""
+            others = instead("y", part[1], len(part[0])) if _is_paired(part) else ""
             do = "; add a batch dimension: (x[None], y[None])" if single else others
             raise InputError(f"{name}: expected batches (x [B, ...], y int [B]), got {_shown(part)}{do}")
     shapes = {tuple(x.shape[1:]) for x, _ in parts}

@@ -19,7 +19,7 @@ Key = str | int
 LABELS = ("label", "labels", "target", "targets", 1)
 
 
-def part_of(item: Any, key: Key, what: str) -> Any:
+def entry_of(item: Any, key: Key, what: str) -> Any:
     """Return what an item holds under a key or at a place; InputError, naming what it holds, without it."""
     try:
         return item[key]
@@ -68,7 +68,7 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
     def __getitem__(self, position: int) -> tuple[Tensor, Any]:
         what = f"sample {position}"
         item = self.dataset[position]
-        image, label = (part_of(item, key, what) for key in (self.image, self.label))
+        image, label = (entry_of(item, key, what) for key in (self.image, self.label))
         return to_image(image if self.transform is None else self.transform(image), what), label
 
     @cached_property

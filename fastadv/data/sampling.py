@@ -134,20 +134,8 @@ def known_labels(dataset: Any, label: str | int = 1) -> Tensor | None:
 
     Items of classes that are not the library's or torch's are asked for their `label`, a few of them.
     """
-    stated = None
-    if isinstance(dataset, Subset):
-        whole = known_labels(dataset.dataset, label)
-        stated = None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
-    elif isinstance(dataset, ConcatDataset):
-        parts = [known_labels(part, label) for part in dataset.datasets]
-        stated = None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
-    elif isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        stated = dataset.tensors[1]
-    elif getattr(dataset, "target_transform", None) is None:  # of torchvision's sets
-        stated = getattr(dataset, "labels", None)
-        stated = getattr(dataset, "targets", None) if stated is None else stated
     try:
-        labels = torch.as_tensor(stated, device="cpu")
+        labels = torch.as_tensor(_stated_labels(dataset, label), device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     integers = labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
@@ -157,6 +145,22 @@ def known_labels(dataset: Any, label: str | int = 1) -> Tensor | None:
     return labels if _gives(dataset, labels, label) else None
 
 
+def _stated_labels(dataset: Any, label: str | int) -> Any:
+    """Return labels as a set states them, whatever they are; None where it states none."""
+    if isinstance(dataset, Subset):
+        whole = known_labels(dataset.dataset, label)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices, device="cpu")]
+    if isinstance(dataset, ConcatDataset):
+        parts = [known_labels(part, label) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        return dataset.tensors[1]
+    if getattr(dataset, "target_transform", None) is not None:  # of torchvision's sets
+        return None
+    labels = getattr(dataset, "labels", None)
+    return getattr(dataset, "targets", None) if labels is None else labels
+
+
 def _gives(dataset: Any, labels: Tensor, key: str | int) -> bool:
     """Tell whether items have the labels that the set states of them: a subclass may map them, as y % 2."""
     if str(getattr(type(dataset).__getitem__, "__module__", "")).startswith(("fastadv.", "torch.")):
@@ -164,8 +168,8 @@ def _gives(dataset: Any, labels: Tensor, key: str | int) -> bool:
     _, first = np.unique(labels.numpy(), return_index=True)
     try:
         with rng.generators_kept(rng.CPU):
-            asked = first[:: -(-len(first) // ASKED)].tolist()
-            return all(int(dataset[place][key]) == int(labels[place]) for place in asked)
+            places = first[:: -(-len(first) // ASKED)].tolist()
+            return all(int(dataset[place][key]) == int(labels[place]) for place in places)
     except Exception:  # no pair, as of a set that `pairs` reads, or an image that nobody may ask for
         return True
 

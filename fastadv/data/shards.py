@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastadv.data._rows import MappedRows, names_in
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.hashes import digest, seal
-from fastadv.runs.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs.identity import check_same, plain
 
 INDEX, SHARDS = "index.json", "shard-*.safetensors"
@@ -24,14 +24,6 @@ class Shard(NamedTuple):
     tensors: dict[str, Tensor]
     digest: str = ""
     path: Path | None = None
-
-
-def shard_count(total: int, shard_size: int) -> int:
-    return -(-total // shard_size)
-
-
-def shard_range(k: int, total: int, shard_size: int) -> range:
-    return range(k * shard_size, min((k + 1) * shard_size, total))
 
 
 def shard_name(k: int) -> str:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv._extras import need
+from fastadv.card import card
 from fastadv.data import ImageSet
 from fastadv.demo import nets
 from fastadv.demo.nets import NETS, SETS, SOURCE, Digits, Net, Settings, Watch
 from fastadv.evaluation import Attack
 from fastadv.evaluation.figures import Strip, style
 from fastadv.evaluation.figures.style import FAINT, GRID, INK, SKY, VERMILION
-from fastadv.runs.card import card
-from fastadv.runs.files import write_json
+from fastadv.files import write_json
 from fastadv.runs.identity import plain
 from fastadv.runs.work import Keeper
 from fastadv.text import finite
@@ -176,7 +176,7 @@ def synthesis(digits: Digits, watch: Watch) -> tuple[fa.models.ABS, dict[str, An
     s = digits.settings
     model = fa.models.ABS.fit(
         digits.base, epochs=s.abs_epochs, width=s.width, prior_samples=s.abs_prior, seed=s.seed,
-        run_dir=digits.folder / "abs", resume=True, progress=partial(watch, "training ABS"),
+        progress=partial(watch, "training ABS"),
     )  # fmt: skip
     part = digits.test.subset(torch.arange(min(s.abs_samples, len(digits.test))))
     descent = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")

@@ -1,7 +1,7 @@
-"""What a prepared model takes and what it accepts as logits."""
+"""What a prepared model takes, and what it accepts as outputs."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -48,12 +48,6 @@ def check_model(model: object) -> None:
         raise InputError(f"model: expected one of x alone, got {type(model).__name__}, {advice}")
 
 
-def repeats(ids: Tensor) -> bool:
-    """Return whether any of the ids [B] is there twice."""
-    order = ids.sort().values
-    return bool((order[1:] == order[:-1]).any())
-
-
 def classes_for(loss: object, y: object, targets: object) -> tuple[Tensor | None, Tensor | None]:
     """Return labels and targets [B] or None, targets in place of labels; a loss of ours has either."""
     y, targets = _indices("y", y), _indices("targets", targets)
@@ -93,19 +87,13 @@ def checked_directions(directions: object, logits: Tensor) -> Tensor:
     )
 
 
+# A search takes for outputs the logits of two or more classes, one logit, or anything
+Outputs = Literal["classes", "logit", "any"]
+
+
 def checked_logits(logits: object, size: int) -> Tensor:
     """Return what `check_logits` does, in float32 or float64."""
     return _wide(check_logits(logits, size))
-
-
-def checked_outputs(outputs: object, size: int) -> Tensor:
-    """Return outputs as rows [B, N] in float32 or float64; of one value z a sample, (0, z)."""
-    if is_floating(outputs):
-        values = outputs.reshape(1, -1) if size == 1 and outputs.ndim < 2 else outputs
-        if values.shape[:1] == (size,):
-            rows = _wide(values.reshape(size, values.shape[1:].numel()))
-            return rows if rows.shape[1] > 1 else torch.cat([torch.zeros_like(rows), rows], 1)
-    raise InputError(f"model: expected floating outputs [B, ...] with B = {size}, {_got(outputs)}")
 
 
 def checked_logit(logits: object, size: int) -> Tensor:
@@ -118,15 +106,23 @@ def checked_logit(logits: object, size: int) -> Tensor:
     return checked_outputs(logits, size)
 
 
-def _wide(rows: Tensor) -> Tensor:
-    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+def checked_outputs(outputs: object, size: int) -> Tensor:
+    """Return outputs as rows [B, N] in float32 or float64; of one value z a sample, (0, z)."""
+    if is_floating(outputs):
+        values = outputs[None] if size == 1 and outputs.ndim < 2 else outputs
+        if values.shape[:1] == (size,):
+            rows = _wide(values.reshape(size, values.shape[1:].numel()))
+            return rows if rows.shape[1] > 1 else torch.cat([torch.zeros_like(rows), rows], 1)
+    raise InputError(f"model: expected floating outputs [B, ...] with B = {size}, {_got(outputs)}")
 
 
-# A search takes for outputs the logits of two or more classes, one logit, or anything
-Outputs = Literal["classes", "logit", "any"]
 OUTPUTS: dict[Outputs, Callable[[object, int], Tensor]] = {
     "classes": checked_logits, "logit": checked_logit, "any": checked_outputs,
 }  # fmt: skip
+
+
+def _wide(rows: Tensor) -> Tensor:
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
 def check_logits(logits: object, size: int) -> Tensor:
@@ -135,18 +131,17 @@ def check_logits(logits: object, size: int) -> Tensor:
         rows = logits[None] if size == logits.ndim == 1 else logits
         if rows.shape[:-1] == (size,) and rows.shape[-1] > 1:
             return rows
-    raise InputError(_advice(logits, size))
+    raise InputError(_refusal(logits, size))
 
 
-def _advice(logits: object, size: int) -> str:
+def _refusal(logits: Any, size: int) -> str:
     """Return what is wrong with logits, and what to do."""
-    expected = f"model: expected floating logits [B, K] with B = {size}"
-    if not is_floating(logits):
-        return f"{expected}, {_got(logits)}"
-    if logits.shape[:-1] == (size,) or (logits.numel() == size and logits.ndim < 2):
-        return f"model: expected at least two classes, {_got(logits)}; {_for_one(logits)}"
-    advice = "; for classes at positions pass criterion=fastadv.attacks.Share(least)" * (logits.ndim > 2)
-    return f"{expected}, {_got(logits)}{advice}"
+    got = _got(logits)
+    if is_floating(logits) and logits.ndim < 3 and logits.shape[:1].numel() == size:
+        return f"model: expected at least two classes, {got}; {_for_one(logits)}"
+    advice = "; for classes at positions pass criterion=fastadv.attacks.Share(least)"
+    advice *= getattr(logits, "ndim", 0) > 2
+    return f"model: expected floating logits [B, K] with B = {size}, {got}{advice}"
 
 
 def _for_one(logits: Tensor) -> str:
@@ -160,17 +155,21 @@ def _for_one(logits: Tensor) -> str:
     return advice if logits.ndim == 2 else f"{advice}, each with .view(-1, 1)"
 
 
+# What to do with outputs that are no tensor, by the first of these names that they hold
+ADVICE = {
+    "boxes": " of boxes; detectors are not attacked: wrap the part whose outputs are one tensor",
+    "logits": "; fastadv.models.adapt(model, mean=..., std=...) returns its logits",
+    "out": ' with {keys}; wrap it so that it returns the tensor "out"',
+    "": "; wrap it so that it returns one tensor",
+}
+
+
 def _got(outputs: object) -> str:
     """Return what a model returned in place of floating rows, and what to do where that is known."""
     got = f"got {kind_of(outputs)}"
     if isinstance(outputs, Tensor):
         return got
-    parts = outputs if isinstance(outputs, list | tuple) else [outputs]
-    names = [*outputs] if isinstance(outputs, Mapping) else []
-    if any(isinstance(part, Mapping) and "boxes" in part for part in parts):
-        return f"{got} of boxes; detectors are not attacked: wrap the part whose outputs are one tensor"
-    if "logits" in [*names, *dir(outputs)]:
-        return f"{got}; fastadv.models.adapt(model, mean=..., std=...) returns its logits"
-    if "out" in names:
-        return f'{got} with {", ".join(map(str, names))}; wrap it so that it returns the tensor "out"'
-    return f"{got}; wrap it so that it returns one tensor"
+    parts = [outputs, *(outputs if isinstance(outputs, list | tuple) else ())]
+    keys = [str(key) for part in parts if isinstance(part, Mapping) for key in part]
+    advice = next(text for name, text in ADVICE.items() if name in ("", *keys, *dir(outputs)))
+    return got + advice.format(keys=", ".join(keys))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from fastadv._torch import run_backward, version
 from fastadv.engine.arguments import checked_directions
 from fastadv.engine.checked import WRITES
 from fastadv.engine.precision import no_autocast, with_gradient
-from fastadv.engine.room import GRADIENT, Room, may_halve, ran_out
+from fastadv.engine.room import GRADIENT, may_halve, ran_out
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import bind
@@ -44,22 +43,6 @@ def pull(
     return gradient
 
 
-def pull_each(
-    x: Tensor, logits: Tensor, directions: Tensor | Callable[[Tensor], Tensor],
-    reduce: Callable[[Tensor], Tensor] | None, back: Callable[[Tensor, bool], Tensor],
-) -> Tensor:  # fmt: skip
-    """Return the gradients of directions [B, C, K] by `back`, each reduced.
-
-    `back` is told whether its graph must stay for more: the last lets go of it while it goes back.
-    """
-    chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
-    gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
-    for place, by_logits in enumerate(chosen.unbind(1)):
-        gradient = back(by_logits, place + 1 < chosen.shape[1]).to(x.dtype)
-        gradients[:, place] = gradient if reduce is None else reduce(gradient)
-    return gradients
-
-
 def jacobian(
     classifier: Any, reduce: Callable[[Tensor], Tensor] | None, x: Tensor,
     directions: Tensor | Callable[[Tensor], Tensor],
@@ -67,7 +50,12 @@ def jacobian(
     """Return what `Prepared.jacobian` does, by one pass of a classifier, a `Plain` or a search copy."""
     leaf, attached = classifier.followed(x)
     logits = attached.detach().clone()
-    gradients = pull_each(x, logits, directions, reduce, partial(classifier.pull, leaf, attached))
+    chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
+    gradients = x.new_empty(len(x), chosen.shape[1], *(x.shape[1:] if reduce is None else ()))
+    for place, by_logits in enumerate(chosen.unbind(1)):
+        stays = place + 1 < chosen.shape[1]  # the last lets go of the graph while it goes back
+        gradient = classifier.pull(leaf, attached, by_logits, stays).to(x.dtype)
+        gradients[:, place] = gradient if reduce is None else reduce(gradient)
     classifier.counts.backwards += classifier.eot * gradients.shape[:2].numel()
     return logits, gradients
 
@@ -95,8 +83,8 @@ class Bound:
         known: bool = False,
     ) -> None:  # fmt: skip
         """Bind a `Plain`; `known` says that labels and targets were checked."""
-        self._plain, self._loss, self._direction = plain, loss, direction
-        self._y, self._targets = y, targets
+        self._plain, self._y, self._loss, self._targets = plain, y, loss, targets
+        self._direction = direction
         self._grade = graded if known else losses.loss_and_grad
         self._model: Any = plain.checked
 
@@ -118,7 +106,7 @@ class Bound:
                 gradient = plain.pull(leaf, attached, by_logits)
                 plain.counts.backwards += points.shape[0]
                 if self._model is plain.checked and plain.checked.is_bare(points.shape[0]):
-                    self._model = plain.model  # nothing is left to be checked
+                    self._model = plain.checked.model  # nothing is left to be checked
                 return value, logits, gradient.to(points.dtype)
             except Exception as error:  # models raise anything
                 if whole or not may_halve(error, points, plain.rows_apart):
@@ -128,8 +116,10 @@ class Bound:
             # Outside of `except`: the error holds on to what the pass had in memory
             leaf = attached = None
             plain.room.halve(GRADIENT, points, len(points))
-        room: Room = plain.room
-        return room.passes(GRADIENT, self._of_part, points, self._y, self._targets, apart=plain.rows_apart)
+        answer: Gradient = plain.room.passes(
+            GRADIENT, self._of_part, points, self._y, self._targets, apart=plain.rows_apart
+        )
+        return answer
 
     def _of_part(self, points: Tensor, y: Tensor | None, targets: Tensor | None) -> Gradient:
         return Bound(self._plain, y, self._loss, targets, self._direction)(points)
@@ -137,7 +127,7 @@ class Bound:
 
 @dataclass
 class CleanPass:
-    """Logits of a pass at x that waits for its backward pass.
+    """Logits of a pass at x that waits for its backward pass, within the call that made it.
 
     Attributes:
         classifier: the `Prepared` that passed x.
@@ -157,24 +147,23 @@ class CleanPass:
         self, rows: Tensor | None, y: Tensor, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
         """Return the same as `Prepared.input_gradient` at the rows int64 [n], None for all; once."""
-        classifier, logits = self.classifier, self.logits if rows is None else self.logits[rows]
-        with with_gradient(), classifier.in_eval(), no_autocast(self.x.device.type):
-            value, by_logits = graded(logits, y, loss, targets, direction)
-            if rows is not None:
-                by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
-            try:
-                gradient = self.back(by_logits)
-                classifier.counts.backwards += self.x.shape[0]
-                return value, logits, gradient if rows is None else gradient[rows]
-            except Exception as error:
-                if callable(loss) or not ran_out(error):
-                    raise
+        logits = self.logits if rows is None else self.logits[rows]
+        value, by_logits = graded(logits, y, loss, targets, direction)
+        if rows is not None:
+            by_logits = torch.zeros_like(self.logits).index_copy_(0, rows, by_logits.to(self.logits))
+        try:
+            gradient = self.back(by_logits)
+            self.classifier.counts.backwards += self.x.shape[0]
+            return value, logits, gradient if rows is None else gradient[rows]
+        except Exception as error:
+            if callable(loss) or not ran_out(error):
+                raise
         # Outside of `except`: the error holds on to what the pass had in memory
         del self.back
         x, places = self.x, self.rows
         if rows is not None:
             x, places = x[rows], rows if places is None else places[rows]
-        answer: Gradient = classifier.input_gradient(x, y, loss, targets, direction, places)
+        answer: Gradient = self.classifier.input_gradient(x, y, loss, targets, direction, places)
         return answer
 
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch import Tensor
 
-from fastadv._torch import BatchNorm, nodes_of, version
-from fastadv.engine.arguments import OUTPUTS, TWO_INPUTS, Outputs
-from fastadv.engine.first_pass import first_pass
-from fastadv.engine.precision import NOTHING, no_autocast, without_cudnn
+from fastadv._torch import nodes_of, version
+from fastadv.engine.arguments import OUTPUTS, Outputs
+from fastadv.engine.first_pass import FirstPass
+from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
 
@@ -20,137 +19,141 @@ WRITES = (
     "model: expected a model that leaves x as it is, got one that writes into it; "
     "let its forward begin with x = x.clone()"
 )
-NEEDS = f"model: expected one that takes images alone, got {{}}; {TWO_INPUTS}"
-Model = Callable[[Tensor], Tensor]
-
-
-class Traits(NamedTuple):
-    """What the classes of a model's parts say of it."""
-
-    lazy: bool  # it has parameters that its first pass makes
-    recurrent: bool  # cuDNN does not differentiate such layers in eval mode
-    mends_rows: bool  # torch may get the gradient of a single row wrong
-
-
-@lru_cache
-def traits(kinds: frozenset[type], on_cpu: bool) -> Traits:
-    """Return the traits of a model with parts of these classes; a function has none."""
-    lazy, recurrent = (any(issubclass(kind, one) for kind in kinds) for one in (LazyModuleMixin, nn.RNNBase))
-    return Traits(lazy, recurrent, on_cpu and (not kinds or any(map(_may_normalize, kinds))))
-
-
-def _may_normalize(kind: type) -> bool:
-    """Return whether modules of a class may be normalizations, or hold what is none of their parts."""
-    norms = BatchNorm, nn.modules.instancenorm._InstanceNorm  # whose kernel is that of BatchNorm
-    return issubclass(kind, norms) or not kind.__module__.startswith("torch.nn.modules.")
+Model = Callable[[Tensor], Any]
 
 
 class CheckedModel:
-    """A model whose outputs are checked, and returned as rows [B, K]."""
+    """A model whose outputs are checked, and returned as rows [B, K] that no later pass writes.
 
-    # The first pass in each grad mode gets a copy of x; where the model writes into that, so does each pass
+    The first pass of each kind, with a gradient or without, of a single row or of several, shows what an odd
+    model needs. That is put around it, and later passes are calls of `model` and no more.
+
+    Attributes:
+        model: the model, with what it needs around it.
+        mends_rows: whether torch may get the gradient of a single row wrong, until a graph tells otherwise.
+        shape: of what a sample gave last, where outputs may be any.
+        copies: whether the model is given copies of x, into which it writes.
+    """
 
     def __init__(
-        self, model: Model, known: Traits, dtype: torch.dtype | None = None, outputs: Outputs = "classes"
+        self, model: Model, mends_rows: bool, dtype: torch.dtype | None = None, outputs: Outputs = "classes"
     ) -> None:
-        """Take a model of `known` traits whose weights are in `dtype`."""
-        self.model, self.dtype, self.outputs, self._rows = model, dtype, outputs, OUTPUTS[outputs]
-        self.known = known
-        self.mends_rows = known.mends_rows  # until a graph has none of these layers
-        self.shape: torch.Size | None = None  # of what a sample gave last, where outputs may be any
-        self.copies = False  # whether it is given copies of x, into which it writes
-        self._pairs = False  # whether a single row passes twice
+        """Take a model whose weights are in `dtype`."""
+        self.model = self._given = model
+        self.mends_rows, self.dtype, self.outputs = mends_rows, dtype, outputs
+        self.shape: torch.Size | None = None
+        self.copies = False
+        self._passed = set[tuple[bool, bool]]()  # kinds: with a gradient, of a single row
         self._as_is = False  # whether its last outputs were taken as they are
-        self._passed = set[bool]()  # grad modes in which there was a pass
         self._seen: dict[torch.dtype, torch.dtype] = {}
 
     def is_bare(self, rows: int) -> bool:
-        """Return whether passes of so many rows with a gradient need the model's own call alone."""
-        if self.copies or self.known.recurrent or (rows == 1 and (self._pairs or self.mends_rows)):
-            return False
-        return self._as_is and True in self._passed
+        """Return whether nothing is left to be checked of passes of so many rows with a gradient."""
+        return self._as_is and (True, rows == 1) in self._passed
 
-    def learn_dtype(self, x: Tensor) -> int:
-        """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
-        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
-        # is: by two rows, or by all, since some models take one batch size alone
-        weights, passed = self.dtype, 0
-        if weights in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
-            return 0
-        for count, dtype in ((2, x.dtype), (2, weights), (len(x), x.dtype)):
-            few = x[:count].detach().to(dtype, copy=True)
-            passed += len(few)
-            if self._takes(few):
-                self._seen[x.dtype] = dtype
-                return passed
-        self._seen[x.dtype] = weights
-        return passed
+    def __call__(self, x: Tensor, lens: AbstractContextManager[object] | None = None) -> Tensor:
+        """Return the logits at x by the model, seen through a lens."""
+        if lens is not None:
+            with lens:
+                return self(x)
+        size, follows = x.shape[0], torch.is_grad_enabled()
+        kind = follows, size == 1
+        if kind in self._passed or not size:
+            before, outputs = version(x), self.model(x)
+            if version(x) != before:
+                raise InputError(WRITES)
+        else:
+            outputs = self._first(x, kind)
+        rows = OUTPUTS[self.outputs](outputs, size)
+        self._as_is = rows is outputs
+        if self.outputs == "any":
+            self.shape = outputs.shape[1:] if size > 1 or outputs.ndim > 1 else outputs.shape
+        return rows if follows else rows.clone()
 
-    def _takes(self, x: Tensor) -> bool:
-        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), suppress(Exception):
-            with first_pass(self.model):
-                self.model(x)
-            return True
-        return False  # models raise anything
+    def _first(self, x: Tensor, kind: tuple[bool, bool]) -> Any:
+        """Return the outputs of the first pass of a kind, of a copy of x."""
+        points = x.clone()
+        before, run = version(points), self._of_row if x.shape[0] == 1 else self.model
+        with FirstPass(self._given):
+            outputs = run(points)
+        if version(points) != before:
+            self.copies, self.model = True, partial(_of_copy, self.model)
+        if self.mends_rows and kind == (True, True):
+            self.mends_rows = mend_graph(outputs)
+            self.model = partial(_mended, self.model) if self.mends_rows else self.model
+        self._passed.add(kind)
+        return outputs
+
+    def _of_row(self, row: Tensor) -> Any:
+        """Return the outputs at a single row; where these fail, of two equal rows from now on."""
+        before = version(row)
+        try:
+            return self.model(row)
+        except Exception as error:  # models raise anything
+            # it may squeeze its features; a norm of the batch has no statistics of equal rows either
+            if isinstance(error, InputError) or "more than 1 value" in str(error) or version(row) != before:
+                raise
+            with suppress(Exception):
+                outputs = _of_pair(self.model, row)
+                self.model = partial(_of_pair, self.model)
+                return outputs
+            raise
+
+    # The dtype in which the model sees x.
 
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the model sees inputs of that dtype."""
         return self._seen.get(dtype, self.dtype or dtype)
 
-    def __call__(self, x: Tensor, lens: AbstractContextManager[object] | None = None) -> Tensor:
-        """Return the logits at x by the model, seen through a lens."""
-        follows = torch.is_grad_enabled()
-        first = x.shape[0] > 0 and follows not in self._passed
-        points = x.clone() if first or self.copies else x
-        before = version(points)
-        with lens or NOTHING, self.own_kernels(), first_pass(self.model) if first else NOTHING:
-            try:
-                logits = self._twice(points) if self._pairs and x.shape[0] == 1 else self.model(points)
-            except Exception as error:  # models raise anything
-                if isinstance(error, TypeError) and "forward() missing" in str(error):
-                    raise InputError(NEEDS.format(error)) from error
-                if x.shape[0] != 1 or version(points) != before:
-                    raise
-                logits = self._by_pair(points, error)
-        if first:
-            self.copies |= version(points) != before
-            self._passed.add(follows)
-        if version(points) != before and not self.copies:
-            raise InputError(WRITES)
-        return self._checked(logits, x)
+    def learn_dtype(self, x: Tensor) -> int:
+        """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
+        if self.dtype in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
+            return 0
+        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
+        # is: by two rows, or by all, since some models take one batch size alone
+        passed = 0
+        for count, dtype in ((2, x.dtype), (2, self.dtype), (len(x), x.dtype)):
+            some = x[:count].detach().to(dtype, copy=True)
+            passed += len(some)
+            if self._takes(some):
+                break
+        else:
+            dtype = self.dtype
+        self._seen[x.dtype] = dtype
+        return passed
 
-    def _by_pair(self, row: Tensor, error: Exception) -> Tensor:
-        """Return the logits of a single row, which fails in a model that squeezes, by two equal rows."""
-        # equal rows have no statistics either
-        if not isinstance(error, InputError) and "more than 1 value" not in str(error):
-            with suppress(Exception):
-                logits = self._twice(row)
-                self._pairs = True
-                return logits
-        raise error
-
-    def _twice(self, row: Tensor) -> Tensor:
-        return self.model(torch.cat([row, row]))[:1]
-
-    def _checked(self, logits: Any, x: Tensor) -> Tensor:
-        rows = self._rows(logits, x.shape[0])
-        self._as_is = rows is logits
-        if self.outputs == "any":
-            self.shape = logits.shape[1:] if len(x) > 1 or logits.ndim > 1 else logits.shape
-        if self.mends_rows and x.shape[0] == 1 and rows.requires_grad:
-            self.mends_rows = mend_graph(rows)
-        return rows
-
-    def own_kernels(self) -> AbstractContextManager[object]:
-        """Use kernels inside that differentiate all layers of the model."""
-        return without_cudnn() if self.known.recurrent else NOTHING
+    def _takes(self, x: Tensor) -> bool:
+        with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), suppress(Exception):
+            with FirstPass(self._given):
+                self.model(x)
+            return True
+        return False  # models raise anything
 
 
-def mend_graph(logits: Tensor) -> bool:
-    """Make gradients contiguous before normalizations behind the logits; return whether there are any."""
+# What is put around odd models.
+
+
+def _of_copy(model: Model, x: Tensor) -> Any:
+    return model(x.clone())
+
+
+def _of_pair(model: Model, x: Tensor) -> Any:
+    return model(torch.cat([x, x]))[:1] if x.shape[0] == 1 else model(x)
+
+
+def _mended(model: Model, x: Tensor) -> Any:
+    outputs = model(x)
+    if x.shape[0] == 1:
+        mend_graph(outputs)
+    return outputs
+
+
+def mend_graph(outputs: Any) -> bool:
+    """Make gradients contiguous before normalizations behind outputs; return whether there are any."""
     # torch mixes up the orders of memory of a single image and its gradient (PyTorch 2.13 on a CPU:
     # wrong by 140% to 200% for one row, right for two), as where attention over pixels follows
-    norms = [node for node in nodes_of(logits.grad_fn) if "BatchNorm" in type(node).__name__]
+    nodes = nodes_of(getattr(outputs, "grad_fn", None))
+    norms = [node for node in nodes if "BatchNorm" in type(node).__name__]
     for node in norms:
         node.register_prehook(_contiguous)
     return bool(norms)

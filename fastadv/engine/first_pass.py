@@ -1,17 +1,17 @@
-"""First passes, in which functions that run a module in training mode are refused, and copies that stray."""
+"""FirstPass: what a model must not do is refused in words when it passes first."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
+from fastadv.engine.arguments import TWO_INPUTS
 from fastadv.engine.copy import barred, refuse
-from fastadv.engine.precision import NOTHING
 from fastadv.errors import InputError
 
 DROPOUTS = (
@@ -21,30 +21,61 @@ FUNCTION = (
     "model: expected a function that runs modules in eval mode, got one with {} in training mode, in which "
     "{} would learn from the attack or draw random numbers; call its eval(), or pass the module"
 )
+NEEDS = f"model: expected one that takes images alone, got {{}}; {TWO_INPUTS}"
+Look = Callable[[nn.Module], None]
 
 
-def first_pass(model: object) -> AbstractContextManager[None]:
-    """Return what a first pass of the model is made in; a module without a copy of ours needs nothing."""
-    if not isinstance(model, nn.Module):
-        return _watched(_refusing())
-    parts = barred(model)
-    return _watched(partial(refuse, parts)) if parts else NOTHING
+class FirstPass:
+    """Refuses inside a model that takes more than images, and parts that must not run in this thread.
 
+    These are, of a function, modules that would learn or draw; of a model that holds copies of ours, parts of
+    the originals. Their error goes on even if the model catches it.
+    """
 
-def _refusing() -> Callable[[nn.Module], None]:
-    """Return what refuses a module that a function calls if a part of it would learn or drop."""
-    seen = set[nn.Module]()  # with the parts of what was called: dropout in a module in eval mode is meant
+    def __init__(self, model: object) -> None:
+        self._look, self._strays = _look_at(model), list[InputError]()
+        self._hook: RemovableHandle | None = None
 
-    def look(root: nn.Module) -> None:
-        if root in seen:
+    def __enter__(self) -> None:
+        if self._look is not None:
+            self._thread = threading.get_ident()
+            self._hook = register_module_forward_pre_hook(self._before)
+
+    def _before(self, part: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return
-        parts = list(root.modules())
-        for part in parts:
-            if part.training and (_learns(part) or (root.training and _drops(part))):
-                raise InputError(FUNCTION.format(type(root).__name__, type(part).__name__))
-        seen.update(parts)
+        try:
+            self._look(part)  # type: ignore[misc]
+        except InputError as error:
+            self._strays.append(error)
+            raise
 
-    return look
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        if self._strays:
+            raise self._strays[0]
+        if isinstance(error, TypeError) and "forward() missing" in str(error):
+            raise InputError(NEEDS.format(error)) from error
+
+
+def _look_at(model: object) -> Look | None:
+    """Return what raises InputError for a module that must not run; None where all may."""
+    if not isinstance(model, nn.Module):
+        return partial(_refuse_training, set())
+    parts = barred(model)
+    return partial(refuse, parts) if parts else None
+
+
+def _refuse_training(seen: set[nn.Module], root: nn.Module) -> None:
+    """Refuse a module that a function calls if a part of it would learn or drop."""
+    if root in seen:  # with the parts of what was called: dropout in a module in eval mode is meant
+        return
+    parts = list(root.modules())
+    for part in parts:
+        if part.training and (_learns(part) or (root.training and _drops(part))):
+            raise InputError(FUNCTION.format(type(root).__name__, type(part).__name__))
+    seen.update(parts)
 
 
 def _learns(part: nn.Module) -> bool:
@@ -56,26 +87,3 @@ def _drops(part: Any) -> bool:
     inside = isinstance(part, nn.RNNBase | nn.MultiheadAttention)
     chance: float = part.dropout if inside else part.p if isinstance(part, DROPOUTS) else 0.0
     return chance > 0
-
-
-@contextmanager
-def _watched(look: Callable[[nn.Module], None]) -> Iterator[None]:
-    """Look at each module before this thread calls it inside; the error of a look goes on, even if caught."""
-    strays, thread = list[InputError](), threading.get_ident()
-
-    def before(part: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling() or threading.get_ident() != thread:
-            return
-        try:
-            look(part)
-        except InputError as error:
-            strays.append(error)
-            raise
-
-    hook = register_module_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        hook.remove()
-    if strays:
-        raise strays[0]

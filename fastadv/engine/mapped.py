@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.engine.arguments import Outputs, repeats
+from fastadv.engine.arguments import Outputs
 from fastadv.engine.bound import CleanPass, Gradient, pull
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.engine.prepared import Directions, Loss, Prepared, Rows, read_from
@@ -29,7 +29,8 @@ class Mapped(Prepared):
     def __init__(self, inner: Prepared, threat: Any, x: Tensor, ids: Tensor) -> None:
         """Take a map `threat.image`, images x [B, ...] and their ids int64 [B]; InputError for equal ones."""
         self.inner, self.threat, self.x, self.ids, self.source = inner, threat, x, ids, self
-        if repeats(ids):
+        order = ids.sort().values
+        if bool((order[1:] == order[:-1]).any()):
             raise InputError(
                 f"ids: expected each once with {threat.name}, which goes by them, got one twice; "
                 "number the rows"

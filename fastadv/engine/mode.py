@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from fastadv.engine.module import traits
+from fastadv.engine.precision import without_cudnn
+
 _lock = threading.RLock()
 # parts of models that calls hold in eval mode, by their ids: each with its own mode, and how many calls
 _held: dict[int, tuple[bool, int]] = {}
@@ -15,12 +18,14 @@ class InEval:
     """Keeps parts, the first of which leads to the others, in eval mode inside; entered once.
 
     Calls within one another and threads are counted: the last that leaves gives each part its mode back.
+    Recurrent layers, which cuDNN does not differentiate in eval mode, compute without it.
     """
 
-    __slots__ = ("_holds", "_parts")
+    __slots__ = ("_holds", "_kernels", "_parts")
 
     def __init__(self, parts: list[nn.Module]) -> None:
         self._parts, self._holds = parts, False
+        self._kernels = without_cudnn() if traits(frozenset(map(type, parts))).recurrent else None
 
     def __enter__(self) -> None:
         with _lock:
@@ -30,6 +35,8 @@ class InEval:
             self._holds = trains or (bool(_held) and not _held.keys().isdisjoint(map(id, self._parts)))
             if self._holds:
                 self._hold(trains)
+        if self._kernels is not None:
+            self._kernels.__enter__()
 
     def _hold(self, trains: bool) -> None:
         for part in self._parts:
@@ -43,6 +50,8 @@ class InEval:
                 raise
 
     def __exit__(self, *error: Any) -> None:
+        if self._kernels is not None:
+            self._kernels.__exit__(None, None, None)
         if self._holds:
             with _lock:
                 self._leave()

@@ -1,13 +1,36 @@
 """A model as a module: without wrappers, where its weights lie, and which parts have another gradient."""
 
 from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from fastadv._torch import COMPILED_FUNCTION, COMPILED_MODULE, compiled_call, holds_compiled
+from fastadv._torch import COMPILED_FUNCTION, COMPILED_MODULE, BatchNorm, compiled_call, holds_compiled
+
+# InstanceNorm has the kernel of BatchNorm
+NORMS = BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d
+
+
+class Traits(NamedTuple):
+    """What the classes of a model's parts say of it."""
+
+    lazy: bool  # it has parameters that its first pass makes
+    recurrent: bool  # cuDNN does not differentiate such layers in eval mode
+    may_normalize: bool  # a part is a normalization, or may call one that is no part
+
+
+@lru_cache
+def traits(kinds: frozenset[type]) -> Traits:
+    """Return the traits of a model with parts of these classes; of a function, which has none."""
+
+    def has(kind: type | tuple[type, ...]) -> bool:
+        return any(issubclass(one, kind) for one in kinds)
+
+    torchs = all(kind.__module__.startswith("torch.nn.modules.") for kind in kinds)
+    return Traits(has(LazyModuleMixin), has(nn.RNNBase), has(NORMS) or not kinds or not torchs)
 
 
 class Method(nn.Module):

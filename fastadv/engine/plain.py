@@ -1,6 +1,6 @@
 """Plain: the model as given, in eval mode, and nothing else."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, partial
 from typing import Any, NoReturn, cast
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv._checks import check_count, eager
+from fastadv._checks import check_count
 from fastadv._torch import parts_of, tensors_of
 from fastadv._waiting import waits
 from fastadv.engine.arguments import Outputs, check_input, check_model, classes_for
 from fastadv.engine.bound import Ask, Bound, CleanPass, Followed, Gradient, jacobian, pull
 from fastadv.engine.capture import Captures, graphs_of, in_step, kind_of, passes_alike
-from fastadv.engine.checked import CheckedModel, traits
+from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied
 from fastadv.engine.mode import InEval
-from fastadv.engine.module import as_module, in_words, one_dtype, replaced
+from fastadv.engine.module import as_module, in_words, one_dtype, replaced, traits
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
-from fastadv.engine.prepared import Counts, Directions, Model, Prepared, mean_of, read_from
+from fastadv.engine.prepared import Counts, Directions, Model, Prepared, read_from
 from fastadv.engine.room import GRADIENT, VERDICT, mixes_rows, ran_out, room_of
 from fastadv.errors import InputError, NoGradientError
 from fastadv.text import first_line
@@ -29,6 +29,11 @@ REFUSES = (
     "gradient is followed ({}); mend it, or use an attack without gradients"
 )
 LAZY = "model: expected initialized parameters, got a lazy module; run the model once"
+
+
+def mean_of(passes: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the results of `eot` passes."""
+    return passes[0] if len(passes) == 1 else sum(passes[1:], passes[0]) / len(passes)
 
 
 class Refusal(NoGradientError, RuntimeError):
@@ -60,23 +65,25 @@ class Plain(Prepared):
         self, model: Model | Prepared, eot: int = 1, counts: Counts | None = None,
         outputs: Outputs = "classes",
     ) -> None:  # fmt: skip
-        source = model.source if isinstance(model, Prepared) else model
+        self.source = source = model.source if isinstance(model, Prepared) else model
         check_model(source)
         module = as_module(source)
-        parts: list[nn.Module] = [] if module is None else parts_of(module)
-        weights, buffers = tensors_of(parts)
-        self.device = next((tensor.device for tensor in (*weights, *buffers)), None)
-        known = traits(frozenset(map(type, parts)), self.device is None or self.device.type == "cpu")
+        self.parts: list[nn.Module] = [] if module is None else parts_of(module)
+        weights, buffers = tensors_of(self.parts)
+        held = weights + buffers
+        known = traits(frozenset(map(type, self.parts)))
         if known.lazy:
             raise InputError(LAZY)
-        if module is not None and any(map(Tensor.is_inference, (*weights, *buffers))):
+        if module is not None and any(map(Tensor.is_inference, held)):
             # these are part of no graph; a copy's are, and ask for no gradient
             module = copied(module, buffers=True)
-            parts = parts_of(module)
-        self.source, self.eot, self.counts = source, check_count("eot", eot, 1), counts or Counts()
+            self.parts = parts_of(module)
         self.model: Model = source if module is None else module
-        self.parts, self.dtype = parts, one_dtype(weights)
-        self.checked = CheckedModel(self.model, known, self.dtype, outputs)
+        self.eot, self.counts = check_count("eot", eot, 1), counts or Counts()
+        self.dtype = one_dtype(weights)
+        self.device = held[0].device if held else None
+        mends_rows = known.may_normalize and (self.device is None or self.device.type == "cpu")
+        self.checked = CheckedModel(self.model, mends_rows, self.dtype, outputs)
         self.room = room_of(source)
         self._added = dict[str, None]()
 
@@ -102,24 +109,19 @@ class Plain(Prepared):
         self.counts.forwards += self.checked.learn_dtype(x)
         return x
 
-    @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         with no_gradient(), self.in_eval():
             x = self.checked_x(x).contiguous()
             self.counts.forwards += x.shape[0]
             with no_autocast(x.device.type):
                 x = x.to(self.sees(x.dtype))
-                return self.room.passes(VERDICT, self._logits, x, apart=self.rows_apart)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        # copied, as the next pass may overwrite them
-        return self.checked(x).clone()
+                return self.room.passes(VERDICT, self.checked, x, apart=self.rows_apart)
 
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
             logits: Tensor = Followed.apply(x, self)  # type: ignore[no-untyped-call]
             return logits
-        return mean_of([self.verdict(x) for _ in range(self.eot)])
+        return self.verdict(x) if self.eot == 1 else mean_of([self.verdict(x) for _ in range(self.eot)])
 
     def input_gradient(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss = "ce", targets: Tensor | None = None,
@@ -151,22 +153,21 @@ class Plain(Prepared):
             return self.room.jacobian(step, x, directions, self, self.rows_apart)
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
-        if self.eot > 1 or not isinstance(self.source, nn.Module) or not x.shape[0]:
+        usual = self.eot == 1 and isinstance(self.source, nn.Module) and x.shape[0] > 0
+        if not (usual and self.fits(x)) or torch.is_autocast_enabled(x.device.type):
             return None
-        with with_gradient(), self.in_eval(), no_autocast(x.device.type):
-            x = self.checked_x(x)
-            if not self.fits(x):
-                return None
-            leaf = self.leaf(x)
-            try:
+        x = self.checked_x(x)
+        leaf = self.leaf(x)
+        try:
+            with torch.enable_grad():
                 attached = self.checked(leaf)
-            except InputError:
-                raise
-            except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
-                return None
-            self.counts.forwards += x.shape[0]
-            # The dtype of a gradient is the one that the model sees: half precision of x may hold less
-            return CleanPass(self, x, rows, attached.detach().clone(), partial(self.pull, leaf, attached))
+        except InputError:
+            raise
+        except Exception:  # the verdict, a pass of its own then, fails where the gradient is not to blame
+            return None
+        self.counts.forwards += x.shape[0]
+        # The dtype of a gradient is the one that the model sees: half precision of x may hold less
+        return CleanPass(self, x, rows, attached.detach().clone(), partial(self.pull, leaf, attached))
 
     def captures(self, x: Tensor) -> Captures | None:
         if self.eot > 1 or not waits(x.device) or not isinstance(self.source, nn.Module):
@@ -205,8 +206,7 @@ class Plain(Prepared):
         if by_logits.dtype != attached.dtype:
             by_logits = by_logits.to(attached.dtype)
         try:
-            with self.checked.own_kernels():
-                return pull(leaf, attached, by_logits, retain_graph)
+            return pull(leaf, attached, by_logits, retain_graph)
         except Exception as error:  # models raise anything
             self.refuse("backward", error, leaf)
 

@@ -1,6 +1,6 @@
 """prepare: which engine answers, the plain one or a frozen copy."""
 
-from torch import nn
+import torch
 
 from fastadv._checks import check_flag
 from fastadv.engine.arguments import Outputs
@@ -43,21 +43,22 @@ def prepare(
     if freeze is not None:
         check_flag("freeze", freeze)
     if isinstance(model, Prepared):
-        outputs = model.outputs if outputs == "classes" else outputs  # of an attack within an attack
         eot = model.eot if eot is None else eot
+        outputs = model.outputs if outputs == "classes" else outputs  # of an attack within an attack
         same = (eot, outputs) == (model.eot, model.outputs)
         return model if same else model.having(eot=eot, outputs=outputs)
-    module, eot = as_module(model), 1 if eot is None else eot
-    if module is not None and eot == 1 and gains(module, work, freeze):
+    eot = 1 if eot is None else eot
+    freeze = gains(model, work) if freeze is None else freeze
+    if freeze and eot == 1 and as_module(model) is not None:
         return Frozen(model, Options(outputs=outputs))  # nothing of the process is set
     return Plain(model, eot, outputs=outputs)
 
 
-def gains(module: nn.Module, work: int, wanted: bool | None = None) -> bool:
-    """Return whether a frozen copy is faster in so much work, or whether it is `wanted`."""
-    if wanted is not None or work < WORTH:
-        return bool(wanted)
-    device = device_of(module)
-    least = WORTH if device is None or device.type == "cpu" else WORTH_ON_GPU
+def gains(model: Model, work: int) -> bool:
+    """Return whether a frozen copy of a module is faster in so much work."""
+    if work < WORTH or (module := as_module(model)) is None:
+        return False
+    device = device_of(module) or torch.device("cpu")
+    least = WORTH if device.type == "cpu" else WORTH_ON_GPU
     # one of linear layers alone takes 1.2 to 1.7 times as long
     return work >= least and (has_conv2d(module) or has_batch_norm(module))

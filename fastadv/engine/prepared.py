@@ -1,6 +1,6 @@
 """Prepared: what an attack asks of a classifier, by whichever engine it is answered."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -20,11 +20,6 @@ Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 Directions = Tensor | Callable[[Tensor], Tensor]
 Rows = Tensor | None
-
-
-def mean_of(passes: Sequence[Tensor]) -> Tensor:
-    """Return the mean of the results of `eot` passes."""
-    return passes[0] if len(passes) == 1 else sum(passes[1:], passes[0]) / len(passes)
 
 
 @dataclass
@@ -158,14 +153,14 @@ class Prepared:
         """Whether the search uses the model as given itself, and no mean of several passes."""
         return self.as_given is self and self.eot == 1
 
-    def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
-        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
-
     def sees(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the model as given sees inputs of a dtype, after it has met one."""
         raise NotImplementedError
 
-    # Of the search.
+    # Of a search, which holds the model `in_eval`, follows no gradient, and is outside of autocast.
+
+    def clean_pass(self, x: Tensor, rows: Rows = None) -> CleanPass | None:
+        """Pass x forward so that the first gradient, at x, takes no other pass; None where that cannot be."""
 
     def bind(self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Rows = None) -> Ask | None:
         """Return what gives `input_gradient`, with `direction`, at points [B, ...] of the samples x.

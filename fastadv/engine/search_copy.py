@@ -45,7 +45,7 @@ class SearchCopy:
     ) -> None:  # fmt: skip
         """Copy a module; InputError where there can be no copy. `notes` get what is done."""
         self.module, self.options, self.rewrites, self.notes = module, options, rewrites, notes
-        self.counts, self.known = plain.counts, plain.checked.known
+        self.counts, self.mends_rows = plain.counts, plain.checked.mends_rows
         self.dtype, self.sees, self.search_dtype = plain.dtype, plain.sees, options.half or plain.dtype
         self.half, self.channels_last = self.search_dtype in HALVES, CHANNELS_LAST in rewrites
         self.model: Any = copied(module, buffers=options.follow)
@@ -58,7 +58,7 @@ class SearchCopy:
         # more than views is replaced once it is folded: Winograd's kernels are kept, as of the weights then
         self.lens = Lens([CHANNELS_LAST] if self.channels_last else [], self.search_dtype, notes)
         # the copy, and the same before it is compiled
-        self.checked = self.uncompiled = CheckedModel(self.model, self.known, outputs=options.outputs)
+        self.checked = self.uncompiled = CheckedModel(self.model, self.mends_rows, outputs=options.outputs)
         self.prepared, self.pairs = False, list[Pair]()
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
@@ -98,7 +98,7 @@ class SearchCopy:
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
             self.model = torch.compile(self.model)
-            self.checked = CheckedModel(self.model, self.known, outputs=self.options.outputs)
+            self.checked = CheckedModel(self.model, self.mends_rows, outputs=self.options.outputs)
         self.prepared = True
 
     def refresh(self) -> None:
@@ -172,7 +172,7 @@ class SearchCopy:
     def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         # functions are replaced for what a checkpoint computes again
-        with no_autocast(leaf.device.type), self.lens or NOTHING, self.checked.own_kernels():
+        with no_autocast(leaf.device.type), self.lens or NOTHING:
             return pull(leaf, attached, by_logits, retain_graph)
 
     def layout(self, x: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from fastadv.evaluation import robustbench as robustbench
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
-from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.named import Attack
+from fastadv.evaluation.evaluate import evaluate
 from fastadv.evaluation.report.page import report
 from fastadv.evaluation.row import Row
 from fastadv.evaluation.table import Table
 from fastadv.evaluation.transferability import Transferability, transferability
 from fastadv.intervals import bootstrap, clopper_pearson
+from fastadv.measure.bound import Attack
 
 __all__ = [
     "Attack",

@@ -11,8 +11,8 @@ from torch import Tensor
 from fastadv._checks import OnEvent
 from fastadv.attacks.core.common import parameters_of, planned
 from fastadv.engine.prepared import Counts
-from fastadv.evaluation._outcome import Part
-from fastadv.evaluation.named import Attack
+from fastadv.measure.bound import Attack
+from fastadv.measure.outcome import Part
 from fastadv.progress import Lines, Tick, tell
 from fastadv.runs import processes
 from fastadv.text import percent
@@ -33,13 +33,13 @@ class Events:
         `counts` tell the bar how far it is, among the passes that are planned for so many samples.
         """
         known = parameters_of(attack)
-        taken, queries = known.get("on_progress"), getattr(known.get("queries"), "default", None)
+        report, queries = known.get("on_progress"), getattr(known.get("queries"), "default", None)
         if isinstance(bar := self._tick, Lines):
             most = f", at most {queries:,} queries an image" if isinstance(queries, int) else ""
             bar.named(f"{name}{most}", self._steps, self._total)
             begun, plan = counts.forwards, samples * planned(attack, to_the_end=True)
             bar.within = lambda: samples * min(0.99, (counts.forwards - begun) / plan) if plan else 0.0
-            if taken is not None and taken.default is None:
+            if report is not None and report.default is None:
                 named = partial(bar.named, done=self._steps, total=self._total)
                 return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
         return attack

@@ -15,11 +15,11 @@ from fastadv.attacks.masking.evidence import FEW, FEW_PARAMETERS
 from fastadv.attacks.masking.flags import SIGNS, Cost
 from fastadv.attacks.masking.verdict import BLACK_BOX
 from fastadv.engine.module import as_module
-from fastadv.evaluation._outcome import NOT_RUN, Part, joined
 from fastadv.evaluation._parts import Parts
-from fastadv.evaluation.job import Job
-from fastadv.evaluation.named import Attack, bound, threat_of
 from fastadv.evaluation.row import Group, Row, groups, worst_draws
+from fastadv.measure.bound import Attack, bound, threat_of
+from fastadv.measure.job import Job
+from fastadv.measure.outcome import NOT_RUN, Part, joined
 from fastadv.outputs import SOFT_LOGITS
 from fastadv.text import percent
 from fastadv.threat import Named, Threat
@@ -36,7 +36,7 @@ def indicators(
     part = kept.kept(PART, known)
     if part is None:
         ran = {row.name: own for row, own in zip(rows, parts, strict=True)}
-        signs = _looked(job, [row for row in rows if not row.refused], ran, chosen, correct, ids)
+        signs = _signs(job, [row for row in rows if not row.refused], ran, chosen, correct, ids)
         part = Part({"seconds": torch.zeros(1, device="cpu")}, asdict(signs))
         kept.add(PART, known, part)
     signs = Indicators(**part.notes)
@@ -49,7 +49,7 @@ def indicators(
     return replace(signs, lower={**signs.lower, "randomized": 0.0}, remarks=[randomized, *signs.remarks])
 
 
-def _looked(
+def _signs(
     job: Job, rows: Sequence[Row], parts: Mapping[str, Sequence[Part]], chosen: Tensor, correct: Tensor,
     ids: Tensor,
 ) -> Indicators:  # fmt: skip
@@ -73,8 +73,8 @@ def _looked(
         for row in searches
         if row.threat is not None and 0 < _parameters(parts[row.name]) <= FEW
     ]
-    few = any((metric, False) not in of_maps for metric, _ in of_maps)
-    return replace(signs, remarks=[*[FEW_PARAMETERS] * few, *signs.remarks])
+    by_gradients_alone = any((metric, False) not in of_maps for metric, _ in of_maps)
+    return replace(signs, remarks=[*[FEW_PARAMETERS] * by_gradients_alone, *signs.remarks])
 
 
 def _says(rows: Sequence[Row], text: str) -> bool:

@@ -1,6 +1,6 @@
 """What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Part
 from fastadv.hashes import seal
+from fastadv.measure.outcome import Part
 from fastadv.runs.identity import ANSWERS, check_same
 from fastadv.runs.work import Keeper
 
@@ -22,12 +22,14 @@ class Parts(Keeper):
 
     identity: Any = None  # of the evaluation, as its folder says it
     places: Mapping[str, int] = {}  # of the attacks in its folder, by name
+    samples: Sequence[int] = ()  # the numbers of samples that it has had, the last being the present one
     seconds = 0.0  # that the parts which were read took when they were made
 
     def grow(self, config: Mapping[str, Any]) -> None:
         """Make this the folder of the evaluation `config`, which may have more attacks or samples."""
         self.identity = self.identify(IDENTITY, config, _joined)
-        there = [name for name, _ in (self.identity or config)["attacks"]]
+        known = self.identity or config
+        self.samples, there = known["samples"], [name for name, _ in known["attacks"]]
         self.places = {name: there.index(name) for name, _ in config["attacks"]}
 
     def kept(self, name: str, known: Mapping[str, Tensor], data: str = "") -> Part | None:

@@ -18,12 +18,12 @@ from fastadv.data.imageset import UNIT, ImageSet, to_unit
 from fastadv.data.sampling import first_samples, known_labels, sample_count
 from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Part
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.export import Exported
-from fastadv.evaluation.job import Job
 from fastadv.hashes import data_hash
 from fastadv.intervals import Interval, clopper_pearson
+from fastadv.measure.job import Job
+from fastadv.measure.outcome import Part
 from fastadv.runs import processes
 from fastadv.text import aligned, percent, several
 
@@ -156,9 +156,6 @@ class Corruptions:
         return x if self.published else to_unit(corrupt(x, *cell, self.seed, ids))
 
 
-NONE = Corruptions()
-
-
 def selected(
     job: Job, corruptions: str | Sequence[str] | None, severities: int | Sequence[int], seed: int,
     published: str | PathLike[str] | None,
@@ -168,7 +165,7 @@ def selected(
     if corruptions is None and (published is not None or levels != SEVERITIES):
         raise InputError("severities, published: expected none without corruptions; pass corruptions='c15'")
     if corruptions is None:
-        return NONE
+        return Corruptions()
     names = tuple(sorted(named(corruptions), key=lambda name: [*ALEXNET, name].index(name)))
     x, _, ids = next(replace(job, box=UNIT).read(torch.arange(1, device="cpu"), 1, workers=0))
     for name in names:

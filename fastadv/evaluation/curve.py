@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fastadv._checks import warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.card import name_of
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import CLAIMS, UNTOLD, claim_flags
 from fastadv.data.content import describe_data
@@ -21,14 +20,17 @@ from fastadv.data.given import Data
 from fastadv.data.sampling import sample_count
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import NOT_RUN, Batch, attempted, by_ids
-from fastadv.evaluation.job import description, environment, prepared
-from fastadv.evaluation.measure import evaluate
-from fastadv.evaluation.named import Attack, minimizes, named, threat_of
+from fastadv.evaluation.evaluate import evaluate
 from fastadv.intervals import clopper_pearson
+from fastadv.measure.attacks import named
+from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Attack, minimizes, threat_of
+from fastadv.measure.job import description, environment, prepared
+from fastadv.measure.outcome import NOT_RUN, attempted
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 Radii = Sequence[float] | NDArray[Any]
 
@@ -243,8 +245,7 @@ def accuracy_against_radius(
         left = [len(alive.y)] if tried[0] == 0 else []
         for turn, (name, attack) in enumerate(job.attacks.items(), start=1):
             if len(alive.y):
-                own = by_ids(attack, alive.x, alive.ids, job.sizes)
-                result = attempted(name, own, alive, job.criterion, job.box, claims)
+                result = attempted(name, attack, alive, job, claims)
                 _check_told(result.threat is not None)
                 alive = alive.take(~result.success)
                 _warn_of(getattr(result, "flags", ()))

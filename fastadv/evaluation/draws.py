@@ -1,24 +1,15 @@
 """A randomized model judged by several draws: how often it is right on a sample."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv import rng
-from fastadv._checks import check_count, check_seed
-from fastadv.engine import Prepared
 from fastadv.text import aligned, percent
 
 FIGURES = ("one_draw", "majority", "worst")
-SHARED = 4  # samples of a pass: a model may draw once for all of them, such as a shift or a size
-RANDOMIZED = (
-    "randomized: the model gives two answers for one x, and one of them decided; draws=20 of evaluate "
-    "reports the accuracy of one draw, of the majority and of the worst draw"
-)
 NOTE = (
     "accuracy: of one draw, the mean over draws of all samples; each that is right in any draw was attacked; "
     "worst: right in the verdict and in every draw"
@@ -79,53 +70,6 @@ class Draws:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON."""
         return {"count": self.count, **{name: getattr(self, name) for name in FIGURES}}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How often each sample is drawn, and the seed that several draws follow from."""
-
-    count: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_count("draws", self.count, 1)
-        check_seed(self.seed)
-
-    def kept(self, device: torch.device | None, *counters: int) -> AbstractContextManager[None]:
-        """Leave the caller's generators as they were; with counters, such as a batch's, seed them inside."""
-        if self.count == 1:
-            return nullcontext()
-        seed = rng.derive(self.seed, "draws", *counters) if counters else None
-        return rng.generators_kept(device or rng.CPU, seed)
-
-    @contextmanager
-    def patient(self, frozen: Prepared) -> Iterator[None]:
-        """Let no luck of one of several draws end a search of the model inside, or keep it from a sample."""
-        before, frozen.patient = frozen.patient, self.count > 1
-        try:
-            yield
-        finally:
-            frozen.patient = before
-
-    def draw(self, frozen: Prepared, x: Tensor, y: Tensor, number: int) -> dict[str, Tensor]:
-        """Classify batch `number`, x [B, ...], `count` times as given; right, voted and early [B]."""
-        # passes of a few samples, since a model may draw once for a whole batch; and the same random numbers
-        # for x and for each x_adv, so that these draws of an attack that changes nothing are those of x
-        votes = torch.zeros(len(y), 1, device=y.device)
-        early = right = votes[:, 0]
-        with self.kept(x.device, number, 0, 0):
-            for draw in range(self.count):
-                logits = torch.cat([frozen.verdict(part) for part in torch.split(x, SHARED)])
-                finite = logits.isfinite().all(1, keepdim=True)
-                votes = votes + nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * finite
-                right = votes.gather(1, y[:, None]).squeeze(1)
-                early = right if draw < self.count // 2 else early
-        voted = right > votes.scatter(1, y[:, None], 0.0).amax(1)
-        return {"right": right.to(torch.int64), "voted": voted, "early": early.to(torch.int64)}
-
-
-ONE_DRAW = Drawing()
 
 
 def cells(drawn: Sequence[tuple[str, Draws]]) -> list[list[str]]:

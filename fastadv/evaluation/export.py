@@ -11,7 +11,7 @@ from typing import Any
 from fastadv._extras import need
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.errors import InputError
-from fastadv.runs.files import write_text
+from fastadv.files import write_text
 
 # how papers write what `upper` does not
 SPELLED = {

@@ -267,9 +267,9 @@ class Group:
         """Return those of all attacks whose distances are comparable with those of the group."""
         if self.threat is None:
             return list(self.rows)
-        asked = _asked(self.rows[0])
+        asked = _goal(self.rows[0])
         rows = [row for row in rows if comparable(row.threat, self.threat) and not row.refused]
-        return [row for row in rows if _asked(row) == asked]
+        return [row for row in rows if _goal(row) == asked]
 
     def nearest(self, rows: Sequence[Row]) -> Tensor:
         """Return float64 [n], the distance of the nearest adversarial example; NaN as in a row."""
@@ -289,7 +289,7 @@ class Group:
         return held & ~inside
 
 
-def _asked(row: Row) -> tuple[str, float]:
+def _goal(row: Row) -> tuple[str, float]:
     return row.asked, row.moving
 
 
@@ -331,7 +331,7 @@ def groups(rows: Sequence[Row]) -> list[Group]:
         if row.refused:
             continue
         threat = row.threat
-        ball = threat and (threat.metric, float(threat.radius), *_asked(row))
+        ball = threat and (threat.metric, float(threat.radius), *_goal(row))
         by_ball.setdefault(ball, []).append(row)
     known = [Group(rows[0].threat, tuple(rows)) for rows in by_ball.values()]
     return sorted(known, key=lambda one: (one.unlimited or not one.whole, not one.whole))

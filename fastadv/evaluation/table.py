@@ -13,7 +13,6 @@ from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.result import failed_flags
 from fastadv.attacks.masking import Indicators
 from fastadv.engine.module import in_words
-from fastadv.evaluation._outcome import NOT_RUN
 from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
@@ -21,6 +20,7 @@ from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.intervals import Interval, of_share
+from fastadv.measure.outcome import NOT_RUN
 from fastadv.text import aligned, ends, finite, percent, several
 
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them

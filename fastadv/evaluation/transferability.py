@@ -18,10 +18,11 @@ from fastadv.data.given import Data, as_dataset
 from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import by_ids
-from fastadv.evaluation.job import check_evaluation
-from fastadv.evaluation.named import Attack, bound, boxes_of, takes
 from fastadv.intervals import Interval, clopper_pearson
+from fastadv.measure.bound import Attack, bound, takes
+from fastadv.measure.job import check_evaluation
+from fastadv.measure.outcome import by_ids
+from fastadv.measure.reading import boxes_of
 from fastadv.text import aligned, percent, threat_text, with_interval
 from fastadv.threat import Named, Threat
 

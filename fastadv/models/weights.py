@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fastadv._torch import COMPILED_MODULE
 from fastadv.engine.module import unwrap
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import load_tensors, load_torch, save_tensors
 from fastadv.models._common import state_accuracy
 from fastadv.models.adapt import Logits
 from fastadv.models.wrappers import Normalized
-from fastadv.runs.files import load_tensors, load_torch, save_tensors
 
 # BatchNorm's count of batches, which old files lack
 COUNTER = "num_batches_tracked"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.engine.copy import copied
-from fastadv.engine.first_pass import first_pass
+from fastadv.engine.first_pass import FirstPass
 from fastadv.engine.module import unwrap
 from fastadv.errors import InputError
 from fastadv.losses import Loss, log_confidence, log_mean
@@ -264,7 +264,7 @@ class _Function(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         follows = torch.is_grad_enabled()
         # a module in training mode, which nobody sets to eval, is refused
-        with nullcontext() if follows in self._passed else first_pass(self._function):
+        with nullcontext() if follows in self._passed else FirstPass(self._function):
             features = self._function(x).flatten(1)
         self._passed.add(follows)
         return features

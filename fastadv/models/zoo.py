@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
+from fastadv.files import user_cache
 from fastadv.models._common import first_weights, state_accuracy
 from fastadv.models.registry import create_from, factory
 from fastadv.models.weights import check_fit, listing, read_plain
 from fastadv.models.wrappers import Normalized
-from fastadv.runs.files import user_cache
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 RADIUS = {"cifar10/Linf": 8 / 255, "cifar10/L2": 0.5, "cifar100/Linf": 8 / 255, "imagenet/Linf": 4 / 255}
@@ -88,8 +88,8 @@ def robustbench_entries() -> tuple[Entry, ...]:
         for name, row in entries.items():
             looked_up = {"net": nets[row["net"]], "constants": table["constants"].get(row.get("constants"))}
             size = int(row.get("preprocessing", "32")[-3:])  # with which the name of a preprocessing ends
-            told = {"radius": RADIUS[board], "classes": CLASSES[dataset], "shape": (3, size, size)}
-            listed.append(Entry(dataset, threat, name, **{**told, **row, **looked_up}))
+            of_board = {"radius": RADIUS[board], "classes": CLASSES[dataset], "shape": (3, size, size)}
+            listed.append(Entry(dataset, threat, name, **{**of_board, **row, **looked_up}))
     return tuple(listed)
 
 
@@ -145,10 +145,10 @@ def load(entry: Entry, path: Path) -> nn.Module:
         for name, tensor in read_plain(path, nest=entry.nest)[0].items()
     }
     make, foreign = factory(entry.net.create), ":" in entry.net.create
-    given = {"shape": entry.shape, "classes": entry.classes, "seed": 0 if foreign else None}
+    sizes = {"shape": entry.shape, "classes": entry.classes, "seed": 0 if foreign else None}
     # neither drawn nor held: the file's tensors take the place of first weights; but Swin has other buffers
     with torch.device("cpu" if foreign else "meta"):
-        model: Any = make(**given, **entry.net.options)
+        model: Any = make(**sizes, **entry.net.options)
     model = model.model.model if foreign else model  # without the statistics of other weights
     state = model.state_dict()
     if state.keys() <= tensors.keys():  # as later versions of timm name them

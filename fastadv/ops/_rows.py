@@ -46,14 +46,32 @@ def check_kind(first: str, like: Tensor, **others: Tensor) -> None:
             )
 
 
+def check_tensor(
+    name: str, value: Tensor, shape: tuple[int | str, ...], dtype: torch.dtype | None,
+    like: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Raise InputError unless a tensor has the shape, where a letter is any length, and the dtype.
+
+    None is any floating dtype. Where a tensor is given it is to be on the device of that.
+    """
+    fits = value.shape == shape or (
+        value.dim() == len(shape)
+        and all(isinstance(n, str) or n == length for n, length in zip(shape, value.shape, strict=True))
+    )
+    kind = value.is_floating_point() if dtype is None else value.dtype == dtype
+    if fits and kind and (like is None or value.device == like.device):
+        return
+    expected = "floating" if dtype is None else str(dtype).removeprefix("torch.")
+    there, here = ("", "") if like is None else (f" on {like.device}", f" on {value.device}")
+    raise InputError(
+        f"{name}: expected {expected} [{', '.join(map(str, shape))}]{there}, "
+        f"got {value.dtype} {[*value.shape]}{here}"
+    )
+
+
 def check_column(name: str, value: Tensor, batch: Tensor, dtype: torch.dtype) -> None:
     """Raise InputError unless `value` has one element of that dtype for each row of the batch."""
-    if value.shape != batch.shape[:1] or value.dtype != dtype or value.device != batch.device:
-        kind = str(dtype).removeprefix("torch.")
-        raise InputError(
-            f"{name}: expected {kind} of shape ({len(batch)},) on {batch.device}, "
-            f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
-        )
+    check_tensor(name, value, batch.shape[:1], dtype, batch)
 
 
 def limits(box: Box, dtype: torch.dtype = torch.float64) -> tuple[float, float]:
@@ -69,7 +87,7 @@ def limits(box: Box, dtype: torch.dtype = torch.float64) -> tuple[float, float]:
 
 def held(value: float, dtype: torch.dtype) -> float:
     """Return the number of that dtype nearest to `value`: a point at the edge of the box is not beyond it."""
-    if not isfinite(value) or (value % 1 == 0 and abs(value) <= 256):
+    if (-256 <= value <= 256 and value % 1 == 0) or not isfinite(value):
         return value
     about = torch.finfo(dtype)
     unit = max(ldexp(about.eps, frexp(value)[1] - 1), about.tiny * about.eps)

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.errors import InputError
-from fastadv.ops._rows import Box, PerRow, check_like, limits, per_row
+from fastadv.ops._rows import Box, PerRow, check_like, check_tensor, limits, per_row
 from fastadv.ops._samples import step_samples, within
 from fastadv.ops.registration.library import Sample, register
 
@@ -41,15 +40,11 @@ def may_be_narrow(grad: Tensor, x: Tensor) -> bool:
 
 def check_points(x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
     """Raise InputError unless the three tensors match; the gradient alone may be in bfloat16."""
-    if not may_be_narrow(grad, x_adv):
+    if may_be_narrow(grad, x_adv):
+        check_like(x_adv, x=x)
+        check_tensor("grad", grad, x.shape, torch.bfloat16, x)
+    else:
         check_like(x_adv, grad=grad, x=x)
-        return
-    check_like(x_adv, x=x)
-    if grad.shape != x.shape or grad.device != x.device:
-        raise InputError(
-            f"grad: expected shape {tuple(x.shape)} on {x.device} like the first argument, "
-            f"got {tuple(grad.shape)} on {grad.device}"
-        )
 
 
 def arguments(

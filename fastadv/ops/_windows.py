@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_tensor
 
 Image = tuple[int, int, int]
 Window = tuple[int, int]
@@ -42,7 +43,6 @@ def check_windows(batch: Tensor, words: Tensor, count: int, image: Image, window
     values = math.prod(batch.shape[1:])
     if min(image) < 1 or (len(batch) and values != pixels):
         raise InputError(f"image: expected (C, H, W) of {values} values, as the batch has, got {image}")
-    if words.shape != (len(batch), count) or words.dtype != torch.int64:
-        raise InputError(f"words: expected int64 [{len(batch)}, {count}], got {words.dtype} {[*words.shape]}")
+    check_tensor("words", words, (len(batch), count), torch.int64)
     if not (1 <= window[0] <= image[1] and 1 <= window[1] <= image[2]):
         raise InputError(f"window: expected one inside {image[1:]}, got {window}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv.errors import InputError
+from fastadv.ops._rows import check_tensor
 from fastadv.ops.keep_best import WRITES
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -43,10 +43,7 @@ def count_votes_(votes: Tensor, logits: Tensor, rows: Tensor) -> None:
 
     Among equal logits the lower class wins. A row that is not finite votes for no class.
     """
-    if votes.dtype != torch.int32 or votes.dim() != 2:
-        raise InputError(f"votes: expected int32 [B, K], got {votes.dtype} {tuple(votes.shape)}")
-    if logits.dim() != 2 or logits.shape[1] != votes.shape[1]:
-        raise InputError(f"logits: expected [N, {votes.shape[1]}], as votes, got {tuple(logits.shape)}")
-    if rows.dtype != torch.int64 or rows.shape != logits.shape[:1]:
-        raise InputError(f"rows: expected int64 [{len(logits)}], got {rows.dtype} {tuple(rows.shape)}")
+    check_tensor("votes", votes, ("B", "K"), torch.int32)
+    check_tensor("logits", logits, ("N", votes.shape[1]), None)
+    check_tensor("rows", rows, logits.shape[:1], torch.int64)
     op("count_votes_")(logits, rows, votes)

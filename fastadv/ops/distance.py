@@ -75,6 +75,9 @@ register(
 )
 
 
+_new = op("distance")
+
+
 def distance(x_adv: Tensor, x: Tensor, order: float, box: Box = NO_BOX) -> tuple[Tensor, Tensor]:
     """Return ||x_adv - x|| of each sample, float64 [B], and whether x_adv is in the box, bool [B]."""
     if x_adv.dtype is not x.dtype:
@@ -82,5 +85,5 @@ def distance(x_adv: Tensor, x: Tensor, order: float, box: Box = NO_BOX) -> tuple
         x_adv, x = x_adv.to(common), x.to(common)
     check_like(x_adv, x=x)
     order = check_number("order", order, 0, finite=False)
-    length, inside = op("distance")(x_adv, x, order, *limits(box))
+    length, inside = _new(x_adv, x, order, *limits(box))
     return length, inside

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.ops import philox
-from fastadv.ops._rows import check_column
+from fastadv.ops._rows import check_column, check_tensor
 from fastadv.ops.registration.library import Sample, op, register
 
 FARTHEST, MOST = 8, 4
@@ -90,8 +90,7 @@ def glass_shuffle(x: Tensor, ids: Tensor, distance: int, rounds: int, seed: int 
     ids: int64 [B], sample numbers. distance: 1 to 8; an image of at most 2 * distance rows or columns stays
     as it is. rounds: 1 to 4.
     """
-    if x.dtype != torch.uint8 or x.dim() != 4:
-        raise InputError(f"x: expected uint8 [B, C, H, W], got {x.dtype} {tuple(x.shape)}")
+    check_tensor("x", x, ("B", "C", "H", "W"), torch.uint8)
     check_column("ids", ids, x, torch.int64)
     for name, value, most in (("distance", distance, FARTHEST), ("rounds", rounds, MOST)):
         if check_count(name, value, 1) > most:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.errors import InputError
-from fastadv.ops._rows import check_kind
+from fastadv.ops._rows import check_kind, check_tensor
 from fastadv.ops._samples import sample_decoders
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -128,7 +128,6 @@ def latent_decode(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> Tensor:
     """Decode latents z [K, N, L], N for each class, into images [K, N, C, H, H] in (0, 1)."""
-    if z.dim() != 3 or not z.is_floating_point():
-        raise InputError(f"z: expected floating latents [K, N, L], got {z.dtype} of shape {tuple(z.shape)}")
+    check_tensor("z", z, ("K", "N", "L"), None)
     check_decoders(z, len(z), weights, biases, strides)
     return op("latent_decode")(z, list(weights), list(biases), list(strides))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_tensor
 from fastadv.ops._samples import sample_decoders
 from fastadv.ops.latent_decode import check_decoders, forward, image_size, products
 from fastadv.ops.registration.library import Sample, op, register
@@ -108,8 +109,7 @@ def latent_fit(
     x [B, C, H, H] in [0, 1]; z [B, K, L], the starting points; weights [K, cin, cout, k, k], biases [K, cout]
     and a stride for each layer. `bf16` multiplies in bfloat16 with single sums where the processor can.
     """
-    if z.dim() != 3 or not z.is_floating_point():
-        raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")
+    check_tensor("z", z, ("B", "K", "L"), None)
     check_count("steps", steps, 1)
     check_number("beta", beta)
     check_number("step_size", step_size)
@@ -117,11 +117,7 @@ def latent_fit(
         raise InputError(f"max_norm: expected a number > 0, got {max_norm}")
     check_decoders(z, z.shape[1], weights, biases, strides, x=x)
     size = image_size(weights, strides)
-    if x.shape != (len(z), weights[-1].shape[2], size, size):
-        raise InputError(
-            f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, "
-            f"got {tuple(x.shape)}"
-        )
+    check_tensor("x", x, (len(z), weights[-1].shape[2], size, size), None)
     loss, latents = op("latent_fit")(
         x, z, list(weights), list(biases), list(strides), beta, steps, step_size, max_norm, bf16
     )

@@ -185,6 +185,9 @@ register(
 )
 
 
+_new = op("logit_loss")
+
+
 def logit_loss(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -233,5 +236,5 @@ def logit_loss(
     for name, index in (("labels", labels), ("targets", targets)):
         if index is not None:
             check_column(name, index, logits, torch.int64)
-    loss, grad = op("logit_loss")(logits, labels, kind, targets, direction)
+    loss, grad = _new(logits, labels, kind, targets, direction)
     return loss, grad

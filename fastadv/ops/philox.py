@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastadv._checks import check_choice, check_count, check_seed
 from fastadv.errors import InputError
+from fastadv.ops._rows import check_tensor
 from fastadv.ops._samples import assert_ulps
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -124,10 +125,7 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0, dra
     or -1, 32 of a word). More `draws` give [draws * B, count], one draw after the other.
     """
     check_choice("kind", kind, KINDS)
-    if ids.dim() != 1 or ids.dtype != torch.int64:
-        raise InputError(
-            f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} {tuple(ids.shape)}"
-        )
+    check_tensor("ids", ids, ("B",), torch.int64)
     check_count("count", count, 0)
     check_count("draws", draws, 1)
     check_stream(seed, draw)

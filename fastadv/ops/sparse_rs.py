@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.ops import philox
-from fastadv.ops._rows import Box, check_column, check_like, limits
+from fastadv.ops._rows import Box, check_column, check_like, check_tensor, limits
 from fastadv.ops._samples import SHAPES, batch, within
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -86,10 +86,8 @@ def sparse_rs(
     check_like(best, x=x)
     for name, value in (("ids", ids), ("leaving", leaving), ("count", count)):
         check_column(name, value, best, torch.int64)
-    if mask is not None and (mask.shape != best.shape or mask.dtype != torch.bool):
-        raise InputError(
-            f"mask: expected bool {tuple(best.shape)} as best, got {mask.dtype} {tuple(mask.shape)}"
-        )
+    if mask is not None:
+        check_tensor("mask", mask, best.shape, torch.bool)
     philox.check_stream(seed, draw)
     lo, hi = limits(box)
     if hi - lo == inf:

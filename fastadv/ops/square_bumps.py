@@ -17,7 +17,7 @@ from torch import Tensor
 from fastadv._checks import check_choice
 from fastadv.errors import InputError
 from fastadv.ops import _projection
-from fastadv.ops._rows import Box, PerRow, check_like, column, limits, per_row
+from fastadv.ops._rows import Box, PerRow, check_like, check_tensor, column, limits, per_row
 from fastadv.ops._samples import batch, per_sample, within
 from fastadv.ops._windows import Image, check_windows, corners, inside, middle_corners, signs
 from fastadv.ops.registration.library import Sample, op, register
@@ -105,8 +105,7 @@ def square_bumps(
     """
     check_like(best, x=x)
     check_choice("norm", norm, NORMS)
-    if bumps.ndim != 3 or len(bumps) != 2 or bumps.dtype != x.dtype:
-        raise InputError(f"bumps: expected {x.dtype} [2, height, width], got {bumps.dtype} {[*bumps.shape]}")
+    check_tensor("bumps", bumps, (2, "height", "width"), x.dtype)
     check_windows(best, words, 5 + image[0], image, (bumps.shape[1], bumps.shape[2]))
     radius, radius_rows = per_row("radius", radius, x)
     if radius == math.inf:

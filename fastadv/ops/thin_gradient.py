@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import fold
 
 from fastadv.errors import InputError
-from fastadv.ops._rows import wide
+from fastadv.ops._rows import check_tensor, wide
 from fastadv.ops._samples import assert_sums
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -91,10 +91,7 @@ def thin_gradient(
             f"weight: expected [O, C, h, v] with C <= {MOST_CHANNELS} channels, got {tuple(weight.shape)}"
         )
     out = _output_size(size, weight.shape[2:], stride, padding, dilation)
-    if gradient.shape[1:] != (weight.shape[0], *out):
-        raise InputError(
-            f"gradient: expected [B, {weight.shape[0]}, {out[0]}, {out[1]}], got {tuple(gradient.shape)}"
-        )
+    check_tensor("gradient", gradient, ("B", weight.shape[0], *out), None)
     last = gradient.is_contiguous(memory_format=torch.channels_last) and not gradient.is_contiguous()
     dense = gradient.movedim(1, 3) if last else gradient.contiguous()
     weights = weight.to(wide(gradient.dtype)).contiguous()

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_choice
-from fastadv.errors import InputError
-from fastadv.ops._rows import Box, check_like, limits
+from fastadv.ops._rows import Box, check_like, check_tensor, limits
 from fastadv.ops._samples import SHAPES, batch, layouts, within
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -99,8 +98,5 @@ def to_hyperplane(points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: 
     """
     check_like(points, normal=normal)
     check_choice("norm", norm, NORMS)
-    if lack.shape != points.shape[:1]:
-        raise InputError(
-            f"lack: expected one value a sample, shape ({len(points)},), got {tuple(lack.shape)}"
-        )
+    check_tensor("lack", lack, points.shape[:1], None)
     return op("to_hyperplane")(points, normal, lack.double(), norm, *limits(box))

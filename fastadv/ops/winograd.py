@@ -6,14 +6,13 @@ m = 4 it multiplies a quarter as often as the plain sum, with m = 2 four ninths 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from fastadv.errors import InputError
-from fastadv.ops._rows import wide
+from fastadv.ops._rows import check_tensor, wide
 from fastadv.ops._samples import assert_sums
 from fastadv.ops.registration.library import Sample, op, register
 
@@ -47,8 +46,7 @@ def _both_ways(matrix: list[list[float]], values: Tensor) -> Tensor:
 def winograd_kernels(weight: Tensor, size: int) -> Tensor:
     """G g Gᵀ of each kernel of a convolution, weight [O, C, 3, 3] -> [(size + 2)², O, C] in its dtype."""
     _check_size(size)
-    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
-        raise InputError(f"weight: expected [O, C, 3, 3], got {tuple(weight.shape)}")
+    check_tensor("weight", weight, ("O", "C", 3, 3), None)
     real = weight.to(wide(weight.dtype)).permute(2, 3, 0, 1).flatten(0, 1)
     factor = torch.tensor(MATRICES[size][1], dtype=real.dtype, device=real.device)
     return (torch.kron(factor, factor) @ real.flatten(1)).view(-1, *real.shape[1:]).to(weight.dtype)
@@ -151,8 +149,7 @@ def _check_size(size: int) -> None:
 def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
     """Return the tiles [tiles, (size + 2)², C] of images x [B, H, W, C] among `padding` zeros, in order."""
     _check_size(size)
-    if x.ndim != 4 or not x.is_floating_point():
-        raise InputError(f"x: expected floating images [B, H, W, C], got {x.dtype} {tuple(x.shape)}")
+    check_tensor("x", x, ("B", "H", "W", "C"), None)
     if padding < 0 or min(x.shape[1:3]) + 2 * padding < 3:
         raise InputError(
             f"padding: expected one with which a kernel of 3 by 3 fits {tuple(x.shape[1:3])}, got {padding}"
@@ -164,14 +161,9 @@ def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], 
     """Return images [B, H, W, C] = (*shape, C) of the products [tiles, (size + 2)², C] of such tiles."""
     _check_size(size)
     count, height, width = shape
-    expected = count * count_tiles(height, width, size), (size + 2) ** 2
-    if products.ndim != 3 or products.shape[:2] != expected:
-        raise InputError(
-            f"products: expected [{expected[0]}, {expected[1]}, C] for {tuple(shape)}, "
-            f"got {tuple(products.shape)}"
-        )
-    real = wide(products.dtype)
-    if bias is not None and bias.shape != products.shape[2:]:
-        raise InputError(f"bias: expected [{products.shape[2]}], got {tuple(bias.shape)}")
-    added: Any = None if bias is None else bias.to(real)
-    return op("winograd_image")(products, added, list(shape), size)
+    tiles = count * count_tiles(height, width, size)
+    check_tensor("products", products, (tiles, (size + 2) ** 2, "C"), None)
+    if bias is not None:
+        check_tensor("bias", bias, products.shape[2:], None)
+        bias = bias.to(wide(products.dtype))
+    return op("winograd_image")(products, bias, list(shape), size)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_tensors, save_tensors, write_text
+from fastadv.files import load_tensors, save_tensors, write_text
 from fastadv.runs.identity import check_same, unsaved
 from fastadv.runs.work import Keeper
 
@@ -101,7 +101,7 @@ def kept(state: State, part: str, device: torch.device) -> dict[str, Tensor]:
 
 
 class RunRecord(Keeper):
-    """What `train.fit` and `ABS.fit` keep of the run `config`; `stopped` is its checkpoint, or None."""
+    """What `train.fit` keeps of the run `config`; `stopped` is its checkpoint, or None."""
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
         if check_flag("resume", resume) and run_dir is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from fastadv.errors import InputError
-from fastadv.runs.files import remove_parts
+from fastadv.files import remove_parts
 
 try:
     import fcntl

@@ -86,7 +86,11 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def in_turn(count: int, results: Iterator[T]) -> Iterator[T]:
-    """Yield `count` results in every process, in their order; `results` are those of this one: every W-th."""
+    """Return `count` results in every process, in their order; `results` are this one's: every W-th."""
+    return results if world() == 1 else _exchanged(count, results)
+
+
+def _exchanged(count: int, results: Iterator[T]) -> Iterator[T]:
     for first in range(0, count, world()):
         with agreement():
             mine = [next(results, None)]

@@ -9,8 +9,8 @@ from typing import Any, Self, TypeVar
 from torch import Tensor
 
 from fastadv.errors import InputError
+from fastadv.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs import processes
-from fastadv.runs.files import load_tensors, read_json, save_tensors, write_json, writing
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same, plain
 

@@ -1,15 +1,11 @@
 """The base class of all norms: radius and box, membership, random starts, step sizes, description."""
 
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from copy import copy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
-from itertools import count
-from types import MethodType
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -17,12 +13,11 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import as_number, check_count
 from fastadv.errors import InputError
-from fastadv.hashes import LEAVES, leaf, seal
+from fastadv.hashes import identity, plain, seal
 from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row
 from fastadv.ops.philox import philox
 from fastadv.threat.quantize import quantize
 
-_numbers, _count = WeakKeyDictionary[Any, int](), count()  # of objects without a name
 SLACK = 1e-6
 LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts
 # a point that rounding took out of the ball is shortened up to ROUNDS times, by SHORTER more than its excess
@@ -72,13 +67,23 @@ class Threat:
     @cached_property
     def metric(self) -> str:
         """A hash of what the threat does, but for its radius: of one metric, distances are comparable."""
-        held = {name: _known(value) for name, value in vars(self).items() if name not in self._apart}
-        return seal([_known(type(self)), held])
+        held = {name: identity(value) for name, value in vars(self).items() if name not in self._apart}
+        return seal([identity(type(self)), held])
 
     def same(self, other: Any) -> bool:
         """Return whether another value is a threat of this metric and radius."""
         alike = isinstance(other, Threat) and other.metric == self.metric
-        return alike and _plain(other.radius) == _plain(self.radius)
+        return alike and plain(other.radius) == plain(self.radius)
+
+    @property
+    def radii(self) -> Tensor | None:
+        """The radii of the samples [B]; None where one holds for all."""
+        return self.radius if isinstance(self.radius, Tensor) and self.radius.ndim else None
+
+    @property
+    def step_key(self) -> tuple[Hashable, ...]:
+        """What a captured step knows of the threat, but for `radii`, which are rows of its graph."""
+        return type(self), self.box, None if self.radii is not None else self.radius  # type: ignore[return-value]
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""
@@ -117,7 +122,7 @@ class Threat:
 
     def describe(self) -> dict[str, Any]:
         """Return all fields for cards and shards, ready for JSON; a tensor becomes a hash."""
-        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
         return {"name": type(self).__name__, "norm": self.norm, **values}
 
     @classmethod
@@ -306,8 +311,12 @@ class Threat:
 
 @lru_cache
 def box_in(box: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of a box as a dtype holds them."""
+    """Return the ends of a box as a dtype holds them; InputError where it makes others of them."""
     low, high = torch.tensor(box, dtype=dtype, device="cpu").tolist()
+    if low == high or [*map(math.isinf, box)] != [math.isinf(low), math.isinf(high)]:
+        raise InputError(
+            f"box: expected ends that {dtype} holds and tells apart, got {box}; give x a wider dtype"
+        )
     return low, high
 
 
@@ -347,33 +356,6 @@ def check_box(box: Any) -> tuple[float, float]:
     return lo, hi
 
 
-def _known(value: Any) -> Any:
-    """Describe what a threat holds: values, and what a module has under its name; anything else is itself."""
-    if isinstance(value, Threat):
-        return value.metric
-    if isinstance(value, tuple | list):
-        return [_known(part) for part in value]
-    if isinstance(value, LEAVES):
-        return leaf(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return [_known(type(value)), {one.name: _known(getattr(value, one.name)) for one in fields(value)}]
-    if isinstance(value, MethodType):
-        return [_known(value.__func__), _known(value.__self__)]
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    named = getattr(sys.modules.get(str(module)), name, None) is value
-    return f"{module}.{name}" if named else f"{name} {_number(value)}"
-
-
-def _number(value: Any) -> int:
-    """Return a number that no other object has, also after this one is gone."""
-    try:
-        return _numbers.setdefault(value, next(_count))
-    except TypeError:  # it has no hash, or no weak reference
-        return id(value)
-
-
-def _plain(value: Any) -> Any:
-    """Convert a field to JSON, which has no infinity and no tensors."""
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return leaf(value) if isinstance(value, LEAVES) else repr(value)
+@identity.register
+def _(threat: Threat) -> str:
+    return threat.metric

@@ -20,7 +20,7 @@ from fastadv.data.given import ANY, CLASSES
 from fastadv.data.imageset import UNIT, Boxes, Held, check_images, to_unit
 from fastadv.data.sampling import known_labels
 from fastadv.errors import InputError
-from fastadv.evaluation.named import labels_of
+from fastadv.measure.reading import labels_of
 from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation
@@ -107,6 +107,11 @@ class Feed:
                 if self.within and (not waits(self.device) or step % CHECK_EVERY == 0):
                     check_images(x.float(), "augment", self.within)
             yield x.to(self.dtype or x.dtype), y, ids
+
+    def first(self, count: int) -> Batch:
+        """Return the first images of the set, at most `count`, their labels and numbers, on the device."""
+        x, y, ids = first_rows(self.dataset, count, self.box, self.labels)
+        return x.to(self.device), y.to(self.device), ids.to(self.device)
 
     @cached_property
     def _reader(self) -> Reader:

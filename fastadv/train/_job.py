@@ -21,9 +21,10 @@ from fastadv.data.given import as_dataset, read_by
 from fastadv.data.sampling import sample_count
 from fastadv.engine.module import dtype_of
 from fastadv.errors import InputError
-from fastadv.evaluation.job import for_data
-from fastadv.evaluation.named import Attacks, Threats, boxes_of, criterion_of, labels_of, named
 from fastadv.hashes import data_hash
+from fastadv.measure.attacks import Attacks, named
+from fastadv.measure.bound import Threats
+from fastadv.measure.reading import boxes_of, criterion_of, for_data, labels_of
 from fastadv.progress import Progress, check_progress
 from fastadv.runs import processes
 from fastadv.runs.checkpoint import RunRecord
@@ -175,12 +176,12 @@ def _steps(job: Job, recipe: Recipe | OwnStep, measure: Measures) -> Steps:
     sets["validation_set"] = job.measuring.validation_set
     batch_size = 128 if job.batch_size is None else job.batch_size
     with rng.generators_kept(place):
-        asked = (model, sets, augment, place, box, tested, criterion)
+        arguments = (model, sets, augment, place, box, tested, criterion)
         try:
-            classes = check_sets(*asked)
+            classes = check_sets(*arguments)
         except InputError as error:
             try:
-                classes = check_sets(*asked, batch_size)  # a model may take batches of one size alone
+                classes = check_sets(*arguments, batch_size)  # a model may take batches of one size alone
             except InputError:
                 raise error from None
     feed = Feed(

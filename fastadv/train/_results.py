@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv.card import card
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import save_weights
 from fastadv.models.weights import read_weights
 from fastadv.runs import processes
-from fastadv.runs.card import card
 from fastadv.runs.checkpoint import RunRecord, put
 from fastadv.runs.identity import plain, unsaved
 from fastadv.train._steps import Steps

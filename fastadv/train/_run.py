@@ -2,8 +2,6 @@
 
 import dataclasses
 import logging
-import math
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -11,34 +9,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from fastadv import rng
 from fastadv.answers import FIRST_SAMPLES, answers
-from fastadv.attacks.core.task import Task
-from fastadv.attacks.masking import clamped_input
-from fastadv.attacks.masking.probes import SAMPLES
 from fastadv.engine.plain import Plain
-from fastadv.engine.precision import rounds_as
-from fastadv.engine.rewrite import has_conv2d
-from fastadv.engine.rewrites import gains_on_gpu
 from fastadv.errors import InputError, LostProcessError
 from fastadv.progress import Progress, Tick, shown, tell
 from fastadv.runs import checkpoint, processes
-from fastadv.runs.identity import ANSWERS, check_same, unsaved
-from fastadv.train._feed import first_rows
+from fastadv.runs.identity import ANSWERS, check_same
+from fastadv.train._first_epoch import weak_learning
+from fastadv.train._layout import fast_layout
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
 from fastadv.train.measuring import Measures
 from fastadv.train.optim import batch_norms
 from fastadv.train.options import Ending
-from fastadv.train.recipes import FastTraining, FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes import Standard
 from fastadv.train.recipes.base import innermost
 from fastadv.train.report import EpochReport, alarm, best
 
 logger = logging.getLogger("fastadv")
-ENOUGH = 20  # steps of an epoch, in the second half of which a net has learned something
 
 
 @contextmanager
@@ -193,9 +184,8 @@ class Run:
         logger.info("%s", report)
         if report.alarm is not None:
             logger.warning("epoch %d: %s", report.epoch, report.alarm)
-        for text in (self._above_chance(), self._clamped()) if report.epoch == 1 else ():
-            if text:
-                logger.warning("%s", text)
+        for text in weak_learning(self.steps) if report.epoch == 1 else ():
+            logger.warning("%s", text)
         self.done.append(report)
         self.record.reports.append(dataclasses.asdict(report))
         self.step, self.seconds = 0, 0.0
@@ -207,43 +197,6 @@ class Run:
         if self.measure.on_event is not None:
             self.measure.on_event(dataclasses.asdict(report))
 
-    def _above_chance(self) -> str:
-        """Say that the loss stays above that of equal probabilities; "" for few steps and other losses."""
-        steps, recipe, feed = self.steps, innermost(self.steps.recipe), self.steps.feed
-        entropy = isinstance(recipe, Standard | FGSMTraining | PGDTraining | FastTraining)
-        entropy &= steps.criterion.outputs == "classes" and getattr(recipe, "loss", "ce") == "ce"
-        if not entropy or feed.steps < ENOUGH:
-            return ""
-        # the first steps are those of the first weights, and the last batch may be smaller
-        loss = float(steps.losses[feed.steps // 2 : -1].mean()) * feed.epoch_size / feed.batch_size
-        chance = math.log(steps.classes)
-        if loss <= chance:
-            return ""
-        ramp = "" if isinstance(recipe, Standard) else ", let the radius grow (ramp)"
-        return (
-            f"the loss in the second half of epoch 1, {loss:.5g}, is above the {chance:.5g} of equal "
-            f"probabilities for {steps.classes} classes; lower the learning rate{ramp}, or leave out a "
-            "softmax at the end"
-        )
-
-    def _clamped(self) -> str:
-        """Say that the model clamps its input where the recipe searches; "" where it does not."""
-        feed, given = self.steps.feed, getattr(innermost(self.steps.recipe), "threat", None)
-        threats = [one for one in getattr(given, "threats", [given]) if one is not None and one.finite]
-        if not threats or self.steps.criterion.outputs != "classes":
-            return ""
-        x, _, ids = first_rows(feed.dataset, SAMPLES, feed.box, feed.labels)
-        x, ids, plain = x.to(feed.device, feed.dtype), ids.to(feed.device), Plain(self.steps.model)
-        with rng.generators_kept(feed.device), torch.inference_mode(False), torch.no_grad(), plain.in_eval():
-            try:
-                y = plain.verdict(x).argmax(1)
-            except Exception:  # a model may take batches of one size alone
-                return ""
-            tasks = (Task.of(plain, x, y, threat, ids=ids) for threat in threats)
-            if all(clamped_input.share(task, 0) <= clamped_input.LIMIT for task in tasks):
-                return ""
-        return f"{clamped_input.WORDS.partition(':')[0]}, so examples are weak; {clamped_input.ADVICE}"
-
     def _save(self) -> None:
         steps = self.steps
         progress = {"step": self.step, "seconds": self.seconds, "answers": self._answers()}
@@ -254,10 +207,9 @@ class Run:
         """Return what tells the model, as it is now, from one of other code with the same weights."""
         if self.record.path is None or self.record.config["identity"] is not None:
             return {}
-        feed, criterion = self.steps.feed, self.steps.criterion
-        x, _, _ = first_rows(feed.dataset, FIRST_SAMPLES, feed.box, feed.labels)
-        given = Plain(self.steps.model, outputs=criterion.outputs)
-        return {ANSWERS: answers(given, x.to(feed.device, feed.dtype))}
+        feed, plain = self.steps.feed, Plain(self.steps.model, outputs=self.steps.criterion.outputs)
+        x, _, _ = feed.first(FIRST_SAMPLES)
+        return {ANSWERS: answers(plain, x.to(feed.device, feed.dtype))}
 
 
 class Epochs(Iterator[EpochReport]):
@@ -283,64 +235,3 @@ class Epochs(Iterator[EpochReport]):
     def close(self) -> None:
         self._reports.close()
         self._run.record.close()
-
-
-def _writes_out_of_bounds(part: nn.Module) -> bool:
-    """Tell whether oneDNN's channels-last weight gradient may corrupt memory (uxlfoundation/oneDNN#6035)."""
-    return (
-        isinstance(part, nn.Conv2d)
-        and set(part.kernel_size) == {1}
-        and set(part.stride) != {1}
-        and part.in_channels // part.groups < 16
-    )
-
-
-def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Try, on copies, whether the model runs with channels-last weights, as one with `view` may not."""
-    if not has_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
-        return False
-    if not x.is_cuda and any(_writes_out_of_bounds(part) for part in model.modules()):
-        return False
-    last, same = torch.channels_last, torch.preserve_format
-    state = {
-        name: tensor.detach().clone(memory_format=last if tensor.ndim == 4 else same)
-        for name, tensor in (model.state_dict() | unsaved(model)).items()
-    }
-    try:
-        with rng.generators_kept(x.device), torch.no_grad():
-            functional_call(model, state, (x,))
-    except Exception:  # whatever fails in this layout may work in the other
-        return False
-    return True
-
-
-@contextmanager
-def fast_layout(steps: Steps) -> Iterator[None]:
-    """Give the model the fastest layout, inside; it is contiguous afterwards."""
-    model, device = steps.model, steps.feed.device
-    x, _, _ = first_rows(steps.feed.dataset, 2, steps.feed.box, steps.feed.labels)
-    half = torch.bfloat16 if steps.execution.precision == "bf16" else None
-    # Channels-last is faster on a CPU always, as far as is known
-    gains = device.type != "cuda" or gains_on_gpu(model, half or rounds_as(torch.float32, device))
-    if not (gains and allows_channels_last(model, x.to(device))):
-        yield
-        return
-    set_layout(model, steps.optimizer, torch.channels_last)
-    try:
-        yield
-    finally:
-        # a generator that is still open when the interpreter ends finds torch half gone
-        if not sys.is_finalizing():
-            set_layout(model, steps.optimizer, torch.contiguous_format)
-
-
-def set_layout(
-    model: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format
-) -> None:
-    """Change the layout of the weights and of the optimizer's state, not the values."""
-    with torch.inference_mode(False):
-        model.to(memory_format=memory_format)  # type: ignore[call-overload]
-        for parameter, held in optimizer.state.items():
-            for name, value in held.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    held[name] = torch.empty_like(parameter).copy_(value)

@@ -55,11 +55,11 @@ class Share:
         filled = (torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True))
         sums = processes.add_up(torch.cat([weights[0].new_tensor(known), *(g.flatten() for g in filled)]))
         # read only where some are missing: on a GPU that waits for it
-        met = [True] * len(weights) if all(known) else sums[: len(weights)].tolist()
+        present = [True] * len(weights) if all(known) else sums[: len(weights)].tolist()
         parts = torch.split(sums[len(weights) :], [weight.numel() for weight in weights])
         return [
             torch.empty_like(weight, requires_grad=False).copy_(part.view(weight.shape)) if some else None
-            for weight, part, some in zip(weights, parts, met, strict=True)
+            for weight, part, some in zip(weights, parts, present, strict=True)
         ]
 
 

@@ -96,7 +96,7 @@ class Steps:
         self.call = compiled_form(self.model) if self.execution.compile else None
         self.followers = Followers(searched, self.execution.cuda_graph, self.execution.compile)
         # Followers for batches that do not fill a step, as a compiler takes long for each size
-        self.few = self.followers if self.call is None else Followers(searched, False)
+        self.few_followers = self.followers if self.call is None else Followers(searched, False)
         self.refused = False
         self.average = None if decay is None else MovingAverage(self.model, decay)
 
@@ -135,21 +135,21 @@ class Steps:
     def _around(self, at: Step, seed: int, full: bool) -> Iterator[None]:
         """Set up a step, inside: random numbers, followers, compiled model."""
         rng.seed_all(seed, at.x.device)  # a run keeps the caller's generators
-        followers = self.followers if full else self.few
+        followers = self.followers if full else self.few_followers
         with followers.in_use(), called_by(self.model, self.call if full else None):
             yield
 
     def _captured(self, recipe: Recipe | OwnStep, left: int) -> Captured | None:
         """Return what takes the full steps that are left of an epoch; None where they run as they are."""
-        asked, captured = self.execution.cuda_graph, None
-        if asked is not False and waits(self.feed.device) and left >= LEAST and not self.refused:
+        cuda_graph, captured = self.execution.cuda_graph, None
+        if cuda_graph is not False and waits(self.feed.device) and left >= LEAST and not self.refused:
             why = self._why_not(recipe)
             if why is None:
                 captured = Captured(partial(run, recipe, self.rates), self.followers, self._refuse)
             else:
                 self._refuse(why)
         # a graph cannot be captured in another
-        self.followers.replay(asked if captured is None else False)
+        self.followers.replay(cuda_graph if captured is None else False)
         return captured
 
     def _why_not(self, recipe: Recipe | OwnStep) -> str | None:

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import knowing
-from fastadv.evaluation.named import Attacks, Threats
+from fastadv.measure.attacks import Attacks
+from fastadv.measure.bound import Threats
 from fastadv.progress import Progress
 from fastadv.train import optim
 from fastadv.train._job import Job, begun

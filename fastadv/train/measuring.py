@@ -16,10 +16,10 @@ from fastadv.data.sampling import first_samples
 from fastadv.engine import prepare
 from fastadv.engine.prepare import WORTH
 from fastadv.errors import InputError
-from fastadv.evaluation import Attack
-from fastadv.evaluation.job import Job, check_evaluation
-from fastadv.evaluation.measure import Evaluation
-from fastadv.evaluation.named import labels_of
+from fastadv.measure.accuracies import accuracies
+from fastadv.measure.bound import Attack
+from fastadv.measure.job import Job, check_evaluation
+from fastadv.measure.reading import labels_of
 from fastadv.runs import processes
 from fastadv.train._steps import Steps
 from fastadv.train.options import Measuring
@@ -35,15 +35,6 @@ OWN_LIMIT = 512  # images for the recipe's own examples: enough to show a collap
 def _draw_alike(steps: Steps) -> None:
     """Let a model that draws when it is tested draw the same in every epoch; a run keeps the generators."""
     rng.seed_all(rng.derive(steps.feed.seed, "measured"), steps.feed.device)
-
-
-class _Labeled(Evaluation):
-    """An evaluation whose table has the labels."""
-
-    def measure(self, batch: Any) -> list[Any]:
-        clean, *attacked = super().measure(batch)
-        clean.tensors["sums.labels"] = batch.y.cpu()
-        return [clean, *attacked]
 
 
 @dataclass(frozen=True)
@@ -86,12 +77,12 @@ class Measure:
         # the processes have the same model and data, by the check at the start of the run
         frozen = prepare(steps.model, work=WORTH, outputs=self.criterion.outputs)
         criterion = self.criterion.meant_by(frozen.model)
-        asked = frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion
-        table, worst = _Labeled(Job(*asked)).table(), None
+        job = Job(frozen, self.data, self.attacks, BATCH_SIZE, self.limit, self.box, criterion)
+        measured, worst = accuracies(job), None
         if self.criterion.outputs == "classes":
-            counts = (labels := table.sums["labels"]).bincount()
-            worst = float((labels.bincount(table.correct) / counts)[counts > 0].min())
-        return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}, worst
+            counts = measured.y.bincount()
+            worst = float((measured.y.bincount(measured.correct) / counts)[counts > 0].min())
+        return measured.clean, {name: measured.under(name) for name in self.attacks}, worst
 
     def own_accuracy(self, steps: Steps) -> float | None:
         """Measure the accuracy on the recipe's own examples, of several threats on all of a sample.

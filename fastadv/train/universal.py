@@ -1,13 +1,9 @@
 """universal: one perturbation for a whole data set."""
 
-import json
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._checks import check_choice, check_count, check_flag, check_seed, knowing
-from fastadv.answers import answers
+from fastadv._checks import check_choice, check_count, check_seed, knowing
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
 from fastadv.attacks.methods.auto_pgd import MOMENTUM, spans
@@ -26,51 +21,22 @@ from fastadv.data.sampling import sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.precision import no_autocast, no_gradient, with_gradient
 from fastadv.errors import InputError, NoGradientError
-from fastadv.evaluation import evaluate
-from fastadv.evaluation._outcome import NOT_RUN
-from fastadv.evaluation.job import for_data
-from fastadv.evaluation.named import labels_of
+from fastadv.measure.accuracies import accuracies
+from fastadv.measure.job import prepared
+from fastadv.measure.outcome import NOT_RUN, flags_of
+from fastadv.measure.reading import for_data, labels_of
 from fastadv.progress import Progress, Tick, check_progress, shown, tell
 from fastadv.runs import processes
-from fastadv.runs.card import card
-from fastadv.runs.files import load_tensors, save_tensors
-from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, check_same, describe
-from fastadv.runs.work import Keeper
+from fastadv.runs.identity import BY_NAME, describe
 from fastadv.threat import Threat, Through
-from fastadv.train._feed import Feed, first_rows
+from fastadv.train._feed import Feed
 from fastadv.train.perturbation import Towards, UniversalResult, as_map
 
-CHECKPOINT, PARAMETERS = "checkpoint.safetensors", "parameters.safetensors"
 SUMS, TINY = 6, 1e-300  # sums over samples besides that of gradients; what is divided by at least
 FIRST_STEP = {"apgd": 2.0, "pgd": 0.8}  # over the radius
 RISING = 0.75  # the share of epochs that must raise the score, as of steps in `fastadv.attacks.apgd`
 SOFT = 0.1  # the margin at which a sample weighs a quarter, over the mean size of all margins at first
 ASCENT = 25  # epochs from one start; where there are more, further ascents begin at random points
-
-
-@dataclass
-class _State:
-    """Where an ascent stands after an epoch."""
-
-    step_size: float
-    halved: bool = True  # at the last checkpoint
-    losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    soft: float = 0.0  # by which margins are soft; 0 before the first step
-    spoiled: int = 0  # gradients that were not finite
-    points: dict[str, Tensor] = field(default_factory=dict)  # now, before, best; top of an ascent
-
-    def save(self, path: Path, config: dict[str, Any]) -> None:
-        plain = {name: value for name, value in vars(self).items() if name != "points"}
-        apart = {name: point.clone() for name, point in self.points.items()}  # several may be one tensor
-        save_tensors(path, apart, {"state": json.dumps({"config": config, **plain})})
-
-    @classmethod
-    def load(cls, path: Path, config: dict[str, Any]) -> "_State":
-        points, metadata = load_tensors(path)
-        plain = json.loads(metadata["state"])
-        check_same(path, plain.pop("config"), config)
-        return cls(points=points, **plain)
 
 
 @dataclass
@@ -85,11 +51,22 @@ class _Ascent:
     epochs: int
     origin: Tensor  # [1, ...], the center of the ball
     checks: int  # epochs in which clean samples pass
-    state: _State
+
+    def __post_init__(self) -> None:
+        # best is that of all ascents, top that of this one, with its gradient
+        self.points = dict.fromkeys(("now", "before", "best", "top", "gradient"), self.origin)
+        self.step_size = self._first_step()
+        self.halved = True  # at the last checkpoint of an ascent
+        self.losses, self.scores = list[float](), list[float]()  # of the epochs
+        self.soft = 0.0  # by which margins are soft; 0 before the first step
+        self.spoiled = 0  # gradients that were not finite
+
+    def _first_step(self) -> float:
+        return float(self.map.ball.default_step_size(1, FIRST_STEP[self.attack]))
 
     def epoch(self, number: int, tick: Tick | None) -> None:
         """Take a step for each batch of an epoch, counted from 0."""
-        state, feed, steps = self.state, self.feed, self.feed.steps
+        feed, steps = self.feed, self.feed.steps
         sums = torch.zeros(SUMS, dtype=torch.float64, device=feed.device)
         if number and number == self._ascent(number)[0]:
             self._begin(number)
@@ -102,12 +79,12 @@ class _Ascent:
             parts = processes.add_up(parts)
             gradient = (parts[SUMS:] / parts[0].clamp_min(TINY)).view_as(self.origin).to(self.origin)
             sums = sums + parts[:SUMS]
-            if not state.soft:
-                state.soft = SOFT * float(parts[3] / parts[1].clamp_min(1)) or TINY
+            if not self.soft:
+                self.soft = SOFT * float(parts[3] / parts[1].clamp_min(1)) or TINY
             if step == steps - 1:
                 _, finite, loss, _, score, scored = sums.tolist()
-                state.spoiled += feed.epoch_size - int(finite)
-                state.losses.append(loss / finite if finite else -inf)
+                self.spoiled += feed.epoch_size - int(finite)
+                self.losses.append(loss / finite if finite else -inf)
                 gradient = self._close(score / scored if scored else -inf, gradient)
             self._step(number, step, gradient)
             done = number * steps + step + 1
@@ -116,7 +93,7 @@ class _Ascent:
     def _look(self, number: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return sums over samples, in float64: of `SUMS` numbers, and of their weighted gradients."""
         # a sample whose gradient is not finite counts for nothing
-        classifier, now = self.classifier, self.state.points["now"]
+        classifier, now = self.classifier, self.points["now"]
         known = self.criterion.labels("data", None if y.shape[1:] == (0,) else y, len(x), x.device)
         meant = WRONG if self.criterion.outputs == "logit" else self.criterion
         if number < self.checks:
@@ -129,7 +106,7 @@ class _Ascent:
         if not images.requires_grad:
             raise NoGradientError(f"map: expected images that depend on t, got others from {self.map.name}")
         loss = "margin" if meant is WRONG else meant.margin
-        soft = self.state.soft
+        soft = self.soft
         try:
             value, _, by_images = classifier.input_gradient(images.detach(), known, loss)
         except NoGradientError:
@@ -161,21 +138,21 @@ class _Ascent:
 
     def _begin(self, number: int) -> None:
         """Begin an ascent at a random point, as others end in other local optima."""
-        ball, state, seed = self.map.ball, self.state, rng.derive(self.feed.seed, "universal")
+        seed = rng.derive(self.feed.seed, "universal")
         ids = torch.tensor([number], device=self.origin.device)
-        state.points["now"] = ball.random_start(self.origin, seed=seed, ids=ids)
-        state.step_size, state.halved = float(ball.default_step_size(1, FIRST_STEP[self.attack])), True
+        self.points["now"] = self.map.ball.random_start(self.origin, seed=seed, ids=ids)
+        self.step_size, self.halved = self._first_step(), True
 
     def _close(self, score: float, gradient: Tensor) -> Tensor:
         """End an epoch of this mean score, before its last step; return the gradient for that."""
-        state, points = self.state, self.state.points
-        first, end = self._ascent(len(state.scores))
-        scores = state.scores[first:]
+        points = self.points
+        first, end = self._ascent(len(self.scores))
+        scores = self.scores[first:]
         if not scores or score > max(scores):
             points["top"], points["gradient"] = points["now"], gradient
-        if not state.scores or score > max(state.scores):
+        if not self.scores or score > max(self.scores):
             points["best"] = points["now"]
-        state.scores.append(score)
+        self.scores.append(score)
         scores, moves = [*scores, score], len(scores)
         total = end - first - 1
         interval = {after: since for _, after, since in spans(total) if after < total}.get(moves)
@@ -183,19 +160,19 @@ class _Ascent:
             return gradient
         rises = sum(after > before for before, after in pairwise(scores[moves - interval :]))
         stuck = max(scores) <= max(scores[: moves - interval + 1])
-        state.halved = rises <= RISING * interval or (stuck and not state.halved)
-        if not state.halved:
+        self.halved = rises <= RISING * interval or (stuck and not self.halved)
+        if not self.halved:
             return gradient
-        state.step_size /= 2
+        self.step_size /= 2
         points["now"] = points["top"]
         return points["gradient"]
 
     def _step(self, number: int, step: int, gradient: Tensor) -> None:
-        points, now, ball = self.state.points, self.state.points["now"], self.map.ball
+        points, now, ball = self.points, self.points["now"], self.map.ball
         (first, end), steps = self._ascent(number), self.feed.steps
         move = (number - first) * steps + step
         left = 1.0 if self.attack == "apgd" else 1 - move / ((end - first) * steps)
-        ahead = ball.step(now, gradient, self.origin, self.state.step_size * left)
+        ahead = ball.step(now, gradient, self.origin, self.step_size * left)
         if self.attack == "apgd" and move:
             ahead = ball.project((2 * now - points["before"]).lerp(ahead, MOMENTUM), self.origin)
         points["before"], points["now"] = now, ahead
@@ -205,8 +182,7 @@ class _Ascent:
 def universal(
     model: Model | Prepared, data: Data | Tensor, threat: Threat, *, attack: str = "apgd",
     epochs: int = 10, batch_size: int = 128, targets: int | None = None,
-    criterion: Criterion | None = None, seed: int = 0, run_dir: str | PathLike[str] | None = None,
-    resume: bool = False, identity: str | None = None, progress: Progress = False,
+    criterion: Criterion | None = None, seed: int = 0, progress: Progress = False,
 ) -> UniversalResult:  # fmt: skip
     """Find one perturbation that turns as many samples of a data set wrong as it can.
 
@@ -235,18 +211,13 @@ def universal(
         targets: a class, wanted of all samples that are not of it; None wants anything but y.
         criterion: what a success must fulfill; None asks for a wrong class.
         seed: of the order of samples.
-        run_dir: a folder for a checkpoint after each epoch, and at the end for parameters.safetensors, with a
-            card. None writes nothing.
-        resume: continue a stopped run of `run_dir`, to the same result.
-        identity: a text that represents your own model and criterion. Without it a model is known by its
-            weights and its logits of 16 samples, a criterion by the source of its functions.
         progress: True shows a bar on stderr; a function is called with (steps done, steps) after every step.
 
     Returns:
         A `fastadv.train.UniversalResult`: the perturbation, and an attack with it.
 
     Raises:
-        InputError: an argument cannot work, or the folder holds another run.
+        InputError: an argument cannot work.
         NoGradientError: images of the map do not depend on its parameters differentiably.
 
     Example:
@@ -272,77 +243,54 @@ def universal(
         check_count("batch_size", batch_size, 1)
         check_seed(seed)
         check_progress(progress)
-        if check_flag("resume", resume) and run_dir is None:
-            raise InputError("run_dir: expected the folder of the run to resume, got None; pass run_dir=")
         criterion = check_criterion(criterion)
         labels = labels_of(criterion)
         dataset = as_dataset(data, "data", labels)
         size = sample_count(dataset, name="data")
         meant = criterion if targets is None else Towards(criterion, targets)
         judged = for_data(meant, dataset, threat.box)
-        first = partial(first_rows, dataset, 1, threat.box, labels)
         classifier = prepare(model, work=epochs * size, outputs=judged.outputs)
         device = classifier.device or torch.device("cpu")
         feed = Feed(dataset, batch_size, None, seed, device, box=threat.box, labels=labels)
-        known = partial(describe, identity=BY_NAME if run_dir is None else identity)
-        config = {"threat": known(threat), "criterion": known(meant)}
-        config["model"] = describe(classifier, identity=BY_NAME)  # whose answers tell the rest
-        config |= {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
-        config |= {"identity": identity, "targets": None}  # Folders of the last version name targets
-        config |= {**FORMAT, "data": describe_data(dataset)}
-        if run_dir is not None and identity is None:
-            x, _, _ = first_rows(dataset, min(batch_size, size), threat.box, labels)
-            config[ANSWERS] = answers(classifier, x)
     if processes.world() > 1:
-        asked = {"run_dir": run_dir and str(run_dir), "resume": resume, "torch": torch.__version__}
-        processes.check_alike(config | asked)
+        alike = {"attack": attack, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+        alike |= {"targets": targets, "data": describe_data(dataset), "torch": torch.__version__}
+        alike |= describe({"threat": threat, "criterion": criterion, "model": classifier}, identity=BY_NAME)
+        processes.check_alike(alike)
     through = as_map(threat)
-    x, y, ids = (tensor.to(device) for tensor in first())
+    x, y, ids = feed.first(1)
     checks = epochs if y.shape[1:] == (0,) else 1  # without labels, outputs at x take their place
     origin = through.parameters(x, ids)
     if Threat.covers(through.ball, origin):  # also where the ball says that it means to
         origin = torch.full_like(origin, sum(through.ball.box) / 2)
     showing = shown(progress, "perturbing")
-    with Keeper(run_dir) as keeper, closing(feed), showing as tick, no_gradient(), classifier.in_eval():
-        state = keeper.begun(CHECKPOINT, resume, "a checkpoint", partial(_State.load, config=config))
-        if state is None:
-            points = dict.fromkeys(("now", "before", "best", "top", "gradient"), origin)
-            state = _State(float(threat.default_step_size(1, FIRST_STEP[attack])), points=points)
-        state.points = {name: point.to(device) for name, point in state.points.items()}
+    with closing(feed), showing as tick, no_gradient(), classifier.in_eval():
         judged = judged.meant_by(classifier.model)
-        ascent = _Ascent(classifier, feed, through, judged, attack, epochs, origin, checks, state)
-        for number in range(len(state.losses), epochs):
+        ascent = _Ascent(classifier, feed, through, judged, attack, epochs, origin, checks)
+        for number in range(epochs):
             ascent.epoch(number, tick)
-            keeper.result(CHECKPOINT, partial(state.save, config=config))
-        result = UniversalResult(state.points["best"][0], threat, criterion, targets=targets)
-        result = _judged(result, ascent, dataset)
-        keeper.result(PARAMETERS, partial(_save, result, config))
-    return result
+        result = UniversalResult(ascent.points["best"][0], threat, criterion, targets=targets)
+        return _judged(result, ascent, dataset)
 
 
 def _judged(result: UniversalResult, ascent: _Ascent, dataset: Dataset[Any]) -> UniversalResult:
     """Return the perturbation with what it does to the data."""
-    state, feed = ascent.state, ascent.feed
-    attacks = {"universal": result}
-    table = evaluate(ascent.classifier, dataset, attacks, batch_size=feed.batch_size, indicators=False)
-    row, size, lost = table["universal"], feed.epoch_size, state.spoiled
+    feed = ascent.feed
+    with processes.agreement():
+        job = prepared(ascent.classifier, dataset, {"universal": result}, feed.batch_size, None)
+    measured, size, lost = accuracies(job), feed.epoch_size, ascent.spoiled
+    parts = measured.parts["universal"]
+    forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
     looks = size * ascent.epochs * ascent.classifier.eot
     flag = f"{lost} of {size * ascent.epochs} gradients were not finite or missing, and counted for nothing"
     if lost == size * ascent.epochs:
         flag = f"{NOT_RUN} (no sample has a gradient; use an attack on each sample, such as square)"
     return replace(
         result,
-        clean_accuracy=table.clean_accuracy,
-        robust_accuracy=row.robust_accuracy,
-        losses=tuple(state.losses),
-        forwards=looks + size * (1 + ascent.checks) + row.forwards,
-        backwards=looks + row.backwards,
-        flags=(*row.flags, *([flag] if lost else [])),
+        clean_accuracy=measured.clean,
+        robust_accuracy=measured.under("universal"),
+        losses=tuple(ascent.losses),
+        forwards=looks + size * (1 + ascent.checks) + forwards,
+        backwards=looks + backwards,
+        flags=(*flags_of(parts), *([flag] if lost else [])),
     )
-
-
-def _save(result: UniversalResult, config: dict[str, Any], path: Path) -> None:
-    measured = {name: value for name, value in vars(result).items() if isinstance(value, int | float | tuple)}
-    about = {"card": json.dumps(card("universal", config, **measured))}
-    held = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
-    save_tensors(path, held, about)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.runs.files import read_json, write_json
+from fastadv.files import read_json, write_json
 from fastadv.runs.identity import check_same
 from papers.goodfellow2014 import figures
 from papers.goodfellow2014.bench import Bench, Line

@@ -15,7 +15,7 @@ import fastadv as fa
 from fastadv import rng
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.errors import InputError
-from fastadv.runs.files import load_tensors, save_tensors
+from fastadv.files import load_tensors, save_tensors
 from papers.ilyas2019.plan import KINDS, Architecture, Settings, Training, adversary, build
 from papers.study import Watch, trained
 

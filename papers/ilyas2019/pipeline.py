@@ -13,8 +13,8 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
+from fastadv.files import save_tensors, writing
 from fastadv.runs.checkpoint import REPORT
-from fastadv.runs.files import save_tensors, writing
 from fastadv.runs.work import Keeper
 from papers import study
 from papers.ilyas2019 import controls, figures, report

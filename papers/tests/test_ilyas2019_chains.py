@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastadv.errors import InputError
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 from papers import study as shared
 from papers.command import main as run
 from papers.ilyas2019 import figures, plan

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fastadv.attacks import AutoAttackResult, OutsideTopK, Status, autoattack
 from fastadv.attacks.auto.run import Run
 from fastadv.attacks.auto.versions import components
-from fastadv.attacks.autoattack import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import freeze
@@ -18,7 +17,7 @@ from fastadv.evaluation import evaluate
 from fastadv.threat import THREATS, Linf
 from tests.defenses import Detach, Quantize, RootAtZero
 
-from .contract.conftest import shortened, spied
+from .contract.conftest import shorten, spied
 from .nets import images, labeled, labels, linear, mlp, threat
 
 pytestmark = pytest.mark.slow
@@ -32,8 +31,7 @@ HIDING = [Detach(), Quantize(50)]
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in FEW.items():
-        monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
+    shorten(monkeypatch, FEW)
 
 
 def run(

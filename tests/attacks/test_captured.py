@@ -74,8 +74,7 @@ LAST, APGD = attack("last_iterate", step_size=0.002), attack("apgd", steps=50)
 SQUARE = {norm: queried("square", ball) for norm, ball in {"linf": LINF, "l2": L2, "l1": fa.L1(3.0)}.items()}
 SPARSE = queried("sparse_rs", fa.L0(6))
 FAB = [
-    attack("fab", threat, targeted=targeted, restarts=2)
-    for threat, targeted in ((LINF, True), (L2, False), (fa.L1(3.0), True))
+    attack("fab", threat, targeted=targeted, restarts=2) for threat, targeted in ((LINF, True), (L2, False))
 ]
 RADII = {"threat": lambda y: fa.Linf(torch.linspace(0, 0.06, len(y)).roll(int(y[0])))}
 SIZES = {"step_size": lambda y: torch.linspace(0.001, 0.01, len(y)).roll(int(y[0]))}
@@ -143,11 +142,10 @@ REPLAYED: list[tuple[Make, Attack]] = [
     (Net, by_sample(attack("pgd"), **RADII, **SIZES, ids=lambda y: torch.arange(len(y)).flip(0))),
     (Net, by_sample(attack("mim"), **RADII, **TARGETS)),
     (Net, attack("apgd", fa.L1(3.0), steps=60)),
-    *((Net, partial(square, restarts=2)) for square in SQUARE.values()),
+    *((Net, partial(SQUARE[norm], restarts=2)) for norm in ("l2", "l1")),
     (Net, by_sample(SQUARE["linf"], **RADII, **TARGETS)),
     (Net, SPARSE),
     (lambda: fa.freeze(Net().float(), "bf16"), SQUARE["linf"]),
-    (lambda: fa.freeze(Net().float()), attack("pgd", fa.L2(0.4))),
     (lambda: fa.freeze(Net().float(), "bf16"), attack("apgd", L2, steps=50)),
     (Net, labeled(attack("apgd", steps=50, criterion=SIGNS), Net, lambda z: (z > 0).long())),
     (DENSE, labeled(attack("pgd", criterion=SHARE), DENSE, lambda z: z.argmax(1))),
@@ -156,9 +154,7 @@ REPLAYED: list[tuple[Make, Attack]] = [
 # of attacks that do not stop early; all calls of the last iterate share a graph
 WHOLE: list[tuple[Make, Attack]] = [
     *((Net, fab) for fab in FAB),
-    (Net, LAST),
     (lambda: fa.freeze(Net()), LAST),
-    (Net, attack("last_iterate", L2, step_size=0.05, loss="margin")),
     (lambda: fa.freeze(Net()), by_sample(attack("last_iterate"), **RADII, **SIZES, **TARGETS)),
     (Net, lambda model, x, y: LAST(model, x.half(), y, start=(x * 0.999).half())),
 ]

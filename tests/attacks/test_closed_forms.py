@@ -18,7 +18,6 @@ from .contract.conftest import ONE_NORM
 from .halfspaces import nearest, problem
 from .nets import RADIUS, Case, images, labels
 
-pytestmark = pytest.mark.slow
 # of attacks by gradients for the minimum norm: the largest distance over the exact one, and what leads there
 EXACT: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {
     ("cw", "l2"): (1.02, {"steps": 60, "searches": 4}),
@@ -80,6 +79,7 @@ def where(how: str, y: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
     return ({"box": (-inf, inf)}, {"box": (-50.0, 50.0)}) if how == "no edges" else ({}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "how"),
     [(*pair, HOWS[(2 * place + turn) % 5]) for place, pair in enumerate(EXACT) for turn in range(2)],
@@ -112,6 +112,7 @@ def test_exact_distance(name: str, norm: str, how: str) -> None:
     assert (out.distance <= distance * ratio + more)[exact].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "norm"), [pytest.param(*o, id=f"{o[0].name}-{o[1]}") for o in OTHERS])
 def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     """D = 196, saturated pixels among them: within the tolerance, and never nearer than the boundary.
@@ -159,6 +160,7 @@ def shares(model: nn.Module, x_adv: Tensor, x: Tensor, y: Tensor, lead: float) -
     return ((found - clean) / (lead - clean)).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "norm", "targeted"),
     [
@@ -200,6 +202,7 @@ def test_each_step_costs_one_gradient(name: str, norm: str) -> None:
     assert seven.backwards == 7 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), [("cw", "l2"), ("ead", "l1"), ("lbfgs", "l2")])
 def test_samples_leave_when_another_search_would_gain_nothing(name: str, norm: str) -> None:
     model, x, y = problem(784, 2, size=4)
@@ -229,6 +232,7 @@ FLAT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), FLAT)
 def test_a_flat_model_is_held(name: str, norm: str) -> None:
     model, case = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Case(name, ATTACKS[name])
@@ -268,6 +272,7 @@ def test_gradients_beyond_the_range_of_float16_are_finite() -> None:
         assert not out.zero_gradient.any()
 
 
+@pytest.mark.slow
 def test_probes_are_finer_than_the_samples() -> None:
     """Differences over 0.001 tell the gradient, although bfloat16 does not tell 0.75 from 0.751."""
     net, x, y = steep()
@@ -279,6 +284,7 @@ def test_probes_are_finer_than_the_samples() -> None:
     assert (gained > 0.5 * possible).float().mean() > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "radius", "dtype", "high"),
     [

@@ -1,7 +1,7 @@
 """HopSkipJump and the boundary attack: where they start, their steps, and their budgets."""
 
 import math
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 import torch
@@ -127,6 +127,25 @@ def test_steps_are_queries() -> None:
         other = boundary(model, x, y, L2(INF), **budget)
         assert torch.equal(other.x_adv, one.x_adv)
         assert other.forwards == one.forwards
+
+
+def test_spherical_steps_grow_by_a_fifth_if_all_succeed() -> None:
+    """Less what one undecided candidate counts beside the nine."""
+    x, steps = images(1, (784,)), list[Tensor]()
+
+    def model(z: Tensor) -> Tensor:
+        if len(z) == 10:
+            steps.append(z - x)
+        wrong = (z != x).any(1).double()
+        return torch.stack([1 - wrong, wrong], 1)
+
+    threat = L2(INF, (-INF, INF))
+    boundary(model, x, torch.zeros(1).long(), threat, queries=47, candidates=10, starts=1 - x)
+    sizes = list[float]()
+    for before, ways in pairwise(steps):
+        along = ways[:-1] @ before[-1] / before[-1].norm()  # the last one was taken
+        sizes.append(float((ways[:-1].square().sum(1) / along.square() - 1).mean().sqrt()))
+    assert sizes[1] / sizes[0] == pytest.approx(1.2**0.9, rel=0.04)
 
 
 def followed(on_sphere: float, nearer: float, answers: int) -> tuple[list[float], list[float]]:

@@ -7,9 +7,9 @@ import torch
 
 import fastadv as fa
 from fastadv.data import load
-from fastadv.evaluation import measure
-from fastadv.evaluation._outcome import attempted
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
+from fastadv.measure import outcome
+from fastadv.measure.outcome import attempted
 
 COUNT = 32
 RADIUS = 0.06
@@ -38,7 +38,7 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
             raise KeyboardInterrupt
         return attempted(*arguments)
 
-    monkeypatch.setattr(measure, "attempted", stopping)
+    monkeypatch.setattr(outcome, "attempted", stopping)
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run", code=130)
     assert stopped.err.endswith("nothing was finished yet: add --resume to begin again in run\n")
     stopped = fastadv(f"evaluate {net} {LINE} --run-dir run --resume", code=130)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from fastadv.attacks.core.card import REGISTRY
-from fastadv.cli._output import PIPE_WIDTH, print_table
+from fastadv.cli._output import print_table
 from fastadv.data import load_constructed
 from fastadv.data.corruption.weather import PHOTOGRAPHS
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 
 SOME = "-n 60"
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,15 +60,14 @@ def test_models_of_ones_own(fastadv, folder):
     assert done.json["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
 
 
-def test_a_pipe_gets_each_figure_whole(capsys):
+def test_a_table_is_printed_whole_and_without_markup(capsys):
     head = ["attack", *(f"accuracy at {radius}" for radius in range(12))]
     figures = [f"12,345,67{place}" for place in range(12)]
-    print_table("title", [head, ["autoattack-standard", *figures]])
-    lines = capsys.readouterr().out.splitlines()
-    assert len({len(line) for line in lines[1:]}) == 1
-    assert len(lines[1]) > PIPE_WIDTH
-    assert all(text in lines[2] for text in head)
-    assert all(text in lines[4] for text in figures)
+    print_table("title", [head, ["autoattack [bold]", *figures]], [None, "a note"])
+    title, first, _, line, note = capsys.readouterr().out.splitlines()
+    assert (title, first.split("  ")[0], note) == ("title", "attack", "a note")
+    assert line.split("  ")[0] == "autoattack [bold]"
+    assert line.split()[-12:] == figures
 
 
 def test_departures_name_attacks_and_rows_of_the_table_of_parity():

@@ -25,7 +25,7 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --recipe pgd", "--radius"),
         (f"train {DIGITS} --recipe gaussian", "needs sigma: gaussian:sigma=VALUE"),
         (f"train {DIGITS} --recipe smoothadv:sigma=0.5 --radius 0.5", "--norm l2"),
-        (f"train {DIGITS} --resume", "run_dir="),
+        (f"train {DIGITS} --resume", "run to resume, got None; pass --run-dir, or leave out"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgd:steps=3 -a fgsm --steps 3", "--steps"),
         (f"train {DIGITS} --recipe trades:steps=3 --radius 0.1 --steps 3", "--steps"),
         (f"evaluate {DIGITS} --radius 0.1 -a pgdd", "got 'pgdd'; did you mean 'pdgd' or 'pgd'? Try"),

@@ -62,7 +62,7 @@ def test_masked_and_randomized_models(fastadv, folder, net):
     lead = "Not a robust accuracy: gradients are masked. At most "
     done = fastadv(f"{masked} -a pgd:steps=9,loss=ce --radius 8/255")
     assert done.out.startswith(lead)
-    assert "│ PGD-9, L∞ 8/255, loss=ce │" in done.out
+    assert "\nPGD-9, L∞ 8/255, loss=ce  " in done.out
     assert "give fa.models.bpda(model, " in done.out.splitlines()[-1]
     once = fastadv(f"{noisy} --radius 0.05 -a pgd:steps=5 --strict", code=3)
     assert once.out.endswith("classify each sample several times (draws=20)\n")

@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv.attacks import ATTACKS
 from fastadv.data import ImageSet, _load
 from fastadv.evaluation.robustbench import FIELDS, IMAGES
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 
 NET = "-m small_cnn -o width=2"
 BUDGETS: list[Any] = []

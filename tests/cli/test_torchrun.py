@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fastadv.cli import main
+from fastadv.files import load_tensors
 from fastadv.hashes import digest
-from fastadv.runs.files import load_tensors
 from tests.cli.conftest import timeless
 from tests.processes import finish, program, serve
 

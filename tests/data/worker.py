@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from fastadv.files import save_tensors
 from fastadv.runs import processes
-from fastadv.runs.files import save_tensors
 from tests.data.sets import ALL, CLASSES, random_target, toy_base
 from tests.kills import die, loss_told
 from tests.processes import tell

@@ -93,6 +93,7 @@ def alike(price: str, spent: float) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_run(page):
@@ -102,6 +103,7 @@ def test_the_blocks_run(page):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
 def test_our_calls(page):
@@ -129,6 +131,7 @@ def check_ours(theirs: str, ours: str, price: str, names: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
 def test_their_calls(page):

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import fastadv as fa
 from fastadv.data.corruption.weather import PHOTOGRAPHS
+from tests.attacks.contract.conftest import FEW, shorten
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks")
@@ -72,10 +73,12 @@ class Session:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_blocks_of_a_page_run(path, reader, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    shorten(monkeypatch, FEW)  # no page says what it finds
     for name, value in ALONE.items():  # as torchrun starts one process
         monkeypatch.setenv(name, value)
     if not torch.cuda.is_available():
@@ -95,6 +98,7 @@ def test_a_page_says_what_its_blocks_follow():
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     model, x, y = reader["model"].eval(), reader["x"], reader["y"]
@@ -107,6 +111,7 @@ def test_the_page_on_robustbench(reader, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore")
 def test_the_page_on_masked_gradients(capsys):
     """It prints about what it shows: training rounds otherwise on another machine."""
@@ -124,6 +129,7 @@ def test_the_page_on_masked_gradients(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_page_on_transfer(capsys, tmp_path, monkeypatch):
     """The ensemble fools the linear network more often than the CNN alone, and a rule does no harm."""
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """The tables of the site can be made, without Sphinx, and the costs of attacks are right."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.card import about, telling
 from fastadv.evaluation.figures import style
-from fastadv.runs.card import about, telling
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,6 +23,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_costs() -> None:
     from _site.costs import cost
 
@@ -36,10 +38,26 @@ def test_costs() -> None:
     assert costs["minimum_norm"] == costs["autoattack"] == "-"
 
 
+def test_the_page_of_an_attack_explains_all_its_arguments() -> None:
+    from _site.attacks import SECTIONS, explained
+
+    for card in REGISTRY.values():
+        text = inspect.getdoc(card.run) or ""
+        text = text if card.name == "pgd" else explained(text, card.parameters)
+        arguments = re.findall(r"^    (\w+): ", text.partition("\nReturns:")[0], re.MULTILINE)
+        assert arguments == [*card.parameters], card.name
+        headings = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
+        assert headings == [heading for heading in SECTIONS if heading in headings]
+        assert {"Args", "Returns", "Raises"} <= {*headings}
+
+
 @pytest.mark.slow
-def test_each_table_that_a_page_shows_can_be_made() -> None:
+@pytest.mark.docs
+def test_each_table_that_a_page_shows_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from _site import tables
     from _site.tables import TABLES
 
+    monkeypatch.setattr(tables, "cost", lambda card: "1 forward a step")  # `test_costs` runs the attacks
     pages = "".join(path.read_text() for path in DOCS.rglob("*.md"))
     assert set(re.findall(r"```\{registry\} (\w+)", pages)) == TABLES.keys()
     for name, table in TABLES.items():

@@ -128,8 +128,9 @@ def test_a_classifier(name: str) -> None:
         assert asked.forwards == sum(rows)
     if not case.mixes:
         one = expected(right, x, y)
-        same(asked.verdict(x[:1]), one["logits"][:1])
-        same(asked.input_gradient(x[:1], y[:1])[2], one["gradient"][:1])
+        for _ in range(2):  # the first pass of a single row shows what later ones need
+            same(asked.verdict(x[:1]), one["logits"][:1])
+            same(asked.input_gradient(x[:1], y[:1])[2], one["gradient"][:1])
     assert asked.verdict(x[:0]).shape == (0, CLASSES)
     fell = [note for note in asked.notes if "fell back" in note]
     assert [case.fell in note and asked.exact for note in fell] == [True] * bool(case.fell)

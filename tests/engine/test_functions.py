@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv.engine import Plain
 from fastadv.errors import InputError
 from tests.refusals import refuses
 
-from .nets import convnet, images
+from .nets import around, convnet, darkens, images
 
 X, Y = images()
 THREAT = fa.Linf(0.1)
@@ -88,3 +89,13 @@ def test_a_net_that_trains_where_a_gradient_is_followed_is_refused():
 
 def test_a_function_may_set_the_mode_itself():
     fa.attacks.fgsm(functools.partial(lambda net, x: net.eval()(x), convnet()), X, Y, THREAT)
+
+
+def test_a_module_that_stays_in_training_mode_by_itself_is_no_function():
+    """Nor is it one with what it needs around it, such as copies of x."""
+    net = around(darkens, lambda: nn.Sequential(nn.Dropout(0.5), nn.Flatten()))().train()
+    net.eval = lambda: net
+    plain = Plain(net)
+    plain.verdict(X)
+    assert plain.checked.copies
+    assert plain.input_gradient(X, Y)[2].isfinite().all()

@@ -1,13 +1,15 @@
 """Frozen.jacobian: gradients of several functions of the logits from one forward."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
-from fastadv.engine.bound import pull_each
+from fastadv.engine.bound import jacobian
+from fastadv.engine.prepared import Counts
 from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 
@@ -91,11 +93,12 @@ def test_directions_that_do_not_fit(directions: object, as_function: bool) -> No
 def test_the_last_gradient_lets_go_of_the_graph() -> None:
     stays = list[bool]()
 
-    def back(by_logits: Tensor, retain_graph: bool) -> Tensor:
+    def back(leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool) -> Tensor:
         stays.append(retain_graph)
-        return X
+        return leaf
 
-    pull_each(X, ROWS[:, 0], ROWS, None, back)
+    asked = SimpleNamespace(followed=lambda x: (x, ROWS[:, 0]), pull=back, counts=Counts(), eot=1)
+    jacobian(asked, None, X, ROWS)
     assert stays == [True, True, False]
 
 

@@ -16,9 +16,9 @@ from fastadv.attacks import AttackResult, Criterion, WrongBy, core
 from fastadv.attacks.core.criterion import Goal
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate
-from fastadv.evaluation._outcome import ELSEWHERE
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
+from fastadv.measure.outcome import ELSEWHERE
 from tests.evaluation.nets import DATA, Threshold, pgd
 from tests.refusals import refuses
 

@@ -16,9 +16,10 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.attacks.core.flags import denied_flags
 from fastadv.evaluation import Curve, Row, Table, clopper_pearson, evaluate
-from fastadv.evaluation import _outcome as outcomes
-from fastadv.evaluation.draws import SHARED, Drawing, Draws
+from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.row import Group
+from fastadv.measure import outcome
+from fastadv.measure.drawing import SHARED, Drawing
 from tests.evaluation import nets
 from tests.refusals import refuses
 
@@ -135,8 +136,8 @@ def test_an_attack_that_changes_nothing_leaves_what_there_was(kind):
 @pytest.mark.parametrize("attack", ["fgsm", "pgd", "square", "autoattack"])
 def test_every_sample_that_is_right_in_some_draw_is_attacked(attack, monkeypatch):
     """One verdict finds nine of ten wrong."""
-    seen, write = list[AttackResult](), outcomes.write
-    monkeypatch.setattr(outcomes, "write", lambda *args: (seen.append(args[1]), write(*args)))
+    seen, write = list[AttackResult](), outcome.write
+    monkeypatch.setattr(outcome, "write", lambda *args: (seen.append(args[1]), write(*args)))
     run = partial(getattr(fa.attacks, attack), threat=fa.Linf(0.5))
     if attack == "autoattack":
         run = partial(run, version=["square"])

@@ -6,7 +6,7 @@ from torch import nn
 import fastadv as fa
 from tests.train.test_frames import frames
 
-BY_EVALUATE = 7  # before the attack's public function, the wrapper of evaluate included
+BY_EVALUATE = 6  # before the attack's public function, the wrapper of evaluate included
 
 
 def test_evaluate_adds_few_frames_to_those_of_a_step_of_pgd() -> None:

@@ -11,7 +11,7 @@ import fastadv as fa
 from fastadv.attacks import Beyond, ConfidentlyWrong, OutsideTopK, Share, Signs, Unless, WrongBy
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.masking.flags import SIGNS
-from fastadv.attacks.masking.indicators import OF_CLASSES
+from fastadv.attacks.masking.signs import OF_CLASSES
 from fastadv.evaluation import Table
 from fastadv.evaluation.row import groups
 from tests.attacks.masking.nets import StraightThrough, honest

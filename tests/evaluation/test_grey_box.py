@@ -11,8 +11,8 @@ import torch
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate
-from fastadv.evaluation._outcome import ELSEWHERE
-from fastadv.evaluation.named import MISREAD
+from fastadv.measure.attacks import MISREAD
+from fastadv.measure.outcome import ELSEWHERE
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Defended, Quantize
 from tests.evaluation.nets import assert_same

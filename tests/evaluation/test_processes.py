@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from fastadv.files import load_tensors
 from fastadv.hashes import digest
-from fastadv.runs.files import load_tensors
 from tests.evaluation.nets import timeless
 from tests.evaluation.worker import KINDS, go_on, whole
 from tests.processes import Refused, go, kill, resume

@@ -10,7 +10,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.files import load_tensors, save_tensors
+from fastadv.files import load_tensors, save_tensors
 from tests.evaluation.nets import DATA, Threshold, assert_same, contents, nearest, pgd, pixels, run
 from tests.evaluation.test_draws import Flips
 from tests.processes import program, succeed

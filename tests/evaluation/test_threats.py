@@ -15,8 +15,10 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.attacks import AttackResult
 from fastadv.errors import InputError
-from fastadv.evaluation import Table, _outcome, evaluate
+from fastadv.evaluation import Table, _rows, evaluate
 from fastadv.evaluation.row import groups
+from fastadv.measure import outcome
+from fastadv.measure.threats import threat_as_json
 from tests.data.sets import random_target, toy_base, toy_model
 from tests.evaluation.nets import DATA, Threshold, nearest
 from tests.evaluation.test_report import written
@@ -67,7 +69,7 @@ KINDS = {kind: cache(make) for kind, make in MAKES.items()}
 @pytest.fixture(autouse=True)
 def _trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is grouped here are claims, taken as they come."""
-    monkeypatch.setattr(_outcome, "is_own", lambda attack: False)
+    monkeypatch.setattr(outcome, "is_own", lambda attack: False)
 
 
 def reaching(
@@ -130,10 +132,10 @@ def test_what_no_name_tells_is_itself_alone() -> None:
 
 def test_a_map_that_another_process_judged_in_is_the_one_that_was_asked_for() -> None:
     asked = through(lambda x, t: x + t)
-    *kept, metric = _outcome._as_json(asked)
+    *kept, metric = threat_as_json(asked)
     parts = [SimpleNamespace(notes={"threat": [*kept, known]}) for known in ("another process's", metric)]
-    assert _outcome._threat(parts, asked).metric == asked.metric
-    assert _outcome._threat(parts, through(torch.add)) is None
+    assert _rows._threat(parts, asked, False).metric == asked.metric
+    assert _rows._threat(parts, through(torch.add), False) is None
 
 
 UNKNOWN = {"own": "a class in a function", "ball": "a class in a function", "one line": "", "enclosed": ""}

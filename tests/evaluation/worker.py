@@ -10,8 +10,8 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
+from fastadv.files import save_tensors
 from fastadv.runs import processes
-from fastadv.runs.files import save_tensors
 from tests.evaluation.nets import contents, timeless
 from tests.kills import die, loss_told
 from tests.processes import tell

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from fastadv import models
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import save_tensors
 from fastadv.models import load_weights, save_weights
-from fastadv.runs.files import save_tensors
 
 
 def net(seed=0, **kwargs):

@@ -22,8 +22,8 @@ def problem():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, z, w, b, s: (x[:, :, 1:], z, w, b, s), "x: expected the decoder's images"),
-        (lambda x, z, w, b, s: (x, z[0], w, b, s), "z: expected floating latents"),
+        (lambda x, z, w, b, s: (x[:, :, 1:], z, w, b, s), r"x: expected floating \["),
+        (lambda x, z, w, b, s: (x, z[0], w, b, s), r"z: expected floating \[B, K, L\]"),
         (lambda x, z, w, b, s: (x, z, w[:1], b, s), "a weight, a bias and a stride a layer"),
         (lambda x, z, w, b, s: (x, z, w, b, [1, 0]), "stride >= 1"),
         (lambda x, z, w, b, s: (x.double(), z, w, b, s), "x: expected torch.float32"),

@@ -34,5 +34,5 @@ def test_refusals():
     with pytest.raises(InputError, match="C <= 4 channels"):
         thin_gradient(torch.ones(1, 6, 4, 4), torch.ones(6, 5, 3, 3), (6, 6))
     for wrong in ((1, 5, 4, 4), (1, 6, 4, 5), (6, 4, 4)):
-        with pytest.raises(InputError, match=r"gradient: expected \[B, 6, 4, 4\]"):
+        with pytest.raises(InputError, match=r"gradient: expected floating \[B, 6, 4, 4\]"):
             thin_gradient(torch.ones(wrong), torch.ones(6, 1, 3, 3), (6, 6))

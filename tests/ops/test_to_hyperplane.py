@@ -100,6 +100,6 @@ def test_a_point_beyond_an_edge_does_not_move_there(norm: str, dtype: torch.dtyp
 def test_wrong_arguments() -> None:
     x, lack = torch.zeros(2, 3), torch.zeros(2)
     refuses("norm: expected one of linf, l2, l1, got 'l0'", to_hyperplane, x, x, lack, "l0")
-    refuses(r"expected one value a sample.*, got \(2, 1\)", to_hyperplane, x, x, lack[:, None], "l2")
+    refuses(r"lack: expected floating \[2\], got .* \[2, 1\]", to_hyperplane, x, x, lack[:, None], "l2")
     refuses("normal: expected", to_hyperplane, x, x[:1], lack, "l2")
     refuses("box", to_hyperplane, x, x, lack, "l2", (1.0, 0.0))

@@ -85,28 +85,41 @@ def run(card, *args):
     return results if len(results) > 1 else results[0] if results else None
 
 
+def equals_reference(card, args, into_first=False):
+    mine, theirs = clone(args), clone(args)
+    expected = card.reference(*theirs)
+    if into_first:
+        triton_launcher(card)(mine[0], *mine)
+        actual, mine = mine[0], (theirs[0], *mine[1:])
+    else:
+        actual = run(card, *mine)
+    card.compare(actual, expected, args)
+    for after, wanted in zip(mine, theirs, strict=True):
+        if isinstance(after, torch.Tensor):
+            assert torch.equal(after.nan_to_num(7.0), wanted.nan_to_num(7.0)), (
+                "an argument holds what the reference did not write"
+            )
+
+
 @pytest.mark.slow
+@pytest.mark.in_full
 @pytest.mark.parametrize(("name", "dtype"), DTYPES)
 def test_kernel_equals_reference(name, dtype):
-    card, launch = CARDS[name], triton_launcher(CARDS[name])
-    assert launch is not None
+    card = CARDS[name]
     for index, args in enumerate(chosen(card, dtype)):
-        mine, theirs = clone(args), clone(args)
-        expected = card.reference(*theirs)
-        if card.in_place and index % 2:
-            launch(mine[0], *mine)
-            actual, mine = mine[0], (theirs[0], *mine[1:])
-        else:
-            actual = run(card, *mine)
-        card.compare(actual, expected, args)
-        for after, wanted in zip(mine, theirs, strict=True):
-            if isinstance(after, torch.Tensor):
-                assert torch.equal(after.nan_to_num(7.0), wanted.nan_to_num(7.0)), (
-                    "an argument holds what the reference did not write"
-                )
+        equals_reference(card, args, card.in_place and index % 2)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.triton])
+def test_a_sample_of_each_kernel(name):
+    """The first with values, whose later ones are many; all of them are compared where an op has changed."""
+    card = CARDS[name]
+    equals_reference(card, next(args for args in card.samples(DEVICE, card.dtypes[0]) if args[0].numel() > 1))
+
+
+@pytest.mark.slow
+@pytest.mark.in_full
 @pytest.mark.parametrize(
     ("held", "dtype", "low", "high"),
     [
@@ -144,6 +157,7 @@ def test_rows_in_registers_and_beyond(name, low, high, held, dtype, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.in_full
 @pytest.mark.parametrize(
     ("dtype", "held"), [(torch.float32, True), (torch.float32, False), (torch.bfloat16, True)], ids=str
 )
@@ -194,6 +208,7 @@ def test_no_op_waits_for_the_device():
 
 
 @pytest.mark.slow
+@pytest.mark.in_full
 @pytest.mark.parametrize("name", ["linf_step", "l2_step", "l1_step"])
 def test_bfloat16_halves(name):
     """Halfway between neighbors: a step rounds to even, the edge of the ball rounds towards x."""

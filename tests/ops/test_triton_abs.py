@@ -7,7 +7,10 @@ import torch
 from fastadv.ops._samples import random_decoder
 from fastadv.ops.latent_decode import image_size
 from fastadv.ops.registration.library import CARDS
-from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
+from test_triton import DEVICE, _interpreter, run  # noqa: F401  (pytest finds it by name)
+from test_triton import pytestmark as usual
+
+pytestmark = [*usual, pytest.mark.in_full]
 
 INF, NAN = float("inf"), float("nan")
 

@@ -47,6 +47,7 @@ def builds():
     return [json.loads(line) for line in table.read_text().splitlines()]
 
 
+@pytest.mark.in_full
 def test_every_kernel_is_there(builds):
     wanted = {
         (op, str(dtype).removeprefix("torch.")) for op, card in KERNELS.items() for dtype in card.dtypes
@@ -57,6 +58,7 @@ def test_every_kernel_is_there(builds):
     assert norms == {"linf", "l2", "l1", "l0"}
 
 
+@pytest.mark.in_full
 def test_nothing_spills_and_other_warps_have_room(builds):
     assert [b for b in builds if b["spill_bytes"] or b["stack_bytes"]] == []
     # 65,536 registers a multiprocessor: at 128 a thread 16 of 64 warps fit

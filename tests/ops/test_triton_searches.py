@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from fastadv.ops.registration.library import CARDS
-from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
+from test_triton import DEVICE, _interpreter, run  # noqa: F401  (pytest finds it by name)
+from test_triton import pytestmark as usual
+
+pytestmark = [*usual, pytest.mark.in_full]
 
 INF = float("inf")
 

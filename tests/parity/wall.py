@@ -10,10 +10,13 @@ from math import inf
 
 import pytest
 
-from fastadv.attacks import AttackResult, square
+from fastadv.attacks import AttackResult, pgd, square
+from fastadv.engine import freeze
+from fastadv.threat import Linf
 from tests.attacks.test_parity import FIGURES, loaded
 from tests.parity.case import Case
 from tests.parity.cases import TESTED, cases_on, held, radii
+from tests.parity.models import problem
 from tests.parity.store import Row
 from tests.parity.verdict import Outcome, best, judge, passes
 
@@ -86,3 +89,17 @@ def test_ours_is_no_worse(case: Case, net: str, shared_data) -> None:  # type: i
     if behind and (case.name, net) in BEHIND:
         pytest.xfail(f"behind: {behind}")
     assert not behind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_of_the_published_cnn_nothing_stands_at_0_3(precision: str, shared_data) -> None:  # type: ignore[no-untyped-def]
+    """And the search in bfloat16 finds what the one in float32 finds."""
+    model, x, y = problem("cnn", 64, shared_data.data_dir, shared_data.abs_official / "vanilla_cnn.net")
+    frozen = freeze(model, precision)
+    out = pgd(frozen, x, y, Linf(0.3), steps=40, step_size=0.01)
+    assert out.success.all()
+    assert (model(out.x_adv).argmax(1) != y).all()
+    assert Linf(0.3).contains(out.x_adv, x).all()
+    assert not any("fell back" in note for note in frozen.notes)
+    assert out.backwards < 64 * 40 / 2

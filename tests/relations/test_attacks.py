@@ -122,8 +122,9 @@ def test_a_sample_stands_alone_and_other_words_change_nothing(case: Case, norm: 
 
 
 @pytest.mark.slow
+@pytest.mark.only(kind="budget")
 def test_the_fast_way_is_the_general_one(case: Case, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32, which a kernel judges; else several operations do."""
+    """In float32 a kernel judges points by a loss, and several operations do otherwise."""
     ask = Asked(case, norm, torch.float32)
     plain = ask()
     monkeypatch.setattr(samples, "judge_for", lambda *about: Judge(*about[:3]))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.data import construct, load, load_constructed
+from fastadv.files import load_tensors
 from fastadv.models import SmallCNN, load_weights
-from fastadv.runs.files import load_tensors
 from tests.cli import conftest
 from tests.cli.conftest import timeless
 
@@ -86,10 +87,10 @@ def test_evaluate_prints_the_table_and_its_curves(fastadv, net, trained) -> None
         assert said["accuracy"] == curve.accuracy.tolist()
     for field, value in vars(table.samples).items():
         torch.testing.assert_close(load_tensors("all.safetensors")[0][field], value, rtol=1e-4, atol=1e-5)
-    rows = [line.split("│") for line in fastadv(line).out.splitlines() if line.startswith("│")]
-    cells = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in rows}
-    names = ["none", "FGSM, L2 0.3", "PGD-3, L2 0.3, loss=margin", "fmn, L2, steps=9", "worst of all"]
-    assert len(cells) == len(names)
+    _, _, rule, *lines = fastadv(line).out.splitlines()
+    names = ["none", "FGSM, L2 0.3", "PGD-3, L2 0.3, loss=margin", "FMN-9, L2, any radius", "worst of all"]
+    cells = {name: cells for name, *cells in (re.split("  +", line) for line in lines[: len(names)])}
+    assert (rule, [*cells]) == ("-" * len(rule), names)
     row = table["fgsm L2 0.3"]
     assert cells["FGSM, L2 0.3"][:3:2] == [f"{row.robust_accuracy:.1%}", f"{row.success_rate:.1%}"]
     assert cells["worst of all"][0] == f"{table.worst_case:.1%}"

@@ -14,9 +14,9 @@ import fastadv as fa
 from fastadv.attacks import Beyond, Share, Signs, Unless
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, evaluate
-from fastadv.evaluation.named import bound, takes
 from fastadv.evaluation.report import verdict
 from fastadv.evaluation.row import groups
+from fastadv.measure.bound import bound, takes
 from tests.evaluation.nets import assert_same, contents
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,10 @@ from tests.train.nets import assert_same, grouped, images, net, stopped, timeles
 from tests.train.recipes import hand
 from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net, loss_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-HELD = RECIPES | {"hat": fa.train.HAT(THREAT, helper=viewed(), steps=2)}
-HELD |= {one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")}
+pytestmark = pytest.mark.usefixtures("one_thread")
+HELD = RECIPES | {
+    one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")
+}
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
@@ -43,6 +44,7 @@ OPTIONS = [  # every recipe meets some of them
 CASES = dict(zip(HELD, cycle(OPTIONS), strict=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HELD)
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, tmp_path):
     """Also in a buffer that no state dict has, of a net that takes points as they lie in memory."""
@@ -73,6 +75,7 @@ POINTS = {
 MADE = {make.__name__: make for make in ALL}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POINTS | MADE)
 def test_points_of_a_frozen_lie_in_memory_as_x_does(name):
     y = images(20).y
@@ -141,6 +144,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_asked_beside_a_run_does_not_change_it(way, tmp_path):
     options = {"recipe": fa.train.PGDTraining(THREAT)} | WAYS[way]
@@ -172,6 +176,7 @@ UNIVERSAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["apgd", "pgd"])
 @pytest.mark.parametrize("make", [fa.Linf, fa.L2])
 def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(make, attack):
@@ -186,6 +191,7 @@ def test_one_perturbation_of_a_set_is_the_same_however_it_is_asked_for(make, att
         assert out.robust_accuracy == one.robust_accuracy, way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_a_constructed_set_is_one_however_it_is_made(make, tmp_path):
     """To the bit, but for the rounding of sums where batches are others."""

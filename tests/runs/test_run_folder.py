@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import write_text
 from fastadv.runs import folder
-from fastadv.runs.files import write_text
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import FORMAT
 from fastadv.runs.work import Keeper

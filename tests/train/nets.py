@@ -44,6 +44,17 @@ def viewed() -> Viewed:
         return Viewed()
 
 
+def noting(met: set[tuple[bool, torch.dtype]]) -> nn.Module:
+    """Rows as they are; mode and dtype of each pass are noted, also of a copy."""
+
+    class Noting(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            met.add((self.training, rows.dtype))
+            return rows
+
+    return Noting()
+
+
 def images(n: int = 50, seed: int = 0) -> ImageSet:
     """Three classes, in noise: a bright band at the top, in the middle or at the bottom."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 import fastadv as fa
-from fastadv.train import Aligned, Execution, fit
+from fastadv.train import Aligned, fit
 from fastadv.train.optim import make_schedule
 from fastadv.train.recipes import _followers
 from tests.refusals import refuses
@@ -92,20 +92,6 @@ def test_one_copy_is_searched_in_a_run(monkeypatch):
     monkeypatch.setattr(_followers, "follow", lambda *args: copies.append(1) or follow(*args))
     fit(model, images(24), FARE, epochs=3, batch_size=8)
     assert len(copies) == 1
-
-
-@pytest.mark.parametrize("recipe", [FARE, TECOA])
-def test_weights_of_a_bf16_run_learn_in_bf16(recipe):
-    met = set()
-
-    class Told(nn.Module):
-        def forward(self, rows):
-            met.add((self.training, rows.dtype))
-            return rows
-
-    model = TwoTowers(nn.Sequential(*encoder(), Told()))
-    fit(model, images(24), recipe, epochs=1, batch_size=8, execution=Execution(precision="bf16"))
-    assert {dtype for training, dtype in met if training} == {torch.bfloat16}
 
 
 def test_gradients_of_nan_are_told():

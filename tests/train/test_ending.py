@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv import files
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.hashes import digest
-from fastadv.runs import files
 from fastadv.train import EpochReport, FastTraining, FGSMTraining, PGDTraining, Standard, measuring, reports
 from fastadv.train.measuring import Measure
 from fastadv.train.recipes.several import CHOICES

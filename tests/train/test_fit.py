@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv import files
 from fastadv.data import ImageSet
-from fastadv.runs import files
 from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import describe
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
-from fastadv.train._run import allows_channels_last
+from fastadv.train._layout import allows_channels_last
 from fastadv.train.recipes import RECIPES
 from tests.refusals import refuses
 

@@ -78,7 +78,7 @@ PER_SAMPLE, INFINITE = fa.Linf(torch.tensor([0.1, 0.2])), fa.Linf(inf)
 WRONG = {
     "threat": [0.1, PER_SAMPLE], "steps": [0, 2.5], "replays": [0, 2.0], "step_size": [0.0, nan, "long"],
     "weight": [-0.1, None, "much"], "label_smoothing": [-0.1, 1.0], "beta": [-1.0, nan], "gamma": [0.0, nan],
-    "noise": [-1.0], "method": ["fgsm"], "statistics": ["clean", None], "start": ["far", True],
+    "noise": [-1.0], "method": ["fgsm"], "start": ["far", True],
     "clamp_start": [1, None], "sigma": [0.0, -0.5, nan, inf, None], "noises": [0, 2.0],
     "entropy": [-0.1, nan], "to": ["text", None],
     "recipe": ["pgd", train.FreeTraining(THREAT, 2), train.AWP(Standard())],
@@ -101,7 +101,6 @@ def test_settings_outside_their_ranges_are_named(name):
     [
         ("weight", lambda: FGSMTraining(THREAT, weight=1.1)),
         ("weight", lambda: PGDTraining(THREAT, 2, weight=1.1)),
-        ("statistics", lambda: PGDTraining(THREAT, 2, weight=0.5, statistics="both")),
         ("loss", lambda: Standard(loss="hinge")),
         ("noise", lambda: train.FastTraining(THREAT, noise=1.5)),
         ("radius", lambda: PGDTraining(INFINITE, steps=2, step_size=0.1)),
@@ -109,7 +108,7 @@ def test_settings_outside_their_ranges_are_named(name):
         ("threat", lambda: train.SmoothAdv(THREAT, 0.3)),
         ("noises", lambda: train.Consistency(0.3, noises=1)),
     ],
-    ids=range(9),
+    ids=range(8),
 )
 def test_settings_that_one_recipe_refuses(field, make):
     refuses(f"{field}: expected", make)
@@ -182,13 +181,10 @@ def sigmoids(logits, y, targets):
     return -(right * logits.sigmoid().log() + (1 - right) * (-logits).sigmoid().log()).sum(1)
 
 
-ALL = RECIPES | {"hat": train.HAT(THREAT, helper=flat_net(1), steps=2)}
-
-
-@pytest.mark.parametrize("name", [name for name in ALL if name != "awp"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "awp"])
 def test_a_loss_of_ones_own_is_trained_or_refused(name):
     x, y, _ = batch()
-    own = partial(dataclasses.replace, ALL[name])
+    own = partial(dataclasses.replace, RECIPES[name])
     if name in ("mart", "score", "aligned"):
         return refuses("loss: expected none for .*leave it out", own, loss=entropy)
     of = lambda loss: loss_of(own(loss=loss), flat_net(), x, y)  # noqa: E731
@@ -198,7 +194,7 @@ def test_a_loss_of_ones_own_is_trained_or_refused(name):
     refuses("'margin'", own, loss="margin")
     refuses("do not average", of, lambda *given: entropy(*given).mean())
     refuses("loss: expected a differentiable function", of, lambda *given: entropy(*given).detach())
-    if hasattr(ALL[name], "label_smoothing"):
+    if hasattr(RECIPES[name], "label_smoothing"):
         refuses("label_smoothing: expected 0", own, loss=entropy, label_smoothing=0.1)
         assert loss_of(own(loss="bce", label_smoothing=0.2), flat_net(), x, y) != of("bce")
 
@@ -211,9 +207,9 @@ def test_an_attack_ascends_what_is_trained_unless_told_otherwise():
     assert not torch.equal(ours, by_default)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", RECIPES)
 def test_integers_of_any_width_are_labels(name):
-    (x, y, _), recipe = batch(), ALL[name]
+    (x, y, _), recipe = batch(), RECIPES[name]
     wanted = loss_of(recipe, flat_net(), x, y)
     for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.uint16):
         assert torch.equal(loss_of(recipe, flat_net(), x, y.to(dtype)), wanted)
@@ -299,8 +295,7 @@ def test_an_output_that_is_no_logits_in_training_mode_is_refused_in_words(form):
 
     kinds = "floating (logits|outputs)|embeddings|at least two classes|a class for each label"
     words = f"model: expected ({kinds})"
-    others = {"hat": train.HAT(THREAT, helper=flat_net(), steps=2), "noisy": train.GaussianTraining(0.3)}
-    for name, recipe in (RECIPES | others).items():
+    for name, recipe in RECIPES.items():
         if name not in ("rs-l2", "pgd-l2"):
             refuses(words, train.fit, module(forward, inner=flat_net()), images(9), recipe, epochs=1)
 
@@ -309,7 +304,6 @@ LENGTHS = {
     "trades": (train.TRADES(THREAT, 4), STEP),
     "mart": (train.MART(THREAT, 4), STEP),
     "score": (train.SCORE(THREAT, 4), STEP),
-    "hat": (train.HAT(THREAT, 4, helper=flat_net(1).double()), STEP),
     "smoothadv": (train.SmoothAdv(fa.L2(0.5), 0.3, steps=4), 2 * 0.5 / 4),
     "free": (train.FreeTraining(THREAT, 2), 0.1),
     "aligned": (train.Aligned(THREAT, steps=4), STEP),

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv import files
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError
-from fastadv.runs import files
 from fastadv.train import epochs, fit, reports
 from tests.refusals import refuses
 

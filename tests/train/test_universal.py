@@ -1,4 +1,4 @@
-"""One perturbation for a data set: closed forms, attacks on one sample, resumed; judged by its question."""
+"""One perturbation for a data set: closed forms, attacks on one sample; judged by its question."""
 
 import math
 from dataclasses import replace
@@ -10,11 +10,9 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.attacks.core.criterion import WRONG
-from fastadv.runs.files import load_tensors
 from fastadv.train import UniversalResult
 from tests.processes import Refused, go, tell
 from tests.refusals import refuses
-from tests.train.nets import stopped
 from tests.train.processes.worker import Doubled
 
 universal = fa.attacks.universal
@@ -184,7 +182,6 @@ def test_other_outputs_by_a_criterion():
         ({"targets": 7}, "targets: expected classes 0 to 2"),
         ({"targets": torch.zeros(40).long()}, "targets: expected an integer"),
         ({"targets": 1, "criterion": fa.attacks.Signs()}, r"targets: expected None for Signs"),
-        ({"resume": True}, "run_dir: expected the folder"),
         ({"data": (images() * 2, torch.zeros(40).long())}, "rescale them"),
         ({"data": (images(), torch.full((40,), 5))}, "y: expected classes 0 to 2"),
     ],
@@ -270,15 +267,13 @@ def in_processes(folder, rank):
     calls = cases()
     torch.save([calls[name]() for name in ("ball", "patch")], folder / f"found-{rank}.pt")
     tell(folder, rank, {"wrong": calls["wrong"], "alike": partial(calls["ball"], seed=rank)})
-    stopped(7, calls["ball"], run_dir=folder / "run")
 
 
 def test_several_processes_find_what_one_finds(tmp_path):
     go(__name__, "in_processes", tmp_path, 2)
     first, second = (torch.load(tmp_path / f"found-{rank}.pt", weights_only=False) for rank in (0, 1))
     alone = [cases()[name]() for name in ("ball", "patch")]
-    resumed = cases()["ball"](run_dir=tmp_path / "run", resume=True)
-    for mine, other, one in zip([*first, resumed], [*second, resumed], [*alone, alone[0]], strict=True):
+    for mine, other, one in zip(first, second, alone, strict=True):
         same(mine, other)
         torch.testing.assert_close(mine.parameters, one.parameters, rtol=0, atol=1e-6)
         assert mine.losses == pytest.approx(one.losses, abs=1e-6)
@@ -337,16 +332,6 @@ def test_a_further_ascent_begins_at_the_point_that_seed_and_epoch_draw(attack):
         start = threat.ball.random_start(origin, seed=key, ids=torch.tensor([epoch]))
         assert torch.equal(looks[epoch], start)
     assert not looks[0].any()
-
-
-def test_a_run_goes_on_from_any_epoch(tmp_path):
-    model, x = net(width=8, seed=6), torch.zeros(1, 1, 6, 6)
-    with torch.no_grad():
-        model[1].weight.mul_(20)
-    run = partial(universal, model, labeled(model, x), fa.Linf(2.0, box=WIDE), epochs=14)
-    for end in range(1, 14):
-        stopped(end + 1, run, run_dir=tmp_path, resume=end > 1)
-    same(run(run_dir=tmp_path, resume=True), run())
 
 
 @pytest.mark.parametrize("eot", [1, 3])
@@ -411,21 +396,10 @@ def test_a_table_asks_the_question_of_the_result(results, kind):
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_a_result_keeps_its_question_and_a_folder_takes_no_other(results, kind, tmp_path):
-    out, asked = results[kind], ASKED[kind]
+def test_a_result_keeps_its_question_in_a_file(results, kind, tmp_path):
+    out = results[kind]
     torch.save(out, tmp_path / "out.pt")
-    run = partial(universal, MODEL, DATA, THREAT, epochs=3, run_dir=tmp_path / "run")
-    for again in (
-        torch.load(tmp_path / "out.pt", weights_only=True),
-        run(**asked),
-        run(**asked, resume=True),
-    ):
-        same(again, out)
-        assert (again.targets, again.criterion) == (1, asked.get("criterion", WRONG))
-        assert torch.equal(judged(again).broken, judged(out).broken)
-    parameters, about = load_tensors(tmp_path / "run" / "parameters.safetensors")
-    assert torch.equal(parameters["parameters"], out.parameters)
-    assert '"targets": 1' in about["card"]
-    for changed in ({"criterion": fa.attacks.WrongBy(0.5)}, {"targets": 2}, {"targets": None}, {"seed": 1}):
-        refuses("another", run, **asked | changed, resume=True)
-    refuses("pass resume=True", run, **asked)
+    again = torch.load(tmp_path / "out.pt", weights_only=True)
+    same(again, out)
+    assert (again.targets, again.criterion) == (1, ASKED[kind].get("criterion", WRONG))
+    assert torch.equal(judged(again).broken, judged(out).broken)

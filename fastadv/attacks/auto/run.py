@@ -19,7 +19,6 @@ from fastadv.attacks.apgd import apgd
 from fastadv.attacks.core.flags import DENIED, denied_flags, denied_in
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.result import FAILED
-from fastadv.attacks.core.run import overshoot
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.masking import Indicators
@@ -211,7 +210,7 @@ class Run:
         claimed = torch.tensor([*map(bool, self.by)], dtype=torch.bool, device=self.flat.device)
         verdict = trial.verdict(self.x_adv)
         if not trial.draws:
-            verdict = overshoot(trial, self.x_adv, claimed, verdict)
+            verdict = trial.overshoot(self.x_adv, claimed, verdict)
         out = trial.finish(
             self.x_adv,
             verdict,

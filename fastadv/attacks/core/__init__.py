@@ -10,6 +10,7 @@ from fastadv.attacks.core.card import Attack
 from fastadv.attacks.core.card import registered as registered
 from fastadv.attacks.core.card import tested as tested
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
+from fastadv.attacks.core.classified import Classified
 from fastadv.attacks.core.common import Classifier, Common, GradientCommon, Variant, takes_common
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.attacks.core.gradient_rule import GradientRule
@@ -19,7 +20,7 @@ from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Rule, Search
-from fastadv.attacks.core.task import Classified, Task
+from fastadv.attacks.core.task import Task
 
 __all__ = [
     "WRONG", "Attack", "AttackResult", "Classified", "Classifier", "Common", "Criterion",

@@ -1,38 +1,25 @@
-"""Checks of what attacks are called with: images, threats, masks and step sizes."""
+"""Checks of what attacks are called with: images, masks, and what an attack needs of loss and threat."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_number, kind_of
-from fastadv.engine.arguments import plain
+from fastadv._checks import kind_of
+from fastadv.engine.arguments import is_floating, plain
 from fastadv.errors import InputError
 from fastadv.losses import Loss
-from fastadv.threat import THREATS, Threat, Through
+from fastadv.threat import THREATS, Threat
 from fastadv.threat.base import box_in
+from fastadv.threat.checks import check_threat, from_bytes
 
-StepSize = float | Tensor
 SIGNED = ("margin", "cw", "dlr")  # losses that are positive where the class is wrong
-
-
-def from_bytes(x: Any, box: tuple[float, float]) -> Any:
-    """Return images of uint8 as float32 in [0, 1], as data sets serve them, and others as they are."""
-    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
-        return x
-    if box != (0, 1):
-        raise InputError(
-            f"x: expected floating values in the box [{box[0]:g}, {box[1]:g}], got uint8, which is served in "
-            "[0, 1]; convert x yourself, or give the threat the box (0, 1)"
-        )
-    return x.float().div_(255)
 
 
 def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Tensor:
     """Return images [B, ...] detached; InputError for others, or `values` outside the box, which are read."""
     x = from_bytes(x, box)
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+    if not is_floating(x) or x.ndim < 2:
         arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
         raise InputError(
             f"x: expected a floating tensor [B, ...] of rank 2 or more, got {kind_of(x)}; "
@@ -52,19 +39,6 @@ def check_signed_loss(loss: Loss | None) -> None:
         raise InputError(
             f"loss: expected None, one of {', '.join(SIGNED)}, or a function, each 0 at the boundary, got "
             f"{loss!r}, whose size does not say how far that is; leave it out"
-        )
-
-
-def check_threat(threat: Threat, maps: bool = False) -> None:
-    """Raise InputError unless it is a threat; a map of parameters is none here unless `maps`."""
-    if not isinstance(threat, Threat):
-        raise InputError(
-            f"threat: expected fa.Linf, L2, L1 or L0, got {threat!r}; a radius needs a norm: fa.Linf(8 / 255)"
-        )
-    if isinstance(threat, Through) and not maps:
-        raise InputError(
-            f"threat: expected fa.Linf, L2, L1 or L0, got {threat.name}, a map of parameters, which serves "
-            "attacks and fa.evaluate alone"
         )
 
 
@@ -99,11 +73,6 @@ def check_finite_radius(threat: Threat) -> None:
         raise InputError("radius: expected a finite one, got an infinite one; give the budget of the attack")
 
 
-def check_finite_box(name: str, threat: Threat) -> None:
-    if not all(map(math.isfinite, threat.box)):
-        raise InputError(f"box: expected a finite one, whose ends {name} uses, got {threat.box}")
-
-
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
     """Return the mask as bool like x; InputError unless it is bool, fits, and lets each sample move."""
     wanted = f"mask: expected a bool tensor that broadcasts to x {tuple(x.shape)}, True where x may move"
@@ -113,35 +82,17 @@ def check_mask(mask: Tensor, x: Tensor) -> Tensor:
         mask = mask.expand_as(x)
     except RuntimeError:
         raise InputError(f"{wanted}, got {kind_of(mask)}") from None
-    if len(x) and not bool(mask.flatten(1).any(1).all()):
+    if not bool(mask.flatten(1).any(1).all()):
         raise InputError("mask: expected a coordinate that may move in each sample, got none in some")
     return mask
 
 
-def check_step_size(step_size: StepSize, x: Tensor, name: str = "step_size") -> StepSize:
-    """Return the step size if it is a finite number >= 0, or [B] of them; raise InputError otherwise."""
-    if not isinstance(step_size, Tensor) or step_size.ndim == 0:
-        return check_number(name, step_size, 0)
-    fits = step_size.shape == x.shape[:1] and step_size.dtype != torch.bool and not step_size.is_complex()
-    if not fits or not bool((step_size.isfinite() & (step_size >= 0)).all()):
-        raise InputError(
-            f"{name}: expected finite numbers >= 0, one for each of {len(x)} samples, "
-            f"got {kind_of(step_size)}: {step_size.tolist()}"
-        )
-    return step_size.to(x.device)
-
-
 def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     least, most = torch.stack(x.aminmax()).tolist()  # one read
-    if not (math.isfinite(least) and math.isfinite(most)):
+    if not -math.inf < least <= most < math.inf:  # also of NaN
         bad = int((~x.isfinite()).sum())
         raise InputError(f"x: expected finite values, got {bad} NaN or infinite; clean the data first")
     low, high = box_in(box, x.dtype)
-    beyond = any(math.isfinite(end) != math.isfinite(at) for end, at in zip(box, (low, high), strict=True))
-    if beyond or low == high:
-        raise InputError(
-            f"box: expected ends that {x.dtype} holds and tells apart, got {box}; give x a wider dtype"
-        )
     if least < low or most > high:
         raise InputError(
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "

@@ -2,22 +2,23 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial, wraps
 from math import prod
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, get_args, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
 
 from fastadv._checks import FOREIGN, check_choice, check_count, outside_compile
+from fastadv.attacks.core.arguments import SHARED
+from fastadv.attacks.core.arguments import Common as Common
 from fastadv.attacks.core.card import REGISTRY, Attack
 from fastadv.attacks.core.checks import check_finite_radius, check_norm
+from fastadv.attacks.core.classified import Classified
 from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
 from fastadv.attacks.core.gradient_rule import GradientRules
-from fastadv.attacks.core.meanings import NEAREST, NO_LOSS, documented
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.task import Classified, Task
+from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.training import warn_of_training
 from fastadv.engine import Model, Prepared
 from fastadv.engine.precision import no_autocast, no_gradient
@@ -50,21 +51,6 @@ class Public(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
-class Common(TypedDict, total=False):
-    """The arguments that every attack takes, by name only.
-
-    Args:
-        others: as in `pgd`.
-    """
-
-    targets: Tensor | None
-    criterion: Criterion | None
-    mask: Tensor | None
-    eot: int
-    ids: Tensor | None
-    freeze: bool | None
-
-
 class GradientCommon(Common, total=False):
     """The arguments that every attack takes whose steps follow the gradient of a loss, by name only.
 
@@ -75,11 +61,9 @@ class GradientCommon(Common, total=False):
     gradient: GradientRules
 
 
-DEFAULTS = {
-    "targets": None, "criterion": None, "mask": None, "eot": 1, "ids": None,
-    "freeze": None, "gradient": (),
-}  # fmt: skip
+DEFAULTS = {**SHARED, "gradient": ()}
 PLACES = "model", "x", "y", "threat"
+OF_TASK = *PLACES, *SHARED
 UNKNOWN = Attack(lambda: None)  # type: ignore[arg-type,return-value]  # of an attack without a card
 TARGETED = "-targeted"  # at the end of a loss that has a check of its own
 
@@ -105,7 +89,7 @@ def takes_common(
 ) -> Any:  # fmt: skip
     """Give an attack the arguments of `Common`, or of `GradientCommon` where its `**common` is annotated so.
 
-    They appear in its signature and, with all other arguments, in its help. Arguments are checked first.
+    They appear in its signature, and `pgd` explains them. Arguments are checked first.
 
     Args:
         function: the attack; None, the default, returns a decorator with the options below.
@@ -123,7 +107,7 @@ def takes_common(
     """
     if function is None:
         return partial(takes_common, norms=norms, finite=finite, through=through, door=door, **least)
-    front = _Front.of(function, norms, finite, least)
+    front = _Front(function, norms, finite, through, least)
 
     @wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -131,21 +115,24 @@ def takes_common(
             return outside_compile(attack, *args, **kwargs)
         arguments = front.by_name(args, kwargs)
         front.check(arguments)
-        work = passes({**front.defaults, **arguments})
-        asked = door(arguments) if door else {}
-        asked |= {option: arguments.pop(option) for option in Common.__annotations__ if option in arguments}
-        model, x, y, threat = (arguments.pop(place, front.defaults[place]) for place in PLACES)
+        work = passes(front.defaults | arguments)
+        asked = front.places | (door(arguments) if door else {})
+        asked |= {name: arguments[name] for name in OF_TASK if name in arguments}
+        own = {name: value for name, value in arguments.items() if name not in asked}
+        x, threat = asked["x"], asked["threat"]
+        mapped = isinstance(threat, Through)
         device = x.device.type if isinstance(x, Tensor) else "cpu"
         # its own arithmetic, too, is not that of an autocast around
         with no_gradient(), no_autocast(device):
-            task = Task.of(model, x, y, threat, **asked, passes=work)
-            _check_through(front.name, through, task, x.shape)
-            if not isinstance(model, Classified | Prepared):
+            task = Task.of(**asked, passes=work)
+            if mapped:
+                front.check_map(task, x.shape)
+            if not isinstance(asked["model"], Classified | Prepared):
                 warn_of_training(front.name, task.classifier)
             with task.classifier.in_eval():
-                out: Any = function(task, task.x, task.y, task.threat, **arguments)  # type: ignore
+                out: Any = function(task, task.x, task.y, task.threat, **own)  # type: ignore
         if isinstance(out, AttackResult):
-            out = task.with_images(out) if isinstance(threat, Through) else out
+            out = task.with_images(out) if mapped else out
             out.attack = front.name
         return out  # type: ignore[no-any-return]
 
@@ -157,50 +144,54 @@ def takes_common(
 
     facts = {"__signature__": front.whole, "norms": norms or tuple(THREATS), "through": through, "on": on}
     vars(attack).update(facts)
-    attack.__doc__ = front.documented(inspect.getdoc(function) or "")
     return attack
 
 
-@dataclass(frozen=True, eq=False)
 class _Front:
-    """What is known of an attack at import: its arguments, and what it serves."""
+    """What is known of an attack at import: its arguments, how they are checked, and what it serves.
 
-    name: str
-    whole: inspect.Signature  # as a caller sees it
-    defaults: Mapping[str, Any]  # of the arguments that it names itself
-    placed: tuple[str, ...]
-    needed: frozenset[str]
-    optional: frozenset[str]  # what may be None
-    norms: tuple[str, ...]
-    finite: bool
-    least: Mapping[str, int]
+    Attributes:
+        whole: the signature, as a caller sees it.
+        defaults: of the arguments that it names itself.
+        places: those of model, x, y and threat that may be left out.
+        checks: of arguments that it names itself, in the order in which they are asked.
+    """
 
-    @classmethod
-    def of(
-        cls, function: Callable[..., Any], norms: tuple[str, ...], finite: bool, least: Mapping[str, int]
-    ) -> "_Front":
-        kinds, whole = inspect.Parameter, inspect.signature(function)
-        own = {name: one for name, one in whole.parameters.items() if one.kind is not kinds.VAR_KEYWORD}
-        shared = (GradientCommon if "GradientCommon" in str(whole) else Common).__annotations__
+    def __init__(
+        self, function: Callable[..., Any], norms: tuple[str, ...], finite: bool, through: Serves,
+        least: Mapping[str, int],
+    ) -> None:  # fmt: skip
+        kinds, signature = inspect.Parameter, inspect.signature(function)
+        own = {name: one for name, one in signature.parameters.items() if one.kind is not kinds.VAR_KEYWORD}
+        kind = GradientCommon if "GradientCommon" in str(function.__annotations__) else Common
         more = [
             kinds(name, kinds.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation)
-            for name, annotation in shared.items()
+            for name, annotation in kind.__annotations__.items()
         ]
-        defaults = {name: one.default for name, one in own.items()}
-        placed = tuple(name for name, one in own.items() if one.kind is kinds.POSITIONAL_OR_KEYWORD)
-        needed = frozenset(name for name in placed if defaults[name] is kinds.empty)
-        optional = frozenset(name for name, one in own.items() if "None" in f"{one.default} {one.annotation}")
-        seen = whole.replace(parameters=[*own.values(), *more])
-        return cls(function.__name__, seen, defaults, placed, needed, optional, norms, finite, least)
+        self.name, self.norms, self.finite, self.through = function.__name__, norms, finite, through
+        self.whole = signature.replace(parameters=[*own.values(), *more])
+        self.known = frozenset(self.whole.parameters)
+        self.defaults = {name: one.default for name, one in own.items() if one.default is not kinds.empty}
+        self.places = {name: value for name, value in self.defaults.items() if name in PLACES}
+        self.placed = [name for name, one in own.items() if one.kind is kinds.POSITIONAL_OR_KEYWORD]
+        self.needed = frozenset(self.placed) - self.defaults.keys()
+        self.checks: dict[str, Callable[[Any], Any]] = (
+            {"threat": self._check_threat} if norms or finite else {}
+        )
+        if "variant" in own:
+            self.checks["variant"] = partial(check_choice, "variant", choices=get_args(Variant))
+        for name, value in least.items():
+            optional = "None" in f"{own[name].default} {own[name].annotation}"
+            self.checks[name] = partial(_check_optional if optional else check_count, name, least=value)
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name; raise TypeError for what the attack does not take."""
         arguments = dict(zip(self.placed, args, strict=False)) | kwargs
         # fewer where there were too many by place, or one was given twice
         single = len(arguments) == len(args) + len(kwargs)
-        if single and self.needed <= arguments.keys() <= self.whole.parameters.keys():
+        if single and self.needed <= arguments.keys() <= self.known:
             return arguments
-        self._check_foreign({name: kwargs[name] for name in kwargs.keys() - self.whole.parameters.keys()})
+        self._check_foreign({name: kwargs[name] for name in kwargs.keys() - self.known})
         try:
             return self.whole.bind(*args, **kwargs).arguments  # names what is wrong
         except TypeError as error:
@@ -220,21 +211,34 @@ class _Front:
             raise TypeError(f"{self.name}: no argument {', '.join(names)}; write {', '.join(write)}")
 
     def check(self, arguments: dict[str, Any]) -> None:
-        """Check the arguments of a call, and take the loss of its criterion."""
-        threat = arguments.get("threat")
-        ball: Any = threat.ball if isinstance(threat, Through) else threat
+        """Check arguments of a call that the attack names itself, and take the loss of its criterion."""
+        for name, check in self.checks.items():
+            if name in arguments:
+                check(arguments[name])
+        if "criterion" in arguments or "loss" in arguments:
+            criterion = check_criterion(arguments.get("criterion"))
+            self.take_loss(criterion.for_labels(arguments.get("y")), arguments)
+
+    def _check_threat(self, threat: Any) -> None:
+        """Raise InputError unless the attack serves norm and radius of a threat, or of the ball of a map."""
+        ball = threat.ball if isinstance(threat, Through) else threat
         if self.norms:
             check_norm(self.name, ball, self.norms)
         if self.finite:
             check_finite_radius(ball)
-        if "variant" in arguments:
-            check_choice("variant", arguments["variant"], get_args(Variant))
-        if "criterion" in arguments or "loss" in arguments:
-            criterion = check_criterion(arguments.get("criterion"))
-            self.take_loss(criterion.for_labels(arguments.get("y")), arguments)
-        for name, least in self.least.items():
-            if arguments.get(name, least) is not None or name not in self.optional:
-                check_count(name, arguments.get(name, least), least)
+
+    def check_map(self, task: Task, shape: torch.Size) -> None:
+        """Raise InputError unless the attack serves the map of parameters of a task, of x of that shape."""
+        images = task.x.ndim == 4 or task.x.shape == shape
+        if {"any": True, "images": images, "none": False}[self.through]:
+            return
+        no_map, like_x = "and no map of parameters", "or a map of parameters like x or [C, H, W]"
+        blind, got = "grid" if task.x[0].numel() <= 3 else "nes", list(task.x.shape[1:])
+        raise InputError(
+            f"threat: expected a ball {no_map if self.through == 'none' else like_x} for {self.name}, got "
+            f"{task.through and task.through.name}, whose parameters are {got}; use apgd or, without "
+            f"gradients, {blind}"
+        )
 
     def take_loss(self, criterion: Criterion, arguments: dict[str, Any]) -> None:
         """Put the loss of a criterion in place of a name or of none."""
@@ -245,40 +249,21 @@ class _Front:
                 f"criterion: expected one of classes, which {self.name} needs, got {criterion!r}, served by "
                 f"{serve}"
             )
-        if criterion.raises and card.minimal and arguments.get("loss") == "margin":
-            del arguments["loss"]  # the margin of the criterion is their default
-        if criterion.raises and "loss" in self.defaults:
-            named = others and self.defaults["loss"] is not None
-            arguments.setdefault("loss", criterion.losses[0] if named else None)
+        # "margin" is the default of attacks for the nearest, and stands for that of the criterion
+        default = "loss" not in arguments or (card.minimal and arguments["loss"] == "margin")
+        if criterion.raises and default and "loss" in self.known:
+            named = others and self.defaults.get("loss") is not None
+            arguments["loss"] = criterion.losses[0] if named else None
         loss = arguments.get("loss")
-        of_attack = "classes" in self.defaults and str(loss).endswith(TARGETED) and not others
+        of_attack = "classes" in self.known and str(loss).endswith(TARGETED) and not others
         if loss is not None and not of_attack:
             arguments["loss"] = criterion.followed(loss)
 
-    def documented(self, text: str) -> str:
-        """Return the help of the attack, with the arguments that it does not explain."""
-        known, radius = self.whole.parameters.keys(), "inf or the largest distance of interest"
-        radius = "finite" if self.finite else radius
-        served = " or ".join(THREATS[norm].__name__ for norm in self.norms)
-        others = {"threat": f"{served}; the radius is {radius},\n    a number or [B], in input units."}
-        if {"gradient", "starts"} <= known and "stop_early" not in known:
-            others |= NEAREST
-        if self.defaults.get("loss", "") is None:
-            others |= NO_LOSS
-        return documented(text, known, others)
 
-
-def _check_through(attack: str, served: Serves, task: Task, shape: torch.Size) -> None:
-    """Raise InputError where an attack does not serve the map of parameters of a task."""
-    images = task.x.ndim == 4 or task.x.shape == shape
-    if task.through is None or {"any": True, "images": images, "none": False}[served]:
-        return
-    wanted = "and no map of parameters" if served == "none" else "or a map of parameters like x or [C, H, W]"
-    blind = "grid" if task.x[0].numel() <= 3 else "nes"
-    raise InputError(
-        f"threat: expected a ball {wanted} for {attack}, got {task.through.name}, whose parameters are "
-        f"{list(task.x.shape[1:])}; use apgd or, without gradients, {blind}"
-    )
+def _check_optional(name: str, value: Any, least: int) -> None:
+    """Raise InputError for what is no count; None stands for a default that depends on others."""
+    if value is not None:
+        check_count(name, value, least)
 
 
 def passes(arguments: Mapping[str, Any]) -> int:
@@ -286,7 +271,7 @@ def passes(arguments: Mapping[str, Any]) -> int:
     if isinstance(version := arguments.get("version"), str):
         return OF_VERSION.get(version, UNTOLD)
     counts = [arguments[name] for name in COUNTS if name in arguments]
-    return prod(count for count in counts if isinstance(count, int) and count > 0) if counts else UNTOLD
+    return prod([count for count in counts if isinstance(count, int) and count > 0]) if counts else UNTOLD
 
 
 def planned(*attacks: Callable[..., Any], to_the_end: bool = False) -> int:

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from fastadv._waiting import surely_finite
 from fastadv.attacks.core.points import taken
 from fastadv.ops._rows import like
 
@@ -83,6 +84,12 @@ class JacobianLook(Look):
 
     answers = "logits", "gradients"
     gradients: Tensor
+
+
+def finite_rows(logits: Tensor) -> Tensor | None:
+    """Return bool [n] or [n, C], whether all logits [.., K] are finite; None where they surely are."""
+    # a GPU launches torch's kernel faster than one of ours
+    return None if surely_finite(logits) else torch.linalg.vector_norm(logits, torch.inf, dim=-1) < torch.inf
 
 
 def go_on(

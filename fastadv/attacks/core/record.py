@@ -1,8 +1,8 @@
 """How a search is to be done, what it knows of each sample, and the rows that a rule keeps beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from fastadv._waiting import surely_finite, waits
 from fastadv.attacks.core.points import like, taken
 from fastadv.ops.keep_best import keep_best_
 
+# (name, tensor with one row a sample) -> another in its place
+Change = Callable[[str, Tensor], Tensor]
 TAIL = 10  # the end of a search, where the loss should rise no more: a tenth of the gradients, at most ten
 
 
@@ -52,7 +54,7 @@ class Record:
     def note_rank(self, rank: Tensor | None = None) -> None:
         now, first = (self.rank if rank is None else rank)[:, None], self.ranks[:, 1:2]
         first = torch.where(first.isnan(), now, first)
-        self.ranks = torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1)
+        self.ranks.copy_(torch.cat([self.ranks[:, :1] + 1, first, self.ranks[:, 3:], now], dim=1))
 
     def usable(self, gradient: Tensor) -> Tensor:
         """Return a gradient, whose size is on record, with zeros for what is not finite."""
@@ -83,8 +85,11 @@ class Record:
         named = {"not_finite": not_finite, "zero_gradient": zero, "unfinished": self.unfinished}
         return {**named, "cycled": self.cycled, "claimed": self.success | self.refuted}
 
+    def each(self, change: Change) -> "Record":
+        return Record(*(change(name, value) for name, value in vars(self).items()))
+
     def take(self, index: Tensor) -> "Record":
-        return Record(*(taken(value, index) for value in vars(self).values()))
+        return self.each(lambda _, value: taken(value, index))
 
     def put(self, index: Tensor, rows: "Record") -> None:
         for name, value in vars(self).items():
@@ -108,10 +113,11 @@ class Rows:
     """
 
     _names: ClassVar[frozenset[str]] = frozenset()
+    _in_place: bool = False  # whether tensors are written where they lie, as a graph reads them there
 
     def __init_subclass__(cls) -> None:
         declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
-        cls._names = frozenset(name for name in declared if name != "_names")
+        cls._names = frozenset(declared - {"_names", "_in_place"})
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._names:
@@ -119,13 +125,38 @@ class Rows:
                 f"{type(self).__name__}: expected one of {sorted(self._names)}, got {name!r}; "
                 "annotate it in the class"
             )
-        vars(self)[name] = value
+        if self._in_place and isinstance(held := vars(self).get(name), Tensor):
+            held.copy_(value)
+        else:
+            vars(self)[name] = value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the rule remembers of all samples."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+
+    def each(self, change: Change) -> Self:
+        """Return the same with what `change` makes of each tensor, by name."""
+        other = type(self)()
+        for name, value in vars(self).items():
+            vars(other)[name] = change(name, value) if isinstance(value, Tensor) else value
+        return other
+
+    def in_place(self) -> Self:
+        """Return the same tensors, which are written where they lie from now on."""
+        other = self.each(lambda _, value: value)
+        vars(other)["_in_place"] = True
+        return other
 
     def take(self, kept: Tensor) -> None:
         """Keep the rows `kept`, bool [n] or int [m]."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                vars(self)[name] = taken(value, kept)
+        vars(self).update(vars(self.each(lambda _, value: taken(value, kept))))
+
+    def join(self, parts: "Sequence[Rows]") -> None:
+        """Take the rows of the parts, one after the other."""
+        for name, value in vars(parts[0]).items():
+            tensor = isinstance(value, Tensor)
+            vars(self)[name] = torch.cat([vars(part)[name] for part in parts]) if tensor else value
 
 
 class Steps(Rows):

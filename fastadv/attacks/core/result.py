@@ -1,9 +1,11 @@
 """What every attack returns, and which of its samples count as robust."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from math import nan
+from typing import Any
 
 from torch import Tensor
 
@@ -53,6 +55,23 @@ def failed_flags(unusable: int, met: int, count: int) -> tuple[str, ...]:
     return tuple(flag for flag, samples in flags.items() if samples)
 
 
+class Flags:
+    """The field `flags`: texts, or a function of the result that makes them when they are first read."""
+
+    def __get__(self, result: "AttackResult | None", owner: type) -> tuple[str, ...]:
+        if result is None:  # as a dataclass asks for the default
+            return ()
+        flags: Any = vars(result)["flags"]
+        if callable(flags):
+            flags = vars(result)["flags"] = flags(result)
+        return flags  # type: ignore[no-any-return]
+
+    def __set__(
+        self, result: "AttackResult", flags: "tuple[str, ...] | Callable[[AttackResult], tuple[str, ...]]"
+    ) -> None:
+        vars(result)["flags"] = flags
+
+
 @dataclass(eq=False, repr=False)
 class AttackResult:
     """The outcome of an attack on a batch of B samples; `print(result)` tells what to report of it.
@@ -81,7 +100,8 @@ class AttackResult:
             repeated themselves, were left out. None where that is not known.
         threat: in which the attack searched; None where an attack of your own does not tell.
         flags: warnings that cast doubt on the result; empty where nothing does. One of them counts successes
-            of the search that the last pass denies, as of a model that is randomized or mixes rows.
+            of the search that the last pass denies, as of a model that is randomized or mixes rows. They are
+            made when they are first read or printed.
         correct: bool [B]; the model classifies x as y, or x is right by a criterion of your own; by finite
             logits. By default, where an attack does not tell, the samples that are HELD or BROKEN.
         attack: the name of the attack, as it is printed.
@@ -110,7 +130,7 @@ class AttackResult:
     forwards: int
     backwards: int
     zero_gradient: Tensor
-    flags: tuple[str, ...] = ()
+    flags: Flags = Flags()
     unfinished: Tensor | None = None
     cycled: Tensor | None = None
     threat: Threat | None = None

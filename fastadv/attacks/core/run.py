@@ -7,19 +7,17 @@ from functools import partial
 from math import inf
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Classifier, Common
 from fastadv.attacks.core.gradient_rule import GradientRule, GradientRules, follow, rules_of
-from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.result import AttackResult
 from fastadv.attacks.core.search import R, Rule, Search
 from fastadv.attacks.core.task import Task
-from fastadv.attacks.core.trial import Trial, Verdict
+from fastadv.attacks.core.trial import Trial
 from fastadv.engine.precision import no_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Threat, Through
@@ -28,8 +26,6 @@ OTHERS = (
     "model: expected a task with the x, y and threat that it holds, and no more, got others; hand on "
     "task.within(threat) or task.towards(targets), and what these hold"
 )
-# factors that lengthen the displacement of a point, in turn, where the model denies that it is a success
-OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
 def run(
@@ -120,37 +116,20 @@ def run(
     early = stop_early and not (last or posed.classifier.patient)
     plan = Plan(minimum, raised, early, last, rule, rows, restarts, seed, steps, one_way, followed)
     trial = Trial(posed, from_x)
-    record, classifier = Record.start(trial.problem.x), trial.classifier
+    record = Record.start(trial.problem.x)
     for search in _attempts(trial, record, plan):
         with suppress(Over):
             rule(search)
             search.close()
-    replayed, classifier.replayed = classifier.replayed, None
+    replayed, trial.classifier.replayed = trial.classifier.replayed, None
     loss = loss or task.margin
     if minimum:
-        verdict = _nearest(trial, record, task.threat)
-        return trial.finish(record.x_adv, verdict, loss, **record.findings, within=task.threat)
-    verdict = trial.verdict(record.x_adv)
-    trial.check_search(record, verdict, loss, replayed)
-    return trial.finish(record.x_adv, verdict, loss, **record.findings)
-
-
-def _nearest(trial: Trial, record: Record, within: Threat) -> Verdict:
-    """Return the verdict on the nearest successes; what is not `within` a threat, or denied, is x again."""
-    x = trial.problem.x
-    # what is too far goes back before the verdict, as rows may depend on each other
-    far = trial.problem.threat.contains(record.x_adv, x) & ~within.contains(record.x_adv, x)
-    record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
-    verdict = overshoot(trial, record.x_adv, record.success, trial.verdict(record.x_adv))
-    moved, inside = (record.x_adv != x).flatten(1).any(1), within.contains(record.x_adv, x)
-    kept = verdict.met & inside | ~trial.attacked
-    if bool((moved & ~kept).any()):
-        record.x_adv = torch.where(like(kept, x), record.x_adv, x)
-        again = trial.verdict(record.x_adv)
-        # where rows decide others, the last verdict is on what is returned; one that draws is not asked twice
-        if torch.equal(again.logits, trial.verdict(record.x_adv).logits):
-            verdict, kept = again, kept & moved & again.met | ~trial.attacked
-    return verdict.where(kept, trial.at_x)
+        verdict = trial.nearest(record, task.threat)
+    else:
+        verdict = trial.verdict(record.x_adv)
+        trial.check_search(record, verdict, loss, replayed)
+    within = task.threat if minimum else None
+    return trial.finish(record.x_adv, verdict, loss, **record.findings, within=within)
 
 
 def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
@@ -168,15 +147,16 @@ def _rules_for(task: Task, gradient: GradientRules) -> tuple[GradientRule, ...]:
 
 def _attempts(trial: Trial, record: Record, plan: Plan) -> Iterator[Search[Any]]:
     """Yield the search of each restart on the samples to attack, by each way to a success."""
-    ways, clean, todo = _ways(trial.problem, plan), trial.clean_pass, trial.todo
-    trial.clean_pass = None
+    ways, todo = _ways(trial.problem, plan), trial.todo
     for number in range(ways[0][1].attempts):
         index = todo[~record.success[todo]] if number and plan.stop_early else todo
         if not len(index):
             return
-        restart, way = divmod(number, len(ways))
-        search: Search[Any] = Search(ways[way][0], index, record, ways[way][1], restart)
-        search.clean_pass, clean = clean, None
+        restart, (task, share) = number // len(ways), ways[number % len(ways)]
+        search: Search[Any] = Search(task, index, record, share, restart)
+        clean, trial.clean_pass = trial.clean_pass, None
+        # for fewer a pass of their own takes less than the way back of all
+        search.clean_pass = clean if 2 * len(index) >= len(trial.clean) else None
         yield search
 
 
@@ -191,19 +171,3 @@ def _ways(task: Task, plan: Plan) -> list[tuple[Task, Plan]]:
         one, steps = replace(task, criterion=criterion), (plan.steps + len(parts) - 1 - turn) // len(parts)
         ways.append((one, replace(plan, attempts=attempts, loss=one.raised(plan.minimum), steps=steps)))
     return ways
-
-
-def overshoot(trial: Trial, x_adv: Tensor, claimed: Tensor, verdict: Verdict) -> Verdict:
-    """Lengthen the displacement of successes on the boundary, which rounding denies, until it does not."""
-    # a fresh verdict counts after each change: no randomized model is asked until it agrees
-    task, x = trial.problem, trial.problem.x
-    for share in OVERSHOOTS:
-        denied = claimed & ~verdict.met
-        if not bool(denied.any()):
-            break
-        further = (x_adv + share * (x_adv - x)).clamp(*task.threat.box)
-        moved = denied & task.threat.contains(further, x) & (further != x_adv).flatten(1).any(1)
-        if bool(moved.any()):
-            x_adv[moved] = further[moved]
-            verdict = trial.verdict(x_adv)
-    return verdict

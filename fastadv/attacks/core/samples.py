@@ -9,15 +9,16 @@ from typing_extensions import TypeVar
 from fastadv import rng
 from fastadv._waiting import may_leave, waits
 from fastadv.attacks.core import points as shapes
-from fastadv.attacks.core.checks import StepSize
 from fastadv.attacks.core.judge import Judge, judge_for
 from fastadv.attacks.core.record import Over, Plan, Record, Rows
 from fastadv.attacks.core.task import Task
-from fastadv.engine.bound import Ask, CleanPass
+from fastadv.engine.bound import CleanPass
 from fastadv.losses import Loss
+from fastadv.threat.checks import StepSize
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)
 V = TypeVar("V", Tensor, StepSize)
+NOTHING = None, None  # was asked
 
 
 class Samples(Generic[R_co]):
@@ -54,12 +55,10 @@ class Samples(Generic[R_co]):
         self.forget()
         self.stays = False  # whether samples never leave, as in a graph
         self._competed = False  # a point for the best
-        self._repeats: bool | None = None  # whether the model answers a point as before, once that was asked
         # chosen for the samples that are here: what judges them, and what gives the gradient of a loss
         self._judge: Judge | None = None
-        self._asked: tuple[tuple[Loss, bool, int], Ask] | None = None
+        self._asked: tuple[tuple[Loss, bool, int] | None, Any] = NOTHING
         self.met = False  # whether the search has had a gradient
-        self._start: Tensor | None = None  # at x, as the rule got it
         self.clean_pass: CleanPass | None = None  # at x, which waits for its backward pass
 
     @property
@@ -142,7 +141,7 @@ class Samples(Generic[R_co]):
 
     def close(self) -> None:
         """Prove the successes of the samples that are still here, and write all of them to the record."""
-        self._asked = None  # which holds the search
+        self._asked = NOTHING  # what asks holds the search
         if self.plan.stop_early:
             self._prove()
         if self.best is not self._record:
@@ -153,7 +152,7 @@ class Samples(Generic[R_co]):
         gone, kept = (which.nonzero().squeeze(1) for which in (left, ~left))
         self._record.put(self._index[gone], self.best.take(gone))
         self._index, self._places = self._index[kept], self._places[kept]
-        self._judge = self._asked = None
+        self._judge, self._asked = None, NOTHING
         if not len(self._index):
             raise Over
         of_rule = self.aims is not self.targets

@@ -1,8 +1,6 @@
 """A search: how a rule evaluates points of the samples still under attack, and which point is the best."""
 
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,28 +8,22 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fastadv import losses
-from fastadv._waiting import steps_ahead, surely_finite
-from fastadv.attacks.core.judge import Answer, graded, loss_of, repeated
-from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, go_on
-from fastadv.attacks.core.points import taken
+from fastadv.attacks.core.asks import Asks
+from fastadv.attacks.core.judge import Answer, graded
+from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook, finite_rows, go_on
 from fastadv.attacks.core.record import Record, Rows, Steps
-from fastadv.attacks.core.samples import R_co, Samples
-from fastadv.attacks.core.task import Task
-from fastadv.engine.bound import Ask, Gradient
-from fastadv.engine.capture import FEW, passes_alike
+from fastadv.attacks.core.samples import R_co
+from fastadv.attacks.core.state import State
 from fastadv.ops._step import may_be_narrow
 from fastadv.ops.keep_best import keep_best_
-from fastadv.ops.logit_loss import KINDS
 
 L = TypeVar("L", bound=Look)
 
-# values of x that pass the model at once where a rule asks for many candidates a sample
-CHUNK = 1 << 22
 # values of candidates that are held at once: so many times those of x, and at least a few megabytes
 SHARE, LEAST = 4, 1 << 20
 
 
-class Search(Samples[R_co]):
+class Search(Asks[R_co]):
     """One run of a rule over samples of a batch.
 
     A rule evaluates points with `gradient`, `score`, `decide` or `jacobian`, which take one point for each
@@ -44,8 +36,7 @@ class Search(Samples[R_co]):
         """Return x for draw 0, unless `random_start`, or a draw from ball and box; None is `restart`."""
         draw = self.restart if draw is None else draw
         if not (random_start or draw):
-            self._start = self.x.clone()
-            return self._start
+            return self.x.clone()
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=draw)
         return self.classifier.layout(self.problem.masked(points))
 
@@ -63,7 +54,7 @@ class Search(Samples[R_co]):
         points, seen = self._prepare(points, judge)
         value, logits, gradient = self.ask(loss)(seen)
         look = GradientLook(points, seen, logits, value, self._shaped(gradient, narrow))
-        return self._judged(look, loss, judge)
+        return self._judged(look, judge, self._ranks(loss))
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
@@ -72,9 +63,9 @@ class Search(Samples[R_co]):
         value, logits, gradient = self.ask(self.plan.loss)(seen)
         gradient, finite = self._shaped(gradient, True), self._finite(logits)
         points, (gradient,) = self._go_on(points, finite, [gradient])
-        self._competed, known = True, value if self.aims is self.targets else None
-        answer = Answer(seen, known, logits, gradient, finite)
+        answer = Answer(seen, value if self._ranks(self.plan.loss) else None, logits, gradient, finite)
         rows.points = self.judge_now.step(points, answer, rows.step_size)
+        self._competed = True
         self._evaluated()
 
     def jacobian(
@@ -84,25 +75,23 @@ class Search(Samples[R_co]):
         points, seen = self._prepare(points, judge)
         logits, gradients = self.classifier.jacobian(self._cast(seen), directions, rows=self.problem.rows)
         self.met = True
-        look = JacobianLook(points, seen, logits, self._shaped(gradients))
-        return self._judged(look, None, judge)
+        return self._judged(JacobianLook(points, seen, logits, self._shaped(gradients)), judge)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
         points, seen = self._prepare(points, judge)
-        logits = self._logits(seen)
-        return self._judged(Look(points, seen, logits), None, judge)
+        return self._judged(Look(points, seen, self.logits(seen)), judge)
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
         """Evaluate logits and a loss at points [n, ...] or [n, C, ...], in full batches."""
         loss = self.plan.loss if loss is None else loss
         points, seen = self._prepare(points, judge)
         value, logits = self.loss_at(seen, loss)
-        return self._judged(ScoredLook(points, seen, logits, value), loss, judge)
+        return self._judged(ScoredLook(points, seen, logits, value), judge, self._ranks(loss))
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
         """Judge points, `rounded` and of those that `drop_leaving` keeps, by logits of the rule's own."""
-        return self._judged(Look(points, points, logits), None, True)
+        return self._judged(Look(points, points, logits), True)
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""
@@ -122,11 +111,11 @@ class Search(Samples[R_co]):
 
     def finish(self, points: Tensor) -> None:
         """Take the last points of the rule; where nothing competes with them, only the verdict sees them."""
+        points, seen = self._prepare(points, True)
         if self._competed or self.plan.attempts > 1:
-            self.decide(points)
+            self._judged(Look(points, seen, self.classifier(self._cast(seen), self.problem.rows)), True)
         else:
-            points = self.rounded(self.drop_leaving(points))
-            self.best.x_adv.copy_(points)
+            self.best.x_adv.copy_(seen)
 
     @property
     def led(self) -> bool:
@@ -141,108 +130,6 @@ class Search(Samples[R_co]):
     def strength(self, look: Look) -> Tensor:
         """Return by what points compete with a budget, whatever the loss of the look."""
         return self.judge_now.strength(None, look.logits, look.count)
-
-    def leave_cycle(self, repeating: Tensor, points: Tensor, steps: int) -> None:
-        """Let samples `repeating` bool [n] leave, so many steps of which would repeat others.
-
-        They stay where passes show that the model draws, writes, or mixes the rows of a batch.
-        """
-        if self._repeats is None:
-            self._repeats = self._answers_alike(points)
-        if self._repeats:
-            self.best.note_cycle(repeating, steps)
-            self.leave(repeating)
-
-    def _answers_alike(self, points: Tensor) -> bool:
-        """Return whether parts of a batch get the same answers and leave no trace; False of a function."""
-        if not (parts := self.classifier.parts):
-            return False
-        # two at least: the last one's mates may have left since its point was there
-        rows = torch.arange(min(max(len(points) // 2, 2), FEW), device=points.device) % len(points)
-
-        def answer(at: Tensor) -> Tensor:
-            _, logits, gradient = self._of_rows(self.plan.loss, at, rows[: len(at)])
-            return torch.cat([logits, gradient.flatten(1).to(logits)], 1)
-
-        with suppress(Exception):  # models of one batch size raise anything
-            return passes_alike(parts[0], answer, points[rows])
-        return False
-
-    # What is asked of the classifier, without a verdict.
-
-    def ask(self, loss: losses.Loss) -> Ask:
-        """Return what gives loss, logits and gradient, chosen once for the samples that are here."""
-        chosen = loss, self.met, id(self.aims)
-        if self._asked is None or self._asked[0] != chosen:
-            self._asked = chosen, self._chosen(loss)
-        return self._asked[1]
-
-    def _chosen(self, loss: losses.Loss) -> Ask:
-        if self.plan.gradient is not None:
-            follow: Any = self.plan.gradient
-            return partial(follow, self, loss=loss)
-        if self.clean_pass is not None:
-            return partial(self._first, loss, True)
-        met, self.met = self.met, True
-        return (self._bound(loss) if met else None) or self._pull(loss)
-
-    def _bound(self, loss: losses.Loss) -> Ask | None:
-        """Return what asks by kernels; None where that takes more."""
-        single = self.problem.single and self.dtype == self.x.dtype
-        if not single or callable(loss) or loss not in KINDS:
-            return None
-        return self.classifier.bind(self.x, self.y, loss, self.aims, self.problem.rows)
-
-    @property
-    def lean(self) -> bool:
-        """Whether a step is passes and kernels alone, so that it may be replayed."""
-        special = self.problem.mask, self.plan.gradient
-        return special == (None, None) and self._bound("margin") is not None
-
-    def input_gradient(self, points: Tensor, loss: losses.Loss, direction: bool = True) -> Gradient:
-        """Return loss, logits and gradient, as a model does, at points that are none for the best."""
-        ask = self._pull(loss, direction) if self.met else partial(self._first, loss, direction)
-        return ask(points)
-
-    def _first(self, loss: losses.Loss, direction: bool, points: Tensor) -> Gradient:
-        """Return the first gradient: at x by the pass that gave the clean verdict, where that waits."""
-        clean, self.clean_pass, self.met = self.clean_pass, None, True
-        few = clean is None or 2 * len(self.x) < len(clean.logits)
-        if clean is None or few or not (points is self._start or torch.equal(points, self.x)):
-            return self._pull(loss, direction)(points)
-        rows = None if len(points) == len(clean.logits) else self._places
-        return clean.gradient(rows, self.y, loss, self.aims, direction)
-
-    def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
-        """Return what gives loss, logits and gradient in a pass of its own."""
-        about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
-        pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=self.problem.rows, **about)
-        return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
-
-    def _of_rows(self, loss: losses.Loss, points: Tensor, rows: Tensor) -> Gradient:
-        """Return loss, logits and gradient at points of the rows int64 [m] alone."""
-        if self.problem.criterion.outputs == "any":
-            loss = loss if loss == self.plan.loss else self.problem.margin
-        elif callable(loss):
-            loss = "margin"  # it may hold a value for each sample
-        y, aims = self.y[rows], taken(self.aims, rows)
-        places = self.problem.rows[rows]
-        return self.classifier.input_gradient(self._cast(points), y, loss, aims, True, places)
-
-    def loss_at(self, points: Tensor, loss: losses.Loss) -> tuple[Tensor, Tensor]:
-        """Return loss and logits at points [n, ...] or [n, C, ...] that are no candidates for the best."""
-        logits = self._logits(points)
-        return loss_of(logits, self.y, loss, self.aims), logits
-
-    def _logits(self, points: Tensor) -> Tensor:
-        """Return [n, K] or [n, C, K] of candidates [n, C, ...]."""
-        rows = self.problem.rows
-        if points.ndim == self.x.ndim:
-            return self.classifier(self._cast(points), rows)
-        flat, rows = self._cast(points).flatten(0, 1), repeated(rows, points.shape[1])
-        step = max(1, CHUNK // max(1, flat[:1].numel()))
-        parts = zip(torch.split(flat, step), torch.split(rows, step), strict=True)
-        return torch.cat([self.classifier(*part) for part in parts]).view(*points.shape[:2], -1)
 
     # Searches within a search, and steps that were taken elsewhere.
 
@@ -262,50 +149,52 @@ class Search(Samples[R_co]):
         few = max(1, self.held // max(1, candidates * self.x[:1].numel()))
         if few >= len(every):
             return step(self, every)
-        results, written = [], []
+        results, written, state = [], [], self.state
         for rows in torch.split(every, few):
-            part = self.over(self.problem.take(rows), self.best.take(rows))
-            part.aims = part.targets if self.aims is self.targets else taken(self.aims, rows)
-            part._places = self._places[rows]
-            vars(part.rows).update(vars(self.rows))
-            part.rows.take(rows)
+            part = self.at(state.take(rows))
             results.append(step(part, rows))
-            written.append(vars(part.rows))
+            written.append(part.rows)
             self.best.put(rows, part.best)
-        for name, value in written[0].items():
-            tensor = isinstance(value, Tensor)
-            setattr(self.rows, name, torch.cat([one[name] for one in written]) if tensor else value)
+        self.rows.join(written)
         return None if results[0] is None else torch.cat(results)
 
-    def over(self, task: Task, record: Record) -> "Search[R_co]":
-        """Return a search like this one over other samples, which writes their best points to `record`."""
-        everyone = torch.arange(len(task.x), device=task.x.device)
-        part: Search[R_co] = Search(task, everyone, record, self.plan, self.restart)
-        part.dtype = self.dtype
+    @property
+    def state(self) -> State:
+        """What a step reads and writes of these samples."""
+        aims = None if self.aims is self.targets else self.aims
+        return State(self.problem, aims, self._places, self.best, self.rows)
+
+    def at(self, state: State) -> "Search[R_co]":
+        """Return a search like this one that is in another state, and writes there."""
+        everyone = torch.arange(len(state.task.x), device=self.x.device)
+        part: Search[R_co] = Search(state.task, everyone, state.best, self.plan, self.restart)
+        part.dtype, part._places = self.dtype, state.places
+        part.aims = part.targets if state.aims is None else state.aims
+        part.rows = state.rows  # type: ignore[assignment]
         return part
+
+    def beside(self) -> "Search[R_co]":
+        """Return a search of the same samples, which may leave it, that remembers nothing of them yet."""
+        return self.at(self._begun())
 
     def copied(self, count: int) -> tuple["Search[R_co]", Record]:
         """Return a search of the samples `count` times in a row, and the record that it writes."""
-        index = torch.arange(len(self.x), device=self.x.device).repeat(count)
-        record = self.best.take(index)
-        part = self.over(self.problem.take(index), record)
-        part._places = self._places[index]
-        return part, record
+        state = self._begun().take(torch.arange(len(self.x), device=self.x.device).repeat(count))
+        return self.at(state), state.best
+
+    def _begun(self) -> State:
+        """Return the state where a rule begins, with the best points of now."""
+        return State(self.problem, None, self._places, self.best, self.plan.rows())
 
     def merge(self, record: Record) -> None:
         """Merge what a search of copies found; with `stop_early` broken samples keep their points."""
         self._competed, self._judge, success = True, None, self.best.success
         self.best.merge(record, ~success if self.plan.stop_early else torch.ones_like(success))
 
-    def steps_ahead(self, most: int) -> int:
-        """Return how many evaluations, at most so many, lead up to the next at which samples may leave."""
-        return steps_ahead(self.evaluations, most, self.x.device) if self.plan.stop_early else most
-
-    def replayed(self, leave: bool) -> None:
-        """Take note of steps that were taken elsewhere, and wrote the tensors; the samples broken `leave`."""
-        self._competed, self._judge = True, None
-        if leave:
-            self.drop_broken()
+    def go_to(self, best: Record, rows: Rows) -> None:
+        """Go to where steps led that were taken elsewhere."""
+        self.best, self._judge, self._competed = best, None, True
+        self.rows.join([rows])
 
     # The course of a look.
 
@@ -325,18 +214,19 @@ class Search(Samples[R_co]):
         """Return `finite_rows`; None in a graph whose judge looks for itself."""
         return None if self.stays and self.judge_now.looks else finite_rows(logits)
 
-    def _judged(self, look: L, loss: losses.Loss | None, judge: bool) -> L:
-        """Give a look of that loss its verdict; its points compete for the best if `judge`; samples leave."""
+    def _ranks(self, loss: losses.Loss) -> bool:
+        """Return whether points compete by a loss, as it is asked for now."""
+        return loss == self.plan.loss and self.aims is self.targets
+
+    def _judged(self, look: L, judge: bool, ranks: bool = False) -> L:
+        """Give a look its verdict, whose loss `ranks` it or not; its points compete if `judge`."""
         finite, answers = self._finite(look.logits), [getattr(look, name) for name in look.answers]
-        gradient = answers[-1] if answers else None
-        known = loss == self.plan.loss and self.aims is self.targets
-        value = getattr(look, "loss", None) if known else None
-        answer = Answer(look.seen, value, look.logits, gradient, finite)
-        weigh = self.judge_now if judge else self.judge_now.weigh
-        look.adversarial, look.count, distance = weigh(answer)
+        value = look.loss if ranks and isinstance(look, ScoredLook) else None
+        answer = Answer(look.seen, value, look.logits, answers[-1] if answers else None, finite)
+        look.adversarial, look.count, distance = (self.judge_now if judge else self.judge_now.weigh)(answer)
         self._competed |= judge
-        if gradient is not None:
-            answers[-1] = self.best.usable(gradient)
+        if answers:
+            answers[-1] = self.best.usable(answers[-1])
             look.x_adv, answers = self._go_on(look.x_adv, finite, answers)
             vars(look).update(zip(look.answers, answers, strict=True))
         if distance is not None:
@@ -363,12 +253,6 @@ class Search(Samples[R_co]):
             if bool(broken.any()):
                 return self._drop(broken)
         return None
-
-
-def finite_rows(logits: Tensor) -> Tensor | None:
-    """Return bool [n] or [n, C], whether all logits [.., K] are finite; None where they surely are."""
-    # a GPU launches torch's kernel faster than one of ours
-    return None if surely_finite(logits) else torch.linalg.vector_norm(logits, torch.inf, dim=-1) < torch.inf
 
 
 R = TypeVar("R", bound=Rows, default=Any)

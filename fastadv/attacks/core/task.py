@@ -1,55 +1,27 @@
 """What an attack is asked, and who answers: made once by the door of a call, and handed on."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count
 from fastadv._waiting import surely_finite
-from fastadv.attacks.core.checks import check_images, check_mask, check_threat
-from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion, fitting
+from fastadv.attacks.core.arguments import CHECKS, SHARED, Common
+from fastadv.attacks.core.checks import check_mask
+from fastadv.attacks.core.classified import Classified, before, classified
+from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.attacks.core.points import taken
 from fastadv.attacks.core.result import AttackResult
-from fastadv.engine import Model, Prepared, prepare
+from fastadv.engine import Model, Prepared
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.mapped import Mapped
 from fastadv.errors import InputError
-from fastadv.labels import check_index
 from fastadv.threat import Threat, Through
 
 # What a task has of each sample
 SAMPLES = ("x", "y", "targets", "ids", "rows", "mask", "clean")
-
-
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """Samples that a classifier has classified, which attacks take in place of the model.
-
-    Attributes:
-        classifier: what answers; of a map of parameters, about these.
-        x: [B, ...], the clean samples, or the parameters that leave them as they are.
-        ids: int64 [B], sample numbers.
-        rows: int64 [B], the places of the samples in the batch that the classifier knows.
-        clean: [B, K], the logits of the model as given at x; None before it has seen x.
-    """
-
-    classifier: Prepared
-    x: Tensor
-    ids: Tensor
-    rows: Tensor
-    clean: Tensor | None
-
-    def serves(self, classifier: Prepared) -> bool:
-        """Return whether the logits here are those of another classifier of the same model."""
-        mine = self.classifier
-        return classifier.source is mine.source and classifier.outputs == mine.outputs
-
-    def __call__(self, points: Tensor) -> Tensor:
-        """Return the logits at points of these samples, as a search asks for them."""
-        return self.classifier(points, self.rows)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,58 +47,33 @@ class Task(Classified):
 
     @classmethod
     def of(
-        cls,
-        model: Model | Prepared | Classified,
-        x: Tensor,
-        y: Tensor | None,
-        threat: Threat,
-        *,
-        targets: Tensor | None = None,
-        criterion: Criterion | None = None,
-        mask: Tensor | None = None,
-        ids: Tensor | None = None,
-        eot: int = 1,
-        freeze: bool | None = None,
-        passes: int = 0,
-    ) -> "Task":
-        """Return the task of a call, whose arguments, those of every attack, are checked.
+        cls, model: Model | Prepared | Classified, x: Tensor, y: Tensor | None, threat: Threat, *,
+        passes: int = 0, **common: Unpack[Common],
+    ) -> "Task":  # fmt: skip
+        """Return the task of a call, whose arguments, those of every attack, are checked by `CHECKS`.
 
         What is classified stands for its classifier, and for the logits at x. `freeze` says whether to search
         on a frozen copy; None decides by the `passes` of a sample that are planned.
         """
-        check_threat(threat, maps=True)
-        criterion = check_criterion(criterion).for_labels(y)
-        seen = isinstance(model, Classified) and x is model.x
-        x = check_images(x, threat.box, values=not (seen and getattr(model, "box", None) == threat.box))
-        size, averages = len(x), check_count("eot", eot, 1)
-        _check_batch(x, y)
-        classifier = prepare(
-            model.classifier if isinstance(model, Classified) else model,
-            averages if averages > 1 else None, work=passes * size, freeze=freeze, outputs=criterion.outputs,
-        )  # fmt: skip
-        if criterion.outputs == "any" and not size:  # no sample meets anything
-            y, criterion, targets = torch.zeros(0, dtype=torch.long, device=x.device), WRONG, None
-        labels = criterion.labels("y", y, size, x.device)
-        if targets is not None:
-            targets = criterion.labels("targets", targets, size, x.device)
-        numbers = torch.arange(size, device=x.device)
-        numbers = numbers if ids is None else check_index("ids", ids, size, x.device)
-        held = _classified(model, classifier, x, numbers, seen)
-        ball = threat
+        given: dict[str, Any] = {name: value for name, value in common.items() if value is not None}
+        given |= {"model": model, "x": x, "y": y, "threat": threat}
+        call = {**SHARED, "criterion": WRONG, "passes": passes, **given}
+        for name, check in CHECKS.items():
+            if name in given:
+                call[name] = check(given[name], call)
+        held = classified(model, call["model"], x, call["x"], call["ids"])
         if isinstance(threat, Through):
-            mapped, ball = Mapped(held.classifier, threat, x, numbers), threat.ball
-            x = check_images(threat.parameters(x, numbers), ball.box)
-            held = Classified(mapped, x, numbers, torch.arange(size, device=x.device), None)
-        if criterion.outputs == "logit":  # of two classes
-            criterion = WRONG
+            held, threat = before(held, threat), threat.ball
+        y, mask, criterion = call["y"], call["mask"], call["criterion"]
         return cls(
             **vars(held),
-            y=numbers.new_zeros(size, 2) if labels is None else labels,
-            threat=_with_radii(ball, x),
-            targets=targets,
-            criterion=criterion.meant_by(held.classifier.model),
-            mask=None if mask is None else check_mask(mask, x),
-            labeled=labels is not None,
+            y=held.ids.new_zeros(len(held.ids), 2) if y is None else y,
+            threat=_with_radii(threat, held.x),
+            targets=call["targets"],
+            # one logit is two of classes by now
+            criterion=WRONG if criterion.outputs == "logit" else criterion.meant_by(held.classifier.model),
+            mask=None if mask is None else check_mask(mask, held.x),
+            labeled=y is not None,
         )
 
     @property
@@ -233,21 +180,6 @@ class Task(Classified):
         return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
 
 
-def _classified(
-    model: Model | Prepared | Classified, classifier: Prepared, x: Tensor, ids: Tensor, seen: bool
-) -> Classified:
-    """Return samples x of these ids for a classifier, with what a model that stands for them knows.
-
-    `seen`: its x are these, so that its logits are those at x.
-    """
-    clean = None
-    if isinstance(model, Classified) and torch.equal(ids, model.ids):
-        clean = model.clean if seen and model.serves(classifier) else None
-        if classifier is model.classifier:
-            return Classified(classifier, x, ids, model.rows, clean)
-    return Classified(classifier.of(x, ids), x, ids, torch.arange(len(x), device=x.device), clean)
-
-
 def handed(model: object) -> Task:
     """Return the task that `takes_common` hands to an attack in place of the model."""
     if not isinstance(model, Task):
@@ -255,20 +187,10 @@ def handed(model: object) -> Task:
     return model
 
 
-def _check_batch(x: Tensor, y: Tensor | None) -> None:
-    """Raise InputError where x is one image without a batch around it."""
-    several = y is None or (isinstance(y, Tensor) and (y.numel() > 1 or y.shape == (len(x),)))
-    if x.ndim == 3 and not several:
-        raise InputError(
-            f"x: expected a batch [B, C, H, W], got one image {list(x.shape)} and one label; add a batch "
-            "dimension: x[None], and y as a tensor [1]"
-        )
-
-
 def _with_radii(threat: Threat, x: Tensor) -> Threat:
     """Return a threat with radii on the device of x; InputError unless they are one for each sample."""
     radius = threat.radius
-    if not isinstance(radius, Tensor) or not radius.ndim:
+    if not isinstance(radius, Tensor):
         return threat
     if radius.shape != x.shape[:1]:
         raise InputError(

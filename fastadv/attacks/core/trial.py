@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks.core.criterion import WRONG, Goal
-from fastadv.attacks.core.flags import MEANT, Outcome, flags_of
+from fastadv.attacks.core.flags import Evidence, bytes_meant
 from fastadv.attacks.core.judge import graded, loss_of
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.result import NOT_FINITE, AttackResult, Status
 from fastadv.attacks.core.task import Task
@@ -23,6 +24,8 @@ from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
 
+# factors that lengthen the displacement of a point, in turn, where the model denies that it is a success
+OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 EPS = 8 * torch.finfo(torch.float32).eps
 CLASSES = 1 << 20  # that a model may have of whom an empty batch tells none
 TWO_ANSWERS = (
@@ -108,7 +111,7 @@ class Trial:
         varies = ~(again <= self._rounding()) & ~self.unusable
         if not self.draws and bool(varies.any()):
             self.draws = True
-            self._report(TWO_ANSWERS)
+            self.flags += (TWO_ANSWERS,)
         self.already, self.attacked = self.already & ~varies, self.attacked | varies
         self.some_already = bool(self.already.any())
 
@@ -133,6 +136,38 @@ class Trial:
         logits = self.classifier.verdict(x_adv, task.rows)
         return Verdict(logits, *task.judged(logits), distance)
 
+    def nearest(self, record: Record, within: Threat) -> Verdict:
+        """Return the verdict on the nearest successes; what is outside `within`, or denied, is x again."""
+        x = self.problem.x
+        # what is too far goes back before the verdict, as rows may depend on each other
+        far = self.problem.threat.contains(record.x_adv, x) & ~within.contains(record.x_adv, x)
+        record.success, record.x_adv = record.success & ~far, torch.where(like(far, x), x, record.x_adv)
+        verdict = self.overshoot(record.x_adv, record.success, self.verdict(record.x_adv))
+        moved, inside = (record.x_adv != x).flatten(1).any(1), within.contains(record.x_adv, x)
+        kept = verdict.met & inside | ~self.attacked
+        if bool((moved & ~kept).any()):
+            record.x_adv = torch.where(like(kept, x), record.x_adv, x)
+            again = self.verdict(record.x_adv)
+            # where rows decide others, the last verdict is on what is returned, unless the model draws
+            if torch.equal(again.logits, self.verdict(record.x_adv).logits):
+                verdict, kept = again, kept & moved & again.met | ~self.attacked
+        return verdict.where(kept, self.at_x)
+
+    def overshoot(self, x_adv: Tensor, claimed: Tensor, verdict: Verdict) -> Verdict:
+        """Lengthen the displacement of successes on the boundary until rounding does not deny them."""
+        # a fresh verdict counts after each change: no randomized model is asked until it agrees
+        threat, x = self.problem.threat, self.problem.x
+        for share in OVERSHOOTS:
+            denied = claimed & ~verdict.met
+            if not bool(denied.any()):
+                break
+            further = (x_adv + share * (x_adv - x)).clamp(*threat.box)
+            moved = denied & threat.contains(further, x) & (further != x_adv).flatten(1).any(1)
+            if bool(moved.any()):
+                x_adv[moved] = further[moved]
+                verdict = self.verdict(x_adv)
+        return verdict
+
     def check_search(
         self, record: Record, verdict: Verdict, loss: losses.Loss, replayed: Captures | None
     ) -> None:
@@ -154,7 +189,7 @@ class Trial:
         wrong = self.classifier.differs(apart, torch.where(held[:, None], logits, 0.0))
         if wrong and replayed is not None:
             replayed.refuse(STALE)
-            self._report(STALE)
+            self.flags += (STALE,)
 
     def _rounding(self) -> float:
         """Return by how much the logits of two passes of one x may differ."""
@@ -162,12 +197,12 @@ class Trial:
         clean = clean[:, near(clean)]
         return bound(self.classifier.dtype) * float((clean - clean.mean(1, keepdim=True)).abs().max())
 
-    def _report(self, flag: str) -> None:
-        """Flag the result; log once for a frozen model what asks the caller."""
-        self.flags = tuple(dict.fromkeys([*self.flags, flag]))
-        if MEANT in flag and flag not in self.classifier.notes:
-            self.classifier.add_note(flag)
-            log.warning("attack: %s", flag)
+    def _ask(self, flags: tuple[str, ...]) -> None:
+        """Log flags that ask the caller, once for a frozen model."""
+        for flag in flags:
+            if flag not in self.classifier.notes:
+                self.classifier.add_note(flag)
+                log.warning("attack: %s", flag)
 
     def finish(
         self, x_adv: Tensor, verdict: Verdict, loss: losses.Loss, *, claimed: Tensor, not_finite: Tensor,
@@ -183,14 +218,13 @@ class Trial:
         broken, already = met & self.attacked, met & self.already
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
-        denied = (claimed | self.already) & ~met & ~self.outside
         forwards, backwards = self.passed
-        outcome = Outcome(self, status, verdict.logits, loss, within is None, denied, backwards)
-        for flag in flags_of(outcome):
-            self._report(flag)
+        evidence = Evidence.of(self, claimed, verdict.logits, loss, within is None, backwards)
+        if bytes_meant(task.threat):
+            self._ask(evidence.wide(x_adv))
         distance = verdict.distance
         distance = task.threat.distance(x_adv, task.x) if distance is None else distance
-        return AttackResult(
+        out = AttackResult(
             x_adv=x_adv.contiguous(),
             success=broken | already,
             status=status,
@@ -199,10 +233,15 @@ class Trial:
             forwards=forwards,
             backwards=backwards,
             zero_gradient=zero_gradient,
-            flags=self.flags,
+            flags=evidence.flags,
             unfinished=unfinished,
             cycled=cycled,
             threat=within or task.threat,
             correct=self.correct,
             goal=Goal(task.criterion, task.targets, task.mask),
         )
+        if (
+            task.criterion.outputs == "any"
+        ):  # which may be larger than x, and are not kept until the flags are read
+            out.flags = out.flags
+        return out

@@ -1,63 +1,25 @@
 """Share: one of many decisions, as of tags or at positions of a mask, and how many of them must be wrong."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
 from fastadv._checks import check_share, kind_of
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import WRONG, Criterion, Figures, signed
-from fastadv.attacks.core.task import handed
-from fastadv.attacks.criteria.signs import lead
+from fastadv.attacks.criteria.decisions import LEAST, UNIT, Positions, lead
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.labels import are_one_hot, of_one_hot, on_device, warn_of_probabilities
 from fastadv.losses import Loss
 from fastadv.text import percent
 
-UNIT = 0.15  # of the mean distance from a decision: the unit in which losses see the logits
-LEAST = 1e-20
 SEEN = 4096  # positions that tell of a head that squashes
-
-
-class Positions(NamedTuple):
-    """Outputs at P positions: logits z [B, K, P], classes y int64 [B, P], and bool [B, P], which count.
-
-    Losses see `seen`, which are z, or z in units of their own, so that no position falls out of the gradient.
-    """
-
-    z: Tensor
-    y: Tensor
-    counts: Tensor
-    seen: Tensor
-
-    def margins(self) -> Tensor:
-        """Return [B, P], by how much the largest other logit, as losses see it, exceeds that of the class."""
-        return WRONG.margin(self.seen, self.y, None)
-
-    def scaled(self) -> "Positions":
-        """Return positions whose logits losses see in units of the mean distance from a decision."""
-        unit = (UNIT * self.mean(self.margins().detach().abs())).clamp_min(LEAST)[:, None, None]
-        return self._replace(seen=(self.z - self.z.detach().amax(1, keepdim=True)) / unit)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Return [B], the mean of values [B, P] over the positions that count."""
-        return values.where(self.counts, 0.0).sum(1) / self.counts.sum(1).clamp_min(1)
-
-    def cross_entropy(self) -> Tensor:
-        """Return [B, P]."""
-        return cross_entropy(self.seen, self.y, reduction="none")
-
-    def weighted(self, weight: Tensor) -> Tensor:
-        """Return the mean cross-entropy [B], whose gradient has the weights [B, P] of the positions."""
-        # the value has none: weights that fall with success would rank points the wrong way round
-        values = self.cross_entropy()
-        return self.mean(values.detach() + weight * (values - values.detach()))
 
 
 @dataclass(frozen=True)
@@ -147,8 +109,10 @@ class Share(Criterion):
         return on_device(name, y, device).long()
 
     def loss(self, name: str) -> Loss:
-        chosen: Loss = self.margin if super().loss(name) == "margin" else getattr(self, f"_{name}")
-        return chosen
+        return {
+            "bounded_margin": self._bounded_margin, "masked_ce": self._masked_ce, "ce": self._ce,
+            "balanced_ce": self._balanced_ce, "js": self._js, "cospgd": self._cospgd, "margin": self.margin,
+        }[str(super().loss(name))]  # fmt: skip
 
     def in_shape(self, rows: Tensor, y: Tensor) -> Tensor:
         return rows.reshape(len(y), -1, *y.shape[1:])
@@ -156,7 +120,7 @@ class Share(Criterion):
     def of_single(self, outputs: Tensor, y: Tensor) -> Tensor | None:
         if outputs.numel() == y.numel():
             return None  # whose sign decides
-        rows, _ = _each(self.positions(outputs, y))
+        rows, _ = self.positions(outputs, y).each()
         return rows[:: -(-len(rows) // SEEN)]
 
     @property
@@ -215,7 +179,7 @@ class Share(Criterion):
                 raise InputError(
                     f"{name}: expected a position that counts in each sample, got one without; leave it out"
                 )
-            values, of_each = _each(self.positions(outputs, labels))
+            values, of_each = self.positions(outputs, labels).each()
             counts = (labels != self.ignore).flatten()
             self.of.check(values[counts], of_each[counts], None)
 
@@ -245,7 +209,7 @@ class Share(Criterion):
         if type(self.of) is Criterion:
             decided = at.z.max(1).indices  # as argmax, which is several times slower on a CPU
             return ((decided == at.y) if targeted else (decided != at.y)) & at.counts
-        values, y = _each(at)
+        values, y = at.each()
         return self.of.met(values, y, y if targeted else None).view_as(at.y) & at.counts
 
     def decisions(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -267,7 +231,7 @@ class Share(Criterion):
         """Return [B, P], of the criterion at each position."""
         if type(self.of) is Criterion:
             return -at.margins() if targeted else at.margins()
-        values, y = _each(at)
+        values, y = at.each()
         return self.of.margin(values, y, y if targeted else None).view(at.y.shape)
 
     def figures(self, outputs: Tensor, y: Tensor) -> Figures:
@@ -303,36 +267,24 @@ class Share(Criterion):
         return at.mean(torch.where(values > 0, values / 2, values))
 
     def _ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self.signed(outputs, y, targets, lambda at: at.mean(at.cross_entropy()))
+        return self.scaled(outputs, y, targets, lambda at: at.mean(at.cross_entropy()))
 
     def _masked_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        return self.signed(outputs, y, targets, lambda at: at.mean(self._masked(at, targets)))
+        return self.scaled(outputs, y, targets, lambda at: at.mean(self._masked(at, targets)))
 
     def _balanced_ce(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        def balanced(at: Positions) -> Tensor:
-            number = at.z.new_zeros(at.z.shape[:2]).scatter_add_(1, at.y, at.counts.to(at.z))  # of each class
-            weight = 1 / number.gather(1, at.y).clamp_min(1) / (number > 0).sum(1, keepdim=True)
-            return (weight * self._masked(at, targets)).where(at.counts, 0.0).sum(1)
-
-        return self.signed(outputs, y, targets, balanced)
+        return self.scaled(outputs, y, targets, lambda at: at.balanced(self._masked(at, targets)))
 
     def _js(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        def divergence(at: Positions) -> Tensor:
-            log_p = -at.cross_entropy()
-            p = log_p.exp()  # all other terms vanish: no logarithm of a probability that underflows
-            return at.mean(math.log(2) + (p * log_p - (1 + p) * p.log1p()) / 2)
-
-        return self.signed(outputs, y, targets, divergence)
+        return self.scaled(outputs, y, targets, lambda at: at.mean(at.divergence()))
 
     def _cospgd(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         def weighted(at: Positions) -> Tensor:
-            probability = at.seen.detach().softmax(1)
-            cosine = probability.gather(1, at.y[:, None]).squeeze(1) / probability.square().sum(1).sqrt()
-            return at.weighted(cosine if targets is None else 1 - cosine)
+            return at.weighted(at.cosine() if targets is None else 1 - at.cosine())
 
-        return self.signed(outputs, y, targets, weighted)
+        return self.scaled(outputs, y, targets, weighted)
 
-    def signed(
+    def scaled(
         self, outputs: Tensor, y: Tensor, targets: Tensor | None, value: Callable[[Positions], Tensor]
     ) -> Tensor:
         """Return what is to rise: the value away from y, or minus that of the targets."""
@@ -341,27 +293,5 @@ class Share(Criterion):
 
     def _masked(self, at: Positions, targets: Tensor | None) -> Tensor:
         """Return the cross-entropy [B, P]; where it has done its work, the largest of a right decision."""
-        done, most = self.met_at(at, targets is not None), math.log(at.z.shape[1])
-        return at.cross_entropy().masked_fill(done, most if targets is None else 0.0)
-
-
-def share_of(model: object) -> Share:
-    """Return the criterion of the task of an attack that `needs_share`."""
-    criterion = handed(model).criterion
-    assert isinstance(criterion, Share)
-    return criterion
-
-
-def needs_share(attack: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Raise InputError unless the criterion of an attack of classes at positions is a Share."""
-    if not isinstance(criterion := arguments.get("criterion"), Share):
-        raise InputError(
-            f"criterion: expected Share(least), as {attack} attacks a class at each position, got "
-            f"{criterion!r}; pass criterion=fastadv.attacks.Share(least), or attack other outputs with pgd"
-        )
-    return {}
-
-
-def _each(at: Positions) -> tuple[Tensor, Tensor]:
-    """Return logits [B * P, K] and classes [B * P]."""
-    return at.z.movedim(1, 2).flatten(0, 1), at.y.flatten()
+        most = math.log(at.z.shape[1]) if targets is None else 0.0
+        return at.cross_entropy().masked_fill(self.met_at(at, targets is not None), most)

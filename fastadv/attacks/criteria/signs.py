@@ -9,32 +9,13 @@ from torch.nn.functional import softplus
 
 from fastadv._checks import check_count, kind_of
 from fastadv.attacks.core.criterion import Criterion, signed
+from fastadv.attacks.criteria.decisions import lead
 from fastadv.engine.arguments import Outputs
 from fastadv.errors import InputError
 from fastadv.labels import on_device, warn_of_probabilities
 from fastadv.losses import Loss
 
 IGNORED = -1  # a label that does not count
-SOFT = 0.3  # how far from its boundary a decision still counts, over the mean distance of those needed
-
-
-def lead(margins: Tensor, counts: Tensor, needed: Tensor) -> Tensor:
-    """Return [B], positive where at least `needed` int64 [B] of the margins [B, P] that count are."""
-    # elsewhere the mean of what they lack. The gradient is that of all of them, less of those that are wrong
-    # by much: without these they would turn back as the others turn
-    order = margins.where(counts, -torch.inf).sort(1, descending=True).values
-    last = order.gather(1, needed[:, None] - 1).squeeze(1)
-    among = torch.arange(order.shape[1], device=order.device) < needed[:, None]
-    order = order.where(among, 0.0)
-    value = torch.where(last > 0, last, order.clamp_max(0).sum(1) / needed)
-    if not margins.requires_grad:
-        return value
-    at = order.detach()
-    width = SOFT * at.abs().sum(1, keepdim=True) / needed[:, None]
-    weight = torch.sigmoid(-at / width.clamp_min(torch.finfo(at.dtype).tiny)).where(among, 0.0)
-    weight = weight / weight.amax(1, keepdim=True) / torch.where(last > 0, 1, needed)[:, None]
-    soft = (weight * order).sum(1)
-    return value.detach() + (soft - soft.detach())
 
 
 @dataclass(frozen=True)
@@ -108,7 +89,7 @@ class Signs(Criterion):
     def objective(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return [B], the mean binary cross-entropy over the labels that count."""
         warn_of_probabilities(outputs, reads=not outputs.is_cuda)
-        return _cross_entropy(outputs, y, None) / (y.flatten(1) != IGNORED).sum(1).clamp_min(1)
+        return _cross_entropy(outputs, y, None) / _counts(y).sum(1).clamp_min(1)
 
     def check(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> None:
         labels, name = (y, "y") if targets is None else (targets, "targets")
@@ -118,7 +99,7 @@ class Signs(Criterion):
                     f"{name}: expected a label for each of the outputs {tuple(outputs.shape)}, "
                     f"got {tuple(tags.shape)}"
                 )
-        if bool((labels == IGNORED).flatten(1).all(1).any()):
+        if not bool(_counts(labels).any(1).all()):
             raise InputError("y: expected a label besides -1 in each sample, got one without; leave it out")
 
     def met(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
@@ -129,13 +110,13 @@ class Signs(Criterion):
     def margin(self, outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """Return [B], by how far the outputs of as many labels as must be wrong are on the wrong side."""
         labels = y if targets is None else targets
-        away, counts = _away(outputs, labels), labels.flatten(1) != IGNORED
+        away, counts = _away(outputs, labels), _counts(labels)
         away, needed = (away, self._needed(y)) if targets is None else (-away, counts.sum(1))
         return signed(lead(away, counts, needed), self.met(outputs, y, targets))
 
     def _needed(self, y: Tensor) -> Tensor:
         """Return int64 [B], how many labels must be wrong: all that count where they are fewer."""
-        counts = (y.flatten(1) != IGNORED).sum(1)
+        counts = _counts(y).sum(1)
         return counts if self.least == "all" else counts.clamp_max(self.least)
 
 
@@ -177,6 +158,11 @@ def _signs(name: str, y: Any, size: int, device: torch.device, ignored: bool) ->
     return on_device(name, y, device).long()
 
 
+def _counts(y: Tensor) -> Tensor:
+    """Return bool [B, K], which labels count."""
+    return y.flatten(1) != IGNORED
+
+
 def _away(outputs: Tensor, y: Tensor) -> Tensor:
     """Return [B, K], the outputs with the sign by which they are wrong."""
     return outputs.flatten(1) * (1 - 2 * y.flatten(1).to(outputs.dtype))
@@ -184,10 +170,10 @@ def _away(outputs: Tensor, y: Tensor) -> Tensor:
 
 def _wrong(outputs: Tensor, y: Tensor) -> Tensor:
     """Return bool [B, K], which labels are wrong."""
-    return ((outputs > 0).flatten(1) != (y.flatten(1) > 0)) & (y.flatten(1) != IGNORED)
+    return ((outputs > 0).flatten(1) != (y.flatten(1) > 0)) & _counts(y)
 
 
 def _cross_entropy(outputs: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
     labels = y if targets is None else targets
-    losses = softplus(_away(outputs, labels)).where(labels.flatten(1) != IGNORED, 0.0).sum(1)
+    losses = softplus(_away(outputs, labels)).where(_counts(labels), 0.0).sum(1)
     return losses if targets is None else -losses

@@ -1,7 +1,7 @@
 """Steepest ascent with a budget, which fgsm, bim, pgd and mim share."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -9,10 +9,11 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv._waiting import waits
 from fastadv.attacks.core import Rule, Search, repeat
-from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat
 from fastadv.attacks.core.record import TAIL, Steps
+from fastadv.engine.capture import FEW, passes_alike
 from fastadv.ops import largest
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize, check_step_size, check_threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
 # all that they remember is in `search.rows`
@@ -75,14 +76,16 @@ def may_return(search: Search[Steps], moves: int) -> bool:
     return bool((moves * step_size >= FAR * radius).any())
 
 
-@dataclass(frozen=True)
 class Returns:
     """Ends the run of samples whose points come back, looked for before each second of so many `moves`.
 
-    All that follows repeats what was judged (Doldo et al. 2025, arXiv 2503.19347).
+    All that follows repeats what was judged (Doldo et al. 2025, arXiv 2503.19347), unless the model draws,
+    writes, or mixes the rows of a batch, as passes show where a first point comes back.
     """
 
-    moves: int
+    def __init__(self, moves: int) -> None:
+        self.moves = moves
+        self._repeats: bool | None = None  # whether the model answers a point as before, once it was asked
 
     def __call__(self, number: int, search: Search[Steps]) -> None:
         if number % 2:
@@ -95,8 +98,32 @@ class Returns:
                 setattr(rows, name, rows.points.clone())
         # without finite logits a sample goes on by an earlier answer, which its point does not tell
         same &= ~search.best.not_finite
-        if left >= TAIL and bool(same.any()):
-            search.leave_cycle(same, rows.points, left)
+        if left < TAIL or not bool(same.any()):
+            return
+        if self._repeats is None:
+            self._repeats = answers_alike(search)
+        if self._repeats:
+            search.best.note_cycle(same, left)
+            search.leave(same)
+
+
+def answers_alike(search: Search[Steps]) -> bool:
+    """Return whether parts of a batch get the same answers and leave no trace; False of a function."""
+    points, modules = search.rows.points, search.classifier.parts
+    if not modules:
+        return False
+    # two at least: the last one's mates may have left since its point was there
+    rows = torch.arange(min(max(len(points) // 2, 2), FEW), device=points.device) % len(points)
+    part = search.at(search.state.take(rows))
+    part.met = True
+
+    def answer(at: Tensor) -> Tensor:
+        _, logits, gradient = part.input_gradient(at, search.plan.loss)
+        return torch.cat([logits, gradient.flatten(1).to(logits)], 1)
+
+    with suppress(Exception):  # models of one batch size raise anything
+        return passes_alike(modules[0], answer, points[rows])
+    return False
 
 
 def length_of_share(search: Search, steps: int, step_size: StepSize, default: bool) -> StepSize:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core.checks import check_mask, from_bytes
+from fastadv.attacks.core.checks import check_mask
 from fastadv.attacks.core.criterion import ANY_WRONG, Criterion, Goal
 from fastadv.attacks.core.points import like
 from fastadv.attacks.core.result import AttackResult, Status
@@ -23,6 +23,7 @@ from fastadv.ops._rows import check_like
 from fastadv.text import several
 from fastadv.threat import Named, Threat, Through
 from fastadv.threat.base import box_in, unrounded
+from fastadv.threat.checks import from_bytes
 
 CLAIMS = "claims: "  # how the flag begins that counts what is no success
 TOLD = "zero_gradient", "flags", "parameters"  # what a result that is no AttackResult may tell

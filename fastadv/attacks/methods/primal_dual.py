@@ -1,4 +1,4 @@
-"""What this library changes of primal-dual attacks (`pdgd.py`, `pdpgd.py`): force, weight and steps."""
+"""What this library changes of primal-dual attacks (`pdpgd.py`): force, weight and steps."""
 
 import math
 from collections.abc import Callable

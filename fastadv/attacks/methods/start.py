@@ -1,4 +1,4 @@
-"""Where attacks begin: at an adversarial point, and from there the boundary; for a minimum, at or near x."""
+"""Where attacks begin: at an adversarial point, and from there the boundary; and how near restarts do."""
 
 import math
 from collections.abc import Callable
@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv import ops, rng
+from fastadv import rng
 from fastadv.attacks.core import Search
-from fastadv.attacks.core.checks import check_finite_box
 from fastadv.attacks.core.record import Over
 from fastadv.attacks.methods.bisection import Interval, halve, middle
-from fastadv.attacks.methods.geometry import farthest, like, unit, width
+from fastadv.attacks.methods.geometry import like, unit
 from fastadv.errors import InputError
-from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 # (search, round) -> candidates [n, C, ...]
@@ -25,6 +23,8 @@ Noise = Callable[[Search, int], Tensor]
 LOOKS = 10_000
 # places of blends on the way from x to the noise
 BLENDS = (1.0, 0.5)
+# within how many widths of the box restarts begin, where no success is nearer
+RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}
 
 
 class Starts(Interval):
@@ -36,29 +36,22 @@ class Starts(Interval):
     place: Tensor  # int64 [n], of each sample among those that look for a start
 
 
-def check_starts(name: str, starts: Any, x: Any, threat: Threat) -> None:
-    """Raise InputError unless `starts` is floating like x and inside the box, or None and the box finite."""
+def check_starts(starts: Any, x: Any, threat: Threat) -> None:
+    """Raise InputError unless `starts` are floating like x and in the box, or None."""
     if starts is None:
-        check_finite_box(name, threat)
-    check_points_of_box("starts", starts, x, threat)
-
-
-def check_points_of_box(name: str, points: Any, x: Any, threat: Threat) -> None:
-    """Raise InputError, naming the argument, unless `points` are floating like x and in the box, or None."""
-    if points is None:
         return
-    wanted = f"{name}: expected None or a floating tensor like x, on its device"
-    if not isinstance(points, Tensor) or not isinstance(x, Tensor) or not points.is_floating_point():
-        got = points.dtype if isinstance(points, Tensor) else type(points).__name__
+    wanted = "starts: expected None or a floating tensor like x, on its device"
+    if not isinstance(starts, Tensor) or not isinstance(x, Tensor) or not starts.is_floating_point():
+        got = starts.dtype if isinstance(starts, Tensor) else type(starts).__name__
         raise InputError(f"{wanted}, got {got}")
-    if points.shape != x.shape or points.device != x.device:
+    if starts.shape != x.shape or starts.device != x.device:
         raise InputError(
-            f"{wanted}: {tuple(x.shape)} on {x.device}, got {tuple(points.shape)} on {points.device}"
+            f"{wanted}: {tuple(x.shape)} on {x.device}, got {tuple(starts.shape)} on {starts.device}"
         )
     low, high = threat.box
-    if not bool(((points >= low) & (points <= high) & points.isfinite()).all()):
+    if not bool(((starts >= low) & (starts <= high) & starts.isfinite()).all()):
         raise InputError(
-            f"{name}: expected finite values in the box [{low:g}, {high:g}], got others; clamp them to it"
+            f"starts: expected finite values in the box [{low:g}, {high:g}], got others; clamp them to it"
         )
 
 
@@ -116,7 +109,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
         started[place[new]] = True
 
     # samples that have a start wait for the others
-    others = search.over(search.problem, search.best)
+    others = search.beside()
     others.rows.place = torch.arange(len(started), device=started.device)
     try:
         for draw in count():
@@ -165,59 +158,3 @@ def _towards(search: Search[Starts], far: Tensor, share: Tensor, straight: bool)
         return search.x + like(share, away) * away
     radius = like(share * away.flatten(1).abs().amax(1), away)
     return search.x + away.clamp(-radius, radius)
-
-
-HALVINGS = 10
-# within how many widths of the box restarts begin, where no success is nearer
-RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}
-
-
-def begin(search: Search, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the first points [n, ...], and bool [n], which of them come from `starts`, [B, ...]."""
-    # Where the caller's points meet the boundary, and at x where they are not adversarial; on restarts at a
-    # random point within half the distance of the nearest success.
-    started = torch.zeros_like(search.ids, dtype=torch.bool)
-    if search.restart:
-        return _anywhere(search), started
-    if starts is None:
-        return search.x.clone(), started
-    far = search.problem.masked(search.per_sample(starts).to(search.x.dtype))
-    look = search.decide(far)
-    started, points = look.adversarial, look.seen
-    low, high = search.full(0.0), search.full(1.0)
-    for _ in range(HALVINGS):
-        share = (low + high) / 2
-        look = search.decide(_between(search, far, share))
-        low, high = torch.where(look.adversarial, low, share), torch.where(look.adversarial, share, high)
-        points = torch.where(like(look.adversarial, points), look.seen, points)
-    return torch.where(like(started, points), points, search.x), started
-
-
-def _between(search: Search, far: Tensor, share: Tensor) -> Tensor:
-    """Return the points nearest to `far` at that share [n] of the longest way (Pintor et al. 2021)."""
-    away, kind = far - search.x, search.threat.norm
-    if kind == "l0":
-        count = (share * away[0].numel()).floor().clamp_min(1)
-        return ops.project_l0(far, search.x, count, NO_BOX)
-    share = like(share, away).to(away.dtype)
-    if kind == "l2":
-        away = share * away
-    else:
-        edge = math.inf not in map(abs, search.threat.box)
-        room = width(search.threat) if edge else like(ops.largest(away), away)
-        if kind == "linf":
-            away = away.clamp(-share * room, share * room)
-        else:
-            away = (away.abs() - (1 - share) * room).clamp_min(0).copysign(away)
-    return (search.x + away).clamp(*search.threat.box)
-
-
-def _anywhere(search: Search) -> Tensor:
-    """Return a random point [n, ...] for this restart, by seed and sample number."""
-    best, near = search.best, RESTART[search.threat.norm] * width(search.threat)
-    radius = torch.where(best.success, best.distance, near).minimum(farthest(search).to(best.rank)) / 2
-    if search.threat.norm == "l0":
-        radius = radius.ceil()
-    threat = search.threat.resized(radius)
-    points = threat.random_start(search.x, search.seed, search.ids, draw=search.restart)
-    return search.classifier.layout(search.problem.masked(points))

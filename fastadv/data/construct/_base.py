@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_seed
 from fastadv.answers import answers
-from fastadv.attacks.core.checks import check_threat
 from fastadv.data._batches import batches
 from fastadv.data.content import describe_data
 from fastadv.data.folder import FolderSet
@@ -27,6 +26,7 @@ from fastadv.models.wrappers import representation
 from fastadv.ops._rows import PerRow
 from fastadv.runs.identity import BY_NAME, describe
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 
 STARTS = ("images", "noise")
 Model = nn.Module | Prepared
@@ -86,7 +86,7 @@ class Base:
                 "the constructed set would lack a label"
             )
 
-    def fingerprint(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what tells this data set from another: its description, or its length and a hash."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
@@ -185,7 +185,7 @@ def check_features(source: Prepared, module: Module, base: Base) -> Prepared:
     return prepared(cut)
 
 
-def fingerprint(source: Prepared, base: Base) -> dict[str, Any]:
+def describe_model(source: Prepared, base: Base) -> dict[str, Any]:
     """Return what tells a model or function from another: weights or name, and answers on the base."""
     model = source.model
     numbers = torch.linspace(0, base.count - 1, min(32, base.count), device="cpu").long()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_choice, check_count
-from fastadv.data.construct._base import Base, fingerprint
+from fastadv.data.construct._base import Base, describe_model
 from fastadv.data.construct.constructed import ConstructedSet, indexed, make_card
 from fastadv.data.imageset import UNIT, to_unit
 from fastadv.data.shards import (
@@ -18,9 +18,7 @@ from fastadv.data.shards import (
     Shard,
     joined,
     read_shard,
-    shard_count,
     shard_name,
-    shard_range,
     write_shard,
 )
 from fastadv.engine import Prepared
@@ -90,8 +88,7 @@ def build(
     with processes.agreement():
         check_count("batch_size", batch_size, 1)
         check_count("shard_size", shard_size, 1)
-        count = shard_count(base.count, shard_size)
-        ranges = [shard_range(k, base.count, shard_size) for k in range(count)]
+        ids = torch.split(torch.arange(base.count, device="cpu"), shard_size)
         box = construction.threat.box
         dtype = dtype or ("uint8" if base.eight_bit and box == UNIT else "float32")
         if check_choice("dtype", dtype, DTYPES) == "uint8" and box != UNIT:
@@ -99,8 +96,8 @@ def build(
         check_progress(progress)
         config = _config(construction, base, dtype, shard_size, identity)
     if processes.world() > 1:
-        asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
-        processes.check_alike({**config, **asked})
+        alike = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
+        processes.check_alike({**config, **alike})
     with (
         construction.source.in_eval(),
         shown(progress, f"building {construction.name}") as show,
@@ -119,20 +116,20 @@ def build(
             if keeper.path is not None and keeper.there(shard_name(k)):
                 return read_shard(keeper.path, k, config)
             rows = dict[str, Tensor]()
-            for first, batch in enumerate(torch.split(torch.tensor(ranges[k], device="cpu"), batch_size)):
+            for first, batch in enumerate(torch.split(ids[k], batch_size)):
                 for name, part in _build_batch(construction, base, batch, dtype).items():
                     if name not in rows:  # filled in place: parts that are joined would be held twice
-                        rows[name] = part.new_empty((len(ranges[k]), *part.shape[1:]))
+                        rows[name] = part.new_empty((len(ids[k]), *part.shape[1:]))
                     rows[name][first * batch_size :][: len(batch)] = part
                 tick(len(batch))
             built.add(k)
             return Shard(rows) if keeper.path is None else write_shard(keeper.path, k, rows, config)
 
-        shards = list[Shard]()
-        for k, there in enumerate(processes.in_turn(count, map(shard, processes.share_of(range(count))))):
+        shards, mine = list[Shard](), map(shard, processes.share_of(range(len(ids))))
+        for k, there in enumerate(processes.in_turn(len(ids), mine)):
             shards.append(there)
             if k not in built:
-                tick(len(ranges[k]))
+                tick(len(ids[k]))
         if keeper.path is not None:
             return indexed(keeper.path, config, shards)
         tensors = joined(shards)
@@ -155,8 +152,8 @@ def _config(
             "name": f"{base.name}-{construction.name}",
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
-            "base": base.fingerprint(),
-            "model": fingerprint(construction.source, base),
+            "base": base.describe(),
+            "model": describe_model(construction.source, base),
             "threat": construction.threat.describe(),
             "metric": construction.threat.metric,
             "dtype": dtype,

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv.card import card
 from fastadv.data import shards
 from fastadv.data._rows import MappedRows
 from fastadv.data.imageset import UNIT, ImageSet
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash, digest
 from fastadv.runs import processes
-from fastadv.runs.card import card
 from fastadv.runs.folder import RunFolder
 
 

@@ -8,14 +8,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_choice
-from fastadv.attacks.core.checks import check_finite_box
-from fastadv.attacks.last_iterate import last_iterate
-from fastadv.data.construct._base import STARTS, Model, Module, Search, check_features, fingerprint, prepare
+from fastadv.data.construct._base import (
+    STARTS,
+    Model,
+    Module,
+    Search,
+    check_features,
+    describe_model,
+    prepare,
+)
 from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.errors import InputError
+from fastadv.last_iterate import last_iterate
 from fastadv.runs import processes
 from fastadv.threat import L2, Threat
+from fastadv.threat.checks import check_finite_box
 
 UNBOUNDED = L2(inf)
 
@@ -118,7 +126,7 @@ def _invert(
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)
-        representation = fingerprint(features, samples)
+        representation = describe_model(features, samples)
 
     def invert(x: Tensor, y: Tensor, ids: Tensor) -> Searched:
         goal = features.verdict(x)

@@ -8,10 +8,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._base import Model, Search, prepare
 from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
 from fastadv.data.construct.constructed import ConstructedSet
+from fastadv.last_iterate import last_iterate
 from fastadv.runs import processes
 from fastadv.threat import Threat
 

@@ -88,10 +88,10 @@ def motion_blur(x: Tensor, constants: tuple[int, float], draws: Draws) -> Tensor
 
 def resampled(x: Tensor, down: Tensor, right: Tensor, *, centers: bool) -> Tensor:
     """Return images at places [B, H, W], or [1, H, W], mirrored at outermost centers of pixels or edges."""
-    tall, wide = x.shape[2:]
+    height, width = x.shape[2:]
     ends = [
         (2 * at / (side - 1) if centers else (2 * at + 1) / side) - 1
-        for at, side in ((right, wide), (down, tall))
+        for at, side in ((right, width), (down, height))
     ]
     grid = torch.stack(ends, 3).float().expand(len(x), -1, -1, -1)
     return grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=centers)

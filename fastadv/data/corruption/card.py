@@ -71,8 +71,8 @@ def corruption(
 def named(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return names of corruptions, each once; "c15" and "all" stand for theirs."""
     sets = {"c15": [name for name, one in CORRUPTIONS.items() if not one.extra], "all": [*CORRUPTIONS]}
-    asked = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
-    each = [name for one in asked for name in sets.get(one, [one])]
+    listed = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
+    each = [name for one in listed for name in sets.get(one, [one])]
     chosen = tuple(check_choice("corruption", name, CORRUPTIONS, ", c15, all") for name in each)
     if not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"corruptions: expected names, each once, got {list(chosen)}")

@@ -35,15 +35,15 @@ def pixels(size: int, *constants: tuple[float, float, float]) -> list[tuple[floa
 
 def bent(x: Tensor, most: float, draws: Draws) -> Tensor:
     """Move three points of each image by `most` pixels or less, and the image with them, by an affine map."""
-    tall, wide = x.shape[2:]
-    center, side = torch.tensor([tall // 2, wide // 2], device=x.device).double(), min(tall, wide) // 3
+    height, width = x.shape[2:]
+    center, side = torch.tensor([height // 2, width // 2], device=x.device).double(), min(height, width) // 3
     signs = torch.tensor([[1.0, 1], [1, -1], [-1, -1]], dtype=torch.float64, device=x.device)
     points = center + side * signs  # (right, down)
     moved = points + most * (2 * draws.uniform(3, 2).double() - 1)
     one = torch.ones(3, 1, dtype=torch.float64, device=x.device)
     # the point that comes to a pixel: back from the moved points
     back = torch.linalg.solve(torch.cat([moved, one.expand(len(x), 3, 1)], 2), points.expand(len(x), 3, 2))
-    down, right = (torch.arange(size, device=x.device).double() for size in (tall, wide))
+    down, right = (torch.arange(size, device=x.device).double() for size in (height, width))
     at = right[:, None] * back[:, None, None, 0] + down[:, None, None] * back[:, None, None, 1]
     at = at + back[:, None, None, 2]
     return resampled(x, at[..., 1], at[..., 0], centers=True)
@@ -61,12 +61,12 @@ def elastic_transform(x: Tensor, constants: tuple[float, float, float], draws: D
     x = bent(x, reach, draws)
     if not amount:
         return x
-    tall, wide = x.shape[2:]
-    noise = 2 * draws.uniform(2, tall, wide, draw=1).double() - 1
-    rows, columns = smoothing(tall, sigma).to(x.device), smoothing(wide, sigma).to(x.device)
+    height, width = x.shape[2:]
+    noise = 2 * draws.uniform(2, height, width, draw=1).double() - 1
+    rows, columns = smoothing(height, sigma).to(x.device), smoothing(width, sigma).to(x.device)
     down, right = (amount * (rows @ noise @ columns.T)).unbind(1)
-    down = down + torch.arange(tall, device=x.device)[:, None]
-    return resampled(x, down, right + torch.arange(wide, device=x.device), centers=False)
+    down = down + torch.arange(height, device=x.device)[:, None]
+    return resampled(x, down, right + torch.arange(width, device=x.device), centers=False)
 
 
 @lru_cache(maxsize=64)
@@ -94,9 +94,9 @@ def boxes(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 @corruption((0.95, 0.9, 0.85, 0.75, 0.65), (0.9, 0.8, 0.7, 0.6, 0.5), (0.6, 0.5, 0.4, 0.3, 0.25))
 def pixelate(x: Tensor, share: float, draws: Draws) -> Tensor:
-    tall, wide = x.shape[2:]
-    coarse = boxes((x * 255).round_(), (int(tall * share), int(wide * share)))
-    return boxes(coarse, (tall, wide)).div_(255)
+    height, width = x.shape[2:]
+    coarse = boxes((x * 255).round_(), (int(height * share), int(width * share)))
+    return boxes(coarse, (height, width)).div_(255)
 
 
 @corruption(

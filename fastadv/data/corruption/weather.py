@@ -88,11 +88,11 @@ def frost(x: Tensor, constants: tuple[float, float, float], draws: Draws) -> Ten
     """Add a part of a photograph of frost on glass."""
     # The paper's code draws five of its six photographs. An image that does not fit into one enlarges it.
     kept, added, scale = constants
-    folder, (tall, wide), crops = frost_folder(), x.shape[2:], []
+    folder, (height, width), crops = frost_folder(), x.shape[2:], []
     for which, down, right in draws.uniform(3).double().tolist():
-        photo = photograph(folder / PHOTOGRAPHS[int(which * DRAWN)], scale, (tall, wide))
-        top, left = int(down * (photo.shape[1] - tall)), int(right * (photo.shape[2] - wide))
-        crops.append(photo[:, top : top + tall, left : left + wide])
+        photo = photograph(folder / PHOTOGRAPHS[int(which * DRAWN)], scale, (height, width))
+        top, left = int(down * (photo.shape[1] - height)), int(right * (photo.shape[2] - width))
+        crops.append(photo[:, top : top + height, left : left + width])
     ice = torch.stack(crops).to(x.device).float().div_(255)
     return kept * x + added * (ice if x.shape[1] == 3 else luma(ice))
 
@@ -128,8 +128,8 @@ def plasma(size: int, decay: float, draws: Draws) -> Tensor:
 )
 def fog(x: Tensor, constants: tuple[float, float], draws: Draws) -> Tensor:
     amount, decay = constants
-    tall, wide = x.shape[2:]
-    mist = plasma(1 << (max(tall, wide) - 1).bit_length(), decay, draws)[:, None, :tall, :wide]
+    height, width = x.shape[2:]
+    mist = plasma(1 << (max(height, width) - 1).bit_length(), decay, draws)[:, None, :height, :width]
     most = x.amax((1, 2, 3), keepdim=True)
     return (x + amount * mist) * (most / (most + amount))
 

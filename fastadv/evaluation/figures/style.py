@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastadv._extras import need
+from fastadv.card import about
 from fastadv.errors import InputError
-from fastadv.runs.card import about
-from fastadv.runs.files import atomic_write
+from fastadv.files import atomic_write
 
 if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the library, and few calls draw
     from matplotlib.axes import Axes

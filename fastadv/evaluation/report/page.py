@@ -21,6 +21,7 @@ from fastadv._extras import need
 from fastadv._version import __version__
 from fastadv.attacks.core import Criterion
 from fastadv.attacks.core.card import REGISTRY
+from fastadv.card import machine
 from fastadv.data.imageset import UNIT
 from fastadv.engine import Prepared, prepare
 from fastadv.errors import InputError
@@ -28,9 +29,8 @@ from fastadv.evaluation.curve import Curve
 from fastadv.evaluation.report import chart, grid, pictures, verdict
 from fastadv.evaluation.row import Group, Row, Samples, groups
 from fastadv.evaluation.table import Table
+from fastadv.files import atomic_write, writing
 from fastadv.hashes import data_hash
-from fastadv.runs.card import machine
-from fastadv.runs.files import atomic_write, writing
 from fastadv.text import percent, with_interval
 
 BATCH = 256

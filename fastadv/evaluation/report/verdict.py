@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.attacks.masking.flags import SIGNS
-from fastadv.evaluation._outcome import NARROWER
+from fastadv.evaluation._rows import NARROWER
 from fastadv.evaluation.report.pictures import is_image
 from fastadv.evaluation.row import Group, Row
 from fastadv.evaluation.table import Table

@@ -131,12 +131,12 @@ def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: 
     divergence = beta / 2 * latents[at_y].square().sum(1)
     misfit = (decoders(latents)[at_y] - seen).abs().flatten(1)
     rivals = [_gaps(decoders, beta, seen, end) for end in ends]
-    radius = _meet(misfit, divergence, rivals, y)
+    radius = _largest_radius(misfit, divergence, rivals, y)
     end = latents
     for _ in range(ROUNDS):
         end = _clipped_descent(search, seen, end, radius)
         rivals.append(_gaps(decoders, beta, seen, end))
-        radius = _meet(misfit, divergence, rivals, y)
+        radius = _largest_radius(misfit, divergence, rivals, y)
     return radius
 
 
@@ -145,7 +145,9 @@ def _gaps(decoders: Decoders, beta: float, seen: Tensor, latents: Tensor) -> tup
     return (decoders(latents) - seen[:, None]).abs().flatten(2), beta / 2 * latents.square().sum(2)
 
 
-def _meet(misfit: Tensor, divergence: Tensor, rivals: list[tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
+def _largest_radius(
+    misfit: Tensor, divergence: Tensor, rivals: list[tuple[Tensor, Tensor]], y: Tensor
+) -> Tensor:
     """Return the largest radius [B] up to 1 at which no rival gets below the true class, by bisection."""
 
     def holds(radius: Tensor) -> Tensor:

@@ -59,12 +59,12 @@ class DecoderShape:
                 f"images: expected square ones of 8x8 or more, got {tuple(shape)}; "
                 "give a DecoderShape of your own"
             )
-        wide = (latents, 2 * width, width, width, channels)
+        layers = (latents, 2 * width, width, width, channels)
         for last in (4, 3, 5, 2, 1):
             # sizes: first, then 2 first + 3, then 2 (2 first + 3) + 3, then that + last - 1
             first, rest = divmod(rows - last + 1 - 9, 4)
             if first >= 1 and rest == 0:
-                return cls(wide, (first, 5, 5, last), (1, 2, 2, 1))
+                return cls(layers, (first, 5, 5, last), (1, 2, 2, 1))
         return cls((latents, 2 * width, width, channels), (3, 3, rows - 4), (1, 1, 1))
 
 
@@ -165,10 +165,10 @@ class VAEs(nn.Module):
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         channels = shape.channels[-1]
         with first_weights(seed):
-            for wide, kernel, stride in encoder_layers(shape.size, width, shape.channels[0]):
-                sizes = classes * channels, classes * wide, kernel, stride
+            for outputs, kernel, stride in encoder_layers(shape.size, width, shape.channels[0]):
+                sizes = classes * channels, classes * outputs, kernel, stride
                 self.encoder.append(nn.Conv2d(*sizes, groups=classes, bias=False))
-                channels = wide
+                channels = outputs
             for (inner, outer), kernel, stride in zip(
                 pairwise(shape.channels), shape.kernels, shape.strides, strict=True
             ):
@@ -177,9 +177,11 @@ class VAEs(nn.Module):
         self.code_bias = nn.Parameter(torch.zeros(classes, 2, shape.channels[0]))
         self.image_bias = nn.Parameter(torch.zeros(classes, shape.channels[-1]))
         self.encoder_norms = nn.ModuleList(
-            nn.BatchNorm2d(classes * wide) for wide, _, _ in encoder_layers(shape.size, width, 1)[:-1]
+            nn.BatchNorm2d(classes * outputs) for outputs, _, _ in encoder_layers(shape.size, width, 1)[:-1]
         )
-        self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide in shape.channels[1:-1])
+        self.decoder_norms = nn.ModuleList(
+            nn.BatchNorm2d(classes * outputs) for outputs in shape.channels[1:-1]
+        )
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the image, mean and log variance [n, K, ...] of x [n, K, C, H, W]; the noise is normal."""

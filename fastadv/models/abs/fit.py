@@ -4,10 +4,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +14,14 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import rng
-from fastadv._checks import check_choice, check_count, check_device, check_flag, check_number, check_seed
+from fastadv._checks import check_choice, check_count, check_flag, check_number, check_seed
+from fastadv.card import card
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
-from fastadv.progress import Progress, Tick, check_progress, shown
-from fastadv.runs import checkpoint
-from fastadv.runs.card import card
-from fastadv.runs.checkpoint import RunRecord
-from fastadv.runs.identity import plain
+from fastadv.progress import Tick
+
+logger = logging.getLogger("fastadv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +112,9 @@ def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
     return out
 
 
-Model = TypeVar("Model")
-
-logger = logging.getLogger("fastadv")
-
-
 @dataclass(frozen=True)
 class Settings:
-    """All that determines the training; a checkpoint with other settings is refused."""
+    """All that determines the training, besides its images."""
 
     epochs: int
     shape: DecoderShape
@@ -153,118 +145,72 @@ class Settings:
         return self.beta[0] + (self.beta[1] - self.beta[0]) * share
 
 
-def fit(
-    cls: Callable[..., Model], images: Images, settings: Settings, *, run_dir: str | PathLike[str] | None,
-    resume: bool, device: str | torch.device | None, progress: Progress, calibration: int,
-    options: dict[str, Any],
-) -> Model:  # fmt: skip
-    if parts := sorted(options.keys() & {"weights", "biases", "strides"}):
-        raise InputError(f"{parts[0]}: expected none, as training makes it, got one; give shape= for strides")
-    check_count("calibration", calibration, 0)
-    check_progress(progress)
-    place = check_device(device or "cpu")
+def train(net: VAEs, images: Images, settings: Settings, tick: Tick | None) -> dict[str, Any]:
+    """Train the autoencoders, which are left in eval mode, and return the card of their training."""
     if (one := tuple(images.x.shape[1:])) != settings.shape.image:
         raise InputError(
             f"dataset: expected images {settings.shape.image}, as the decoders give, got {one}; "
             "give their DecoderShape"
         )
-    run = Run(images, settings, place)
+    started = time.perf_counter()
+    # BatchNorm needs two images of every class
+    rows = max(2, settings.batch_size // images.classes)
+    steps = math.ceil(len(images) / (rows * images.classes))
+    device = net.image_bias.device
+    optimizer = Adam(net.parameters(), lr=settings.learning_rate)
+    total = steps * settings.epochs
+    scheduler = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2)
+    net.train()
+    with torch.inference_mode(False), torch.enable_grad():
+        for epoch in range(settings.epochs):
+            beta = settings.weight(epoch)
+            summed = torch.zeros(images.classes, dtype=torch.float64, device=device)
+            for step, ids in enumerate(balanced(images, rows, steps, settings.seed, epoch)):
+                x, noise = batch(images, ids, step, epoch, settings, device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    image, mean, log_variance = net(x, noise)
+                loss = losses(x, image, mean, log_variance, beta).mean(0)
+                optimizer.zero_grad(set_to_none=True)
+                loss.sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                scheduler.step()
+                summed += loss.detach()
+                if tick is not None:
+                    tick(epoch * steps + step + 1, total)
+            class_losses = summed / steps
+            if not bool(class_losses.isfinite().all()):
+                bad = (~class_losses.isfinite()).nonzero().flatten().tolist()
+                raise FloatingPointError(
+                    f"ABS.fit: expected finite losses, got NaN or infinite ones for classes {bad} "
+                    f"in epoch {epoch + 1}; lower the learning rate"
+                )
+            logger.info("ABS epoch %d: loss %.3f, beta %.2f", epoch + 1, class_losses.mean(), beta)
+    config = dataclasses.asdict(settings) | {"classes": images.classes, "data": images.description}
+    measured = {"loss": float(class_losses.mean()), "seconds": time.perf_counter() - started}
+    net.eval()
+    return card("abs", config, **measured)
 
-    def built_model() -> Any:
-        weights, biases = run.net.decoders()
-        strides, beta = settings.shape.strides, settings.beta[1]
-        built: Any = cls(weights, biases, strides, seed=settings.seed, beta=beta, **options)
-        return built.to(run.device)
 
-    built_model()  # refuses wrong options of the model before any work
-    with RunRecord(run_dir, run.config, resume) as record, shown(progress, "training ABS") as run.tick:
-        run.go(record)
-        run.net.eval()
-        model = built_model()
-        started = time.perf_counter()
-        if calibration:
-            seed = rng.derive(settings.seed, "abs calibration")
-            chosen = rng.permutation(len(images), seed)[:calibration]
-            model.calibrate(images.take(chosen).to(run.device), images.y[chosen].to(run.device))
-        past = record.reports
-        measured = {"loss": past[-1]["loss"], "seconds": sum(report["seconds"] for report in past)}
-        measured["calibration_seconds"] = time.perf_counter() - started
-        model.card = card("abs", run.config, **measured)
-        record.result("model.safetensors", model.save)
-        return model  # type: ignore[no-any-return]
+def balanced(images: Images, rows: int, steps: int, seed: int, epoch: int) -> Tensor:
+    """Sample numbers [steps, rows, K], column k of class k; small classes repeat, large ones are cut."""
+    order = rng.permutation(len(images), rng.derive(seed, "abs order", epoch))
+    of_class = images.y[order]
+    count = torch.arange(steps * rows, device="cpu")
+    pools = [order[of_class == k] for k in range(images.classes)]
+    ids = torch.stack([pool[count % len(pool)] for pool in pools], dim=1)
+    return ids.reshape(steps, rows, -1)
 
 
-class Run:
-    tick: Tick | None = None
-
-    def __init__(self, images: Images, settings: Settings, device: torch.device) -> None:
-        self.images, self.settings, self.device = images, settings, device
-        # BatchNorm needs two images of every class
-        self.rows = max(2, settings.batch_size // images.classes)
-        self.steps = math.ceil(len(images) / (self.rows * images.classes))
-        self.net = VAEs(settings.shape, images.classes, settings.width, settings.seed).to(device).train()
-        self.optimizer = Adam(self.net.parameters(), lr=settings.learning_rate)
-        total = self.steps * settings.epochs
-        self.scheduler = LambdaLR(
-            self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
-        )
-        data = {"classes": images.classes, "data": images.description}
-        self.config = plain(dataclasses.asdict(settings) | data)
-
-    def go(self, record: RunRecord) -> None:
-        if record.stopped is not None:
-            checkpoint.restore(record.stopped, self.net, self.optimizer, self.scheduler)
-            logger.info("resumed at epoch %d", len(record.reports) + 1)
-        for epoch in range(len(record.reports), self.settings.epochs):
-            started = time.perf_counter()
-            with torch.inference_mode(False), torch.enable_grad():
-                averages = self._epoch(epoch)
-            loss, beta = float(averages.mean()), self.settings.weight(epoch)
-            report: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "beta": beta}
-            seconds = time.perf_counter() - started
-            record.reports.append(report | {"class_losses": averages.tolist(), "seconds": seconds})
-            logger.info("ABS epoch %d: loss %.3f, beta %.2f, %.1f s", epoch + 1, loss, beta, seconds)
-            record.save(self.net, self.optimizer, self.scheduler, {})
-            record.report()
-
-    def _batches(self, epoch: int) -> Tensor:
-        """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""
-        order = rng.permutation(len(self.images), rng.derive(self.settings.seed, "abs order", epoch))
-        of_class = self.images.y[order]
-        count = torch.arange(self.steps * self.rows, device="cpu")
-        pools = [order[of_class == k] for k in range(self.images.classes)]
-        ids = torch.stack([pool[count % len(pool)] for pool in pools], dim=1)
-        return ids.reshape(self.steps, self.rows, -1)
-
-    def _epoch(self, epoch: int) -> Tensor:
-        """Return the mean loss of each class, [K] float64."""
-        settings, beta = self.settings, self.settings.weight(epoch)
-        warps, noises = (rng.derive(settings.seed, purpose, epoch) for purpose in ("abs warp", "abs noise"))
-        total = torch.zeros(self.images.classes, dtype=torch.float64, device=self.device)
-        for step, ids in enumerate(self._batches(epoch)):
-            flat = ids.flatten()
-            x = self.images.take(flat).to(self.device)
-            # One number for each place in the epoch, so that an image that repeats is drawn for anew.
-            places = torch.arange(len(flat), device="cpu") + step * len(flat)
-            if settings.augment:
-                x = warp(x, places, warps)
-            noise = rng.normal(settings.shape.channels[0], noises, places).to(self.device)
-            x, noise = x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                image, mean, log_variance = self.net(x, noise)
-            loss = losses(x, image, mean, log_variance, beta).mean(0)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.scheduler.step()
-            total += loss.detach()
-            if self.tick is not None:
-                self.tick(epoch * self.steps + step + 1, settings.epochs * self.steps)
-        average = total / self.steps
-        if not bool(average.isfinite().all()):
-            bad = (~average.isfinite()).nonzero().flatten().tolist()
-            raise FloatingPointError(
-                f"ABS.fit: expected finite losses, got NaN or infinite ones for classes {bad} "
-                f"in epoch {epoch + 1}; lower the learning rate"
-            )
-        return average
+def batch(
+    images: Images, ids: Tensor, step: int, epoch: int, settings: Settings, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return images [rows, K, C, H, W] of the samples `ids` [rows, K], warped, and their latent noise."""
+    warps, noises = (rng.derive(settings.seed, purpose, epoch) for purpose in ("abs warp", "abs noise"))
+    flat = ids.flatten()
+    x = images.take(flat).to(device)
+    # One number for each place in the epoch, so that an image that repeats is drawn for anew.
+    places = torch.arange(len(flat), device="cpu") + step * len(flat)
+    if settings.augment:
+        x = warp(x, places, warps)
+    noise = rng.normal(settings.shape.channels[0], noises, places).to(device)
+    return x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)

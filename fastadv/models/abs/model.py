@@ -3,17 +3,21 @@
 import copy
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from fastadv import rng
+from fastadv._checks import check_count, check_device
+from fastadv.card import card
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash
 from fastadv.models.abs import bounds
-from fastadv.models.abs.decoder import Decoders, DecoderShape
-from fastadv.models.abs.fit import Settings, fit, read_images
+from fastadv.models.abs.decoder import Decoders, DecoderShape, VAEs
+from fastadv.models.abs.fit import Settings, read_images, train
 from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
 from fastadv.models.abs.options import (
     InferenceOptions,
@@ -27,8 +31,7 @@ from fastadv.models.abs.options import (
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
 from fastadv.models.wrappers import THRESHOLD
-from fastadv.progress import Progress
-from fastadv.runs.card import card
+from fastadv.progress import Progress, check_progress, shown
 
 # The paper's authors chose these by line search on MNIST's training set.
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
@@ -214,9 +217,9 @@ class ABS(nn.Module):
 
     @classmethod
     def fit(
-        cls, dataset: Any, *, epochs: int = 20, run_dir: str | os.PathLike[str] | None = None,
-        resume: bool = False, latents: int = 8, width: int = 16, shape: DecoderShape | None = None,
-        batch_size: int = 160, learning_rate: float = 3e-3, beta: tuple[float, float] | None = None,
+        cls, dataset: Any, *, epochs: int = 20, latents: int = 8, width: int = 16,
+        shape: DecoderShape | None = None, batch_size: int = 160, learning_rate: float = 3e-3,
+        beta: tuple[float, float] | None = None,
         augment: bool = True, training_precision: Literal["fp32", "bf16"] = "fp32", seed: int = 0,
         device: str | torch.device | None = None, calibration: int = 1000, progress: Progress = False,
         **options: Any,
@@ -230,8 +233,6 @@ class ABS(nn.Module):
         Args:
             dataset: has tensors x and y, or is a sequence of pairs (image, label).
             epochs: passes through the data.
-            run_dir: a folder for checkpoint, report.jsonl and model.safetensors. None writes nothing.
-            resume: continue a stopped run of `run_dir`, bit for bit.
             latents: L, the dimension of the latent space.
             width: channels of the widest decoder layers but the first, which has twice as many.
             shape: the whole decoder, replacing `latents` and `width`.
@@ -256,10 +257,29 @@ class ABS(nn.Module):
         settings = Settings(
             epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision
         )
-        return fit(
-            cls, images, settings, run_dir=run_dir, resume=resume, device=device, progress=progress,
-            calibration=calibration, options=options,
-        )  # fmt: skip
+        if parts := sorted(options.keys() & {"weights", "biases", "strides"}):
+            raise InputError(
+                f"{parts[0]}: expected none, as training makes it, got one; give shape= for strides"
+            )
+        check_count("calibration", calibration, 0)
+        check_progress(progress)
+        place = check_device(device or "cpu")
+
+        def built(net: VAEs) -> Any:
+            return cls(*net.decoders(), shape.strides, seed=seed, beta=beta[1], **options)
+
+        net = VAEs(shape, images.classes, width, seed).to(place)
+        built(net)  # refuses wrong options before any work
+        with shown(progress, "training ABS") as tick:
+            about = train(net, images, settings, tick)
+        model: Self = built(net).to(place)
+        started = time.perf_counter()
+        if calibration:
+            chosen = rng.permutation(len(images), rng.derive(seed, "abs calibration"))[:calibration]
+            model.calibrate(images.take(chosen).to(place), images.y[chosen].to(place))
+        about["measured"]["calibration_seconds"] = time.perf_counter() - started
+        model.card = about
+        return model
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:

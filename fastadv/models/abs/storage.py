@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import load_tensors, save_tensors
 from fastadv.models.abs.decoder import NORM, Decoders, fold_batch_norm
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank
 from fastadv.models.weights import COUNTER, listing, read_plain
-from fastadv.runs.files import load_tensors, save_tensors
 
 KIND = "fastadv.ABS"
 FACTORS, PRIOR = "factors", "_prior"

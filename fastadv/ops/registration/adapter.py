@@ -8,8 +8,6 @@ import torch
 
 from fastadv._torch import parse_schema
 
-_torch: Any = torch  # the schema parser carries no types
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -63,38 +61,38 @@ def over_layouts(
     written = results + tuple(skip + i for i in signature.written)
     defaults = [None] * skip + list(signature.defaults)
 
-    def call(args: Sequence[Any], last: bool = False) -> None:
+    def order_of(args: Sequence[Any]) -> torch.memory_format:
+        """Return the order of memory in which the kernel is to read tensors that are not all dense."""
+        # values of a sample, such as its logits, have no layout
+        images = (args[i] for i in batches if args[i].dim() > 2)
+        last = all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in images)
+        return torch.channels_last if last and not ordered else torch.contiguous_format
+
+    def adapter(*args: Any) -> None:
         views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
+        order = torch.contiguous_format
+        for i in batches:
+            if not args[i].is_contiguous():
+                order = order_of(args)
+                for k in batches:
+                    views[k] = _laid_out(args[k], order)
+                break
         for i in optional:
-            if (view := views[i]) is not None:
-                order = torch.channels_last if last and view.dim() == 4 else torch.contiguous_format
-                views[i] = view.contiguous(memory_format=order)
+            if views[i] is not None:
+                views[i] = _laid_out(views[i], order)
         for i in lists:
             views[i] = [tensor.contiguous() for tensor in args[i]]
         for i in loose:
             tensor = args[i]
             views[i] = tensor if not len(tensor) or tensor[0].is_contiguous() else tensor.contiguous()
         kernel(*views)
-
-    def adapter(*args: Any) -> None:
-        for i in batches:
-            if not args[i].is_contiguous():
-                break
-        else:
-            return call(args)
-        # values of a sample, such as its logits, have no layout
-        last = not ordered and all(
-            args[i].dim() == 4 and args[i].is_contiguous(memory_format=torch.channels_last)
-            for i in batches
-            if args[i].dim() > 2
-        )
-        copies = list(args)
-        for i in batches:
-            if not (last and args[i].dim() == 4):
-                copies[i] = args[i].contiguous()
-        call(copies, last)
         for i in written:
-            if copies[i] is not args[i]:
-                args[i].copy_(copies[i])
+            if views[i] is not args[i]:
+                args[i].copy_(views[i])
 
     return adapter
+
+
+def _laid_out(tensor: torch.Tensor, order: torch.memory_format) -> torch.Tensor:
+    """Return the tensor in an order of memory, which images alone can have channels-last."""
+    return tensor.contiguous(memory_format=order if tensor.dim() == 4 else torch.contiguous_format)

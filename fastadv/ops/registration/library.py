@@ -132,11 +132,8 @@ class OpCard:
 
 def results_of(card: OpCard, args: Sample) -> Sample:
     """Allocate the op's results for these arguments, which its kernels take first."""
-    return _listed(card.fake(*args))
-
-
-def _listed(results: Any) -> Sample:
-    return results if isinstance(results, tuple) else () if results is None else (results,)
+    results = card.fake(*args)
+    return (results,) if card.signature.results == 1 else results or ()
 
 
 def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
@@ -183,12 +180,13 @@ def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
     """Serve the dtypes on the card by the kernel, all others (float64, float16) by the reference."""
     dtypes, fallback, fake, written = card.dtypes, _fallback(card), card.fake, card.signature.written
+    alone = card.signature.results == 1
 
     def compiled(*args: Any) -> Any:
         if args[0].dtype not in dtypes:
             return fallback(*args)
         results = fake(*args)
-        kernel(*_listed(results), *args)
+        kernel(*((results,) if alone else results or ()), *args)
         if written:
             changed([args[i] for i in written])
         return results

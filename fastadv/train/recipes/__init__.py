@@ -12,11 +12,10 @@ from fastadv.train.recipes.aligned import Aligned
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step, craft
 from fastadv.train.recipes.own_step import AWP, FreeTraining
 from fastadv.train.recipes.smoothing import Consistency, GaussianTraining, SmoothAdv
-from fastadv.train.recipes.trades import HAT, MART, SCORE, TRADES
+from fastadv.train.recipes.trades import MART, SCORE, TRADES
 
 __all__ = [
     "AWP",
-    "HAT",
     "MART",
     "SCORE",
     "TRADES",
@@ -50,4 +49,4 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "consistency": Consistency,
     "aligned": Aligned,
 }
-"""The recipes that commands can name; AWP goes around one, and HAT takes a network."""
+"""The recipes that commands can name; AWP goes around one."""

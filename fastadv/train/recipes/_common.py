@@ -12,18 +12,18 @@ from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_number, check_share
 from fastadv._torch import parts_of
 from fastadv._waiting import waits
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import Criterion, outputs_for
-from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Prepared
 from fastadv.engine.arguments import TWO_INPUTS, check_logits
 from fastadv.engine.mode import InEval
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError
 from fastadv.labels import check_index
+from fastadv.last_iterate import last_iterate
 from fastadv.losses import Loss, _value, binary_cross_entropy
 from fastadv.text import first_line
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 from fastadv.train.recipes._followers import follower, in_run
 from fastadv.train.recipes.base import is_missing, labels_or_outputs
 

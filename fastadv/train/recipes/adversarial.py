@@ -20,7 +20,6 @@ from fastadv.train.recipes.base import Crafted, Step, checked, labels_or_outputs
 from fastadv.train.recipes.several import DRAWN, Several, drawn, errors, judged, together
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # sizes of noise and step, in radii
-STATISTICS = ("adversarial", "both")
 
 
 def mixture(
@@ -181,8 +180,8 @@ class PGDTraining(Crafted):
     """Madry's objective: the mean cross-entropy after `steps` projected steps of ascent on it.
 
     A random start is drawn from the ball, keyed by (seed, id). A network with BatchNorm needs clean images
-    where the radius is large (MNIST at 0.3): adversarial ones then have other statistics, and it would
-    misclassify clean ones. Either give `weight` a value, or set `statistics` to "both".
+    where the radius is large (MNIST at 0.3), and a `weight` for them: adversarial ones then have other
+    statistics, and it would misclassify clean ones.
 
     Args:
         threat: Linf, L2, L1 or L0 with one radius, in input units; or several of them in one box.
@@ -193,9 +192,6 @@ class PGDTraining(Crafted):
         loss: what is trained, as in `Standard`.
         weight: of the loss on clean images, in [0, 1], as in `FGSMTraining`.
         label_smoothing: the share of each label that is spread over all classes, in [0, 1).
-        statistics: which images the running statistics of BatchNorm see: "adversarial", or "both": after the
-            pass of x_adv, one of x without a gradient. Code that logs clean accuracy while it trains does the
-            latter without saying so.
         criterion: as in `Standard`.
         attack_loss: what the attack ascends: a name of `fastadv.losses.LOSSES`, or a function (logits, y,
             targets) -> [B]; None is `loss`.
@@ -226,31 +222,24 @@ class PGDTraining(Crafted):
     loss: Loss = "ce"
     weight: float = 0.0
     label_smoothing: float = 0.0
-    statistics: str = "adversarial"
     criterion: Criterion | None = None
     attack_loss: Loss | None = None
     choose: InitVar[str | None] = None
 
     def __post_init__(self, choose: str | None) -> None:
-        given, sizes = self.threat, self.step_size
-        threat = together(given, choose)
+        listed, sizes = isinstance(self.threat, Sequence), self.step_size
+        threat = together(self.threat, choose)
         object.__setattr__(self, "threat", threat)
         if isinstance(threat, Several):
             self.each()  # checks all
             object.__setattr__(self, "step_size", sizes and tuple(cast(Sequence[float], sizes)))
             return
-        if given is not threat and isinstance(sizes, Sequence) and len(sizes) == 1:  # of a list of one
+        if listed and isinstance(sizes, Sequence) and len(sizes) == 1:  # of a list of one
             object.__setattr__(self, "step_size", sizes[0])
         _common.check_steps(threat, self.steps, cast(float | None, self.step_size))
         _common.check_objective(self.label_smoothing, self.loss, self.weight, self.criterion)
         if not (self.criterion or self.attack_loss is None or callable(self.attack_loss)):
             check_choice("attack_loss", self.attack_loss, LOSSES, " or a function")
-        check_choice("statistics", self.statistics, STATISTICS)
-        if self.statistics == "both" and self.weight > 0:
-            raise InputError(
-                "statistics: expected 'adversarial' where the loss sees clean images "
-                f"(weight {self.weight:g}), got 'both'; leave it out"
-            )
         if self.random_start and not threat.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; set random_start=False"
@@ -300,11 +289,7 @@ class PGDTraining(Crafted):
         return lambda: torch.stack([loss() for loss in losses]).mean()
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        loss = mixture(model, x, x_adv, y, self.weight, self.label_smoothing, self.loss, self.criterion)
-        if self.statistics == "both":  # BatchNorm sees clean images, too
-            with torch.no_grad():
-                model(x)
-        return loss
+        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing, self.loss, self.criterion)
 
     @property
     def step(self) -> Callable[[Step], Tensor] | None:

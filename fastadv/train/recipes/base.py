@@ -18,6 +18,7 @@ from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
 from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.labels import INTEGERS
+from fastadv.threat.checks import from_bytes
 from fastadv.train._share import Share, mean
 from fastadv.train.recipes._followers import follower, in_run
 
@@ -169,7 +170,7 @@ def checked(recipe: object, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Ten
         return x, y
     y = y.long() if isinstance(y, Tensor) and y.dtype in INTEGERS else y
     threat = getattr(recipe, "threat", None)
-    images: Tensor = checks.from_bytes(x, (0, 1) if threat is None else threat.box)
+    images: Tensor = from_bytes(x, (0, 1) if threat is None else threat.box)
     if threat is None:
         return images, y
     # reading values waits for a GPU: there the first batch of a model stands for the others

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_choice
-from fastadv.attacks.core.checks import check_threat
 from fastadv.attacks.core.criterion import WRONG, Criterion
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+from fastadv.threat.checks import check_threat
 from fastadv.train.recipes._common import labels_for
 from fastadv.train.recipes._followers import follower
 from fastadv.train.recipes.base import Step, labels_or_outputs

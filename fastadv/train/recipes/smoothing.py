@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number
-from fastadv.attacks.core.repeat import Walk
 from fastadv.engine import Prepared
 from fastadv.engine.capture import Rows
 from fastadv.errors import InputError
 from fastadv.labels import check_index
+from fastadv.last_iterate import Walk
 from fastadv.losses import Loss, log_mean
 from fastadv.threat import L2
 from fastadv.train.recipes import _common

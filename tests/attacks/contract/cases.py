@@ -29,7 +29,7 @@ FEWER: dict[str, dict[str, Any]] = {
 # published variants: the largest distance at which 800 queries break a sample, over the boundary's, and the
 # arguments of a short run
 PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
-    "boundary": (8.0, {"queries": 60}),
+    "boundary": (8.0, {"queries": 40}),
     "hopskipjump": (2.5, {"queries": 50, "directions": 8}),
     "pointwise": (12.0, {"queries": 45}),
 }

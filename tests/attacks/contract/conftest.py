@@ -6,7 +6,7 @@ variants, run in one norm there, too. A test that asks for `number` runs each in
 """
 
 import sys
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -33,16 +33,19 @@ ONE_NORM = {"autoattack", "minimum_norm", "minimum_radius", *(f"{name} published
 
 @pytest.fixture(autouse=True)
 def few_steps_of_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in FEW.items():
-        monkeypatch.setitem(COMPONENTS, name, shortened(COMPONENTS[name], few))
+    shorten(monkeypatch, FEW)
     for name, count in BRIEF.items():
         monkeypatch.setattr(sys.modules["fastadv.attacks.minimum_norm"], name, count)
 
 
-def shortened(attack: Any, few: dict[str, int]) -> Any:
-    short = wraps(attack)(lambda *args, **options: attack(*args, **options))
-    short.on = lambda task, **options: attack.on(task, **{**options, **few})  # type: ignore[attr-defined]
-    return short
+def shorten(monkeypatch: pytest.MonkeyPatch, components: dict[str, dict[str, int]]) -> None:
+    """Let these components of AutoAttack take so few steps."""
+    for name, few in components.items():
+        attack = COMPONENTS[name]
+        short = wraps(attack)(lambda *args, attack=attack, **options: attack(*args, **options))
+        on = partial(lambda attack, few, task, **more: attack.on(task, **{**more, **few}), attack, few)
+        short.on = on  # type: ignore[attr-defined]
+        monkeypatch.setitem(COMPONENTS, name, short)
 
 
 def spied(

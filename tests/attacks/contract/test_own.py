@@ -1,5 +1,6 @@
 """An attack of one's own: named, registered, and under contract."""
 
+import inspect
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import Status
-from fastadv.attacks.contract import PROMISES, checks, contract
+from fastadv.attacks.contract import PROMISES, Tried, checks, contract
 from fastadv.attacks.core.card import ATTACKS, REGISTRY, card_of
 from fastadv.cli import main
 from tests.refusals import refuses
@@ -85,7 +86,7 @@ def test_commands_take_it(mine, capsys: pytest.CaptureFixture[str]) -> None:
     both = [*common, "-a", "mine:midi:steps=2", "-a", "mine:shifted", "--radius", "25.5/255"]
     assert main(both) == main([*both, "--json"]) == 0
     out, brace, card = capsys.readouterr().out.partition("{")
-    assert all(f"│ {title} " in out for title in ("midi-2, L∞ 0.1", "shifted, L∞ 0.1"))
+    assert all(f"\n{title}  " in out for title in ("midi-2, L∞ 0.1", "shifted, L∞ 0.1"))
     named = json.loads(brace + card)["config"]["attacks"]
     ball = {"norm": "linf", "radius": 0.1}
     midi, shifted = ({"attack": f"mine:{name}", **ball} for name in ("midi", "shifted"))
@@ -102,27 +103,31 @@ def test_the_contract_passes(mine) -> None:
     contract("mine:midi")
     mine.cards = {"midi": fa.attacks.core.Attack(mine.midi, knowledge="score", norms=("l2",))}
     assert [tried.card for _, tried, _ in checks("mine:midi")] == [mine.cards["midi"]] * len(PROMISES)
-    with pytest.raises(AssertionError, match="says random, and it takes no seed"):
+    told = r"promises that do not hold:\n(.*\n)*seeds_decide-l2: its card says random, and it takes no seed"
+    with pytest.raises(AssertionError, match=told):
         contract(replace(mine.cards["midi"], random=True))
     assert len([*checks("pgd")]) == 4 * len(PROMISES)
-    with pytest.raises(AssertionError, match="returns a Tensor"):
-        contract(replace(ATTACKS["fgsm"], run=lambda *_, **__: torch.zeros(1)))
+    for run, says in (
+        (lambda *_, **__: torch.zeros(1), "returns a Tensor"),
+        (lambda *_, **__: 1 / 0, "ZeroDiv"),
+    ):
+        with pytest.raises(AssertionError, match=says):
+            contract(replace(ATTACKS["fgsm"], run=run))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("end", "says"),
-    [
-        ("points[..., ::2] = search.x[..., ::2]", "a linear model holds in a ball"),
-        ("points = (255 * points).round() / 255", "nothing_is_found_where_nothing_is-linf: a point that"),
-    ],
-)
-def test_the_contract_finds_steps_that_miss_values_or_leave_the_ball(mine, end: str, says: str) -> None:
-    scope: dict[str, Any] = {}
+STEPS = {
+    "distances_are_near": ("points[..., ::2] = search.x[..., ::2]", "a linear model holds in a ball"),
+    "nothing_is_found_where_nothing_is": ("points = (255 * points).round() / 255", "a point that"),
+}
+
+
+@pytest.mark.parametrize("promise", STEPS)
+def test_a_promise_finds_steps_that_miss_values_or_leave_the_ball(promise: str) -> None:
+    (end, says), scope = STEPS[promise], dict[str, Any]()
     step = "search.threat.step(look.x_adv, look.gradient, search.x, size)"
     exec(MIDI.replace(step, f"{step}\n            {end}"), scope)
-    with pytest.raises(AssertionError, match=re.escape(says)):
-        contract(fa.attacks.core.Attack(scope["midi"], norms=("linf",)))
+    with pytest.raises(AssertionError, match=says):
+        PROMISES[promise](Tried(fa.attacks.core.Attack(scope["midi"], norms=("linf",)), "linf"))
 
 
 def idle(out, call, kept=None):
@@ -140,13 +145,11 @@ def moved(x, where):
     return {"x_adv": x + 1e-3 * (0.5 - x).sign() * torch.as_tensor(where).view(-1, 1, 1, 1)}
 
 
-# what the contract says of a fault, and what the result has then
+# what is said of a fault, and what the result has then
 FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "a success is none": lambda out, call: {"success": ~out.success},
-    "a point lies outside of ball or box": lambda out, call: {"x_adv": out.x_adv + 1.0},
     "distances are others": lambda out, call: {"distance": 2 * out.distance},
     "an unbroken sample has a distance": lambda out, call: idle(out, call) | {"distance": out.distance},
-    "a sample that was wrong is called something else": lambda out, call: {"status": out.status * 0 + 2},
     "a sample that was wrong is changed": lambda out, call: moved(out.x_adv, out.status == 0),
     "an unbroken sample is changed": lambda out, call: idle(out, call) | moved(call["x"], out.status == 1),
     "its card names another knowledge": lambda out, call: {"backwards": 0},
@@ -154,22 +157,24 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "it changes tensors of the caller": lambda out, call: {"forwards": call["x"].add_(1e-9) is None},
     "changes tensors of the caller": lambda out, call: {"forwards": call["y"].sub_(1) is None},
     "it draws from the generator of torch": lambda out, call: {"forwards": torch.rand(1) is None},
+    "it asked for last lies outside": lambda out, call: {"flags": ("outside: 3 of 12 points",)},
     "a sample depends on its batch": lambda out, call: {"x_adv": out.x_adv.roll(int(len(out.x_adv) == 9), 0)},
     "a verdict depends on the batch": lambda out, call: {"success": out.success ^ (len(out.success) == 9)},
-    "one seed gives two results": lambda out, call: moved(out.x_adv, [next(COUNT) % 2]),
     "images of another shape or type return": lambda out, call: {"x_adv": out.x_adv.double()},
-    "it asked for last lies outside": lambda out, call: {"flags": ("outside: 3 of 12 points",)},
     "it breaks nothing in the box": idle,
     "small logits hold": lambda out, call: idle(out, call) if abs(out.loss).max() < 1e-3 else {},
     "times the distance of its boundary": lambda out, call: {"distance": 2 * out.distance},
+    "one seed gives two results": lambda out, call: moved(out.x_adv, [next(COUNT) % 2]),
     "of two targets it reaches one": one_target,
     "a success is not the target": lambda out, call: {"success": out.success & ("targets" not in call)},
     "no target is reached": idle,
     "a target that is reached at x is looked for": lambda out, call: {"status": out.status * 0 + 2},
     "values outside of the mask move": lambda out, call: moved(out.x_adv, "mask" in call),
+    "a point lies outside of ball or box": lambda out, call: {"x_adv": out.x_adv + 1.0},
     "a sample that holds is called something else": lambda out, call: {"status": out.status * 0 + 1},
     "a sample that holds is changed": lambda out, call: moved(out.x_adv, out.status == 2),
     "a sample that holds has a distance": lambda out, call: {"distance": out.distance.clamp(max=1.0)},
+    "a sample that was wrong is called something else": lambda out, call: {"status": out.status * 0 + 2},
     "no samples give some": lambda out, call: {"forwards": out.forwards + 1},
     "samples that were wrong are attacked": lambda out, call: {"forwards": out.forwards + len(out.x_adv)},
     "a radius of 0 lets samples move": lambda out, call: moved(out.x_adv, call["threat"].radius == 0),
@@ -177,41 +182,52 @@ FAULTS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {
     "a sample whose logits are NaN is called some": lambda out, call: {"status": out.status.clamp(max=2)},
     "a sample whose logits are NaN is changed": lambda out, call: moved(out.x_adv, out.status == 3),
     "a success is NaN, or one is missed": lambda out, call: {"success": ~out.success},
-    "ZeroDivisionError": lambda out, call: 1 / 0,
 }
-# and what it is called with instead
-OTHER = {"another seed, or other ids": {"ids": None}, "it takes eot=0": {"eot": 1}}
+# the promise, what is said, and what the attack is called with instead
+OTHER = [
+    ("seeds_decide", "another seed, or other ids", {"ids": None}),
+    ("wrong_calls_are_refused", "it takes eot=0", {"eot": 1}),
+]
 COUNT = itertools.count()
+MINIMAL = "distances_are_near", "an unbroken sample is changed", "a sample that holds is changed"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("says", [*FAULTS, *OTHER])
-def test_the_contract_finds_what_is_wrong(says: str) -> None:
-    near = "times the distance of its boundary"
-    minimal = "an unbroken sample is changed", "a sample that holds is changed", near
-    real = ATTACKS["fmn" if says in minimal else "pgd"]
+def breaking(says: str) -> str:
+    """The last promise that says so itself; what all promises look for is shown to one of them."""
+    saying = (name for name, check in PROMISES.items() if says in inspect.getsource(check))
+    return ["nothing_is_found_where_nothing_is", *saying][-1]
+
+
+@pytest.mark.parametrize(
+    ("promise", "says", "other"), [*((breaking(says), says, {}) for says in FAULTS), *OTHER]
+)
+def test_a_promise_finds_what_is_wrong(promise: str, says: str, other: dict[str, Any]) -> None:
+    real = ATTACKS["fmn" if {promise, says} & {*MINIMAL} else "pgd"]
 
     @wraps(real.run)
     def faulty(model, x, y, threat, **options):
-        assert options["steps"] == 4 or says == near
-        call = {"x": x, "y": y, "threat": threat, **options} | OTHER.get(says, {})
+        assert options["steps"] == 4
+        call = {"x": x, "y": y, "threat": threat, **options} | other
         out = real.run(model, **call)
-        return replace(out, **FAULTS[says](out, call)) if says in FAULTS else out
+        return out if other else replace(out, **FAULTS[says](out, call))
 
-    with pytest.raises(AssertionError, match=rf"promises that do not hold:\n(.*\n)*.*-linf: .*{says}"):
-        contract(replace(real, run=faulty, norms=("linf",)), steps=4)
+    card = replace(real, run=faulty, norms=("linf",), quick={"steps": 4}, oracle={})
+    with pytest.raises(AssertionError, match=re.escape(says)):
+        PROMISES[promise](Tried(card, "linf"))
 
 
 @pytest.mark.slow
 def test_pytest_runs_the_promises(mine, tmp_path: Path) -> None:
-    options = "-P -m pytest -p fastadv_pytest -q --attack mine:midi --attack mine:midi"
+    options = "-P -m pytest -p fastadv_pytest -q --attack mine:midi --attack"
     command = [sys.executable, *options.split()]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"{2 * len(PROMISES)} passed" in ran.stdout
-    (tmp_path / "mine.py").write_text(MIDI.replace("look.gradient,", "-look.gradient,"))
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    told = " mine:midi-results_are_facts-linf ", "distances are measured.\nit breaks nothing of a net"
-    assert (ran.returncode, *(text in ran.stdout for text in told)) == (1, True, True)
-    ran = subprocess.run([*command[:-1], "mine:mini"], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "yours.py").write_text(MIDI.replace("look.gradient,", "-look.gradient,"))
+    ran = subprocess.run([*command, "yours:midi"], cwd=tmp_path, capture_output=True, text=True)
+    told = " yours:midi-results_are_facts-linf ", "distances are measured.\nit breaks nothing of a net"
+    assert (ran.returncode, *(text in ran.stdout for text in told)) == (1, True, True), (
+        ran.stdout + ran.stderr
+    )
+    assert "yours:midi" in ran.stdout
+    assert "mine:midi" not in ran.stdout  # all of whose promises hold
+    assert int(re.search(r"(\d+) passed", ran.stdout)[1]) > len(PROMISES)
+    ran = subprocess.run([*command, "mine:mini"], cwd=tmp_path, capture_output=True, text=True)
     assert "module mine has no function 'mini'" in ran.stderr

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.attacks.core.task import Classified
+from fastadv.attacks.core.classified import Classified
 from fastadv.engine import Plain
 
 HERE = str(Path(fa.__file__).parent)
@@ -24,8 +24,8 @@ LIGHT = fa.Through(
 )  # fmt: skip
 
 
-def frames(call: Callable[[], Any]) -> list[int]:
-    """Of each pass with a gradient, the functions of this library that are on the stack."""
+def frames(call: Callable[[], Any], follows: bool = True) -> list[int]:
+    """Of each pass with a gradient, or without, the functions of this library that are on the stack."""
     depths = list[int]()
 
     def count(module: nn.Module, arguments: Any) -> None:
@@ -33,7 +33,7 @@ def frames(call: Callable[[], Any]) -> list[int]:
         while frame is not None:
             depth += frame.f_code.co_filename.startswith(HERE)
             frame = frame.f_back
-        depths.extend([depth] * torch.is_grad_enabled())
+        depths.extend([depth] * (torch.is_grad_enabled() == follows))
 
     handle = NET.register_forward_pre_hook(count)
     try:
@@ -60,6 +60,10 @@ def test_a_step_is_few_functions_from_the_model(
     depths = frames(lambda: getattr(fa.attacks, name)(NET, X, Y, **options, **fixed))
     assert max(depths) <= first
     assert depths[-1] <= later
+
+
+def test_the_last_verdict_is_few_functions_from_the_model() -> None:
+    assert frames(lambda: fa.attacks.pgd(NET, X, Y, BALL, steps=2), follows=False)[-1] <= 7
 
 
 @pytest.mark.slow

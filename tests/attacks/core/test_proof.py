@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from fastadv.attacks import AttackResult, Status, bim, core, mim, pgd
 from fastadv.attacks.core import samples as staying
-from fastadv.attacks.core.run import overshoot
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import freeze
@@ -202,6 +201,21 @@ def test_only_what_rounding_denies_goes_further_from_x() -> None:
     assert torch.equal(out.x_adv[3:8, 0], torch.full((5,), 0.7, dtype=torch.float64))
 
 
+def test_a_minimum_that_is_denied_does_not_leave_the_radius() -> None:
+    """What is a success begins a four hundredth farther from x than the point that was offered."""
+    x, y = torch.full((2, 4), 0.2, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([0.601 + 0 * x[:, 0], x[:, 0]], 1)
+
+    def rule(search: core.Search) -> None:
+        search.offer(search.x + torch.tensor([0.4, 0, 0, 0]), torch.tensor([True, True]))
+
+    out = core.run(model, x, y, L2(torch.tensor([0.4, 0.5])), rule, minimum=True)
+    assert out.status.tolist() == [Status.HELD, Status.BROKEN]
+    assert torch.equal(out.x_adv[0], x[0])
+
+
 @pytest.mark.parametrize("wrong", [0, 30, 600])
 def test_a_share_of_flat_samples_is_one_of_those_that_were_right(wrong: int) -> None:
     for flat, right, says in ((6, 30, "every gradient was zero on 6 of 30 samples"), (6, 300, "")):
@@ -220,7 +234,7 @@ def test_what_is_denied_on_the_surface_of_the_ball_stays_there() -> None:
     task = Task.of(lambda x: torch.stack([1 + 0 * x[:, 0], x[:, 0]], 1), x, y, Linf(0.1))
     trial, x_adv = Trial(task), torch.tensor([0.6, 0.55])[:, None].expand(-1, 4).clone()
     before = x_adv.clone()
-    overshoot(trial, x_adv, torch.tensor([True, True]), trial.verdict(x_adv))
+    trial.overshoot(x_adv, torch.tensor([True, True]), trial.verdict(x_adv))
     assert torch.equal(x_adv[0], before[0])
     assert (x_adv[1] > before[1]).all()
     assert not trial.outside.any()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, pgd
+from fastadv.attacks.core import asks
 from fastadv.attacks.core import samples as staying
-from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.record import Rows, Steps
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
@@ -185,6 +185,7 @@ class TestWhichPointIsKept:
         out = on_line(playing([("decide", (0.6,))]), minimum=True, threat=Linf(0.3))
         assert torch.equal(out.x_adv, torch.full((3, 4), 0.2))
         torch.testing.assert_close(out.loss, torch.full((3,), -0.3))
+        assert out.forwards == 3 * 3  # x goes back before the last pass, which is one
 
     @pytest.mark.parametrize("radius", [0.5, 1.7, 40.0])
     def test_the_boundary_of_the_radius_is_inside(self, radius: float) -> None:
@@ -210,7 +211,7 @@ class TestCandidates:
     @pytest.mark.parametrize("chunk", [1 << 22, 16 * 4, 1])
     @pytest.mark.parametrize("targeted", [False, True])
     def test_each_competes_for_its_own_sample(self, targeted, chunk, monkeypatch):
-        monkeypatch.setattr(searching, "CHUNK", chunk)
+        monkeypatch.setattr(asks, "CHUNK", chunk)
         net, x, looks = mlp(5), images(7), []
         with torch.no_grad():
             net[3].bias -= net(x).mean(0)

@@ -1,7 +1,5 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from fastadv.engine import Plain, freeze
 from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
 
-from ..nets import RADIUS, convnet, images, labeled, labels, mlp, threat
+from ..nets import convnet, images, labeled, labels, mlp, threat
 from ..watched import watched
 
 
@@ -32,18 +30,6 @@ def test_samples_that_take_no_part_in_another_search_stay_as_they_are() -> None:
     assert one.largest_gradient.tolist() == [2.0, -torch.inf, 2.0, -torch.inf]
     assert one.success.tolist() == [True, True, False, True]
     assert one.x_adv[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
-
-
-@pytest.mark.parametrize(("ascent", "way"), [(bim, "linf"), (mim, "l1"), (pgd, "l2"), (pgd, "l0")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_per_sample_step_size(ascent: Callable[..., AttackResult], way: str, dtype: torch.dtype) -> None:
-    model, x, y = labeled(mlp(dtype=dtype), images(6, dtype=dtype))
-    least, most = (1, 3) if way == "l0" else (0.05 * RADIUS[way], RADIUS[way] / 2)
-    size = torch.linspace(least, most, 6, dtype=torch.float64)
-    out = ascent(model, x, y, threat(way), steps=5, step_size=size)
-    for i in torch.arange(6).split(1):
-        one = ascent(model, x[i], y[i], threat(way), steps=5, step_size=float(size[i]), ids=i)
-        torch.testing.assert_close(out.x_adv[i], one.x_adv)
 
 
 @pytest.mark.parametrize(

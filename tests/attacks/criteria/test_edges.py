@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Beyond, ConfidentlyWrong, Criterion, OutsideTopK, Share, Signs, Unless, WrongBy
-from fastadv.errors import InputError
 from fastadv.evaluation.sums import figure, sums_at
 
 X = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -101,13 +100,6 @@ def test_tags_and_numbers_that_are_not_finite(flip: int) -> None:
     assert figures(Unless(2 - flip), abstains, torch.zeros(2).long()) == {"abstained": 0.5 * (1 - flip)}
 
 
-@pytest.mark.parametrize("options", [{"draws": 3}, {"corruptions": "c15"}])
-def test_what_is_of_classes_is_refused_beside_other_outputs(options: dict[str, object]) -> None:
-    y = DENSE(X).argmax(1)
-    with pytest.raises(InputError, match=f"{next(iter(options))}: expected none"):
-        fa.evaluate(DENSE, (X, y), "pgd", threat=fa.Linf(0.1), criterion=Share(0.5), **options)
-
-
 @pytest.mark.parametrize(
     ("criterion", "fixed"),
     [
@@ -120,6 +112,15 @@ def test_what_is_of_classes_is_refused_beside_other_outputs(options: dict[str, o
 )
 def test_what_calls_the_callers_functions_is_not_replayed(criterion, fixed):
     assert criterion.fixed is fixed
+
+
+@pytest.mark.parametrize("criterion", [Signs(), Share(0.5), Beyond(0.1)])
+def test_a_loss_of_its_own_is_followed_as_it_is_and_another_in_the_shape_of_y(criterion: Criterion) -> None:
+    y, rows = torch.ones(2, 3, 4).long(), torch.rand(2, 12)
+    assert criterion.followed(criterion.margin) == criterion.margin
+    shapes = list[torch.Size]()
+    criterion.followed(lambda outputs, *_: shapes.append(outputs.shape))(rows, y, None)
+    assert shapes == [(2, 1, 3, 4) if isinstance(criterion, Share) else (2, 3, 4)]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

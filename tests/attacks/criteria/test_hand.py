@@ -7,7 +7,7 @@ from hypothesis.strategies import floats, integers
 from torch import Tensor, tensor
 
 from fastadv.attacks import Beyond, Share, Signs, Unless
-from fastadv.attacks.criteria.signs import lead
+from fastadv.attacks.criteria.decisions import lead
 
 
 @pytest.mark.parametrize("reject", [1, -2])

@@ -1,4 +1,4 @@
-"""Eight honest nets for the digits, and sixteen defenses of them that hide, shatter or randomize gradients.
+"""Eight honest nets for the digits, and layers in one of them.
 
     python -m tests.attacks.masking.nets
 
@@ -16,22 +16,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.rng import generators_kept
-from tests.defenses import (
-    JPEG,
-    AlwaysDropout,
-    Defended,
-    Detach,
-    FixedPoint,
-    KWinners,
-    MeanSparse,
-    PartlyDetached,
-    Pointwise,
-    Quantize,
-    RandomCrop,
-    RootAtZero,
-    Softmax,
-    Temperature,
-)
+from tests.defenses import Defended, PartlyDetached
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "honest.safetensors"
 
@@ -131,30 +116,6 @@ class OwnCut(nn.Module):
         for layer in rest:
             h = layer(h)
         return h
-
-
-# name: the net, and a flag that it must raise
-DEFENSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "temperature 1e4": (lambda: behind(Temperature()), "zero_gradient"),
-    "softmax": (lambda: behind(Softmax()), "bounded_outputs"),
-    "quantized input": (lambda: in_front(Quantize(8)), "zero_gradient"),
-    "JPEG": (lambda: in_front(JPEG()), "zero_gradient"),
-    "dropout": (lambda: in_front(AlwaysDropout(0.1)), "randomized"),
-    "random crop": (lambda: in_front(RandomCrop()), "randomized"),
-    "solver without gradient": (lambda: in_front(FixedPoint()), "zero_gradient"),
-    "detached input": (lambda: in_front(Detach()), "zero_gradient"),
-    "NaN gradient": (lambda: in_front(RootAtZero()), "zero_gradient"),
-    "rounded activations": (lambda: everywhere(lambda h: Quantize(4)), "zero_gradient"),
-    "k-winners": (lambda: everywhere(lambda h: KWinners(0.1)), "incorrect_gradient"),
-    "MeanSparse": (lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)), "incorrect_gradient"),
-    "shattered": (lambda: in_front(Pointwise(lambda x: x + 0.03 * (800 * x).sin())), "incorrect_gradient"),
-    "half of the pixels cut": (lambda: in_front(PartlyDetached(0.5)), "incorrect_gradient"),
-    "a quarter of the channels cut": (
-        lambda: everywhere(lambda h: PartlyDetached(0.25, 1)),
-        "incorrect_gradient",
-    ),
-    "half of the channels cut in its own forward": (OwnCut, "incorrect_gradient"),
-}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import hardtanh, relu, softshrink
+from torch.nn.functional import relu, softshrink
 
 import fastadv as fa
 from fastadv.attacks.core.task import Task
@@ -22,7 +22,6 @@ EQUAL, WIDE = (0.0, 1.0), (-1.0, 2.0)
 FRONTS: dict[str, Any] = {  # a function, the box, and that of the clamp
     "clamp": (lambda x: x.clamp(0, 1), WIDE, EQUAL),
     "without a bound": (lambda x: x.clamp(0, 1), (-inf, inf), EQUAL),
-    "hardtanh": (lambda x: hardtanh(x, 0.0, 1.0), WIDE, EQUAL),
     "relu": (relu, (-1.0, 1.0), EQUAL),
     "wider": (lambda x: x.clamp(-0.05, 1.05), WIDE, (-0.05, 1.05)),
     "window": (lambda x: x.clamp(0.12, 1), EQUAL, None),

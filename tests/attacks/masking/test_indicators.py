@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks import Indicators, Status, autoattack, ddn, indicators, pgd, square
-from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import Evidence, choose, look
 from fastadv.attacks.masking.flags import SIGNS, Cost
 from fastadv.attacks.masking.verdict import CLEAN, INCOMPLETE
 from fastadv.engine import freeze
 from fastadv.errors import InputError
-from tests.attacks.contract.conftest import shortened
+from tests.attacks.contract.conftest import shorten
 from tests.attacks.masking.nets import StraightThrough, honest, in_front
 from tests.attacks.nets import convnet, images, labeled, labels, mlp
 from tests.defenses import Quantize
@@ -185,8 +184,7 @@ def test_flags_of_others_are_raised_whatever_their_value() -> None:
 
 @pytest.mark.slow
 def test_autoattack_looks_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, few in {"apgd": {"steps": 20}, "square": {"queries": 200}}.items():
-        monkeypatch.setitem(ATTACKS, name, shortened(ATTACKS[name], few))
+    shorten(monkeypatch, {"apgd": {"steps": 20}, "square": {"queries": 200}})
     model, x, y = labeled(mlp(5), images(200))
     out, without = (autoattack(model, x, y, THREAT, version="quick", indicators=on) for on in (True, False))
     assert (without.indicators, without.verdict) == (None, "")

@@ -1,4 +1,4 @@
-"""Every broken defense raises its flag, and no honest net any; what stands in, and log probabilities."""
+"""No honest net raises a flag; what stands in, and log probabilities."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks.auto.run import ATTACKS
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import probes
 from fastadv.attacks.masking.verdict import CLEAN, STAND_IN
 from fastadv.engine import prepare
 from fastadv.errors import NoGradientError
 from fastadv.outputs import squashed
-from tests.attacks.contract.conftest import shortened
+from tests.attacks.contract.conftest import shorten
 from tests.defenses import Pointwise, Quantize
 
-from .nets import DEFENSES, HONEST, StraightThrough, behind, everywhere, honest, in_front
+from .nets import HONEST, StraightThrough, behind, everywhere, honest, in_front
 
 SAMPLES = {"abs": 9}
 
@@ -44,15 +43,10 @@ def test_an_honest_net_raises_no_flag(name: str) -> None:
     assert indicators.clean != replaced
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DEFENSES)
-def test_a_broken_defense_raises_its_flag(name: str) -> None:
-    make, flag = DEFENSES[name]
-    torch.manual_seed(0)  # of nine places of a crop, one leaves no digit that is right
-    indicators = measured(name, make())
-    assert flag in indicators.flagged
+def test_a_verdict_lists_the_signs_and_what_to_do_about_the_strongest() -> None:
+    indicators = measured("quantized", in_front(Quantize(8)))
     first, *lines, last = indicators.verdict.splitlines()
-    assert first == f"Do not trust ({len(lines)} sign{'s' * (len(lines) > 1)})."
+    assert first == f"Do not trust ({len(lines)} signs)."
     assert [line.partition(": ")[0] for line in lines] == [*indicators.flagged]
     assert last == f"Next: {next(iter(indicators.advice.values()))}"
 
@@ -121,8 +115,7 @@ def test_the_verdict_waits_for_an_attack_without_gradients(name: str, monkeypatc
     data = TEST.x, model(TEST.x).argmax(1)
     quick = partial(fa.attacks.autoattack, model, *data, threat, version="quick")
     assert name == "bpda" or STAND_IN in quick().verdict
-    for attack, few in {"apgd": {"steps": 5}, "square": {"queries": 500}}.items():
-        monkeypatch.setitem(ATTACKS, attack, shortened(ATTACKS[attack], few))
+    shorten(monkeypatch, {"apgd": {"steps": 5}, "square": {"queries": 500}})
     assert ("standard square" in quick().costs) == (name == "bpda")
     square, short = (partial(fa.attacks.square, queries=count) for count in (500, 300))
     auto = partial(fa.attacks.autoattack, version=["apgd-ce"])

@@ -16,13 +16,15 @@ import fastadv as fa
 from fastadv.engine import Plain, prepare
 from fastadv.models import Binarized, bpda
 from tests.attacks.contract.unchanged import unchanged
-from tests.attacks.masking.nets import honest
+from tests.attacks.masking.nets import OwnCut, everywhere, honest
 from tests.attacks.masking.test_masked_modules import HONEST
 from tests.defenses import (
     AT_INPUT,
     AT_RANDOM,
     Defended,
     Detach,
+    KWinners,
+    MeanSparse,
     PartlyDetached,
     Pointwise,
     Quantize,
@@ -111,12 +113,17 @@ RAISED: dict[str, dict[str, Callable[[], Any]]] = {
         "another place": lambda: net(turned(lambda grad: grad.flip(-1))),
         "a hidden sine": lambda: net(lambda x: x + 0.03 * (800 * x).sin()),
         **{f"cut {s}": lambda s=s: net(PartlyDetached(s)) for s in (0.25, 0.5)},
+        "k-winners": lambda: everywhere(lambda h: KWinners(0.1)),
+        "MeanSparse": lambda: everywhere(lambda h: MeanSparse.of(h, 1.0)),
+        "a quarter of the channels cut": lambda: everywhere(lambda h: PartlyDetached(0.25, 1)),
+        "half of them cut in its own forward": OwnCut,
         "cut in a function": lambda: lambda x: net(PartlyDetached(0.5))(x),
         **{name: lambda make=make: net(make()) for name, make in AT_INPUT.items() if name != "nan"},
     },
     "zero_gradient": {
         "not finite": lambda: net(RootAtZero()),
         "rounding": lambda: net(Quantize(8)),
+        "rounded activations": lambda: everywhere(lambda h: Quantize(4)),
         "cross-entropy underflows": lambda: net(after=Temperature(1e4)),
     },
     "unconstrained": {"rounding": lambda: net(Quantize(8)), "cut": lambda: net(Detach())},
@@ -149,7 +156,6 @@ def test_what_raises_none(name: str) -> None:
     assert indicators(QUIET[name]()).flagged == ()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*HONEST, *WALL])
 def test_honest_nets_that_hardly_change_their_class_have_their_gradient(name: str) -> None:
     side = 28 if name in WALL else 8

@@ -1,7 +1,5 @@
-"""Training: it learns, it resumes bit for bit, and every bad set is named."""
+"""Training: it learns, and every bad set is named."""
 
-import dataclasses
-import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,13 +8,10 @@ import torch
 
 from fastadv import rng
 from fastadv.data import ImageSet, load
-from fastadv.errors import InputError
 from fastadv.models import ABS
-from fastadv.models.abs import fit as module
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
-from fastadv.models.abs.fit import Run, Settings, warp
+from fastadv.models.abs.fit import balanced, read_images, warp
 from tests.refusals import refuses
-from tests.train.nets import stopped
 
 from .nets import images, tiny
 
@@ -90,18 +85,21 @@ def test_batches_are_balanced_and_keyed():
     x, y = images(tiny(), 40)
     y[y == 2] = 1
     y[:4] = 2  # a small class
-    settings = Settings(3, SHAPE, 4, 12, 1e-3, (1.0, 1.0), True, 0)
-    data = module.read_images(ImageSet(x, y, 3, "uneven"))
-    run = Run(data, settings, torch.device("cpu"))
-    ids = run._batches(0)
+    data = read_images(ImageSet(x, y, 3, "uneven"))
+    ids = balanced(data, 4, 4, 0, 0)
     assert ids.shape == (4, 4, 3)
     for k in range(3):
         assert (y[ids[..., k]] == k).all()
     assert ids[..., 2].unique().numel() == 4
-    assert torch.equal(ids, run._batches(0))
-    assert not torch.equal(ids, run._batches(1))
-    one = Run(data, dataclasses.replace(settings, batch_size=3), torch.device("cpu"))
-    assert one._batches(0).shape[1:] == (2, 3), "two images of each class at least"
+    assert torch.equal(ids, balanced(data, 4, 4, 0, 0))
+    assert not torch.equal(ids, balanced(data, 4, 4, 0, 1))
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(24, 4), (3, 15)])
+def test_a_batch_has_two_images_of_each_class_at_least(batch_size, steps):
+    seen = []
+    quick(epochs=1, batch_size=batch_size, progress=lambda *at: seen.append(at))
+    assert seen[-1] == (steps, steps)
 
 
 def test_a_warp_is_the_affine_map_of_its_draws():
@@ -136,22 +134,15 @@ def test_sets_and_labels_of_any_type_will_do(dtype):
         assert mine.options == other.options
 
 
-@pytest.mark.slow
-def test_it_resumes_bit_for_bit(tmp_path):
+def test_it_reports_each_step_and_draws_by_its_seed_alone():
     seen = []
-    whole = quick(run_dir=tmp_path / "whole", progress=lambda *at: seen.append(at))
-    assert seen == [(i, 12) for i in range(1, 13)]
-    stopped(6, quick, run_dir=tmp_path / "parts")  # in the middle of the second epoch
     before = torch.get_rng_state()
-    for _ in range(2):  # and once more, when it is finished
-        again = quick(run_dir=tmp_path / "parts", resume=True)
-        torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    model = quick(progress=lambda *at: seen.append(at))
+    assert seen == [(i, 12) for i in range(1, 13)]
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(quick(seed=1).weights[1], whole.weights[1])
-    lines = [json.loads(line) for line in (tmp_path / "parts" / "report.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], len(line["class_losses"])) for line in lines] == [(1, 3), (2, 3), (3, 3)]
-    assert again.card["measured"]["loss"] == pytest.approx(lines[-1]["loss"])
-    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(map(torch.equal, model.buffers(), quick().buffers()))
+    assert not torch.equal(quick(seed=1).weights[1], model.weights[1])
+    assert model.card["measured"]["loss"] < quick(epochs=1).card["measured"]["loss"]
 
 
 # argument: (what the error names, a wrong value)
@@ -166,7 +157,6 @@ WRONG = {
     "seed": ("seed", -1),
     "calibration": ("calibration", -1),
     "progress": ("progress", 3),
-    "run_dir": ("run_dir", 3),
     # of the model
     "prior_samples": ("prior_", 2),
     "factors": ("factors", [1.0, 1.0, -1.0]),
@@ -197,24 +187,11 @@ def test_sets():
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_options_are_refused_before_the_first_epoch(name, monkeypatch, tmp_path):
+def test_options_are_refused_before_the_first_epoch(name, monkeypatch):
     monkeypatch.setattr(VAEs, "forward", lambda self, x, noise: pytest.fail("trained first"))
-    folder, (word, value) = tmp_path / "run", WRONG[name]
+    word, value = WRONG[name]
     settings = {"shape": None} if name in ("latents", "width") else {}
-    refuses(word, quick, **{"run_dir": folder, **settings, name: value})
-    assert not folder.exists()
-
-
-@pytest.mark.slow
-def test_a_run_of_other_options_is_not_resumed(tmp_path):
-    quick(run_dir=tmp_path, epochs=1)
-    for name, value in {
-        "epochs": 4, "width": 6, "batch_size": 30, "learning_rate": 1e-3, "beta": (2.0, 1.0),
-        "augment": False, "seed": 1, "training_precision": "bf16", "dataset": drawn(seed=2),
-    }.items():  # fmt: skip
-        named = {"training_precision": "precision", "dataset": "data"}.get(name, name)
-        with pytest.raises(InputError, match=f"another {named}[ .].*another folder"):
-            quick(**{"run_dir": tmp_path, "epochs": 1, "resume": True, name: value})
+    refuses(word, quick, **{**settings, name: value})
 
 
 def test_losses_that_are_not_finite():

@@ -11,10 +11,10 @@ import torch
 
 from fastadv import _waiting, rng
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.files import load_tensors, save_tensors
 from fastadv.models import ABS, SmallCNN, save_weights
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.prior import draw_prior
-from fastadv.runs.files import load_tensors, save_tensors
 from tests.refusals import refuses
 
 from .nets import STRIDES, decoders, images, tiny

@@ -10,8 +10,8 @@ import torch
 import fastadv
 import fastadv.ops.registration.library as library
 from fastadv import ops
+from fastadv.card import extension_build
 from fastadv.ops.registration.library import CARDS, backends, triton_launcher
-from fastadv.runs.card import extension_build
 
 FOREIGN = "_C.cpython-399-x86_64-linux-gnu.so"
 

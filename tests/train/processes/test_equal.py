@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from fastadv.runs.files import load_tensors
+from fastadv.files import load_tensors
 from fastadv.train import reports
 from tests.processes import Refused, go, kill
 from tests.train.processes.worker import CASES, resumed, train

@@ -61,7 +61,6 @@ CASES: dict[str, dict[str, Any]] = {
         "epochs": 10,
         "batch_size": 3,
     },
-    "both": {"recipe": PGDTraining(THREAT, 2, statistics="both")},
     "l1": {"recipe": AWP(Standard(0.1))},
     "aligned": {"recipe": Aligned(THREAT, steps=2), "batch_size": 7},
 }

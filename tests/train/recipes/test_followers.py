@@ -8,10 +8,11 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.engine import Plain, winograd
-from fastadv.train import Execution, PGDTraining, SmoothAdv, fit
+from fastadv.train import Aligned, Execution, PGDTraining, SmoothAdv, fit
 from fastadv.train.recipes._followers import Followers, follower
 from tests import recorded
-from tests.train.nets import images
+from tests.train.nets import images, noting
+from tests.train.test_aligned import TwoTowers, encoder
 from tests.zoo.net import module
 
 
@@ -92,19 +93,21 @@ def test_examples_are_those_of_the_model_as_it_is(change, monkeypatch):
         torch.testing.assert_close(x_adv, alone, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [
+        (PGDTraining(fa.L2(0.5)), lambda last: nn.Sequential(nn.Flatten(), nn.Linear(64, 3), last)),
+        (Aligned(fa.L2(0.5)), lambda last: TwoTowers(nn.Sequential(*encoder(), last))),
+        (Aligned(fa.L2(0.5), "texts"), lambda last: TwoTowers(nn.Sequential(*encoder(), last))),
+    ],
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_searches_in_its_precision(precision):
+def test_a_run_searches_and_learns_in_its_precision(precision, recipe, model):
     met = set()
-
-    class Told(nn.Module):
-        def forward(self, rows):
-            met.add((self.training, rows.dtype))
-            return rows
-
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), Told())
-    fit(net, images(), PGDTraining(fa.L2(0.5)), epochs=1, execution=Execution(precision=precision))
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    assert met >= {(False, dtype), (True, dtype)}
+    fit(model(noting(met)), images(24), recipe, epochs=1, execution=Execution(precision=precision))
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert {dtype for training, dtype in met if training} == {wanted}
+    assert (False, wanted) in met
 
 
 class SharedBuffer(nn.Sequential):

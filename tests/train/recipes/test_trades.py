@@ -1,8 +1,6 @@
-"""TRADES, HAT, MART and SCORE by hand: which divergence, what it is weighed by, what is held fixed, modes."""
+"""TRADES, MART and SCORE by hand: which divergence, what it is weighed by, what is held fixed, modes."""
 
-import copy
 import dataclasses
-from functools import partial
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 import fastadv as fa
-from fastadv.train import HAT, MART, SCORE, TRADES
+from fastadv.train import MART, SCORE, TRADES
 from tests.refusals import refuses
 from tests.train.recipes import hand
 from tests.zoo.net import module
@@ -58,28 +56,6 @@ def test_beta_weighs_the_divergence_and_smoothing_the_labels():
     p = hand.warm_net()(x).softmax(1)
     smooth = -(0.8 * hand.at_label(p, y).log() + 0.2 * p.log().mean(1)).mean()
     torch.testing.assert_close(loss(beta=0.0, label_smoothing=0.2), smooth)
-
-
-def test_hat():
-    x, y, ids = hand.batch()
-    model, twin, helper = hand.warm_net(), hand.warm_net(), hand.warm_net(3)
-    before = copy.deepcopy(helper.state_dict())
-    x_adv, p, q = away(twin, x, ids)
-    called = hand.evaluated(helper)(x_adv).argmax(1)
-    assert (called != hand.evaluated(helper)(x).argmax(1)).any()
-    wanted = -hand.at_label(p, y).log().mean() + 2 * divergence(p, q).mean()
-    wanted = wanted + 0.7 * cross_entropy(twin(x + 3 * (x_adv - x)), called)
-    make = partial(HAT, *GIVEN, beta=2.0)
-    hand.assert_same_step(make(helper=helper, gamma=0.7, far=3.0), model, twin, wanted)
-    torch.testing.assert_close(helper.state_dict(), before, rtol=0, atol=0)
-    assert helper.training
-    assert all(weight.grad is None for weight in helper.parameters())
-    ours = (make(helper=helper, label_smoothing=share) for share in (0.0, 0.2))  # not that of the helper
-    sharp, smooth = (one(hand.warm_net(), x, y, ids=ids, seed=hand.SEED) for one in ours)
-    torch.testing.assert_close(smooth - sharp, 0.2 * (hand.at_label(p, y).log() - p.log().mean(1)).mean())
-    helpers = helper, fa.freeze(helper)
-    losses = [make(helper=helper)(hand.warm_net(), x, y, ids=ids, seed=3) for helper in helpers]
-    torch.testing.assert_close(*losses)
 
 
 def binary(q, y):

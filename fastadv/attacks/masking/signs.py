@@ -1,118 +1,24 @@
 """The signs: what the results of attacks say already, and short looks at eight of the samples."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_seed, eager
-from fastadv.attacks.core.checks import check_finite_radius
-from fastadv.attacks.core.common import Classifier
-from fastadv.attacks.core.result import AttackResult, classified
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.masking import clamped_input, probes
 from fastadv.attacks.masking.evidence import Evidence, broken_by
 from fastadv.attacks.masking.flags import SIGNS, at_least, at_least_alone
 from fastadv.attacks.masking.verdict import BLACK_BOX, INCOMPLETE, STAND_IN, UNSEARCHED, Indicators
-from fastadv.attacks.pgd import pgd
 from fastadv.engine import Prepared
 from fastadv.engine.module import as_module, replaced
-from fastadv.errors import InputError, NoGradientError
 from fastadv.outputs import SOFT_LOGITS, squashed
-from fastadv.threat import Threat
 
-STEPS = 40  # of PGD at the radius, where no results are given
 UNPROBED = f"it takes {probes.SAMPLES} samples that the model gets right, and an attack in a ball of images"
 RISES = 0.05  # share of the rise of the loss that came with the last gradients, above which more would help
 OF_CLASSES = ("bounded_outputs", "unconstrained")
-
-
-@eager
-def indicators(
-    model: Classifier, x: Tensor, y: Tensor, threat: Threat, *,
-    results: Mapping[str, AttackResult] | None = None, seed: int = 0, ids: Tensor | None = None,
-) -> Indicators:  # fmt: skip
-    """Look for signs that a model masks its gradients, so that attacks overstate its robustness.
-
-    Some signs are in the results of attacks: no gradient, or Square that finds more than gradients. The
-    others are looked for at eight samples, drawn by the seed among those that the model gets right, in at
-    most twelve passes. A share counts by the lower end of its 95% interval.
-
-    Args:
-        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
-        x: floating [B, ...] inside the box.
-        y: int [B], labels.
-        threat: the ball that was searched; its radius is finite, a number or [B].
-        results: of attacks on exactly these samples, by name. None runs PGD with 40 steps. What they broke
-            within this threat counts. Results in another norm or box, and those with targets, a criterion or
-            a mask, do not count.
-        seed: of all random numbers.
-        ids: int [B], sample numbers (default 0 to B - 1).
-
-    Returns:
-        The `Indicators` with their values, what is flagged, and advice.
-
-    Raises:
-        InputError: an argument is wrong; the message names it.
-
-    Example:
-        >>> import fastadv as fa
-        >>> x = fa.data.load("digits", "test").x[:8]
-        >>> model = fa.models.create("softmax", shape=(1, 8, 8), classes=10)
-        >>> y = model(x).argmax(1)  # what it decides before the attack
-        >>> signs = fa.attacks.indicators(model, x, y, fa.Linf(0.1))
-        >>> signs.flagged
-        ()
-
-    Source:
-        Pintor et al. 2022, "Indicators of Attack Failure" (arXiv 2106.09947); Athalye et al. 2018 (arXiv
-        1802.00420); Croce and Hein 2020 (arXiv 2003.01690).
-    """
-    check_seed(seed)
-    with torch.inference_mode(False), torch.no_grad():
-        task = Task.of(model, x, y, threat, ids=ids)
-        check_finite_radius(threat)
-        with task.classifier.in_eval(), rng.generators_kept(x.device):
-            if results is None:
-                try:
-                    results = {"pgd": pgd.on(task, steps=STEPS, seed=seed)}
-                except NoGradientError:
-                    results = {}
-            evidence, right = _of_results(results, task), task.y.bool()
-            if len(x):
-                right = classified(task.classifier.verdict(task.x, task.rows), task.y)
-            chosen = choose(right.cpu(), seed)
-            few = task.take(chosen.to(x.device))
-            return look(task.classifier, few, chosen, evidence, right.cpu(), seed=seed)
-
-
-def _of_results(results: Mapping[str, AttackResult], task: Task) -> list[Evidence]:
-    """Return what results say of this threat; InputError where none does."""
-    if not isinstance(results, Mapping):
-        raise InputError(
-            f"results: expected AttackResults by the names of attacks, got {type(results).__name__}; "
-            "pass {'pgd': result}"
-        )
-    for name, out in results.items():
-        if not isinstance(out, AttackResult) or len(out.status) != len(task.x):
-            raise InputError(
-                f"results[{name!r}]: expected an AttackResult of these {len(task.x)} samples, got another; "
-                "pass results of the attacks on x"
-            )
-    whole = [out for out in results.values() if out.goal.whole]
-    evidence = [
-        Evidence.of(out).within(task.threat, out.distance.cpu(), out.threat.radius)
-        for out in whole
-        if out.threat is not None and out.threat.metric == task.threat.metric
-    ]
-    if results and not evidence:
-        raise InputError(
-            f"results: expected one of an attack in {task.threat.norm} and this box, for which any "
-            "wrong class is a success, got none; give the threat of the attacks, or leave results out"
-        )
-    return evidence
 
 
 def choose(right: Tensor, seed: int = 0) -> Tensor:
@@ -129,39 +35,48 @@ def look(
 
     What attacks have `raised` is known.
     """
-    signs, stand_in = _by_attacks(evidence, right), bool(replaced(classifier.model))
+    signs, mended = _by_attacks(evidence, right), bool(replaced(classifier.model))
     if task is None or task.through is not None or len(chosen) < probes.SAMPLES:
-        signs.followed_a_stand_in(stand_in)
+        signs.followed_a_stand_in(mended)
         signs.leave([name for name in SIGNS if name not in signs.values], UNPROBED)
         return signs.ended().with_flags(raised)
-    before, held = task.classifier.asked, right & ~broken_by(evidence, len(right))
+    before = task.classifier.asked
     # The draws of a randomized model follow from the seed, and the caller's generators stay.
     with rng.generators_kept(task.x.device, rng.derive(seed, "indicators model")):
         first = probes.Answer.of(task)
         random = "randomized" in raised or probes.randomized(task, first, probes.Answer.of(task))
-        sought = not evidence or "zero_gradient" in raised  # which is no sign of a function
-        if not (first.leads or (sought and as_module(classifier.source))):
+        # A function has no gradient, which is no sign; of a module it is one where an attack asked for it.
+        sought = not evidence or "zero_gradient" in raised
+        if not first.leads and not (sought and as_module(classifier.source)):
             unseen = dict.fromkeys(SIGNS, BLACK_BOX if signs.searched else UNSEARCHED)
             black_box = Indicators({}, unseen, forwards=2 * len(chosen))
             return black_box.with_flags([*raised, *["randomized"] * random])
-        alone = "randomized" if random else probes.differs_alone(task, first.logits)
-        random = alone == "randomized"
-        signs.values |= {name: float(alone == name) for name in ("mixed_rows", "randomized")}
-        signs.values["clamped_input"] = clamped_input.share(task, rng.derive(seed, "indicators clamp"))
-        signs.count("zero_gradient", int(first.without_gradient(task).sum()), len(chosen))
-        mended = stand_in
-        if not (stand_in or random) and first.leads:
-            stand_in = probes.stands_in(task, first.gradient, seed)
-        ways = probes.walked(task, first.gradient, rng.derive(seed, "indicators ways"), batch_size)
-        signs.values["incorrect_gradient"] = 0.0 if mended else ways.unexplained(stand_in or random)
-        if task.outputs == "classes":
-            signs.values["bounded_outputs"] = float(squashed(first.logits) is not None)
-            signs.count("unconstrained", int((ways.left & held[chosen]).sum()), len(chosen))
-        else:
-            signs.leave(OF_CLASSES, "they need classes")
+        held = (right & ~broken_by(evidence, len(right)))[chosen]
+        stand_in = _probe(signs, task, first, held, random, mended, seed, batch_size)
     forwards, backwards = (now - then for now, then in zip(task.classifier.asked, before, strict=True))
     signs.followed_a_stand_in(stand_in)
     return signs.ended(len(chosen), forwards, backwards).with_flags(raised)
+
+
+def _probe(
+    signs: "_Signs", task: Task, first: probes.Answer, held: Tensor, random: bool, mended: bool, seed: int,
+    batch_size: int,
+) -> bool:  # fmt: skip
+    """Enter what the samples of a task say, `held` bool [B]; return whether the gradient is a stand-in's."""
+    alone = "randomized" if random else probes.differs_alone(task, first.logits)
+    random = alone == "randomized"
+    signs.values |= {name: float(alone == name) for name in ("mixed_rows", "randomized")}
+    signs.values["clamped_input"] = clamped_input.share(task, rng.derive(seed, "indicators clamp"))
+    signs.count("zero_gradient", int(first.without_gradient(task).sum()), len(task.x))
+    stand_in = mended or (not random and first.leads and probes.stands_in(task, first.gradient, seed))
+    ways = probes.walked(task, first.gradient, rng.derive(seed, "indicators ways"), batch_size)
+    signs.values["incorrect_gradient"] = 0.0 if mended else ways.unexplained(stand_in or random)
+    if task.outputs == "classes":
+        signs.values["bounded_outputs"] = float(squashed(first.logits) is not None)
+        signs.count("unconstrained", int((ways.left & held).sum()), len(task.x))
+    else:
+        signs.leave(OF_CLASSES, "they need classes")
+    return stand_in
 
 
 @dataclass

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastadv.card import machine
 from fastadv.hashes import data_hash
-from fastadv.runs.card import machine
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastadv.errors import CorruptFileError
+from fastadv.files import atomic_write, load_tensors, remove_parts, save_tensors, write_json, writing
 from fastadv.hashes import digest
-from fastadv.runs.files import atomic_write, load_tensors, remove_parts, save_tensors, write_json, writing
 
 TENSORS = {
     "a": torch.arange(3),

@@ -1,14 +1,12 @@
 """A model measured on a data set, without an attack and under attacks."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +14,6 @@ from torch import Tensor, nn
 from fastadv._checks import OnEvent, check_on_event, knowing
 from fastadv.answers import answers
 from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.flags import denied_in
-from fastadv.attacks.core.result import Status
-from fastadv.attacks.core.trial import TWO_ANSWERS
 from fastadv.data.content import describe_data
 from fastadv.data.corruption.card import SEVERITIES
 from fastadv.data.given import Data
@@ -28,24 +23,24 @@ from fastadv.engine.module import replaced
 from fastadv.engine.precision import Options
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
-from fastadv.evaluation import _outcome as outcomes
+from fastadv.evaluation import _rows
 from fastadv.evaluation._events import Events
-from fastadv.evaluation._outcome import Batch, Part, attempted, joined
 from fastadv.evaluation._parts import IDENTITY, Parts
-from fastadv.evaluation.corruption import NONE, Corruptions, measured, selected
-from fastadv.evaluation.draws import RANDOMIZED, Drawing
-from fastadv.evaluation.job import Job, description, environment, prepared
-from fastadv.evaluation.named import Attacks, Threats
+from fastadv.evaluation.corruption import Corruptions, measured, selected
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
 from fastadv.evaluation.table import UNSERVED, Table
 from fastadv.hashes import data_hash
+from fastadv.measure.attacks import Attacks
+from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Threats
+from fastadv.measure.drawing import Drawing
+from fastadv.measure.job import Job, description, environment, prepared
+from fastadv.measure.outcome import Part, attacked, check_some_ran, columns, joined
 from fastadv.models._common import stated_accuracy
 from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, describe
-
-REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 
 
 @knowing
@@ -145,42 +140,28 @@ def evaluate(
         >>> table["fgsm"].robust_accuracy <= table.clean_accuracy
         True
     """
+    kept = run_dir is not None
     with processes.agreement():
         drawing = Drawing(draws, seed)
         check_on_event(on_event)
         check_progress(progress)
-        if resume and run_dir is None:
+        if resume and not kept:
             raise InputError("resume: expected the run_dir of an evaluation, got none; pass run_dir=")
         job = prepared(
             model, dataset, attacks, batch_size, limit, threat, criterion,
             freeze=freeze, grey_box=grey_box, seed=seed,
         )  # fmt: skip
-        names = ["draws"] * (draws > 1) + ["corruptions"] * (corruptions is not None)
-        if job.criterion.outputs != "classes" and names:
-            raise InputError(
-                f"{names[0]}: expected none with {job.criterion!r}, as they are of classes; leave it out"
-            )
-        chosen = selected(job, corruptions, severities, seed, published)
+        if job.criterion.outputs != "classes":
+            _check_classes_alone(job.criterion, draws=draws > 1, corruptions=corruptions is not None)
+        cells = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
-        config: dict[str, Any] = {**FORMAT, "attacks": [[name, None] for name in job.attacks]}
-        config |= {"batch_size": batch_size, "samples": [count]}
-        code = BY_NAME if run_dir is None else identity
-        if criterion is not None:
-            config["criterion"] = describe(criterion, identity=code)
-        if draws > 1:
-            config |= {"draws": draws, "seed": seed}
-        if run_dir is not None or processes.world() > 1:
-            config |= description(job, code)
-            config["identity"] = identity
+        config: dict[str, Any] = {"attacks": [[name, None] for name in job.attacks], "samples": [count]}
+        if kept or processes.world() > 1:
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
-            config["search"] = options.describe()
-            config["data"] = describe_data(job.dataset)
-            if identity is None:
-                size = min(batch_size, count)
-                x, _, _ = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
-                config[ANSWERS] = answers(job.frozen, x)
-        config["attacks"] += chosen.describe()
+            config |= {"search": options.describe(), "batch_size": batch_size}
+            config |= _config(job, drawing, criterion, identity, identity if kept else BY_NAME)
+        config["attacks"] += cells.describe()
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, **environment(job)})
@@ -188,11 +169,33 @@ def evaluate(
     with job.frozen.in_eval(), drawing.patient(job.frozen), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
-        before = (parts.identity or config)["samples"]
-        earlier = [samples for samples in before if samples < count]
+        earlier = [samples for samples in parts.samples if samples < count]
         job = replace(job, drawing=drawing, earlier=earlier)
         events = Events(on_event, tick, count * len(config["attacks"]))
-        return Evaluation(job, keep_samples, parts, indicators, events, chosen).table()
+        return Evaluation(job, keep_samples, parts, indicators, events, cells).table()
+
+
+def _check_classes_alone(criterion: Criterion, **asked: bool) -> None:
+    """Refuse what is of classes alone under a criterion of other outputs."""
+    for name in (name for name, wanted in asked.items() if wanted):
+        raise InputError(f"{name}: expected none with {criterion!r}, as they are of classes; leave it out")
+
+
+def _config(
+    job: Job, drawing: Drawing, criterion: Criterion | None, identity: str | None, code: str | None
+) -> dict[str, Any]:
+    """Describe what is evaluated, code as `code` says: a folder with another description is not resumed."""
+    config: dict[str, Any] = {**FORMAT, **description(job, code), "identity": identity}
+    config["data"] = describe_data(job.dataset)
+    if criterion is not None:
+        config["criterion"] = describe(criterion, identity=code)
+    if drawing.count > 1:
+        config |= {"draws": drawing.count, "seed": drawing.seed}
+    if identity is None:
+        size = min(job.batch_size, job.sizes[1])
+        x, _, _ = next(job.read(torch.arange(size, device="cpu"), size, workers=0))
+        config[ANSWERS] = answers(job.frozen, x)
+    return config
 
 
 @dataclass(frozen=True)
@@ -200,20 +203,20 @@ class Evaluation:
     """A job with what is kept and told of it."""
 
     job: Job
-    keep_samples: bool = False
-    parts: Parts = field(default_factory=lambda: Parts(None))
-    looked: bool = False  # whether signs of masking are looked for
-    events: Events = field(default_factory=Events)
-    corruptions: Corruptions = NONE
+    keep_samples: bool
+    parts: Parts
+    indicators: bool  # whether signs of masking are looked for
+    events: Events
+    corruptions: Corruptions
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
         started, done = time.perf_counter(), list[list[Part]]()
         with self.job.drawing.kept(self.job.frozen.device):
-            for clean, *attacked in self.job.results(self.measure):
-                done.append([clean, *attacked])
+            for clean, *parts in self.job.results(self.measure):
+                done.append([clean, *parts])
                 if processes.world() > 1:
-                    for name, part in zip(self.job.attacks, attacked, strict=True):
+                    for name, part in zip(self.job.attacks, parts, strict=True):
                         self.events.finished(name, clean, part, self.job.drawing.count)
             corruption = measured(self.job, self.corruptions, self.parts, self.events)
         return replace(self.judge(done, started), corruption=corruption)
@@ -224,25 +227,29 @@ class Evaluation:
         counted = self.count_at(batch.x, batch)
         if self.job.drawing.count > 1:
             batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
-        clean, attacked = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
-        data = "" if self.parts.path is None else data_hash(batch.x, batch.y)
+        clean, parts = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
+        kept = self.parts.path is not None
+        data, points = data_hash(batch.x, batch.y) if kept else "", kept or self.keep_samples
         for name in self.job.attacks:
-            file = f"{batch.number:05d}-{self.parts.places.get(name, 0):02d}"
+            file = f"{batch.number:05d}-{self.parts.places[name]:02d}"
             part = self.parts.kept(file, verdict, data)
             if part is None:
-                part = self.attack(name, batch)
+                attack = self.events.begun(
+                    name, self.job.attacks[name], batch.classifier.counts, len(batch.x)
+                )
+                part, x_adv = attacked(self.job, name, attack, batch, points)
+                part.tensors.update(self.count_at(x_adv, batch))
                 self.parts.add(file, verdict, part, data)
-            attacked.append(part)
+            parts.append(part)
             if processes.world() == 1:
                 self.events.finished(name, clean, part, self.job.drawing.count)
-        if attacked and all("refused" in part.notes for part in attacked):
-            raise InputError(attacked[0].notes["refused"])
+        check_some_ran(parts)
         if self.keep_samples:
-            kept = outcomes.nearest(batch, attacked)
-            clean.tensors.update({f"samples.{name}": values for name, values in kept.items()})
-        for part in attacked:
+            samples = _rows.nearest(batch, parts)
+            clean.tensors.update({f"samples.{name}": values for name, values in samples.items()})
+        for part in parts:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more
-        return [clean, *attacked]
+        return [clean, *parts]
 
     def count_at(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return what counts at points x [B, ...] of a batch: sums of the criterion, and draws."""
@@ -254,60 +261,26 @@ class Evaluation:
             counted |= {f"draws.{name}": value.cpu() for name, value in drawn.items()}
         return counted
 
-    def attack(self, name: str, batch: Batch) -> Part:
-        """Run an attack on a batch, or note why it does not serve the threat."""
-        counts = batch.classifier.counts
-        attack = self.events.begun(name, self.job.attacks[name], counts, len(batch.x))
-        tensors = outcomes.untouched(batch, points=self.keep_samples or self.parts.path is not None)
-        usable = (~batch.failed).nonzero().flatten()
-        if not len(usable):
-            return Part(tensors | self.count_at(batch.x, batch))
-        some, claims, several = batch.take(usable), Counter[str](), self.job.drawing.count > 1
-        started, compared = time.perf_counter(), self.job.frozen.compared
-        try:
-            with self.job.drawing.kept(batch.x.device, batch.number, 1 + crc32(name.encode())):
-                attack = outcomes.by_ids(attack, some.x, some.ids, self.job.sizes)
-                result = attempted(name, attack, some, self.job.criterion, self.job.box, claims)
-        except InputError as error:
-            if error.argument not in REFUSALS:
-                raise
-            return Part(tensors | self.count_at(batch.x, batch), {"refused": str(error)})
-        # reading the results waits for the device: the seconds are then the attack's own
-        outcomes.write(tensors, result, some, usable.cpu())
-        tensors["seconds"][0] = time.perf_counter() - started
-        # passes that compare the copy at a process's first batches do not count: else more processes would
-        # count more
-        passes = zip((result.forwards, result.backwards), self.job.frozen.compared, compared, strict=True)
-        cost = [int(total) - (now - then) for total, now, then in passes]
-        tensors["cost"] = torch.tensor(cost, device="cpu")
-        notes = outcomes.notes_of(result, claims)
-        wrong = some.correct & (result.status == int(Status.ALREADY_WRONG))
-        changed = len(usable) == len(batch.y) and bool(wrong.any())
-        if TWO_ANSWERS in notes["flags"] or changed or (denied_in(notes["flags"]) and batch.varies()):
-            notes["flags"].append(TWO_ANSWERS if several else RANDOMIZED)
-        x_adv = batch.x.index_copy(0, usable, result.x_adv.to(batch.x))
-        return Part(tensors | self.count_at(x_adv, batch), notes)
-
     def judge(self, done: Sequence[Sequence[Part]], started: float) -> Table:
         """Put the batches together, each without an attack and under each."""
-        parts, *attacked = zip(*done, strict=True)
+        parts, *by_attack = zip(*done, strict=True)
         correct, failed, ids = (joined(parts, name) for name in ("correct", "failed", "ids"))
         self.job.check_finite(len(failed), int(failed.sum()))
-        clean = outcomes.draws_of(parts, correct, self.job.drawing.count)
+        clean = _rows.draws_of(parts, correct, self.job.drawing.count)
         rows = told_apart([
-            outcomes.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
-            for (name, attack), own_parts in zip(self.job.attacks.items(), attacked, strict=True)
+            _rows.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
+            for (name, attack), own_parts in zip(self.job.attacks.items(), by_attack, strict=True)
         ])  # fmt: skip
         samples = None
         if self.keep_samples:
-            values = outcomes.columns(parts, "samples")
+            values = columns(parts, "samples")
             samples = Samples(**values, component=component_of(values["by"], rows))
         seen = torch.stack([part["seen"] for part in parts]).sum(0)
         stated, signs = stated_accuracy(self.job.frozen.source), None
-        remarks = outcomes.remarks(correct, failed, seen, stated)
-        unserved = outcomes.unserved(self.job.attacks.values(), rows)
-        if self.looked and rows:
-            look = partial(masking.indicators, self.job, self.parts, rows, attacked, correct, ids)
+        remarks = _rows.remarks(correct, failed, seen, stated)
+        unserved = _rows.unserved(self.job.attacks.values(), rows)
+        if self.indicators and rows:
+            look = partial(masking.indicators, self.job, self.parts, rows, by_attack, correct, ids)
             signs = processes.from_first(look)
             unseen = {**signs.unseen, **dict.fromkeys(unserved, UNSERVED)}
             signs = replace(signs, remarks=[*signs.remarks, *remarks], unseen=unseen)
@@ -316,6 +289,6 @@ class Evaluation:
         seconds = times[0][0] + sum(before for _, before in times)
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
-            criterion=self.job.criterion, sums=outcomes.columns(parts, "sums"), remarks=remarks,
+            criterion=self.job.criterion, sums=columns(parts, "sums"), remarks=remarks,
             unserved=unserved, chosen=self.job.chosen,
         )  # fmt: skip

@@ -1,23 +1,84 @@
-"""Steepest ascent alone, for training and for the construction of data sets."""
+"""Steepest ascent alone, for training and for the construction of data sets.
 
-from collections.abc import Callable
+`last_iterate` follows the gradient of a loss; `Walk` takes its steps along any gradient.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import eager, kind_of
+from fastadv._checks import check_count, eager, kind_of
 from fastadv._waiting import waits
-from fastadv.attacks import core
-from fastadv.attacks.core.checks import StepSize, check_step_size, check_threat, from_bytes
-from fastadv.attacks.core.repeat import Walk
 from fastadv.engine import Model, Prepared, prepare
-from fastadv.engine.capture import Rows
+from fastadv.engine.capture import Rows, Step
 from fastadv.errors import InputError
 from fastadv.labels import check_index
 from fastadv.ops.logit_loss import KINDS
 from fastadv.threat import Threat
+from fastadv.threat.checks import StepSize, check_step_size, check_threat, from_bytes
+
+# (model, rows) -> what gives the gradient at points like `x_adv` of the rows
+Gradients = Callable[[Prepared, Rows], Callable[[Tensor], Tensor]]
+
+
+@dataclass
+class Walk:
+    """Projected steps along a gradient, on a GPU replayed from a CUDA graph where there can be one."""
+
+    threat: Threat
+    look: Gradients  # makes what asks a model for the gradient
+    step_size: StepSize
+    name: Hashable = None  # what `look` does, with all it depends on besides the rows; None for no graph
+    copies: int = 1  # points that `look` passes for each sample
+
+    def rows(self, x_adv: Tensor, x: Tensor, **others: Tensor | None) -> Rows:
+        """Return all that has one row a sample; `x_adv` is what the steps change."""
+        steps = self.step_size if isinstance(self.step_size, Tensor) and self.step_size.ndim else None
+        named = {"x_adv": x_adv, "x": x, "radius": self.threat.radii, "step_size": steps, **others}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def __call__(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor:
+        step = self._step(classifier, rows)
+        for done in range(steps):
+            if done == 1:  # the first one has met the model, and checked the arguments
+                if (moved := self._replayed(classifier, rows, steps - done)) is not None:
+                    return moved
+                step = self._step(classifier, rows)
+            step()
+        return rows["x_adv"]
+
+    def _step(self, classifier: Prepared, rows: Rows) -> Step:
+        threat = self.threat.resized(rows["radius"]) if "radius" in rows else self.threat
+        gradient, x_adv = self.look(classifier, rows), rows["x_adv"]
+
+        def step() -> None:
+            threat.step_(x_adv, gradient(x_adv), rows["x"], rows.get("step_size", self.step_size))
+
+        return step
+
+    def _replayed(self, classifier: Prepared, rows: Rows, steps: int) -> Tensor | None:
+        """Return the points after so many steps of a graph; None where there is none."""
+        x_adv = rows["x_adv"]
+        passed = x_adv[:1].expand(self.copies * len(x_adv), *x_adv.shape[1:])
+        captures = None if self.name is None else classifier.captures(passed)
+        if captures is None or any(steps.shape[:1] != x_adv.shape[:1] for steps in rows.values()):
+            return None  # which the step refuses in words
+        key = self.name, *self.threat.step_key, None if "step_size" in rows else self.step_size
+        graph = captures.take(key, rows, steps)
+        if graph is None:
+            return None
+        with classifier.uncounted():
+            replayed = captures.run(graph, partial(self._step, classifier), steps)
+        if not replayed:
+            return None
+        classifier.count(steps * len(passed))
+        moved = graph.rows["x_adv"][: len(x_adv)].clone()
+        captures.give_back(graph)
+        return moved
 
 
 @eager
@@ -56,7 +117,7 @@ def last_iterate(
         >>> bool(fa.Linf(0.3).contains(x_adv, x).all())
         True
     """
-    core.check_count("steps", steps, 0)
+    check_count("steps", steps, 0)
     check_threat(threat)
     losses.check_loss(loss)
     classifier, x = prepare(model), from_bytes(x, threat.box)

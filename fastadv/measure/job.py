@@ -20,9 +20,11 @@ from fastadv.data.sampling import BY_CLASS, first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.search_copy import ROWS
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Batch
-from fastadv.evaluation.draws import ONE_DRAW, Drawing
-from fastadv.evaluation.named import Attack, Attacks, Threats, boxes_of, criterion_of, labels_of, named
+from fastadv.measure.attacks import Attacks, named
+from fastadv.measure.batch import Batch
+from fastadv.measure.bound import Attack, Threats
+from fastadv.measure.drawing import ONE_DRAW, Drawing
+from fastadv.measure.reading import boxes_of, criterion_of, for_data, labels_of
 from fastadv.runs import processes
 from fastadv.runs.identity import BY_NAME, describe
 
@@ -154,22 +156,16 @@ def prepared(
 ) -> Job:  # fmt: skip
     """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
     attacks = named(attacks, threat, criterion=criterion, grey_box=grey_box, seed=seed)
-    judged = criterion_of(attacks, criterion)
-    dataset = as_dataset(dataset, labels=labels_of(judged))
+    # What is right says which labels are read, the threat in which box; the labels then say of what kind the
+    # outputs are, and the model what it means by them.
+    criterion = criterion_of(attacks, criterion)
+    dataset = as_dataset(dataset, labels=labels_of(criterion))
     check_evaluation(dataset, batch_size, limit)
     box = boxes_of(attacks, threat, dataset=dataset)
-    judged = for_data(judged, dataset, box)
+    criterion = for_data(criterion, dataset, box)
     work = planned(*attacks.values()) * sample_count(dataset, limit)
-    frozen = prepare(model, work=work, outputs=judged.outputs, **options)
-    return Job(frozen, dataset, attacks, batch_size, limit, box, judged.meant_by(frozen.model))
-
-
-def for_data(criterion: Criterion, dataset: Dataset[Any], box: Boxes) -> Criterion:
-    """Return the criterion for labels like those of the data."""
-    if criterion.outputs == "classes":
-        return criterion
-    _, y, _ = next(batches(dataset, 1, workers=0, box=box, labels=labels_of(criterion)))
-    return criterion.for_labels(y)
+    frozen = prepare(model, work=work, outputs=criterion.outputs, **options)
+    return Job(frozen, dataset, attacks, batch_size, limit, box, criterion.meant_by(frozen.model))
 
 
 def description(job: Job, identity: str | None = BY_NAME) -> dict[str, Any]:

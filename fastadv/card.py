@@ -22,7 +22,7 @@ FORMAT = 1  # of cards; another where a key changes its place or meaning
 @cache
 def _commit() -> str:
     """Commit of the source tree that fastadv runs from, with `+` if it was changed; empty for a wheel."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""
 

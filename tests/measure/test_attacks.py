@@ -13,7 +13,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.evaluation.named import named
+from fastadv.measure.attacks import named
 from tests.evaluation import nets
 from tests.refusals import refuses
 

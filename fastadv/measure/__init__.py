@@ -1,0 +1,1 @@
+"""A model measured on samples: which attacks, in which order they are read, what each attack did."""
