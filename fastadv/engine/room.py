@@ -64,29 +64,20 @@ class Room:
             torch.cuda.empty_cache()
         return most
 
-    def whole(self, kind: str, x: Tensor, run: Callable[[], T], apart: Callable[[], bool]) -> T | None:
-        """Return run(), a pass of all rows of x; None where they do not fit, and halves may pass `apart`."""
-        if self.most(kind, x) < x.shape[0]:
-            return None
-        try:
-            return run()
-        except Exception as error:
-            if not may_halve(error, x, apart):
-                raise
-        # Outside of `except`: the error holds on to what the pass had in memory
-        self.halve(kind, x, x.shape[0])
-        return None
-
     def passes(
         self, kind: str, step: Callable[..., T], x: Tensor, *rows: Tensor | None, apart: Callable[[], bool],
         most: int = 0,
     ) -> T:  # fmt: skip
         """Return step(x, *rows), in parts of `most` rows or what fits, if they may pass `apart`."""
         size = x.shape[0]
-        if size <= (most or size):
-            answer = self.whole(kind, x, lambda: step(x, *rows), apart)
-            if answer is not None:
-                return answer
+        if size <= min(most or size, self.most(kind, x)):
+            try:
+                return step(x, *rows)
+            except Exception as error:
+                if not may_halve(error, x, apart):
+                    raise
+            # Outside of `except`: the error holds on to what the pass had in memory
+            self.halve(kind, x, size)
         most = min(most or size, self.most(kind, x))
         count = math.ceil(size / most)
         split = ([None] * count if one is None else one.tensor_split(count) for one in (x, *rows))
@@ -99,9 +90,13 @@ class Room:
     ) -> T:  # fmt: skip
         """Return step(x, directions), in parts that fit."""
         if callable(directions):
-            answer = self.whole(JACOBIAN, x, lambda: step(x, directions), apart)
-            if answer is not None:
-                return answer
+            if self.most(JACOBIAN, x) >= x.shape[0]:
+                try:
+                    return step(x, directions)
+                except Exception as error:
+                    if not may_halve(error, x, apart):
+                        raise
+                self.halve(JACOBIAN, x, x.shape[0])  # outside of `except`, as above
             # chosen of the whole batch, as a function may know of its samples
             directions = directions(logits(x))
         return self.passes(JACOBIAN, step, x, directions, apart=apart)
