@@ -16,17 +16,18 @@ LINES = {
     "fastadv": 46_800,
     "fastadv/adapters": 535,
     "fastadv/attacks": 12_250,
-    "fastadv/attacks/core": 3_400,
+    "fastadv/attacks/core": 3_300,
     "fastadv/certify": 610,
     "fastadv/cli": 1_640,
     "fastadv/data": 4_160,
     "fastadv/demo": 380,
     "fastadv/engine": 3_600,
-    "fastadv/evaluation": 4_210,
+    "fastadv/evaluation": 3_500,
+    "fastadv/measure": 920,
     "fastadv/models": 4_000,
     "fastadv/ops": 6_750,
-    "fastadv/runs": 1_010,
-    "fastadv/threat": 1_140,
+    "fastadv/runs": 760,
+    "fastadv/threat": 1_180,
     "fastadv/train": 4_950,
     "tests": 42_000,
     "bench": 5_090,
@@ -35,10 +36,10 @@ LINES = {
     "tools": 1_109,
 }
 APART = {"papers": "papers/tests"}  # counted by itself
-FILES = {"fastadv": (340, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 40_000  # of README and docs
+FILES = {"fastadv": (358, "*.py"), "bench": (60, "*")}  # results are counted, too
+WORDS = 40_500  # of README and docs
 SLACK = 1.03
-DECISIONS = {"fastadv/attacks/core": 20.5, "fastadv/engine": 22.5}
+DECISIONS = {"fastadv/attacks/core": 20.0, "fastadv/engine": 22.0}
 
 
 def files(room: str, pattern: str = "*.py") -> Iterator[Path]:
