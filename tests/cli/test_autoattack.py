@@ -58,5 +58,5 @@ def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     assert torch.equal(written["status"], direct.status)
     fastadv(f"evaluate {net} {LINE} --run-dir run --resume")
     assert len(calls) == 4
-    refused(f"evaluate {net} {LINE} --run-dir run", "resume=True")
+    refused(f"evaluate {net} {LINE} --run-dir run", "pass --resume or choose another")
     refused(f"evaluate {net} {LINE} --run-dir run --resume --radius 0.1", "another attacks.autoattack")

@@ -61,5 +61,5 @@ def test_two_processes_evaluate_as_one_and_speak_once(fastadv, together):
     assert digest(ours) == digest(theirs)
     codes, out, err = together(f"{line} --run-dir two")
     assert (codes, out) == ([2, 1], "")
-    assert err.count("run_dir: expected a new folder, got two with an evaluation") == 1
+    assert err.count("--run-dir: expected a new folder, got two with an evaluation") == 1
     assert timeless(fastadv(f"{line} --run-dir two --resume").json) == alone

@@ -50,7 +50,7 @@ def test_photographs_of_several_sizes_are_resized_in_both_sets(fastadv, refused,
         (folder / "pets" / kind).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8 + k), (20 * k, 0, 0)).save(folder / "pets" / kind / f"{k}.png")
     line = "train -m small_cnn -o width=2 --epochs 1 --data-dir pets"
-    refused(f"{line} --data imagefolder", "load the set with size=32, or another number, to resize")
+    refused(f"{line} --data imagefolder", "load the set with --size 32, or another number, to resize")
     sized = ("imagefolder:size=8", "imagefolder --size 8")
     one, other = (fastadv(f"{line} --data {more} --json").json for more in sized)
     assert one["config"]["data"] == other["config"]["data"]

@@ -25,7 +25,6 @@ class Scaled(nn.Module):
 
 RUNS = {
     "evaluate": partial(fa.evaluate, attacks={"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}),
-    "universal": partial(fa.attacks.universal, threat=fa.Linf(0.1), epochs=1),
     "fit": partial(fa.train.fit, recipe="standard", epochs=1),
 }
 

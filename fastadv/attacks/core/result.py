@@ -143,6 +143,10 @@ class AttackResult:
         if self.correct is None:
             self.correct = (self.status == Status.HELD) | (self.status == Status.BROKEN)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is saved: flags as texts, which torch.load takes by default."""
+        return vars(self) | {"flags": self.flags}
+
     @property
     def held(self) -> Tensor:
         return self.correct & ~self.success

@@ -33,7 +33,7 @@ def test_an_image_is_corrupted_in_one_of_the_ways_each_as_often_whatever_its_bat
     assert torch.equal(fixed(x[:1], ids=ids[:1], seed=3), corrupt(x[:1], "contrast", 5, 3, ids[:1], "tiny"))
     with pytest.raises(InputError, match=r"corrupt: expected pixels in \[0, 1\], got 0 to 1\.1"):
         NOISY(x / 230, ids=ids, seed=3)
-    with pytest.raises(InputError, match=r"ids: expected int64 of shape \(400,\)"):
+    with pytest.raises(InputError, match=r"ids: expected int64 \[400\]"):
         NOISY(x, ids=ids[:1], seed=3)
 
 
