@@ -28,7 +28,7 @@ from fastadv.measure.bound import Attack, bound, takes
 from fastadv.measure.drawing import RANDOMIZED
 from fastadv.measure.job import Job
 from fastadv.measure.threats import threat_as_json
-from fastadv.threat import THREATS, Named, Threat
+from fastadv.threat import Threat
 
 REFUSALS = ("threat", "radius", "points")  # arguments of which an attack says that it does not serve a threat
 NOT_RUN = "zero_gradient: the attack could not run"
@@ -235,14 +235,3 @@ def said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
         text if times == len(batches) else f"{text} (in {times} of {len(batches)} batches)"
         for text, times in count.items()
     )
-
-
-def threatthreat_as_json(threat: Threat | None) -> list[Any] | None:
-    """Return what is kept of a threat: its kind, "" for a known norm, name, radius, box and metric."""
-    if threat is None or isinstance(threat.radius, Tensor):
-        return None
-    known, of = isinstance(threat, Named), type(threat)
-    kind = "" if of is THREATS.get(threat.norm) else "map" if known else "own"
-    # a norm of the caller's own may have inherited the name of another
-    name = threat.norm if known or not kind else vars(of).get("symbol", of.__name__)
-    return [kind, name, threat.radius, *threat.box, threat.metric]
