@@ -130,7 +130,7 @@ class AttackResult:
     forwards: int
     backwards: int
     zero_gradient: Tensor
-    flags: Flags = Flags()
+    flags: tuple[str, ...] = Flags()  # type: ignore[assignment]
     unfinished: Tensor | None = None
     cycled: Tensor | None = None
     threat: Threat | None = None

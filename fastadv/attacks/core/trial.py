@@ -233,15 +233,14 @@ class Trial:
             forwards=forwards,
             backwards=backwards,
             zero_gradient=zero_gradient,
-            flags=evidence.flags,
+            flags=evidence.flags,  # type: ignore[arg-type]  # made when they are read
             unfinished=unfinished,
             cycled=cycled,
             threat=within or task.threat,
             correct=self.correct,
             goal=Goal(task.criterion, task.targets, task.mask),
         )
-        if (
-            task.criterion.outputs == "any"
-        ):  # which may be larger than x, and are not kept until the flags are read
+        if task.criterion.outputs == "any":
+            # such outputs may be larger than x: they are not kept until the flags are read
             out.flags = out.flags
         return out
