@@ -68,3 +68,23 @@ def test_outputs_of_any_shape_are_not_kept_for_flags() -> None:
     net = nn.Conv2d(1, 3, 3, padding=1)
     out = fa.attacks.pgd(net, X, net(X).argmax(1), THREAT, steps=1, criterion=Share(0.5))
     assert vars(out)["flags"] == ()
+
+
+def test_logits_that_are_not_finite_at_x_are_not_what_an_attack_met() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    y, spoiled = net(X).argmax(1), X.flatten(1).sum(1).argmax()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return net(x) / (x.flatten(1).sum(1, keepdim=True) < X[spoiled].sum() - 0.2)
+
+    out = fa.attacks.pgd(model, X, y, THREAT, steps=1)
+    assert [flag for flag in out.flags if flag.startswith("failed: the model's")]
+    assert not [flag for flag in out.flags if "met NaN" in flag]
+
+
+def test_labels_that_are_wrong_are_flagged_unless_targets_are_given() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    y = (net(X).argmax(1) + 1) % 5
+    wrong, aimed = (fa.attacks.pgd(net, X, y, THREAT, steps=1, targets=t) for t in (None, (y + 1) % 5))
+    assert [flag for flag in wrong.flags if flag.startswith("labels")]
+    assert not [flag for flag in aimed.flags if flag.startswith("labels")]
