@@ -15,6 +15,7 @@ from fastadv.engine.checked import WRITES
 from fastadv.engine.precision import no_autocast, with_gradient
 from fastadv.engine.room import GRADIENT, may_halve, ran_out
 from fastadv.errors import InputError, NoGradientError
+from fastadv.ops._step import may_be_narrow
 from fastadv.ops.logit_loss import KINDS
 from fastadv.ops.registration.library import bind
 
@@ -107,7 +108,8 @@ class Bound:
                 plain.counts.backwards += points.shape[0]
                 if self._model is plain.checked and plain.checked.is_bare(points.shape[0]):
                     self._model = plain.checked.model  # nothing is left to be checked
-                return value, logits, gradient.to(points.dtype)
+                narrow = self._direction and may_be_narrow(gradient, points)
+                return value, logits, gradient if narrow else gradient.to(points.dtype)
             except Exception as error:  # models raise anything
                 if whole or not may_halve(error, points, plain.rows_apart):
                     if attached is None:
@@ -117,8 +119,9 @@ class Bound:
             leaf = attached = None
             plain.room.halve(GRADIENT, points, len(points))
         answer: Gradient = plain.room.passes(
-            GRADIENT, self._of_part, points, self._y, self._targets, apart=plain.rows_apart
-        )
+            GRADIENT, self._of_part, points, self._y, self._targets, apart=plain.rows_apart,
+            most=plain.full_batch(points),
+        )  # fmt: skip
         return answer
 
     def _of_part(self, points: Tensor, y: Tensor | None, targets: Tensor | None) -> Gradient:

@@ -1,7 +1,7 @@
 """CheckedModel: one pass of a model, whose outputs are checked."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -51,11 +51,8 @@ class CheckedModel:
         """Return whether nothing is left to be checked of passes of so many rows with a gradient."""
         return self._as_is and (True, rows == 1) in self._passed
 
-    def __call__(self, x: Tensor, lens: AbstractContextManager[object] | None = None) -> Tensor:
-        """Return the logits at x by the model, seen through a lens."""
-        if lens is not None:
-            with lens:
-                return self(x)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits at x."""
         size, follows = x.shape[0], torch.is_grad_enabled()
         kind = follows, size == 1
         if kind in self._passed or not size:
@@ -109,25 +106,14 @@ class CheckedModel:
         """Learn in which dtype the model sees inputs like x; return how many rows that passed."""
         if self.dtype in (None, x.dtype) or x.dtype in self._seen or not x.shape[0]:
             return 0
-        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it
-        # is: by two rows, or by all, since some models take one batch size alone
-        passed = 0
-        for count, dtype in ((2, x.dtype), (2, self.dtype), (len(x), x.dtype)):
-            some = x[:count].detach().to(dtype, copy=True)
-            passed += len(some)
-            if self._takes(some):
-                break
-        else:
-            dtype = self.dtype
-        self._seen[x.dtype] = dtype
-        return passed
-
-    def _takes(self, x: Tensor) -> bool:
+        # It may prepare images in float32 and go on otherwise, so x is cast only where it is refused as it is
+        some = x[:2].detach().clone()
+        self._seen[x.dtype] = self.dtype
         with torch.no_grad(), generators_kept(x.device), no_autocast(x.device.type), suppress(Exception):
             with FirstPass(self._given):
-                self.model(x)
-            return True
-        return False  # models raise anything
+                self.model(some)
+            self._seen[x.dtype] = x.dtype
+        return len(some)
 
 
 # What is put around odd models.

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.engine import guard
+from fastadv.engine.bound import Gradient
 from fastadv.engine.plain import Plain
 from fastadv.engine.precision import rounds_as
 from fastadv.engine.room import GRADIENT, LOGITS
@@ -22,15 +23,11 @@ def compare(search: SearchCopy, plain: Plain, kind: str, x: Tensor) -> None:
     few = x[:ROWS].detach()
     seen = few.to(plain.sees(x.dtype)).contiguous()
     if kind == LOGITS:
-        expected = plain.verdict(seen)
-        search.counts.forwards += len(few)
-        same = _same_logits(search, search.in_parts(LOGITS, search.logits, few), expected)
+        same = _same_logits(search, search(few), plain.verdict(seen))
     else:
-        expected, gradients = plain.jacobian(seen, lambda logits: _directions(logits)[:, None])
-        search.counts.forwards += len(few)
-        logits, pulled = search.in_parts(GRADIENT, search.gradient, few, _directions(expected))
-        search.counts.backwards += len(few)
-        same = _same_logits(search, logits, expected) and _same_gradient(search, pulled, gradients[:, 0])
+        _, expected, gradient = _gradient(plain, seen)
+        _, logits, pulled = _gradient(search, few)
+        same = _same_logits(search, logits, expected) and _same_gradient(search, pulled, gradient)
     search.measure(x)
     if same:  # or else there was nothing to compare, and the next pass of this kind may have something
         search.compared.add(kind_of_pass(kind, x))
@@ -58,7 +55,13 @@ def _checked(same: bool | None, what: str) -> bool | None:
     return same
 
 
-def _directions(logits: Tensor) -> Tensor:
-    """Return gradients at logits [B, K] in which all take part, always the same."""
-    draws = rng.uniform(logits.shape[1], 0, torch.arange(len(logits), device=logits.device))
-    return (draws - 0.5).to(logits)
+def _gradient(one: Plain | SearchCopy, x: Tensor) -> Gradient:
+    """Return values, logits, and the gradient of sums in which all logits take part, always the same."""
+
+    def sums(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        draws = rng.uniform(logits.shape[1], 0, torch.zeros(1, dtype=torch.int64, device=logits.device))
+        return ((draws - 0.5).to(logits) * logits).sum(1)
+
+    return one.room.passes(
+        GRADIENT, lambda rows: one.input_gradient(rows, None, sums), x, apart=one.rows_apart
+    )

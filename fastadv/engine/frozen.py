@@ -98,7 +98,6 @@ class Frozen(Prepared):
         self.source, self.parts, self._plain, self._module = plain.source, plain.parts, plain, module
         self.dtype, self.device = plain.dtype, plain.device
         self._notes = dict.fromkeys([CAPTURED] * (self.options.cuda_graph is True))
-        self._questions = set[str]()  # whose passes have shown what the model itself writes
         with plain.in_eval():
             self.search = self._copy(plain, module)
             self._stamp = Stamp(module, values=not self.options.follow)
@@ -120,7 +119,7 @@ class Frozen(Prepared):
             return None
 
     @contextmanager
-    def _current(self, question: str) -> Iterator[Plain]:
+    def _current(self) -> Iterator[Plain]:
         """Give the model as it is now, in eval mode inside; what its passes write is no change of it."""
         with self.in_eval():
             with self._lock:
@@ -128,13 +127,11 @@ class Frozen(Prepared):
                     self._freeze(self.source)
                     self._warn(CHANGED)
             yield self._plain
-            if question not in self._questions:
-                self._questions.add(question)
-                self._stamp.forgive()
+            self._stamp.renew()
 
     def _answer(self, kind: str, x: Tensor, ask: Callable[[Plain | SearchCopy, Tensor], T]) -> T:
         """Return what the copy answers about x, or the model where there is none, or it differs or fails."""
-        with self._current(kind) as plain:
+        with self._current() as plain:
             x, fault = plain.checked_x(x), ""
             search = self._chosen(kind, x)
             if search is not None:
@@ -217,7 +214,7 @@ class Frozen(Prepared):
 
     @property
     def model(self) -> Model:  # type: ignore[override]
-        with self._current("model") as plain:
+        with self._current() as plain:
             return plain.model
 
     @property
@@ -245,12 +242,12 @@ class Frozen(Prepared):
 
     @eager
     def verdict(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        with self._current("verdict") as plain:
+        with self._current() as plain:
             return plain.verdict(x)
 
     def clean_pass(self, x: Tensor, rows: Tensor | None = None) -> CleanPass | None:
         # The model as given passes; its graph must not stay in memory while the copy is compared
-        with self._current("clean pass") as plain:
+        with self._current() as plain:
             return plain.clean_pass(x) if self.prepared else None
 
     def refresh(self) -> bool:
@@ -283,7 +280,7 @@ class Frozen(Prepared):
     @eager
     def __call__(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() and getattr(x, "requires_grad", False):
-            with self._current("__call__") as plain:
+            with self._current() as plain:
                 return plain(x)
         with no_gradient():
             return self._answer(LOGITS, x, lambda one, x: one(x))
@@ -309,7 +306,7 @@ class Frozen(Prepared):
     def bind(
         self, x: Tensor, y: Tensor, loss: str, targets: Tensor | None, rows: Tensor | None = None
     ) -> Ask | None:
-        with self._current("bind") as plain:
+        with self._current() as plain:
             if not self.searches(x):  # what is left of a search by the copy has its layout
                 return plain.bind(x, y, loss, targets) if x.is_contiguous() else None
         return partial(self.input_gradient, y=y, loss=loss, targets=targets, direction=True)
@@ -321,7 +318,7 @@ class Frozen(Prepared):
     def captures(self, x: Tensor) -> Captures | None:
         if self.options.cuda_graph is False or not waits(x.device):
             return None
-        with self._current("captures") as plain:  # a replay looks at nothing
+        with self._current() as plain:  # a replay looks at nothing
             graphs = (self._chosen(GRADIENT, x) or plain).captures(x)
         return graphs and replace(graphs, tell=self._tell)
 
@@ -331,14 +328,10 @@ class Frozen(Prepared):
             self._warn(f"not {CAPTURED}: {why}")
 
     def differs(self, apart: Tensor, verdict: Tensor) -> bool:
-        """Compare the copy anew where its losses are not the verdict's; leave it the second time."""
+        """Leave the copy where its losses are not the verdict's."""
         differs = super().differs(apart, verdict)
         if differs and self.search is not None:
-            if DENIED in self._notes:
-                self._leave(DENIED)
-            else:
-                self.compare_anew()
-                self._warn(DENIED)
+            self._leave(DENIED)
         return differs
 
     def compare(self, x: Tensor) -> None:

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import classes_for
-from fastadv.engine.bound import Gradient, jacobian, pull
+from fastadv.engine.bound import Bound, Gradient, jacobian, pull
 from fastadv.engine.capture import Captures, graphs_of, kind_of, passes_alike
 from fastadv.engine.checked import CheckedModel
 from fastadv.engine.copy import copied, take_values
@@ -24,9 +24,7 @@ from fastadv.engine.rewrite import Lens, Pair, Rewrite, fold
 from fastadv.engine.rewrites import CHANNELS_LAST, FOLD, laid_out, lay_out
 from fastadv.engine.room import GRADIENT, LOGITS, Parts, room_of
 from fastadv.engine.winograd import WINOGRAD, gains_by_rows
-from fastadv.ops._step import may_be_narrow
 
-T = TypeVar("T")
 log = logging.getLogger("fastadv")
 
 ROWS = 16  # of a batch that are watched and compared
@@ -34,8 +32,6 @@ ROWS = 16  # of a batch that are watched and compared
 
 class SearchCopy:
     """Logits and gradients by a copy of the model that computes in another way."""
-
-    # Logits that depend on the rest of a batch may differ in parts of it: in the search, not in the verdict
 
     eot = 1  # passes of a question
 
@@ -58,7 +54,7 @@ class SearchCopy:
         # more than views is replaced once it is folded: Winograd's kernels are kept, as of the weights then
         self.lens = Lens([CHANNELS_LAST] if self.channels_last else [], self.search_dtype, notes)
         # the copy, and the same before it is compiled
-        self.checked = self.uncompiled = CheckedModel(self.model, self.mends_rows, outputs=options.outputs)
+        self.checked = self.uncompiled = self._through_lens(self.model)
         self.prepared, self.pairs = False, list[Pair]()
         # dtypes and shapes of samples, with a gradient or not, whose passes were compared with the model's
         self.compared = set[Hashable]()
@@ -91,15 +87,21 @@ class SearchCopy:
         if FOLD in self.rewrites:
             self.counts.forwards += len(x)
             with suppress(Exception), torch.enable_grad():  # what fails is told where it is compared
-                self.pairs = fold(self.model, self.module, lambda: self._follow(x, self.checked)[1])
+                self.pairs = fold(self.model, self.module, lambda: self.checked(self.leaf(x)))
             self.notes[f"folded {len(self.pairs)} BatchNorm"] = None
         # a compiler looks at functions for itself
         self.lens = Lens([] if self.options.compile else self.rewrites, self.search_dtype, self.notes)
+        self.checked = self.uncompiled = self._through_lens(self.model)
         if self.options.compile:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
             self.model = torch.compile(self.model)
-            self.checked = CheckedModel(self.model, self.mends_rows, outputs=self.options.outputs)
+            self.checked = self._through_lens(self.model)
         self.prepared = True
+
+    def _through_lens(self, model: nn.Module) -> CheckedModel:
+        checked = CheckedModel(model, self.mends_rows, outputs=self.options.outputs)
+        checked.model = partial(_through, self.lens, model)
+        return checked
 
     def refresh(self) -> None:
         """Take the current values of a model that trains."""
@@ -111,69 +113,54 @@ class SearchCopy:
     # The three questions, of batches that pass in parts.
 
     def __call__(self, x: Tensor) -> Tensor:
-        logits = self.in_parts(LOGITS, self.logits, x)
         self.counts.forwards += len(x)
-        return logits
+        return self.room.passes(LOGITS, self.logits, x, apart=self.rows_apart, most=self.full_batch(x))
 
     def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
+        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None = None,
+        direction: bool = False,
+    ) -> Gradient:  # fmt: skip
         y, targets = classes_for(loss, y, targets)
-        step = partial(self._graded, loss=loss, direction=direction)
-        # a function may hold one value for each sample of the batch
-        answer = step(x, y, targets) if callable(loss) else self.in_parts(GRADIENT, step, x, y, targets)
-        self.counts.forwards += len(x)
-        self.counts.backwards += len(x)
-        return answer
-
-    def _graded(
-        self, x: Tensor, y: Tensor | None, targets: Tensor | None, loss: losses.Loss, direction: bool
-    ) -> Gradient:
-        leaf, attached = self._follow(x, self.checked)
-        # copied, since they may be a part of x itself
-        logits = attached.detach().clone()
-        value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = self.pull(leaf, attached, by_logits)
-        return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
+        return Bound(self, y, loss, targets, direction)(x)
 
     def jacobian(
         self, x: Tensor, directions: Directions, reduce: Callable[[Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        return self.room.jacobian(partial(jacobian, self, reduce), x, directions, self, lambda: True)
+        return self.room.jacobian(partial(jacobian, self, reduce), x, directions, self, self.rows_apart)
 
-    def in_parts(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any) -> T:
-        """Return step(x, *rows) of parts in turn that are fast and fit into memory."""
-        return self.room.passes(kind, step, x, *rows, apart=lambda: True, most=self.full_batch(x))
-
-    # One pass each.
+    # What passes are made of.
 
     def logits(self, x: Tensor) -> Tensor:
-        with no_autocast(x.device.type):
-            return self.checked(self._ready(x), lens=self.lens).detach().clone()  # as what stays
+        return self.checked(self._ready(x)).detach().clone()  # as what stays
 
-    def gradient(self, x: Tensor, by_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of x, and the gradient there of by_logits [B, K] @ logits."""
-        leaf, attached = self._follow(x, self.checked)
-        logits = attached.detach().clone()
-        return logits, self.pull(leaf, attached, by_logits.to(logits))
+    def leaf(self, x: Tensor) -> Tensor:
+        """Return x as the copy sees it, to follow a gradient to it."""
+        return self._ready(x).detach().requires_grad_()
 
     def followed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and logits that follow it, for any number of gradients."""
-        # a compiled backward frees what the next one needs
-        leaf, attached = self._follow(x, self.uncompiled)
+        leaf = self.leaf(x)
         self.counts.forwards += len(x)
-        return leaf, attached
-
-    def _follow(self, x: Tensor, checked: CheckedModel) -> tuple[Tensor, Tensor]:
-        leaf = self._ready(x).detach().requires_grad_()
-        with no_autocast(x.device.type):
-            return leaf, checked(leaf, lens=self.lens)
+        return leaf, self.uncompiled(leaf)  # a compiled backward frees what the next one needs
 
     def pull(self, leaf: Tensor, attached: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """Return the gradient at `leaf` of by_logits [B, K] @ attached, the logits there."""
         # functions are replaced for what a checkpoint computes again
         with no_autocast(leaf.device.type), self.lens or NOTHING:
             return pull(leaf, attached, by_logits, retain_graph)
+
+    def refuse(self, way: str, error: Exception, leaf: Tensor) -> NoReturn:
+        """Raise the error of a pass, which counts as one."""
+        self.counts.forwards += len(leaf)
+        raise error
+
+    def fits(self, x: Tensor) -> bool:
+        """Return whether x passes with its gradient at once."""
+        rows = len(x)
+        return rows <= min(self.full_batch(x) or rows, self.room.most(GRADIENT, x))
+
+    def rows_apart(self) -> bool:
+        return True  # logits that depend on the rest of a batch may differ in the search, not in the verdict
 
     def layout(self, x: Tensor) -> Tensor:
         return laid_out(x, self.channels_last)
@@ -199,6 +186,11 @@ class SearchCopy:
         model = unwrap(self.model)
         kind, alike = kind_of(model), partial(passes_alike, model, self.logits, x)
         return Captures(graphs_of(self), kind, (self.model, self.lens), alike) if kind else None
+
+
+def _through(lens: Lens, model: nn.Module, x: Tensor) -> Any:
+    with no_autocast(x.device.type), lens or NOTHING:
+        return model(x)
 
 
 def kind_of_pass(kind: str, x: Tensor) -> Hashable:

@@ -30,8 +30,13 @@ class Stamp:
 
     def __init__(self, model: nn.Module | None, values: bool = True) -> None:
         """Look at a model, None for a function; `values`: writes into tensors count, too."""
-        self._model, self._values, self._own = model, values, set[Hashable]()
+        self._model, self._values = model, values
         self._look()
+
+    def renew(self) -> None:
+        """Take what has changed as it is now."""
+        if not self.same():
+            self._look()
 
     def _look(self) -> None:
         self._parts = [] if self._model is None else parts_of(self._model)
@@ -52,27 +57,10 @@ class Stamp:
         return tensor.data_ptr() if lies else 0, version(tensor) if counts else 0
 
     def same(self) -> bool:
-        return not self._changes()
-
-    def forgive(self) -> None:
-        """Leave out from now on what has changed since: a pass of the model has written it."""
-        if changes := self._changes():
-            self._own |= changes
-            self._look()
-
-    def _changes(self) -> set[Hashable]:
-        """Return the places of what has changed, quickly where nothing has."""
-        now = self._now()
+        """Return whether nothing has changed."""
         with suppress(Exception):  # what took a value's place may refuse to be compared with it
-            if self._held == self._then and now == self._facts:
-                return set()
-        pairs = zip([*self._parts, *self._tensors], now, self._facts, strict=True)
-        changed: set[Hashable] = {id(one) for one, new, old in pairs if new != old}
-        for place, (held, then) in enumerate(zip(self._held, self._then, strict=True)):
-            changed |= {
-                (place, name) for name in held.keys() | then.keys() if held.get(name) is not then.get(name)
-            }
-        return changed - self._own
+            return self._held == self._then and self._now() == self._facts
+        return False
 
 
 FIXED: tuple[type, ...] = (
