@@ -328,10 +328,11 @@ class Frozen(Prepared):
             self._warn(f"not {CAPTURED}: {why}")
 
     def differs(self, apart: Tensor, verdict: Tensor) -> bool:
-        """Leave the copy where its losses are not the verdict's."""
+        """Compare the copy anew where its losses are not the verdict's."""
         differs = super().differs(apart, verdict)
         if differs and self.search is not None:
-            self._leave(DENIED)
+            self.compare_anew()
+            self._warn(DENIED)
         return differs
 
     def compare(self, x: Tensor) -> None:
