@@ -14,13 +14,13 @@ from fastadv.attacks.autoattack import VERSIONS
 from fastadv.attacks.core import samples
 from fastadv.attacks.core.judge import Judge
 from fastadv.threat import THREATS, Through
-from tests.attacks.contract.cases import NAMED, norm_of, plainly, wide
+from tests.attacks.contract.cases import NAMED, norm_of, wide
 from tests.attacks.contract.conftest import (  # noqa: F401
     ONE_NORM,
     few_steps_of_autoattack,
     pytest_generate_tests,
 )  # fmt: skip
-from tests.attacks.nets import RADIUS, Case, images, labels, mlp, threat
+from tests.attacks.nets import RADIUS, Case, images, labeled, labels, mlp, threat
 
 ORDER = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
 
@@ -191,8 +191,8 @@ def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
     """The radius decides what counts and steers nothing: a run in it is the free one, cut off there."""
     if case.name in NOISES:
         pytest.skip("its noises have the size of the radius until one succeeds: test_noise.py")
-    model, x, free = mlp(), images(8), plainly(case.name, norm)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(8))
+    free = case(model, x, y, wide(case, norm))
     some = free.distance[free.success & free.distance.isfinite()]
     radius = float(some.median()) * 1.0001 if len(some) else 1.0
     # one radius for all, and one for each sample, of which the first is 0

@@ -198,10 +198,14 @@ def breaking(says: str) -> str:
     return ["nothing_is_found_where_nothing_is", *saying][-1]
 
 
-@pytest.mark.parametrize(
-    ("promise", "says", "other"), [*((breaking(says), says, {}) for says in FAULTS), *OTHER]
-)
-def test_a_promise_finds_what_is_wrong(promise: str, says: str, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize("promise", PROMISES)
+def test_a_promise_finds_what_is_wrong(promise: str) -> None:
+    known = [*((breaking(says), says, {}) for says in FAULTS), *OTHER]
+    for says, other in ((says, other) for of, says, other in known if of == promise):
+        finds(promise, says, other)
+
+
+def finds(promise: str, says: str, other: dict[str, Any]) -> None:
     real = ATTACKS["fmn" if {promise, says} & {*MINIMAL} else "pgd"]
 
     @wraps(real.run)
