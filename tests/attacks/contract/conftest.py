@@ -1,4 +1,4 @@
-"""A test that asks for `case` (and `norm`) runs over every attack of the registry, and three toys.
+"""A test that asks for `case` and `norm` runs over every attack of the registry, and three toys.
 
 With the marker `only` it runs over those whose cards fit. Each runs in one norm, which differs between
 attacks and tests, and with `all_norms` in all of its norms; attacks that are made of others, and published
@@ -74,41 +74,33 @@ def spied(
     return calls
 
 
-def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
-    options = (takes,) if isinstance(takes, str) else takes
+def fitting(takes: str = "", **facts: str) -> list[Case]:
     return [
         case
         for case in CASES
-        if all(case.takes(option) for option in options)
+        if (not takes or case.takes(takes))
         and all(getattr(case.entry, name) == value for name, value in facts.items())
     ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, test = metafunc.fixturenames, metafunc.function.__name__
+    if "case" not in names or "norm" not in names:
+        return
     only, every = map(metafunc.definition.get_closest_marker, ("only", "all_norms"))
-    cases = fitting(**only.kwargs) if only else CASES
-    if "number" in names:
-        rows = [(case, _turn(case, number), number) for number in range(len(ROWS)) for case in OURS]
-        _parametrize(metafunc, ("case", "norm", "number"), rows)
-    elif "case" in names and "norm" in names:
-        pairs = []
-        for case in cases:
-            whole = every and case.name not in ONE_NORM
-            pairs += [(case, norm) for norm in (case.entry.norms if whole else (norm_of(case, test),))]
-        _parametrize(metafunc, ("case", "norm"), pairs)
-    elif "case" in names:
-        _parametrize(metafunc, ("case",), [(case,) for case in cases])
-
-
-def _turn(case: Case, number: int) -> str:
-    """Return one norm after the other, beginning elsewhere for each attack."""
-    return case.entry.norms[(OURS.index(case) + number) % len(case.entry.norms)]
-
-
-def _parametrize(metafunc: pytest.Metafunc, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    rows: list[tuple[Any, ...]] = [
+        (case, norm)
+        for case in (fitting(**only.kwargs) if only else CASES)
+        for norm in (case.entry.norms if every and case.name not in ONE_NORM else (norm_of(case, test),))
+    ]
+    if "number" in names:  # one norm after the other, beginning elsewhere for each attack
+        rows = [
+            (case, case.entry.norms[(place + number) % len(case.entry.norms)], number)
+            for number in range(len(ROWS))
+            for place, case in enumerate(OURS)
+        ]
     metafunc.parametrize(
-        names,
+        ("case", "norm", "number")[: len(rows[0])],
         [
             pytest.param(
                 case, *rest, id="-".join([case.name, *map(str, rest)]),
