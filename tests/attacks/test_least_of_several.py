@@ -56,7 +56,7 @@ def test_each_sample_has_the_least_of_the_members(norm: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", MEMBERS)
 def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
-    outs = [attacked(norm, steps) for steps in (1, 2, 12, FIRST[norm], 100, 200)]
+    outs = [attacked(norm, steps) for steps in (1, 2, 12, FIRST[norm], 200)]
     for fewer, more in pairwise(outs[1:]):
         assert (more.distance <= fewer.distance).all()
     assert outs[-1].distance.mean() < 0.999 * outs[3].distance.mean() or norm == "l0"

@@ -42,22 +42,19 @@ class Asked:
         return self.case(**arguments)
 
 
-def in_another_order(ask: Asked) -> AttackResult:
-    out, back = ask(ORDER), ORDER.argsort()
-    return replace(out, x_adv=out.x_adv[back], status=out.status[back])
-
-
-def in_batches_of_seven(ask: Asked) -> AttackResult:
-    """And one; the first of the seven is there twice."""
-    seven, one = ask([*range(7), 0]), ask([7])
+def in_other_batches(ask: Asked) -> AttackResult:
+    """In another order, seven and one; the first of the seven is there twice."""
+    seven, one, back = ask([*ORDER[:7].tolist(), int(ORDER[0])]), ask(ORDER[7:]), ORDER.argsort()
     torch.testing.assert_close(seven.x_adv[0], seven.x_adv[7], rtol=1e-6, atol=1e-6)
     x_adv, status = torch.cat([seven.x_adv[:7], one.x_adv]), torch.cat([seven.status[:7], one.status])
-    return replace(seven, x_adv=x_adv, status=status)
+    return replace(seven, x_adv=x_adv[back], status=status[back])
 
 
 def in_inference_mode(ask: Asked) -> AttackResult:
+    """With a mask of ones, and numbers and labels of few bits."""
     with torch.inference_mode():
-        return ask(x=ask.x * 1, y=ask.y + 0, ids=torch.arange(8, dtype=torch.int32))
+        mask, ids = torch.ones(4, 4, dtype=torch.bool), torch.arange(8, dtype=torch.int32)
+        return ask(x=ask.x * 1, y=ask.y.to(torch.uint8), ids=ids, mask=mask)
 
 
 def through_the_identity(ask: Asked) -> AttackResult:
@@ -77,13 +74,8 @@ def in_units(ask: Asked, low: float, width: float) -> AttackResult:
 
 
 Way = Callable[[Asked], AttackResult]
-EVERYWHERE: dict[str, Way] = {"batches of seven": in_batches_of_seven}
-TO_THE_BIT: dict[str, Way] = {
-    "a mask of ones": lambda ask: ask(mask=torch.ones(4, 4, dtype=torch.bool)),
-    "no ids, and labels of bytes": lambda ask: ask(ids=None, y=ask.y.to(torch.uint8)),
-    "inference mode": in_inference_mode,
-    "the identity": through_the_identity,
-}
+EVERYWHERE: dict[str, Way] = {"other batches": in_other_batches}
+TO_THE_BIT: dict[str, Way] = {"inference mode": in_inference_mode, "the identity": through_the_identity}
 UNITS: dict[str, Way] = {
     "bytes": lambda ask: in_units(ask, 0.0, 255.0),
     "normalized": lambda ask: in_units(ask, -0.4242, 3.2457),
@@ -93,8 +85,8 @@ SHAPES: dict[str, Way] = {
     "volumes": lambda ask: ask(x=ask.x.view(8, 2, 2, 2, 2)),
 }
 OTHERS: dict[str, Way] = {
-    "another order": in_another_order,
-    "a function": lambda ask: ask(model=lambda x: ask.model(x)),  # its first gradient is a pass of its own
+    # no numbers, and the first gradient is a pass of its own
+    "a function": lambda ask: ask(ids=None, model=lambda x: ask.model(x)),
     "a frozen model": lambda ask: ask(model=fa.freeze(ask.model)),
 }
 
