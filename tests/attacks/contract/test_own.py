@@ -198,10 +198,14 @@ def breaking(says: str) -> str:
     return ["nothing_is_found_where_nothing_is", *saying][-1]
 
 
+KNOWN: list[tuple[str, str, dict[str, Any]]] = [*((breaking(says), says, {}) for says in FAULTS), *OTHER]
+
+
 @pytest.mark.parametrize("promise", PROMISES)
 def test_a_promise_finds_what_is_wrong(promise: str) -> None:
-    known = [*((breaking(says), says, {}) for says in FAULTS), *OTHER]
-    for says, other in ((says, other) for of, says, other in known if of == promise):
+    faults = [(says, other) for of, says, other in KNOWN if of == promise]
+    assert faults
+    for says, other in faults:
         finds(promise, says, other)
 
 
