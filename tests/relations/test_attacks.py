@@ -14,7 +14,7 @@ from fastadv.attacks.autoattack import VERSIONS
 from fastadv.attacks.core import samples
 from fastadv.attacks.core.judge import Judge
 from fastadv.threat import THREATS, Through
-from tests.attacks.contract.cases import NAMED, norm_of, wide
+from tests.attacks.contract.cases import NAMED, norm_of, options, wide
 from tests.attacks.contract.conftest import (  # noqa: F401
     ONE_NORM,
     few_steps_of_autoattack,
@@ -163,14 +163,19 @@ def test_a_ball_in_units_of_its_radius_is_the_ball(name: str) -> None:
 
 @pytest.mark.only(kind="budget")
 def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
-    """Three radii in turn: of those who share one, the result is that under a number."""
-    model, x = mlp(), images(6)
-    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.0, 0.6, 3.0])
+    """And its step size; three in turn: of those who share one, the result is that under a number."""
+    model, x, y = labeled(mlp(), images(6))
+    y[0] = (y[0] + 1) % 3  # who leaves before the others begin
+    radii = RADIUS[norm] * torch.tensor([0.0, 0.6, 3.0])
     radii = radii.ceil() if norm == "l0" else radii
-    out = case(model, x, y, THREATS[norm](radii.repeat(2)))
-    for first, radius in enumerate(radii.tolist()):
+    sizes = torch.tensor([1.0, 0.5, 0.2]) * radii.clamp_min(float(radii[1]))
+    sizes = sizes.ceil() if norm == "l0" else sizes
+    out = case(model, x, y, THREATS[norm](radii.repeat(2)), **options(case, step_size=sizes.repeat(2)))
+    for first, (radius, size) in enumerate(zip(radii.tolist(), sizes.tolist(), strict=True)):
         some = torch.arange(first, 6, 3)
-        alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
+        alike = case(
+            model, x[some], y[some], THREATS[norm](radius), ids=some, **options(case, step_size=size)
+        )
         torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
         assert torch.equal(alike.status, out.status[some])
 
