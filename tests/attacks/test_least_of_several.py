@@ -65,6 +65,7 @@ def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
     assert any(name.startswith(("restart", "target")) for name in outs[-1].by)
 
 
+@pytest.mark.slow
 def test_who_is_wrong_already_or_beyond_the_radius_has_nobody_named() -> None:
     model, x, y = labeled(mlp(), images(8))
     y[::2] = (y[::2] + 1) % 3
