@@ -125,8 +125,11 @@ def assert_same(results: list[AttackResult]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop_early", [True, False])
-@pytest.mark.parametrize("threat", [Linf(0.08), L2(0.25), L1(0.6)], ids=lambda threat: threat.norm)
+@pytest.mark.parametrize(
+    ("threat", "stop_early"),
+    [(Linf(0.08), True), (L2(0.25), False), (L1(0.6), True), (Linf(0.08), False)],
+    ids=lambda value: getattr(value, "norm", value),
+)
 def test_targets_of_apgd(threat: Any, stop_early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x, y = labeled(mlp(7), images(9))
     y[2] = (y[2] + 1) % 7

@@ -163,6 +163,7 @@ def followed(on_sphere: float, nearer: float, answers: int) -> tuple[list[float]
     return sizes
 
 
+@pytest.mark.slow
 def test_sizes_follow_the_rates_of_full_windows() -> None:
     """Of 100 answers about the sphere a half or a fifth; of 30 candidates a quarter or a tenth."""
     for on_sphere, nearer in ((0.3, 0.2), (0.49, 0.23), (0.21, 0.12)):

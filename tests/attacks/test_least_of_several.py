@@ -56,7 +56,7 @@ def test_each_sample_has_the_least_of_the_members(norm: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", MEMBERS)
 def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
-    outs = [attacked(norm, steps) for steps in (1, 2, 12, FIRST[norm], 100, 200)]
+    outs = [attacked(norm, steps) for steps in (1, 2, 12, FIRST[norm], 200)]
     for fewer, more in pairwise(outs[1:]):
         assert (more.distance <= fewer.distance).all()
     assert outs[-1].distance.mean() < 0.999 * outs[3].distance.mean() or norm == "l0"
@@ -65,6 +65,7 @@ def test_more_steps_are_never_worse_and_buy_something(norm: str) -> None:
     assert any(name.startswith(("restart", "target")) for name in outs[-1].by)
 
 
+@pytest.mark.slow
 def test_who_is_wrong_already_or_beyond_the_radius_has_nobody_named() -> None:
     model, x, y = labeled(mlp(), images(8))
     y[::2] = (y[::2] + 1) % 3

@@ -16,6 +16,7 @@ from fastadv.attacks.core import search
 
 from .nets import labeled
 
+pytestmark = pytest.mark.slow
 A, MOST = fa.attacks, 30
 ATTACKS: dict[str, Any] = {
     "nes": partial(A.nes, threat=fa.Linf(0.03), queries=102),

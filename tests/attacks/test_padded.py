@@ -29,6 +29,7 @@ class Padded(nn.Module):
         return out if self.value is None else torch.cat([out, out.new_full((len(out), 2), self.value)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_class_that_is_never_predicted_hides_no_draw(front: str) -> None:
     seen = []

@@ -150,24 +150,3 @@ def test_it_is_no_default_and_keeps_to_the_mask(name: str) -> None:
     assert torch.equal(plain.x_adv, ours.x_adv)
     assert not torch.equal(ours.x_adv, published.x_adv)
     assert torch.equal(published.x_adv[~mask], x[~mask])
-
-
-MOVING = [(name, norm) for name in ("cw", "fmn", "pdgd", "pdpgd") for norm in ATTACKS[name].norms]
-
-
-@pytest.mark.parametrize(("name", "norm"), MOVING)
-def test_a_loss_that_is_nan_spoils_its_own_sample_alone(name: str, norm: str) -> None:
-    """Whoever moves the one coordinate that counts meets NaN, where the second is dark."""
-
-    def model(z: Tensor) -> Tensor:
-        first, second = z.flatten(1)[:, :2].T
-        first = torch.where((first > 0.5) & (second < 0.4), torch.nan, first)
-        return torch.stack([0 * first + 0.9, first], 1)
-
-    x = torch.full((3, 1, 4, 4), 0.499, dtype=torch.float64)
-    x[::2, 0, 0, 1] = 0.1
-    y, threat, run = torch.zeros(3, dtype=torch.long), THREATS[norm](inf), ATTACKS[name].run
-    options = {**ATTACKS[name].quick, "variant": "published"}
-    out = run(model, x, y, threat, **options)
-    assert not out.success[[0, 2]].any()
-    torch.testing.assert_close(out.x_adv[1], run(model, x[1:2], y[1:2], threat, **options).x_adv[0])

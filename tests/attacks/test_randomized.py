@@ -45,6 +45,7 @@ def batch() -> tuple[nn.Module, Tensor, Tensor]:
     return net, x, labels(net, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_the_last_point_is_returned(name: str) -> None:
     """Whichever two passes are lucky after those at x; the last pass is the verdict."""

@@ -122,7 +122,6 @@ def test_sets_by_hand(shape: tuple[int, ...]) -> None:
     assert (gray == box[1]).sum() > 100
 
 
-@pytest.mark.slow
 def test_coordinates_are_drawn_evenly() -> None:
     """Each coordinate is as likely to come, and each of the set to leave."""
     model, seen = firm()

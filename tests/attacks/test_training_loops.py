@@ -64,8 +64,13 @@ def warned(call, training, cleared, steps=6):
     return at, caught
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.slow
+def marked(*names):
+    """Return the names for a parametrization, slow where the call builds a copy or trains."""
+    slow = "frozen by itself", "fit"
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+
+
+@pytest.mark.parametrize("form", marked(*FORMS))
 def test_each_form_of_the_loop_warns_once_at_the_users_line(form):
     at, caught = warned(FORMS[form], training=True, cleared=False)
     assert at == [1]
@@ -78,8 +83,7 @@ def test_a_lazy_module_is_refused_as_before():
         pgd(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), torch.rand(2, 1, 3, 3), torch.arange(2))
 
 
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.slow
+@pytest.mark.parametrize("name", marked(*OTHERS))
 def test_other_calls_do_not_warn(name):
     assert warned(OTHERS[name], training=True, cleared=False)[0] == []
 

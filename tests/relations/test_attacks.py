@@ -14,13 +14,13 @@ from fastadv.attacks.autoattack import VERSIONS
 from fastadv.attacks.core import samples
 from fastadv.attacks.core.judge import Judge
 from fastadv.threat import THREATS, Through
-from tests.attacks.contract.cases import NAMED, norm_of, plainly, wide
+from tests.attacks.contract.cases import NAMED, norm_of, options, wide
 from tests.attacks.contract.conftest import (  # noqa: F401
     ONE_NORM,
     few_steps_of_autoattack,
     pytest_generate_tests,
 )  # fmt: skip
-from tests.attacks.nets import RADIUS, Case, images, labels, mlp, threat
+from tests.attacks.nets import RADIUS, Case, images, labeled, labels, mlp, threat
 
 ORDER = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
 
@@ -42,22 +42,19 @@ class Asked:
         return self.case(**arguments)
 
 
-def in_another_order(ask: Asked) -> AttackResult:
-    out, back = ask(ORDER), ORDER.argsort()
-    return replace(out, x_adv=out.x_adv[back], status=out.status[back])
-
-
-def in_batches_of_seven(ask: Asked) -> AttackResult:
-    """And one; the first of the seven is there twice."""
-    seven, one = ask([*range(7), 0]), ask([7])
+def in_other_batches(ask: Asked) -> AttackResult:
+    """In another order, seven and one; the first of the seven is there twice."""
+    seven, one, back = ask([*ORDER[:7].tolist(), int(ORDER[0])]), ask(ORDER[7:]), ORDER.argsort()
     torch.testing.assert_close(seven.x_adv[0], seven.x_adv[7], rtol=1e-6, atol=1e-6)
     x_adv, status = torch.cat([seven.x_adv[:7], one.x_adv]), torch.cat([seven.status[:7], one.status])
-    return replace(seven, x_adv=x_adv, status=status)
+    return replace(seven, x_adv=x_adv[back], status=status[back])
 
 
 def in_inference_mode(ask: Asked) -> AttackResult:
+    """With a mask of ones, and numbers and labels of few bits."""
     with torch.inference_mode():
-        return ask(x=ask.x * 1, y=ask.y + 0, ids=torch.arange(8, dtype=torch.int32))
+        mask, ids = torch.ones(4, 4, dtype=torch.bool), torch.arange(8, dtype=torch.int32)
+        return ask(x=ask.x * 1, y=ask.y.to(torch.uint8), ids=ids, mask=mask)
 
 
 def through_the_identity(ask: Asked) -> AttackResult:
@@ -77,13 +74,8 @@ def in_units(ask: Asked, low: float, width: float) -> AttackResult:
 
 
 Way = Callable[[Asked], AttackResult]
-EVERYWHERE: dict[str, Way] = {"batches of seven": in_batches_of_seven}
-TO_THE_BIT: dict[str, Way] = {
-    "a mask of ones": lambda ask: ask(mask=torch.ones(4, 4, dtype=torch.bool)),
-    "no ids, and labels of bytes": lambda ask: ask(ids=None, y=ask.y.to(torch.uint8)),
-    "inference mode": in_inference_mode,
-    "the identity": through_the_identity,
-}
+EVERYWHERE: dict[str, Way] = {"other batches": in_other_batches}
+TO_THE_BIT: dict[str, Way] = {"inference mode": in_inference_mode, "the identity": through_the_identity}
 UNITS: dict[str, Way] = {
     "bytes": lambda ask: in_units(ask, 0.0, 255.0),
     "normalized": lambda ask: in_units(ask, -0.4242, 3.2457),
@@ -93,8 +85,8 @@ SHAPES: dict[str, Way] = {
     "volumes": lambda ask: ask(x=ask.x.view(8, 2, 2, 2, 2)),
 }
 OTHERS: dict[str, Way] = {
-    "another order": in_another_order,
-    "a function": lambda ask: ask(model=lambda x: ask.model(x)),  # its first gradient is a pass of its own
+    # no numbers, and the first gradient is a pass of its own
+    "a function": lambda ask: ask(ids=None, model=lambda x: ask.model(x)),
     "a frozen model": lambda ask: ask(model=fa.freeze(ask.model)),
 }
 
@@ -171,14 +163,19 @@ def test_a_ball_in_units_of_its_radius_is_the_ball(name: str) -> None:
 
 @pytest.mark.only(kind="budget")
 def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
-    """Three radii in turn: of those who share one, the result is that under a number."""
-    model, x = mlp(), images(6)
-    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.0, 0.6, 3.0])
+    """And its step size; three in turn: of those who share one, the result is that under a number."""
+    model, x, y = labeled(mlp(), images(6))
+    y[0] = (y[0] + 1) % 3  # who leaves before the others begin
+    radii = RADIUS[norm] * torch.tensor([0.0, 0.6, 3.0])
     radii = radii.ceil() if norm == "l0" else radii
-    out = case(model, x, y, THREATS[norm](radii.repeat(2)))
-    for first, radius in enumerate(radii.tolist()):
+    sizes = torch.tensor([1.0, 0.5, 0.2]) * radii.clamp_min(float(radii[1]))
+    sizes = sizes.ceil() if norm == "l0" else sizes
+    out = case(model, x, y, THREATS[norm](radii.repeat(2)), **options(case, step_size=sizes.repeat(2)))
+    for first, (radius, size) in enumerate(zip(radii.tolist(), sizes.tolist(), strict=True)):
         some = torch.arange(first, 6, 3)
-        alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
+        alike = case(
+            model, x[some], y[some], THREATS[norm](radius), ids=some, **options(case, step_size=size)
+        )
         torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
         assert torch.equal(alike.status, out.status[some])
 
@@ -191,8 +188,8 @@ def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
     """The radius decides what counts and steers nothing: a run in it is the free one, cut off there."""
     if case.name in NOISES:
         pytest.skip("its noises have the size of the radius until one succeeds: test_noise.py")
-    model, x, free = mlp(), images(8), plainly(case.name, norm)
-    y = labels(model, x)
+    model, x, y = labeled(mlp(), images(8))
+    free = case(model, x, y, wide(case, norm))
     some = free.distance[free.success & free.distance.isfinite()]
     radius = float(some.median()) * 1.0001 if len(some) else 1.0
     # one radius for all, and one for each sample, of which the first is 0

@@ -1,11 +1,13 @@
-"""A test that asks for `case` (and `norm`) runs over every attack of the registry, and three toys.
+"""A test that asks for `case` and `norm` runs over every attack of the registry, and three toys.
 
 With the marker `only` it runs over those whose cards fit. Each runs in one norm, which differs between
 attacks and tests, and with `all_norms` in all of its norms; attacks that are made of others, and published
-variants, run in one norm there, too. A test that asks for `number` runs each in every row of options.
+variants, run in one norm there, too. A test that asks for `number` runs each, but no toy, in every row of
+options.
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
@@ -15,7 +17,7 @@ from fastadv.attacks import AttackResult
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from ..nets import Case
-from .cases import CASES, PUBLISHED, norm_of
+from .cases import CASES, OURS, PUBLISHED, norm_of
 from .rows import ROWS
 
 # steps of AutoAttack's components: a tenth of the usual ones find what there is in nets this small
@@ -38,14 +40,23 @@ def few_steps_of_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys.modules["fastadv.attacks.minimum_norm"], name, count)
 
 
+def put(monkeypatch: pytest.MonkeyPatch, name: str, on: Callable[..., AttackResult]) -> None:
+    """Let AutoAttack run its component of this name, on a task, by `on`."""
+    attack = COMPONENTS[name]
+    other = wraps(attack)(lambda *args, **options: attack(*args, **options))
+    other.on = on  # type: ignore[attr-defined]
+    monkeypatch.setitem(COMPONENTS, name, other)
+
+
 def shorten(monkeypatch: pytest.MonkeyPatch, components: dict[str, dict[str, int]]) -> None:
     """Let these components of AutoAttack take so few steps."""
+
+    def briefly(attack: Any, few: dict[str, int], task: Any, **options: Any) -> AttackResult:
+        out: AttackResult = attack.on(task, **{**options, **few})
+        return out
+
     for name, few in components.items():
-        attack = COMPONENTS[name]
-        short = wraps(attack)(lambda *args, attack=attack, **options: attack(*args, **options))
-        on = partial(lambda attack, few, task, **more: attack.on(task, **{**more, **few}), attack, few)
-        short.on = on  # type: ignore[attr-defined]
-        monkeypatch.setitem(COMPONENTS, name, short)
+        put(monkeypatch, name, partial(briefly, COMPONENTS[name], few))
 
 
 def spied(
@@ -54,60 +65,46 @@ def spied(
     """Of each call of these components of AutoAttack, the arguments, the options and the result."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any], AttackResult]] = []
 
-    def spy(attack: Any) -> Any:
-        def on(*args: Any, **options: Any) -> AttackResult:
-            calls.append((args, options, attack.on(*args, **options)))
-            return calls[-1][2]
-
-        called = wraps(attack)(lambda *args, **options: attack(*args, **options))
-        called.on = on  # type: ignore[attr-defined]
-        return called
+    def noted(attack: Any, *args: Any, **options: Any) -> AttackResult:
+        calls.append((args, options, attack.on(*args, **options)))
+        return calls[-1][2]
 
     for name in names:
-        monkeypatch.setitem(COMPONENTS, name, spy(COMPONENTS[name]))
+        put(monkeypatch, name, partial(noted, COMPONENTS[name]))
     return calls
 
 
-def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
-    options = (takes,) if isinstance(takes, str) else takes
+def fitting(takes: str = "", **facts: str) -> list[Case]:
     return [
         case
         for case in CASES
-        if all(case.takes(option) for option in options)
+        if (not takes or case.takes(takes))
         and all(getattr(case.entry, name) == value for name, value in facts.items())
     ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, test = metafunc.fixturenames, metafunc.function.__name__
+    if "case" not in names or "norm" not in names:
+        return
     only, every = map(metafunc.definition.get_closest_marker, ("only", "all_norms"))
-    cases = fitting(**only.kwargs) if only else CASES
-    if "number" in names and "case" in names:
-        rows = [(case, _turn(case, number), number) for number in range(len(ROWS)) for case in cases]
-        _parametrize(metafunc, ("case", "norm", "number"), rows)
-    elif "case" in names and "norm" in names:
-        pairs = []
-        for case in cases:
-            whole = every and case.name not in ONE_NORM
-            pairs += [(case, norm) for norm in (case.entry.norms if whole else (norm_of(case, test),))]
-        _parametrize(metafunc, ("case", "norm"), pairs)
-    elif "case" in names:
-        _parametrize(metafunc, ("case",), [(case,) for case in cases])
-
-
-def _turn(case: Case, number: int) -> str:
-    """Return one norm after the other, beginning elsewhere for each attack."""
-    return case.entry.norms[(CASES.index(case) + number) % len(case.entry.norms)]
-
-
-def _parametrize(metafunc: pytest.Metafunc, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    searches = metafunc.function.__name__ != "test_wrong_calls_are_answered"
+    rows: list[tuple[Any, ...]] = [
+        (case, norm)
+        for case in (fitting(**only.kwargs) if only else CASES)
+        for norm in (case.entry.norms if every and case.name not in ONE_NORM else (norm_of(case, test),))
+    ]
+    if "number" in names:  # one norm after the other, beginning elsewhere for each attack
+        rows = [
+            (case, case.entry.norms[(place + number) % len(case.entry.norms)], number)
+            for number in range(len(ROWS))
+            for place, case in enumerate(OURS)
+        ]
     metafunc.parametrize(
-        names,
+        ("case", "norm", "number")[: len(rows[0])],
         [
             pytest.param(
                 case, *rest, id="-".join([case.name, *map(str, rest)]),
-                marks=[pytest.mark.slow] if searches and case.name in SLOW else [],
+                marks=[pytest.mark.slow] if case.name in SLOW else [],
             )
             for case, *rest in rows
         ],

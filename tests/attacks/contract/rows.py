@@ -1,8 +1,9 @@
-"""Ten calls in which any two values of any two options meet, and what an attack is given in each."""
+"""Nine calls in which any two values of any two options meet, and what an attack is given in each."""
 
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,19 +33,24 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "frozen": (False, True),
     "seldom": (False, True),  # whether samples leave after 1, 2, 4, 8 ... evaluations alone, as on a GPU
     "loss": (False, True),
+    "nan": (False, True),  # logits and gradients, where the first pixel is bright
 }
 # the place of each option's value
 ROWS = (
-    "100013101111", "001100010101", "011103101001", "110000001010", "110103010000",
-    "011010110110", "101111011001", "111112000111", "010001100110", "000002111000",
+    "0000000000110", "1111101111001", "0110120010101", "1001021101010", "0101130101100",
+    "1010031010011", "0111111000110", "1100010011100", "0000110100001",
 )  # fmt: skip
-COUNT, ALREADY, STILL = 8, slice(2), 3  # samples, those that are wrong at x, and the one of radius 0
+# samples: those that are wrong at x, that of radius 0, and those of NaN in logits, and in the gradient, at x
+COUNT, ALREADY, STILL, LOST, STEEP = 8, slice(2), 3, 4, 5
 # in the unit box, of 128 values
 RADIUS = {"linf": 0.6, "l2": 3.0, "l1": 16.0, "l0": 30.0}
 
 
 class Front(nn.Module):
-    """A net in another box, perhaps of binarized images, that tells what it is asked."""
+    """A net in another box, perhaps of binarized images, that tells what it is asked.
+
+    With NaN, where the first pixel is above 2/3 the gradient is, from 0.9 to 0.95 the logits.
+    """
 
     def __init__(
         self, net: nn.Module, row: "Row", tell: Callable[[Tensor], None], back: Callable[[int], None]
@@ -52,44 +58,42 @@ class Front(nn.Module):
         super().__init__()
         self.net = Binarized(net, 0.5) if row.binarized else net
         (self.low, high), self.tell, self.back = row.box, tell, back
-        self.width, self.casts = high - self.low, row.formats == DTYPES[1:3]
+        self.width, self.casts, self.nan = high - self.low, row.formats == DTYPES[1:3], row.nan
 
     def forward(self, x: Tensor) -> Tensor:
         self.tell(x.detach().clone())
         if x.requires_grad:
             x.register_hook(lambda gradient: self.back(len(gradient)))
         x = (x - self.low) / self.width
-        logits: Tensor = self.net(x.to(next(self.parameters()).dtype) if self.casts else x)
-        return logits
+        x = x.to(next(self.parameters()).dtype) if self.casts else x
+        logits: Tensor = self.net(x)
+        if not self.nan:
+            return logits
+        first, total = x[:, 0, 0, 0], x.flatten(1).sum(1)
+        root = torch.where(first > 2 / 3, 0 * total, torch.ones_like(total)).sqrt()
+        return logits + torch.where((first > 0.9) & (first < 0.95), torch.nan, 0 * root)[:, None]
 
 
-class Row:
+class Row(SimpleNamespace):
     """The options of a row by name, with a model, its samples, and what the model was asked."""
 
-    mask: bool
-    targets: bool
-    criterion: bool
-    classes: int
-    saturated: bool
-    formats: tuple[torch.dtype, torch.dtype]
-    radii: bool
-    box: tuple[float, float]
-    binarized: bool
-    frozen: bool
-    seldom: bool
-    loss: bool
-
     def __init__(self, number: int) -> None:
-        for place, (name, values) in zip(ROWS[number], OPTIONS.items(), strict=True):
-            setattr(self, name, values[int(place)])
+        places = zip(ROWS[number], OPTIONS.items(), strict=True)
+        super().__init__(**{name: values[int(place)] for place, (name, values) in places})
         self.seen, self.passes = list[Tensor](), Counter[str]()
         x = images(COUNT, (2, 8, 8))
+        x = x.round() if self.saturated else x
+        if self.nan:
+            x[:, 0, 0, 0] = 0.3
+            x[LOST, 0, 0, 0], x[STEEP, 0, 0, 0] = 0.92, 0.8
         low, high = self.box
-        self.x = (low + (high - low) * (x.round() if self.saturated else x)).to(self.formats[1])
+        self.x = (low + (high - low) * x).to(self.formats[1])
         self.model = self._model()
         self.searched: Any = freeze(self.model, "bf16") if self.frozen else self.model
         self.y = self.logits(self.x).argmax(1)
         self.y[ALREADY] = (self.y[ALREADY] + 1) % self.classes
+        if self.nan:
+            self.y[LOST] = 1  # argmax of NaN is 0
 
     def _model(self) -> nn.Module:
         """Return a net in training mode, with gradients, a frozen layer and one BatchNorm in eval mode."""
@@ -102,7 +106,7 @@ class Row:
         model = Front(net, self, tell, lambda count: self.passes.update(backward=count))
         self.model = model
         with torch.no_grad():  # all classes are near
-            net[7].bias -= self.logits(self.x).mean(0).to(net[7].bias)
+            net[7].bias -= self.logits(self.x).nanmean(0).to(net[7].bias)
             net[7].weight *= 2
         net.train()[4].eval()
         net[0].weight.requires_grad_(False)
