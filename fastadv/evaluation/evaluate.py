@@ -69,11 +69,12 @@ def evaluate(
             DataLoader; or batches of such tensors. Labels are classes of the model, or what the criterion
             takes; where it needs none, images alone will do. Values of float32 lie in the box of each threat,
             in [0, 1] where none says another; images of uint8 become [0, 1].
-        attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y)
-            -> AttackResult, which may take `ids`, as `partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
-            dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone. A
-            row says why its attack does not serve the threat. A function of your own may return x_adv alone;
-            of its successes those count that the model confirms, at points inside its threat and the box.
+        attacks: a name or several, such as "pgd" or ["pgd", "autoattack:version=quick"], with arguments as
+            commands have them; functions (model, x, y) -> AttackResult, which may take `ids`, as
+            `partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a dictionary of both, whose keys are the
+            names of rows. None measures the clean accuracy alone. A row says why its attack does not serve
+            the threat. A function of your own may return x_adv alone; of its successes those count that the
+            model confirms, at points inside its threat and the box.
         threat: of the attacks that have none bound to them, and in which points of functions without one are
             judged; alone, its box is the data's. Of several, such as
             [fa.Linf(8 / 255), fa.L1(12)], each attack has a row for each, named like "apgd Linf", and
