@@ -17,7 +17,7 @@ from fastadv.evaluation import Table
 from fastadv.progress import RichBar
 from fastadv.text import aligned, several
 
-SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
+SHARES = {"robust": "at_most", "clean": "clean_accuracy"}  # The figures of a table
 
 
 def say(text: str, style: str | None = None) -> None:
