@@ -140,29 +140,17 @@ def of_population(found: int, drawn: int, size: int, level: float) -> tuple[int,
 
 
 def _most(found: int, drawn: int, size: int, tail: float) -> int:
-    """Return the largest K with P(X <= found | K) > tail, X hypergeometric, by bisection."""
+    """Return the largest K with P(X <= found | K) > tail, X hypergeometric, by bisection in whole numbers."""
     low, high = found, size - drawn + found + 1  # the probability is 1 at low, and 0 at high
     while high - low > 1:
         k = (low + high) // 2
-        ways = math.comb(size, drawn)
-        if 2 * found < drawn:
-            few = _ways(found, drawn, k, size)
-        else:  # fewer terms are those of the others
-            few = ways - _ways(drawn - found - 1, drawn, size - k, size)
-        low, high = (k, high) if few / ways > tail else (low, k)
+        least = max(0, drawn - size + k)
+        term = total = math.comb(k, least) * math.comb(size - k, drawn - least)
+        for x in range(least, found):
+            term = term * (k - x) * (drawn - x) // ((x + 1) * (size - k - drawn + x + 1))
+            total += term
+        low, high = (k, high) if total / math.comb(size, drawn) > tail else (low, k)
     return low
-
-
-def _ways(most: int, drawn: int, k: int, size: int) -> int:
-    """Return in how many ways at most so many of the `drawn` are among `k` of `size`, in whole numbers."""
-    least = max(0, drawn - size + k)
-    if most < least:
-        return 0
-    term = total = math.comb(k, least) * math.comb(size - k, drawn - least)
-    for x in range(least, most):
-        term = term * (k - x) * (drawn - x) // ((x + 1) * (size - k - drawn + x + 1))
-        total += term
-    return total
 
 
 @lru_cache(1 << 14)  # the draws of all attacks ask for the same

@@ -1,10 +1,10 @@
 """How an audit runs: who audits which attacks, in which order samples are drawn, and for how long."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -100,40 +100,47 @@ class Auditing:
 
     def results(self, rows: Sequence[Row], ids: Tensor) -> Iterator[Audited]:
         """Yield what is found among the samples `ids` int64 [n] that hold, threat by threat."""
-        started, limit = time.perf_counter(), self.audit.seconds
+        rest = math.inf if self.audit.seconds is None else self.audit.seconds
         for place, auditor in enumerate(self.auditors):
-            audited = tuple(row for row in rows if row.name in auditor.audits and not row.refused)
-            if not audited:
+            started = time.perf_counter()
+            screen = tuple(row for row in rows if row.name in auditor.audits and not row.refused)
+            if not screen:
                 continue
-            elapsed = processes.from_first(lambda: time.perf_counter() - started)
-            # the time that is left is shared by the threats that are left
-            seconds = None if limit is None else (limit - elapsed) / (len(self.auditors) - place)
-            held = ids[Group(audited[0].threat, audited).held(rows)]
+            held = ids[Group(screen[0].threat, screen).held(rows)]
             order = drawn_order(held, self.seed)[: self.audit.samples]
-            parts = self._attacked(auditor, audited, order, seconds)
-            found = {k: hit for part in parts for k, hit in zip(*_columns(part), strict=True)}
+            # the time that is left is shared by the threats that are left
+            parts = self._attacked(auditor, screen, order, rest / (len(self.auditors) - place))
+            known, hit = (torch.cat([order[:0], *one]) for one in _columns(parts))
             # a stopped audit of more samples than before has some of before behind others that it lacks
-            drawn = list(takewhile(found.__contains__, order.tolist()))
-            yield self._result(auditor, audited[0], len(ids), len(held), len(order), drawn, parts)
+            drawn = order[: int(torch.isin(order, known).cumprod(0).sum())]
+            parts = [part for part in parts if bool(torch.isin(part["ids"], drawn).any())]
+            method = next((part.notes.get("method", "") for part in parts), "")
+            yield Audited(
+                published(method or name_of(auditor.attack)), screen[0].threat, screen[0].within,
+                len(ids), len(held), drawn, torch.isin(drawn, known[hit.bool()]), self.audit.confidence,
+                sum(float(part["seconds"]) for part in parts),
+                *(sum(int(part["cost"][k]) for part in parts) for k in (0, 1)),
+                asked=len(order), flags=flags_of(parts) if parts else (),
+            )  # fmt: skip
+            rest -= self._since(started)
 
-    def _attacked(
-        self, auditor: Auditor, audited: Sequence[Row], order: Tensor, seconds: float | None
-    ) -> list[Part]:
+    def _since(self, started: float) -> float:
+        """Return the seconds since then in the first process, in all of them."""
+        return processes.from_first(lambda: time.perf_counter() - started)
+
+    def _attacked(self, auditor: Auditor, screen: Sequence[Row], order: Tensor, seconds: float) -> list[Part]:
         """Return what the auditor does to the samples, batch by batch; what is in the folder is read."""
         started, seal = time.perf_counter(), self.parts.seal_of(["audit", auditor.about])
-        parts = self._kept(seal)
-        known = torch.cat([order[:0], *(part["ids"] for part in parts)])
-        left, name = order[~torch.isin(order, known)], f"audit {audited[0].within}"
+        parts = processes.from_first(lambda: self._kept(seal))
+        left = order[~torch.isin(order, torch.cat([order[:0], *_columns(parts)[0]]))]
+        name = f"audit {screen[0].within}"
         self.events.went_on(name, self.audit.samples - len(left))
         attack = partial(self._attack, auditor, name, seal)
         while len(left):
-            size = self._most
-            if seconds is not None:
-                pace = self._pace(parts, auditor, audited)
-                rest = seconds - processes.from_first(lambda: time.perf_counter() - started)
-                size = self._size(parts, pace, rest)
-                if pace * min(size, len(left)) > rest:
-                    break
+            pace, rest = _pace(parts, auditor, screen), seconds - self._since(started)
+            size = self._size(parts, pace, rest)
+            if pace * min(size, len(left)) > rest:
+                break
             batches = torch.split(left[: size * processes.world()], size)
             for part in processes.in_turn(len(batches), map(attack, processes.share_of(batches))):
                 parts.append(part)
@@ -156,58 +163,32 @@ class Auditing:
         return part
 
     def _kept(self, seal: str) -> list[Part]:
-        """Return the parts of the auditor that are in the folder, in every process."""
-
-        def read() -> list[Part]:
-            files = (
-                [] if self.parts.path is None else self.parts.path.glob(f"audit-{seal[:12]}-*.safetensors")
-            )
-            kept = [self.parts.part(file.name, seal) for file in sorted(files)]
-            return [Part(*one) for one in kept if one is not None]
-
-        return processes.from_first(read)
-
-    def _pace(self, parts: Sequence[Part], auditor: Auditor, audited: Sequence[Row]) -> float:
-        """Return the seconds of a sample that holds, as the last batches took it, or passes of the screen."""
-        if parts:
-            return max(float(part["seconds"]) / max(1, int((~part["broken"]).sum())) for part in parts[-2:])
-        passes = sum(row.forwards + row.backwards for row in audited)
-        seconds = sum(row.seconds for row in audited)
-        return planned(auditor.attack, to_the_end=True) * seconds / max(1, passes)
-
-    @property
-    def _on_gpu(self) -> bool:
-        device = self.job.frozen.device
-        return device is not None and device.type == "cuda"
-
-    @property
-    def _most(self) -> int:
-        """The largest batch: on a CPU a smaller one is as quick, and a kill loses less."""
-        return self.job.batch_size if self._on_gpu else min(self.job.batch_size, TOGETHER)
+        """Return the parts of an auditor that are in the folder."""
+        folder = self.parts.path
+        files = [] if folder is None else sorted(folder.glob(f"audit-{seal[:12]}-*.safetensors"))
+        kept = [self.parts.part(file.name, seal) for file in files]
+        return [Part(*one) for one in kept if one is not None]
 
     def _size(self, parts: Sequence[Part], pace: float, rest: float) -> int:
-        """Return the size of a batch that takes a part of the rest of the time; on a GPU all take as long."""
-        if self._on_gpu:
-            return self._most
-        most = min(self._most, 2 * len(parts[-1]["ids"]) if parts else FIRST)
+        """Return how many samples are attacked at once: on a CPU few, and fewer where time is limited."""
+        device = self.job.frozen.device
+        if device is not None and device.type == "cuda":  # where all sizes take as long
+            return self.job.batch_size
+        most = min(self.job.batch_size, TOGETHER)
+        if math.isinf(rest):
+            return most
+        most = min(most, 2 * len(parts[-1]["ids"]) if parts else FIRST)
         return max(1, min(most, int(rest / PIECES / pace))) if pace else 1
 
-    def _result(
-        self, auditor: Auditor, row: Row, n: int, held: int, asked: int, drawn: list[int],
-        parts: Sequence[Part],
-    ) -> Audited:  # fmt: skip
-        ids = torch.tensor(drawn, dtype=torch.int64, device="cpu")
-        used = [part for part in parts if bool(torch.isin(part["ids"], ids).any())]
-        broken = {k for part in used for k, hit in zip(*_columns(part), strict=True) if hit}
-        forwards, backwards = (sum(int(part["cost"][k]) for part in used) for k in (0, 1))
-        method = next((part.notes.get("method", "") for part in used), "")
-        return Audited(
-            published(method or name_of(auditor.attack)), row.threat, row.within, n, held, ids,
-            torch.tensor([k in broken for k in drawn], dtype=torch.bool, device="cpu"),
-            self.audit.confidence, sum(float(part["seconds"]) for part in used), forwards, backwards, asked,
-            flags_of(used) if used else (),
-        )  # fmt: skip
+
+def _columns(parts: Sequence[Part]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the numbers of samples, and which are broken, part by part."""
+    return [part["ids"] for part in parts], [part["broken"] for part in parts]
 
 
-def _columns(part: Part) -> tuple[list[int], list[bool]]:
-    return part["ids"].tolist(), part["broken"].tolist()
+def _pace(parts: Sequence[Part], auditor: Auditor, screen: Sequence[Row]) -> float:
+    """Return the seconds of a sample that holds, as the last batches took it, or passes of the screen."""
+    if parts:
+        return max(float(part["seconds"]) / max(1, int((~part["broken"]).sum())) for part in parts[-2:])
+    passes = sum(row.forwards + row.backwards for row in screen)
+    return planned(auditor.attack, to_the_end=True) * sum(row.seconds for row in screen) / max(1, passes)

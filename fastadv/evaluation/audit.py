@@ -162,7 +162,8 @@ class Audited:
         return f"{percent(self.low, 2)} to {percent(self.high, 2)}"
 
     def __str__(self) -> str:
-        drawn = f"{self.broken:,} of {self.drawn:,} drawn from the {several(self.held, 'sample')} that hold"
+        left = f"{several(self.held, 'sample')} that the attacks left"
+        drawn = f"{self.broken:,} of {self.drawn:,} drawn from {left}"
         stopped = f" (its limit of seconds ended it before {self.asked:,})" * (self.drawn < self.asked)
         sure = "" if self.drawn == self.held else f", {percent(self.confidence, 0)} sure"
         return (
@@ -177,7 +178,7 @@ class Audited:
             **figures,
             "estimate": finite(self.estimate),
             "flags": list(self.flags),
-            "of": "these samples",
+            "of": THESE,
         }
 
     def record(self) -> dict[str, Any]:

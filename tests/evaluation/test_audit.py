@@ -248,7 +248,7 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     assert ("The screen is not enough for this model." in table.verdict) == many
     assert (table.to_dict()["indicators"]["verdict"] == table.verdict) == (table.indicators is not None)
     assert text.startswith(lead) == many
-    assert f"drawn from the 36 samples that hold; of these 40 samples {ends} are right" in text
+    assert f"drawn from 36 samples that the attacks left; of these 40 samples {ends} are right" in text
     name = "audited by attack, these samples"
     (line,) = (line for line in table.cells() if line[0] == name)
     assert line[1:3] == [ends, ""]  # the sampling interval is of rows alone
