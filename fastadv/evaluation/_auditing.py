@@ -115,12 +115,12 @@ class Auditing:
             drawn = order[: int(torch.isin(order, known).cumprod(0).sum())]
             parts = [part for part in parts if bool(torch.isin(part["ids"], drawn).any())]
             method = next((part.notes.get("method", "") for part in parts), "")
+            forwards, backwards = (sum(int(part["cost"][k]) for part in parts) for k in (0, 1))
             yield Audited(
                 published(method or name_of(auditor.attack)), screen[0].threat, screen[0].within,
                 len(ids), len(held), drawn, torch.isin(drawn, known[hit.bool()]), self.audit.confidence,
-                sum(float(part["seconds"]) for part in parts),
-                *(sum(int(part["cost"][k]) for part in parts) for k in (0, 1)),
-                asked=len(order), flags=flags_of(parts) if parts else (),
+                sum(float(part["seconds"]) for part in parts), forwards, backwards, len(order),
+                flags_of(parts) if parts else (),
             )  # fmt: skip
             rest -= self._since(started)
 
