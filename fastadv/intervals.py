@@ -128,6 +128,31 @@ def of_share(share: float, count: int) -> Interval:
     return none if math.isnan(share) else clopper_pearson(round(share * count), count)
 
 
+@lru_cache(1 << 8)
+def of_population(found: int, drawn: int, size: int, level: float) -> tuple[int, int]:
+    """Return the ends of the exact interval of K, the members of a finite population that have a property.
+
+    `found` of `drawn` have it, that were drawn without replacement from `size`; each end is the last K that
+    leaves what was found, or what is farther from it, a probability above (1 - level) / 2.
+    """
+    tail = (1 - level) / 2
+    return size - _most(drawn - found, drawn, size, tail), _most(found, drawn, size, tail)
+
+
+def _most(found: int, drawn: int, size: int, tail: float) -> int:
+    """Return the largest K with P(X <= found | K) > tail, X hypergeometric, by bisection in whole numbers."""
+    low, high = found, size - drawn + found + 1  # the probability is 1 at low, and 0 at high
+    while high - low > 1:
+        k = (low + high) // 2
+        least = max(0, drawn - size + k)
+        term = total = math.comb(k, least) * math.comb(size - k, drawn - least)
+        for x in range(least, found):
+            term = term * (k - x) * (drawn - x) // ((x + 1) * (size - k - drawn + x + 1))
+            total += term
+        low, high = (k, high) if total / math.comb(size, drawn) > tail else (low, k)
+    return low
+
+
 @lru_cache(1 << 14)  # the draws of all attacks ask for the same
 def _low(right: int, count: int, tail: float) -> float:
     """Return the p with P(X >= right | p) = tail, by bisection on the sum of the binomial probabilities."""

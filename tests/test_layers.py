@@ -24,7 +24,7 @@ LAYERS = [
     {"losses", "rng"},
     {"threat"},
     {"runs"},
-    {"intervals", "text", "progress"},
+    {"arguments", "intervals", "text", "progress"},
     {"labels", "outputs"},
     {"engine"},
     {"last_iterate"},

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.cli._signature import Front
 from fastadv.data.corruption.card import named
 from fastadv.engine.module import in_words
-from fastadv.evaluation import Curve, Table, accuracy_against_radius, report
+from fastadv.evaluation import Audit, Curve, Table, accuracy_against_radius, report
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.robustbench import RADII, entry, shortage
@@ -54,6 +54,19 @@ MEASURE = Front(
     },
     defaults={"severities": "1,2,3,4,5"},
 )
+
+
+@dataclass(frozen=True)
+class Auditing:
+    audit: Annotated[int | None, "Attack so many of the images that hold with AutoAttack, too."] = None
+    audit_seconds: Annotated[float | None, "End the audit before it takes longer."] = None
+
+    @property
+    def asked(self) -> Audit | None:
+        if self.audit is None:
+            o.refuse_set("is of an audit: give --audit, too.", audit_seconds=self.audit_seconds)
+            return None
+        return Audit(samples=self.audit, seconds=self.audit_seconds)
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,8 @@ class Results:
             note(low)
             raise typer.Exit(BELOW)
         signs = table.indicators
-        if self.strict and signs is not None and not (signs.clean or signs.black_box):
+        unsure = signs is not None and not (signs.clean or signs.black_box)
+        if self.strict and (table.lead or unsure):
             raise typer.Exit(DOUBTFUL)
 
 
@@ -145,6 +159,7 @@ def evaluate(
     images: Images,
     budget: Budget,
     evaluation: Annotated[partial[Any], MEASURE],
+    auditing: Auditing,
     results: Results,
     benchmark: RobustBench,
     search: Search,
@@ -168,20 +183,23 @@ def evaluate(
 
     An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5,loss=dlr. Of attacks in
     several norms, as -a pgd:norm=linf,radius=8/255 -a pgd:norm=l2,radius=0.5, the union is counted, too.
+
+    -a autoattack:version=quick --audit 500 bounds what the whole of AutoAttack would leave, at a fraction of
+    its cost.
     """
     default = [] if evaluation.keywords["corruptions"] and not budget.chosen else ["fgsm", "pgd"]
     texts, budget = benchmark.attacks(attack, budget, images.keywords, default)
     named = parse_attacks(texts, budget, machine.seed)
     run_dir, batch_size = evaluation.keywords["run_dir"], search.batch_size
     radii = results.check(named, evaluation.keywords["indicators"])
-    attacks = {label: attack.run for label, attack in named.items()}
+    attacks, audit = {label: attack.run for label, attack in named.items()}, auditing.asked
     with interruptible(partial(kept_in, run_dir)), progress("attacks") as tick:
         dataset = images()
         lacks = benchmark.lacks(images.keywords, len(dataset))
         net = search.frozen(model.load(dataset, machine))
         table = evaluation(
             net, dataset, attacks, batch_size=batch_size, seed=machine.seed,
-            keep_samples=bool(results.out or results.report), progress=tick,
+            keep_samples=bool(results.out or results.report), progress=tick, audit=audit,
         )  # fmt: skip
         curves = {}
         for label, one in named.items() if radii else ():
@@ -200,6 +218,7 @@ def evaluate(
         "data": dataset.describe(),
         "batch_size": batch_size,
         "precision": search.precision or "fp32",
+        "audit": audit and asdict(audit),
     }
     measured = table.to_dict() | {
         "curves": [

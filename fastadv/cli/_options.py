@@ -1,17 +1,15 @@
 """How the text of options becomes values."""
 
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fastadv._checks import SEEDS, check_choice, meant
+from fastadv._checks import SEEDS, check_choice
 from fastadv.attacks import ATTACKS, Attack
 from fastadv.data._load import data_folder
 from fastadv.errors import InputError
@@ -37,19 +35,6 @@ def usage() -> Iterator[None]:
         yield
     except InputError as error:
         raise typer.BadParameter(f"{error}.") from error
-
-
-def parse_number(text: str | float) -> float:
-    """Parse a number, also as a fraction: 0.3, 1e-3, 8/255, inf. A default comes as the number itself."""
-    try:
-        over, slash, under = str(text).partition("/")
-        return float(over) / float(under) if slash else float(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
-
-
-def parse_numbers(text: str) -> tuple[float, ...]:
-    return tuple(parse_number(part) for part in text.split(","))
 
 
 def parse_place(text: str, what: str, check: Callable[[str], object] = Path) -> Path:
@@ -90,91 +75,6 @@ FromZero = Annotated[int, typer.Option(min=0, metavar="N")]
 Norm = Annotated[str, text(partial(check_choice, "norm", choices=THREATS), "|".join(THREATS))]
 
 
-def pairs(parts: list[str], what: str) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not equals:
-            refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
-        if key in values:
-            refuse(f"{what}: {key} is given twice; leave one out.")
-        values[key] = parse_value(value)
-    return values
-
-
-def parse_value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for convert in (int, parse_number):
-        with suppress(ValueError, typer.BadParameter):
-            return convert(text)
-    return text
-
-
-# The types that text can name, the narrowest first
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def nameable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, set[type]]:
-    """Return the types of the arguments whose values text can name: numbers, true or false, or text."""
-    types = dict[str, set[type]]()
-    for key, parameter in parameters.items():
-        told = parameter.annotation
-        if isinstance(told, str) or told is parameter.empty:  # as a user's own function may have it
-            told = type(parameter.default)
-        if (kinds := _types(told)) & WORDS.keys():
-            types[key] = kinds
-    return types
-
-
-def _types(annotation: Any) -> set[type]:
-    if get_origin(annotation) is Literal:
-        return {type(value) for value in get_args(annotation)}
-    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
-        return set().union(*map(_types, get_args(annotation)))
-    return {annotation}
-
-
-def needed(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    return {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
-
-
 def registry() -> dict[str, Attack]:
     """Return the attacks that commands can name, in alphabetical order; minimum_radius takes another one."""
     return {name: ATTACKS[name] for name in sorted(ATTACKS.keys() - {"minimum_radius"})}
-
-
-def name_and_arguments(text: str) -> tuple[str, str]:
-    """Split NAME:key=value or package.module:function:key=value at the colon before the arguments."""
-    name, _, tail = text.partition(":")
-    if name in registry() or not tail or "=" in tail.partition(":")[0]:
-        return name, tail
-    function, _, tail = tail.partition(":")
-    return f"{name}:{function}", tail
-
-
-def parse_call(
-    what: str, text: str, functions: Mapping[str, Callable[..., Any]], optional: bool = False
-) -> tuple[str, dict[str, Any]]:
-    """Parse NAME or NAME:key=value,key=value; optional: only arguments that the function can go without."""
-    name, _, tail = text.partition(":")
-    parameters = inspect.signature(functions[check_choice(what, name, functions)]).parameters
-    hidden = needed(parameters) if optional else set()
-    takes = {key: types for key, types in nameable(parameters).items() if key not in hidden}
-    return name, parse_arguments(f"{what} {text!r}", name, tail, takes)
-
-
-def parse_arguments(where: str, name: str, text: str, takes: Mapping[str, set[type]]) -> dict[str, Any]:
-    """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
-    values = pairs([part for part in text.split(",") if part], where)
-    for key, value in values.items():
-        if key not in takes:
-            refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}{meant(key, takes)}.")
-        types = takes[key]
-        if value == "none" and NoneType in types:
-            values[key] = None
-        elif not types & ({int, float} if type(value) is int else {type(value)}):
-            kinds = [kind for kind in WORDS if kind in types]
-            wanted = f"{key}=true or {key}=false" if kinds == [bool] else f"{key} to be {WORDS[kinds[0]]}"
-            refuse(f"{where}: expected {wanted}, got {value!r}.")
-    return values

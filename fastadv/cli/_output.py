@@ -11,12 +11,13 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from fastadv._checks import check_choice, check_share
+from fastadv.arguments import pairs
 from fastadv.cli import _options as o
 from fastadv.evaluation import Table
 from fastadv.progress import RichBar
 from fastadv.text import aligned, several
 
-SHARES = {"robust": "worst_case", "clean": "clean_accuracy"}  # The figures of a table
+SHARES = {"robust": "at_most", "clean": "clean_accuracy"}  # The figures of a table
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -89,7 +90,7 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
 
 def _parse_limits(text: str) -> dict[str, float]:
     """Parse the least shares, such as robust=0.5,clean=0.9."""
-    limits = o.pairs(text.split(","), "a share such as robust=0.5")
+    limits = pairs(text.split(","), "a share such as robust=0.5")
     for name, limit in limits.items():
         check_choice("share", name, SHARES)
         check_share(name, limit, zero=True, one=True)

@@ -13,6 +13,7 @@ from torch import nn
 from fastadv import data as sets
 from fastadv import models, rng
 from fastadv._checks import check_device
+from fastadv.arguments import pairs
 from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._signature import Front
@@ -81,7 +82,7 @@ class Network:
 
     def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
         """Load the model for `dataset`, in eval mode on its device. fresh: untrained is wanted."""
-        name, chosen, device = self.model, o.pairs(self.option or [], "--option"), machine.place()
+        name, chosen, device = self.model, pairs(self.option or [], "--option"), machine.place()
         rng.seed_all(machine.seed, device)  # from which your own module draws its weights, and its noise
         offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):

@@ -16,6 +16,7 @@ import typer
 from typer import rich_utils
 from typer.models import ParameterInfo
 
+from fastadv.arguments import parse_number, parse_numbers
 from fastadv.card import telling
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
@@ -29,8 +30,8 @@ FLAGS = {
 TYPES: dict[Any, Any] = {
     bool: typer.Option(metavar=""),
     int: typer.Option(metavar="N", min=1),
-    float: o.text(o.parse_number, "NUMBER"),
-    Sequence[float]: o.text(o.parse_numbers, "NUMBERS"),
+    float: o.text(parse_number, "NUMBER"),
+    Sequence[float]: o.text(parse_numbers, "NUMBERS"),
     PathLike[str]: get_args(o.Folder)[1],
     Path: typer.Option(metavar="FILE"),
     str: typer.Option(metavar="NAME"),

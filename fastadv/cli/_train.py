@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from torch import nn
 
+from fastadv.arguments import nameable, needed, parse_call, parse_value
 from fastadv.card import card
 from fastadv.cli import _options as o
 from fastadv.cli._attack import parse_attack
@@ -47,13 +48,13 @@ def parse_augment(text: str) -> list[Any] | None:
     """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
     if text == "none":
         return None
-    calls = [o.parse_call("augmentation", part, ALONE, optional=True) for part in text.split("+")]
+    calls = [parse_call("augmentation", part, ALONE, optional=True) for part in text.split("+")]
     return [partial(ALONE[name], **arguments) if arguments else name for name, arguments in calls]
 
 
 def parse_schedule(text: str) -> str | Schedule:
     """Parse NAME or NAME:key=value,key=value; a name alone stays one."""
-    name, arguments = o.parse_call("schedule", text, KINDS)
+    name, arguments = parse_call("schedule", text, KINDS)
     return replace(SCHEDULES[name], **arguments) if arguments else name  # type: ignore[type-var]
 
 
@@ -69,15 +70,15 @@ class RecipeOptions:
 
 def parse_recipe(text: str, budget: Budget, awp: float | None = None) -> Recipe | OwnStep:
     """Parse NAME or NAME:key=value,key=value. Wrong usage for what has no sense or no effect."""
-    name, arguments = o.parse_call("recipe", text, RECIPES)
+    name, arguments = parse_call("recipe", text, RECIPES)
     parameters = inspect.signature(RECIPES[name]).parameters
-    keys = o.nameable(parameters)
+    keys = nameable(parameters)
     for key in ("steps", "step_size"):
         if key in budget.chosen:
             if key not in keys or key in arguments:
                 o.refuse(f"--{key.replace('_', '-')} has no effect on the recipe {text}; leave it out.")
             arguments[key] = budget.chosen[key]
-    if missing := [key for key in keys if key in o.needed(parameters) and key not in arguments]:
+    if missing := [key for key in keys if key in needed(parameters) and key not in arguments]:
         o.refuse(f"the recipe {name} needs {' and '.join(missing)}: {name}:{missing[0]}=VALUE.")
     if "threat" in parameters:
         if budget.radius is None:
@@ -101,7 +102,7 @@ OPTIMIZATION = Front(
     "weight_decay schedule max_norm ramp ema",
     types={
         "schedule": Annotated[Any, o.text(parse_schedule, "NAME:KEY=VALUE", SCHEDULE)],
-        "ramp": Annotated[float, o.text(o.parse_value, "EPOCHS")] | None,
+        "ramp": Annotated[float, o.text(parse_value, "EPOCHS")] | None,
     },
 )
 EXECUTION = Front(Execution, "precision workers checkpoint_every", types={"workers": o.FromZero | None})

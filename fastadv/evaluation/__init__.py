@@ -1,6 +1,7 @@
 """Evaluation: a model under attacks as a table, draws of a randomized one, curves, and intervals."""
 
 from fastadv.evaluation import robustbench as robustbench
+from fastadv.evaluation.audit import Audit, Audited
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.evaluate import evaluate
 from fastadv.evaluation.report.page import report
@@ -12,6 +13,8 @@ from fastadv.measure.bound import Attack
 
 __all__ = [
     "Attack",
+    "Audit",
+    "Audited",
     "Curve",
     "Row",
     "Table",

@@ -68,9 +68,11 @@ class Events:
                 }
             )
 
-    def corrupted(self, name: str, samples: int, event: Mapping[str, Any] | None = None) -> None:
-        """Tell that so many more corrupted images are classified, or that all of a kind are: an event."""
+    def went_on(self, name: str, samples: int, event: Mapping[str, Any] | None = None) -> None:
+        """Tell that so many more images are corrupted or audited, or that all of a kind are: an event."""
         self._steps += samples
+        if isinstance(self._tick, Lines):
+            self._tick.within = None
         if samples:
             tell(self._tick, name, self._steps, self._total)
         if event is not None and self._on_event is not None:

@@ -55,6 +55,10 @@ class Parts(Keeper):
         about = {"notes": part.notes, "data": data}
         self.keep(_file_of(name), self._seal(name), {**known, **part.tensors}, about)
 
+    def seal_of(self, about: Any) -> str:
+        """Return what says whose part it is: one of this evaluation, whatever attacks and samples it has."""
+        return "" if self.identity is None else seal([_base(self.identity), about])
+
     def _seal(self, name: str) -> str:
         return "" if self.identity is None else _seal(self.identity, name, self.places.values())
 
@@ -79,8 +83,11 @@ def _joined(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) ->
     return {**stored, "attacks": [*stored["attacks"], *more], "samples": samples, "data": config["data"]}
 
 
+def _base(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key not in (*GROWS, ANSWERS)}
+
+
 def _seal(identity: Mapping[str, Any], name: str, places: Iterable[int] = ()) -> str:
     """Return what says whose part `name` is: one of an attack on a batch, or of all attacks at `places`."""
-    base = {key: value for key, value in identity.items() if key not in (*GROWS, ANSWERS)}
     attacks, place = identity["attacks"], name.partition("-")[2]
-    return seal([base, attacks[int(place)] if place else [attacks[k] for k in places], name])
+    return seal([_base(identity), attacks[int(place)] if place else [attacks[k] for k in places], name])

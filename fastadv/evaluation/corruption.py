@@ -210,7 +210,7 @@ def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -
                 part = Part({"right": job.right(batch).cpu(), "failed": batch.failed.cpu()})
                 parts.add(file, known, part, data)
             rows.append([len(ids), int(part["right"].sum()), int(part["failed"].sum())])
-            events.corrupted(_key(cell), len(ids) * (processes.world() == 1))
+            events.went_on(_key(cell), len(ids) * (processes.world() == 1))
         return torch.tensor(rows, device="cpu")
 
     if not corruptions.names:
@@ -221,11 +221,11 @@ def measured(job: Job, corruptions: Corruptions, parts: Parts, events: Events) -
         numbers, batches = one.batches()
         for counted in processes.in_turn(numbers, starmap(count, batches)):
             total += counted
-            events.corrupted(_key(cells[-1]), int(counted[:, 0].sum()) * (processes.world() > 1))
+            events.went_on(_key(cells[-1]), int(counted[:, 0].sum()) * (processes.world() > 1))
         counts.append(total)
         for (name, severity), (samples, right, _) in zip(cells, total.tolist(), strict=True):
             event = {"corruption": name, "severity": severity, "accuracy": right / samples / draws}
-            events.corrupted(_key((name, severity)), 0, {"step": samples, **event})
+            events.went_on(_key((name, severity)), 0, {"step": samples, **event})
     names, severities = corruptions.names, corruptions.severities
     samples, right, failed = torch.cat(counts).T.reshape(3, len(names), len(severities))
     return CorruptionTable(names, severities, right, failed, int(samples[0, 0]), corruptions.source, draws)

@@ -24,8 +24,10 @@ from fastadv.engine.precision import Options
 from fastadv.errors import InputError
 from fastadv.evaluation import _masking as masking
 from fastadv.evaluation import _rows
+from fastadv.evaluation._auditing import Auditing, auditors
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._parts import IDENTITY, Parts
+from fastadv.evaluation.audit import Audit
 from fastadv.evaluation.corruption import Corruptions, measured, selected
 from fastadv.evaluation.row import Samples, component_of, told_apart
 from fastadv.evaluation.sums import sums_at
@@ -52,6 +54,7 @@ def evaluate(
     on_event: OnEvent | None = None, freeze: bool | None = None, criterion: Criterion | None = None,
     grey_box: Model | Prepared | None = None, corruptions: str | Sequence[str] | None = None,
     severities: int | Sequence[int] = SEVERITIES, published: str | PathLike[str] | None = None,
+    audit: int | Audit | None = None,
 ) -> Table:  # fmt: skip
     """Measure clean accuracy and, for each attack, robust accuracy, success rate, distances and cost.
 
@@ -69,11 +72,12 @@ def evaluate(
             DataLoader; or batches of such tensors. Labels are classes of the model, or what the criterion
             takes; where it needs none, images alone will do. Values of float32 lie in the box of each threat,
             in [0, 1] where none says another; images of uint8 become [0, 1].
-        attacks: a name or several, such as "pgd" or ["pgd", "autoattack"]; functions (model, x, y)
-            -> AttackResult, which may take `ids`, as `partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a
-            dictionary of both, whose keys are the names of rows. None measures the clean accuracy alone. A
-            row says why its attack does not serve the threat. A function of your own may return x_adv alone;
-            of its successes those count that the model confirms, at points inside its threat and the box.
+        attacks: a name or several, such as "pgd" or ["pgd", "autoattack:version=quick"], with arguments as
+            commands have them; functions (model, x, y) -> AttackResult, which may take `ids`, as
+            `partial(fa.attacks.pgd, threat=fa.Linf(8 / 255))`; or a dictionary of both, whose keys are the
+            names of rows. None measures the clean accuracy alone. A row says why its attack does not serve
+            the threat. A function of your own may return x_adv alone; of its successes those count that the
+            model confirms, at points inside its threat and the box.
         threat: of the attacks that have none bound to them, and in which points of functions without one are
             judged; alone, its box is the data's. Of several, such as
             [fa.Linf(8 / 255), fa.L1(12)], each attack has a row for each, named like "apgd Linf", and
@@ -121,6 +125,9 @@ def evaluate(
         severities: of the corruptions, each from 1 to 5.
         published: folder of published files that were made of the data, such as CIFAR-10-C, whose images and
             labels are measured. None corrupts the data itself, by `seed`.
+        audit: draw so many of the samples that hold, by `seed`, and attack them with AutoAttack; or an
+            `Audit` with another attack, a limit of seconds, or a confidence. The attacks of the call are then
+            a screen, and `Table.audit` bounds what they missed. With several threats each has an audit.
 
     Returns:
         A `Table`; `print(table)` shows it.
@@ -142,37 +149,44 @@ def evaluate(
     """
     kept = run_dir is not None
     with processes.agreement():
-        drawing = Drawing(draws, seed)
+        drawing, asked = Drawing(draws, seed), Audit.of(audit)
+        if asked is not None and draws > 1:
+            raise InputError(f"audit: expected draws=1, got {draws}; leave out one of both")
         check_on_event(on_event)
         check_progress(progress)
         if resume and not kept:
             raise InputError("resume: expected the run_dir of an evaluation, got none; pass run_dir=")
         job = prepared(
             model, dataset, attacks, batch_size, limit, threat, criterion,
-            freeze=freeze, grey_box=grey_box, seed=seed,
+            freeze=freeze, grey_box=grey_box, seed=seed, beside=asked.work if asked else 0,
         )  # fmt: skip
         if job.criterion.outputs != "classes":
             _check_classes_alone(job.criterion, draws=draws > 1, corruptions=corruptions is not None)
         cells = selected(job, corruptions, severities, seed, published)
         count = sample_count(job.dataset, limit)
         config: dict[str, Any] = {"attacks": [[name, None] for name in job.attacks], "samples": [count]}
+        code = identity if kept else BY_NAME
         if kept or processes.world() > 1:
             # options as asked for, not as the amount of work decides, which may grow
             options = model.options if isinstance(model, Frozen) else Options()
             config |= {"search": options.describe(), "batch_size": batch_size}
-            config |= _config(job, drawing, criterion, identity, identity if kept else BY_NAME)
+            config |= _config(job, drawing, criterion, identity, code)
         config["attacks"] += cells.describe()
+        audits = auditors(job, asked, seed, criterion, code) if asked else ()
     if processes.world() > 1:
-        asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
-        processes.check_alike({**config, **asked, **environment(job)})
+        alike = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
+        alike["audit"] = repr((asked and replace(asked, attack=""), [one.about for one in audits]))
+        processes.check_alike({**config, **alike, **environment(job)})
     showing = shown(progress, "evaluating")
     with job.frozen.in_eval(), drawing.patient(job.frozen), Parts(run_dir) as parts, showing as tick:
         parts.begun(IDENTITY, resume, "an evaluation", Path)
         parts.grow(config)
         earlier = [samples for samples in parts.samples if samples < count]
         job = replace(job, drawing=drawing, earlier=earlier)
-        events = Events(on_event, tick, count * len(config["attacks"]))
-        return Evaluation(job, keep_samples, parts, indicators, events, cells).table()
+        audited = asked.samples * len(audits) if asked else 0
+        events = Events(on_event, tick, count * len(config["attacks"]) + audited)
+        auditing = Auditing(job, asked, audits, seed, parts, events) if asked else None
+        return Evaluation(job, keep_samples, parts, indicators, events, cells, auditing).table()
 
 
 def _check_classes_alone(criterion: Criterion, **asked: bool) -> None:
@@ -208,6 +222,7 @@ class Evaluation:
     indicators: bool  # whether signs of masking are looked for
     events: Events
     corruptions: Corruptions
+    auditing: Auditing | None = None
 
     def table(self) -> Table:
         """Attack all batches, and put them together."""
@@ -284,11 +299,12 @@ class Evaluation:
             signs = processes.from_first(look)
             unseen = {**signs.unseen, **dict.fromkeys(unserved, UNSERVED)}
             signs = replace(signs, remarks=[*signs.remarks, *remarks], unseen=unseen)
+        audits = tuple(self.auditing.results(rows, ids)) if self.auditing else ()
         # the clock of the first process, and the parts that all have read
         times = processes.tell((time.perf_counter() - started, self.parts.seconds))
         seconds = times[0][0] + sum(before for _, before in times)
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=columns(parts, "sums"), remarks=remarks,
-            unserved=unserved, chosen=self.job.chosen,
+            unserved=unserved, chosen=self.job.chosen, audits=audits,
         )  # fmt: skip

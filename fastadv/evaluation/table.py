@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks.core.criterion import WRONG, Criterion
-from fastadv.attacks.core.result import failed_flags
+from fastadv.attacks.core.result import LEAD, failed_flags
 from fastadv.attacks.masking import Indicators
 from fastadv.engine.module import in_words
+from fastadv.errors import InputError
+from fastadv.evaluation.audit import Audited
 from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
@@ -28,6 +30,8 @@ SHARES_OF = "over all samples, broken over the initially correct"
 DISTANCES_OF = "; median distance over all samples with finite logits, mean distance over the broken"
 INTERVALS = "in brackets: the 95% bootstrap interval of the median; unbroken samples count as inf"
 UNSERVED = "no attack serves it"
+SCREEN = "The screen is not enough for this model."
+INTERVAL_95 = "95%: where other samples of their kind would lie; audited: where these samples lie"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Table(Exported):
         corruption: the accuracy under common corruptions, if they were asked for.
         unserved: the threats in which none of the attacks ran, so that no worst of all is known.
         chosen: which samples they are, where they are not the first ones.
+        audits: of each threat, what an audit found among the samples that hold, if it was asked for.
 
     Example:
         >>> from functools import partial
@@ -82,11 +87,21 @@ class Table(Exported):
     corruption: CorruptionTable | None = field(default=None, repr=False)
     chosen: str = ""
     unserved: Sequence[str] = ()
+    audits: Sequence[Audited] = ()
+
+    @property
+    def audit(self) -> Audited | None:
+        """The audit of the one threat; None where none was asked for."""
+        if len(self.audits) > 1:
+            raise InputError(f"audit: expected one threat, got {len(self.audits)}; read table.audits")
+        return self.audits[0] if self.audits else None
 
     @property
     def lead(self) -> str:
-        """What the robust accuracies are not, where a sign of masking is raised; "" where none is."""
-        return "" if self.indicators is None else self.indicators.lead
+        """What the robust accuracies are not, where a sign is raised or an audit broke many; else ""."""
+        raised = "" if self.indicators is None else self.indicators.lead
+        weak = next((LEAD.format(audit.weak) for audit in self.audits if audit.weak), "")
+        return raised or weak
 
     @property
     def unknown(self) -> str:
@@ -100,6 +115,8 @@ class Table(Exported):
         known = self.lead and not math.isnan(self.worst_case)
         kind = "" if self.draws is None else " of one draw"
         most = f"At most {percent(self.worst_case)}{kind}." if known else ""
+        if self.lead and self.audits:
+            most = " ".join(f"{audit.ends} in {audit.within}, of these samples." for audit in self.audits)
         return " ".join(filter(None, (self.lead, most, self.unknown)))
 
     @property
@@ -111,8 +128,9 @@ class Table(Exported):
 
     @property
     def verdict(self) -> str:
-        """Whether the robust accuracies can be trusted; "" without indicators."""
-        return "" if self.indicators is None else self.indicators.verdict
+        """Whether the robust accuracies can be trusted; "" without indicators, unless an audit denies it."""
+        seen = "" if self.indicators is None else self.indicators.verdict
+        return f"{SCREEN} {seen}".rstrip() if self.lead and self.audits else seen
 
     @property
     def n(self) -> int:
@@ -146,6 +164,11 @@ class Table(Exported):
             return drawn.one_draw
         limited = not self.rows or any(not group.unlimited for group in groups(self.rows))
         return self.held.double().mean().item() if limited else math.nan
+
+    @property
+    def at_most(self) -> float:
+        """The worst case, or what an audit leaves of it."""
+        return min([self.worst_case, *(audit.high for audit in self.audits)])
 
     @property
     def worst_cases(self) -> dict[str, float]:
@@ -190,10 +213,11 @@ class Table(Exported):
             "worst_cases": {name: finite(share) for name, share in self.worst_cases.items()},
             "intervals": {name: [*map(finite, both)] for name, both in self.intervals.items()},
             "unserved": list(self.unserved),
+            "audits": [audit.to_dict() for audit in self.audits],
             "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "bpda": dict(self.replaced),
-            "indicators": _as_dict(self.indicators),
+            "indicators": self.indicators and {**self.indicators.to_dict(), "verdict": self.verdict},
             "draws": _as_dict(self.draws),
             "corruption": _as_dict(self.corruption),
             "extra": {name: [value, worst_extra.get(name)] for name, value in self.extra.items()},
@@ -236,6 +260,7 @@ class Table(Exported):
         if self._compared:
             lines += [{"attack": name, **self._share(share)} for name, share in self.worst_cases.items()]
             lines[-1] |= _drawn(worst_draws(() if self.unserved else self.rows))
+        lines += [audit.record() for audit in self.audits]
         lead = {"headline": text} if (text := self.headline) else {}
         return [line | lead for line in lines] + (self.corruption.records() if self.corruption else [])
 
@@ -264,6 +289,10 @@ class Table(Exported):
             blank = [""] * (len(head) - 3)
             lines += [[name, percent(share), sure[name], *blank] for name, share in self.worst_cases.items()]
             lines[-1][len(head) - len(extra) :] = extra
+        for audit in self.audits:
+            name = f"{audit.title}, {audit.within}" if len(self.audits) > 1 else audit.title
+            line = [name, audit.ends, "", "", "", "", *audit.spent]
+            lines.append(line + [""] * (len(head) - len(line)))
         # columns of doubt, and of distances, only where there are some
         cells_of = [{*cells} - {"", "-", "0"} for cells in zip(*lines, strict=True)]
         shown = [place for place, values in enumerate(cells_of) if values or place in (0, 1, 2, 3, 6, 7, 8)]
@@ -304,6 +333,9 @@ class Table(Exported):
             NOTE * (self.draws is not None),
         ]
         notes += filter(None, texts)
+        for audit in self.audits:
+            notes += [str(audit), *(f"audit, {audit.within}: {flag}" for flag in audit.flags)]
+        notes += [INTERVAL_95] * bool(self.audits)
         notes += failed_flags(int(self.failed.sum()), 0, self.n)
         notes += self.remarks if self.indicators is None else ()
         said: dict[str, list[str]] = {}

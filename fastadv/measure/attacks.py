@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv._checks import meant
 from fastadv.attacks import ATTACKS, DENSE_ATTACKS, PARAMETER_ATTACKS, Status
-from fastadv.attacks.core.card import card_of, name_of
+from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import parameters_of
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.attacks.methods.claims import Within, is_own
@@ -17,6 +17,7 @@ from fastadv.data.imageset import UNIT
 from fastadv.engine import Model, Prepared
 from fastadv.errors import InputError
 from fastadv.measure.bound import Attack, Threats, bound, held_by, takes, threat_of
+from fastadv.measure.plan import Plan, read
 from fastadv.measure.reading import boxes_of
 from fastadv.threat import Threat, Through
 from fastadv.threat.checks import check_threat
@@ -42,7 +43,7 @@ def named(
     threats = tuple(threat) if isinstance(threat, list | tuple) else (threat,)
     by_name, without_threat, taken = dict[str, Attack](), list[str](), False
     for name, value in _pairs(attacks):
-        attack = _judged_in_its_own(_function(name, value))
+        attack = _judged_in_its_own(function_of(name, value))
         bind, rows = _asks_for_threat(attack), [(name, attack)]
         if bind is not None and threat is not None:
             rows, taken = [(name + end, bind(one)) for end, one in _endings(threats)], True
@@ -71,13 +72,17 @@ def _pairs(attacks: Attacks | None) -> Iterable[tuple[str, Attack | str]]:
         raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
     single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
     several: list[Any] = [attacks] if single else [*(attacks or [])]
-    return [(one.rpartition(":")[2] if isinstance(one, str) else name_of(one), one) for one in several]
+    return [(_plan(one).label if isinstance(one, str) else name_of(one), one) for one in several]
 
 
-def _function(name: str, value: Any) -> Attack:
+def _plan(text: str) -> Plan:
+    return read("attacks", text, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS})
+
+
+def function_of(name: str, value: Any) -> Attack:
     """Return the attack of a name, or the function itself; InputError for what is neither."""
     if isinstance(value, str):
-        value = card_of("attacks", value, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS}).run
+        value = _plan(value).run
     if not callable(value):
         raise InputError(
             f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "

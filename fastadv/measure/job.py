@@ -152,9 +152,12 @@ class Job:
 def prepared(
     model: nn.Module | Prepared, dataset: Data, attacks: Attacks | None, batch_size: int, limit: int | None,
     threat: Threats | None = None, criterion: Criterion | None = None, *,
-    grey_box: Model | Prepared | None = None, seed: int = 0, **options: Any,
+    grey_box: Model | Prepared | None = None, seed: int = 0, beside: int = 0, **options: Any,
 ) -> Job:  # fmt: skip
-    """Check what is evaluated, and prepare the model, with these options, for the work of the attacks."""
+    """Check what is evaluated, and prepare the model, with these options, for the work of the attacks.
+
+    `beside`: the passes that are planned beside theirs.
+    """
     attacks = named(attacks, threat, criterion=criterion, grey_box=grey_box, seed=seed)
     # What is right says which labels are read, the threat in which box; the labels then say of what kind the
     # outputs are, and the model what it means by them.
@@ -163,7 +166,7 @@ def prepared(
     check_evaluation(dataset, batch_size, limit)
     box = boxes_of(attacks, threat, dataset=dataset)
     criterion = for_data(criterion, dataset, box)
-    work = planned(*attacks.values()) * sample_count(dataset, limit)
+    work = planned(*attacks.values()) * sample_count(dataset, limit) + beside
     frozen = prepare(model, work=work, outputs=criterion.outputs, **options)
     return Job(frozen, dataset, attacks, batch_size, limit, box, criterion.meant_by(frozen.model))
 

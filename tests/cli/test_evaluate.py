@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import fastadv as fa
 from fastadv.cli._evaluate import OF_THE_DATA
 from fastadv.data import load
 from fastadv.models import SmallCNN, save_weights
@@ -154,6 +155,30 @@ def test_a_share_that_is_not_reached_is_exit_code_4(fastadv, net):
     few = f"evaluate {net} -n 4 -a fgsm --radius 0.05 --strict"  # too few samples for a verdict
     fastadv(f"{few} --fail-under robust=0", code=3)
     fastadv(f"{few} --fail-under robust=1", code=4)  # a fact goes before doubt
+
+
+@pytest.mark.slow
+def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(fastadv, net, trained, refused):
+    line = f"evaluate {net} -n 60 -a uniform_noise --radius 0.03 --seed 3"
+    done = fastadv(f"{line} --audit 3 --json --audit-seconds 1000").json
+    table = fa.evaluate(
+        trained, load("digits", "test", limit=60), "uniform_noise", threat=fa.Linf(0.03), audit=3, seed=3
+    )
+    assert timeless(done["measured"]["audits"]) == timeless(json.loads(json.dumps(table.to_dict()["audits"])))
+    assert done["config"]["audit"]["seconds"] == 1000
+    (audit,) = done["measured"]["audits"]
+    assert 0 < audit["broken"] <= 3 == audit["drawn"]  # which denies the figure of the screen
+    said = fastadv(f"{line} --audit 3 --strict", code=3).out
+    assert said.startswith("Not a robust accuracy: the audit broke")
+    assert "The screen is not enough for this model." in said
+    worst, high = done["measured"]["worst_case"], audit["high"]
+    fastadv(f"{line} --fail-under robust={worst}")
+    assert (
+        f"robust accuracy {high:g} is below"
+        in fastadv(f"{line} --audit 3 --fail-under robust={worst}", code=4).err
+    )
+    refused(f"{line} --audit-seconds 9", "--audit-seconds is of an audit: give --audit, too")
+    refused(f"{line} --audit 3 --audit-seconds -1", "seconds: expected a finite number >= 0, got -1")
 
 
 @pytest.mark.slow

@@ -42,7 +42,9 @@ def test_help_has_an_example_that_parses(fastadv, command):
 def test_options_stand_in_groups(fastadv):
     lines = fastadv("evaluate --help").out.splitlines()
     titles = [line.split()[1] for line in lines if line.startswith("╭")]
-    assert " ".join(titles) == "Options Model Images Budget Evaluation Results Benchmark Search Machine"
+    assert (
+        " ".join(titles) == "Options Model Images Budget Evaluation Auditing Results Benchmark Search Machine"
+    )
 
 
 @pytest.mark.slow

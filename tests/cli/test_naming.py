@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import typer
 
+from fastadv.arguments import nameable, needed
 from fastadv.attacks import ATTACKS
 from fastadv.cli._attack import parse_attack, parse_attacks
-from fastadv.cli._options import nameable, needed, registry
+from fastadv.cli._options import registry
 from fastadv.cli._shared import Budget
+from fastadv.errors import InputError
 from fastadv.threat import THREATS
 
 ENTRIES = registry()
@@ -50,10 +52,10 @@ def test_every_argument_reaches_its_attack_and_takes_its_types_alone(name):
         wrong += [] if bool in types else [True]
         wrong += [0.5] if types.isdisjoint({float, str}) else []
         for value in wrong:
-            with pytest.raises(typer.BadParameter, match=key):
+            with pytest.raises(InputError, match=key):
                 parsed(written(name, **{key: value}))
     for key in {*ENTRIES[name].parameters, "speed"} - TYPES[name].keys():  # which text cannot name
-        with pytest.raises(typer.BadParameter, match=f"takes no '{key}'"):
+        with pytest.raises(InputError, match=f"takes no '{key}'"):
             parsed(written(name, **{key: 3}))
 
 

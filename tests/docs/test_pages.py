@@ -16,7 +16,9 @@ from fastadv.data.corruption.weather import PHOTOGRAPHS
 from tests.attacks.contract.conftest import FEW, shorten
 
 DOCS = Path(__file__).parents[2] / "docs"
-GUIDES = ("evaluate", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks")
+GUIDES = (
+    "evaluate", "audit", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks",
+)  # fmt: skip
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
     *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),

@@ -14,6 +14,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.measure.attacks import named
+from fastadv.measure.bound import bound
 from tests.evaluation import nets
 from tests.refusals import refuses
 
@@ -91,6 +92,22 @@ def test_several_threats_are_those_of_as_many_calls() -> None:
         refuses(says, fa.evaluate, MODEL, DATA, "pgd", threat=wrong)
 
 
+def test_text_means_what_a_command_means_by_it() -> None:
+    """Arguments, a threat of its own, and what an attack leaves open; the names of rows are the text."""
+    by_text = named(["pgd:steps=3,loss=dlr", "fmn:norm=l2,steps=4", "lbfgs"], BALL)
+    pgd, fmn, lbfgs = by_text.values()
+    assert [*by_text] == ["pgd:steps=3,loss=dlr", "fmn:norm=l2,steps=4", "lbfgs"]
+    assert [bound(pgd, name) for name in ("steps", "loss", "threat")] == [3, "dlr", BALL]
+    assert bound(fmn, "threat").same(fa.L2(math.inf))
+    assert (bound(lbfgs, "threat"), bound(lbfgs, "steps")) == (BALL, 40)
+    texts = ["autoattack:version=quick,radius=0.02", "tests.measure.test_attacks:asks:radius=0.02"]
+    auto = partial(fa.attacks.autoattack, threat=BALL, version="quick")
+    table = fa.evaluate(MODEL, DATA, texts, indicators=False)
+    for row, attack in zip(table.rows, [auto, partial(asks, threat=BALL)], strict=True):
+        assert row.broken.equal(fa.evaluate(MODEL, DATA, [attack], indicators=False).rows[0].broken)
+    assert table.rows[1].name == "asks:radius=0.02"
+
+
 def test_a_threat_that_is_bound_is_kept() -> None:
     wide = partial(fa.attacks.fgsm, threat=fa.Linf(0.9))
     table = fa.evaluate(MODEL, DATA, {"wide": wide, "fgsm": "fgsm"}, threat=fa.Linf(0.0), indicators=False)
@@ -115,7 +132,8 @@ def test_a_threat_that_is_bound_is_kept() -> None:
         ([OWN], BALL, "threat: expected None, as nothing here takes it"),
         (lambda model, x, y, *, ids, threat=BALL: OWN(model, x, y), fa.L2(1), "nothing here takes it"),
         ("fgsm", "linf", "threat: expected fa.Linf, L2, L1 or L0, got 'linf'"),
-        ("pgd:steps=2", BALL, r"got 'pgd:steps=2'; .* functools.partial\(fa.attacks.pgd, steps=\.\.\.\)"),
+        ("pgd:speed=2", BALL, "pgd takes no 'speed'; it takes norm, radius, steps, "),
+        ("pgd:norm=l2", None, r"'pgd:norm=l2': expected a radius beside the norm.* write pgd:norm=l2,radius"),
         (torch.zeros(6), BALL, r"attacks: expected names .*, got an array; pass data as a pair, \(x, y\)"),
         (3, BALL, r"attacks\['int'\]: expected a name or a function"),
         ("fgsm", 0.1, "threat: expected fa.Linf, L2, L1 or L0, got 0.1; a radius needs a norm"),

@@ -44,6 +44,7 @@ def costs(table: Table) -> Grid:
     cells = [["", "forwards", "backwards", "seconds"]]
     for row in table.rows:
         cells.append([row.title, *(row.cells()[name] for name in cells[0][1:])])
+    cells += [[audit.title, *audit.spent] for audit in table.audits]
     if (seen := table.indicators) is not None:
         cells.append(["signs of masking", f"{seen.forwards:,}", f"{seen.backwards:,}", "-"])
     cells.append(["the whole evaluation", "-", "-", f"{table.seconds:.1f}"])

@@ -132,7 +132,8 @@ def _content(
     return {
         "clean": with_interval(percent, table.clean_accuracy, table.intervals["none"]),
         "plain": [text for group in grouped if (text := verdict.plainly(table, group))],
-        "sentences": [verdict.sentence(table, group, bounds) for group in grouped],
+        "sentences": [verdict.sentence(table, group, bounds) for group in grouped]
+        + [f"{audit}." for audit in table.audits],
         "signs": verdict.signs(table),
         "standards": verdict.standards(table),
         "attacks": grid.attacks(table),
