@@ -32,11 +32,11 @@ class Record:
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
-        size, wide = x.shape[0], torch.promote_types(x.dtype, torch.float32)
+        size = x.shape[0]
         flags = torch.zeros((4, size), dtype=torch.bool, device=x.device)
         success, refuted, not_finite, cycled = flags.unbind()
-        rank, largest = torch.full((2, size), -torch.inf, dtype=wide, device=x.device).unbind()
-        ranks = torch.full((size, 2 + TAIL), torch.nan, dtype=wide, device=x.device)
+        rank, largest = torch.full((2, size), -torch.inf, dtype=x.dtype, device=x.device).unbind()
+        ranks = torch.full((size, 2 + TAIL), torch.nan, dtype=x.dtype, device=x.device)
         ranks.select(1, 0).zero_()
         return cls(x.clone(), rank, success, refuted, not_finite, largest, ranks, cycled)
 
