@@ -75,7 +75,7 @@ class Foreign:
         check_threat(threat)
 
         def rule(search: core.Search[Any]) -> None:
-            watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.dtype))
+            watched = Watched(search.classifier.model, search.x, search.classifier.sees(search.x.dtype))
             seeded = rng.derive(seed, f"foreign {self.__name__}", int(search.ids[0]))
             kept = rng.generators_kept(search.x.device, seeded)
             x, y = search.x.clone(), search.y.clone()

@@ -190,11 +190,8 @@ def nearest_classes(search: core.Search) -> Tensor:
             masked_gradient = gradient if mask is None else gradient.where(mask, 0.0)
             return norm(masked_gradient.nan_to_num(0.0, 0.0, 0.0), order)
 
-        x = search.x[part]
-        # norms of gradients in half precision would be 0 or infinite where the logits are of another scale
-        x = x if search.classifier.dtype else x.to(search.dtype)
         ways = partial(gains, y=y[part], rivals=candidates[part])
-        return search.classifier.jacobian(x, ways, size, search.problem.rows[part])[1]
+        return search.classifier.jacobian(search.x[part], ways, size, search.problem.rows[part])[1]
 
     rows = max(1, CHUNK // candidates[:1].numel() // clean.shape[1])
     rows_of = torch.arange(len(y), device=y.device)

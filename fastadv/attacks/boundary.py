@@ -126,7 +126,7 @@ def _rule(starts: Tensor | None, queries: int, spherical_step: float, source_ste
             nearer, rows.sphere = _propose(search, step)
             look = search.decide(nearer)
             goes = look.adversarial & (look.distance < search.distance(rows.points))
-            rows.points = torch.where(like(goes, search.x), look.seen, rows.points)
+            rows.points = torch.where(like(goes, search.x), look.x_adv, rows.points)
             if checks:
                 rows.met = look.adversarial
                 _adapt(rows, search.decide(rows.sphere, judge=False).adversarial)
@@ -229,12 +229,12 @@ def _step(search: core.Search[_OurRows], _: Tensor, number: int, step: int) -> N
     # one more candidate counts as undecided, so that answers that are all the same count a little
     mean = answers[:, :-1].sum(1) / (number + 1)
     weights = (answers[:, :-1] - mean[:, None]) / (rows.spherical * rows.distance)[:, None]
-    moves = look.seen[:, :-1].sub_(rows.points.unsqueeze(1))
+    moves = look.x_adv[:, :-1].sub_(rows.points.unsqueeze(1))
     rows.deeper = rows.deeper + torch.einsum("nc,nc...->n...", weights, moves)
     rows.lift = rows.lift - NEARER * mean
     rows.spherical = (rows.spherical * WIDER**mean).clamp(NARROWEST, WIDEST)
     rows.source = (rows.source * LONGER ** answers[:, -1]).clamp(SHORTEST, LONGEST)
-    rows.points = torch.where(like(look.adversarial[:, -1], x), look.seen[:, -1], rows.points)
+    rows.points = torch.where(like(look.adversarial[:, -1], x), look.x_adv[:, -1], rows.points)
 
 
 def _spherical(search: core.Search[_OurRows], outward: Tensor, number: int, step: int) -> Tensor:

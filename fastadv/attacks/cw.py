@@ -238,7 +238,7 @@ def _gradient(search: core.Search[_OurRows], look: core.GradientLook) -> Tensor:
     if search.threat.norm == "l2":
         pull = 2 * (look.x_adv - search.x)
     else:
-        away = look.seen - search.x
+        away = look.x_adv - search.x
         pull = away.sign().mul_(away.abs() > like(search.best.distance * rows.shrink, away))
     return pull.addcmul_(bisection.force(search, look).to(pull.dtype), look.gradient, value=-1)
 

@@ -154,12 +154,12 @@ def _begin(search: core.Search[_Ball], starts: Tensor | None) -> tuple[Tensor, T
         return search.x.clone(), started
     far = search.problem.masked(search.per_sample(starts).to(search.x.dtype))
     look = search.decide(far)
-    started, points = look.adversarial, look.seen
+    started, points = look.adversarial, look.x_adv
     rows.low, rows.high = search.full(0.0), search.full(1.0)
     for _ in range(HALVINGS):
         look = search.decide(_between(search, far, middle(rows)))
         halve(rows, look.adversarial)
-        points = torch.where(like(look.adversarial, points), look.seen, points)
+        points = torch.where(like(look.adversarial, points), look.x_adv, points)
     return torch.where(like(started, points), points, search.x), started
 
 

@@ -175,7 +175,7 @@ def _progress(search: core.Search[_Hops], halvings: int) -> None:
             steps = like(here.size, here.points) * here.update
             look = others.decide((here.points + steps).clamp_(*search.threat.box))
             new = look.adversarial & ~here.done
-            moved[here.place[new]] = look.seen[new]
+            moved[here.place[new]] = look.x_adv[new]
             here.done = here.done | new | (here.left <= halvings)
             here.left = here.left - (~here.done).to(here.left.dtype)
             left[here.place] = here.left
@@ -304,5 +304,5 @@ def _move(search: core.Search[_OurRows]) -> None:
     steps = torch.einsum("c,n...->nc...", shares, goal - rows.points)
     look = search.decide((rows.points.unsqueeze(1) + steps).clamp_(*search.threat.box))
     first = look.adversarial.int().argmax(1)
-    moved = look.seen[torch.arange(len(first), device=x.device), first]
+    moved = look.x_adv[torch.arange(len(first), device=x.device), first]
     rows.points = torch.where(like(look.adversarial.any(1), moved), moved, rows.points)

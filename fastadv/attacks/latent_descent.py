@@ -41,8 +41,7 @@ def latent_descent(
     Args:
         model: an ABS, or another module with `infer(x)` that returns `loss` [B, K] and `reconstruction` [B,
             K, ...].
-        x: floating [B, ...] inside the box. Its precision is kept, low or not: points are rounded to it
-            before the model judges them.
+        x: floating [B, ...] inside the box.
         threat: the norm of `distance`, the box, and the radius within which a success must lie; by default L2
             of any radius. The search itself does not use the radius.
         steps: the largest number of steps, an integer >= 2; the paper has no limit.
@@ -102,13 +101,12 @@ def latent_descent(
 def _explain(search: core.Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Whether points meet the goal, whether all is finite [n], and reconstructions of the class [n, ...]."""
     model: Any = search.classifier.model
-    rounded = search.rounded(points)
-    search.classifier.forwards += len(rounded)
-    inferred = model.infer(rounded.to(search.dtype))
-    look = search.judge(rounded, -inferred.loss)
+    search.classifier.forwards += len(points)
+    inferred = model.infer(points)
+    look = search.judge(points, -inferred.loss)
     rivals = inferred.loss.scatter(1, search.y[:, None], torch.inf)
     goal = rivals.argmin(1) if search.targets is None else search.targets
-    image = inferred.reconstruction[torch.arange(len(rounded), device=rounded.device), goal]
+    image = inferred.reconstruction[torch.arange(len(points), device=points.device), goal]
     finite = inferred.loss.isfinite().all(1) & image.flatten(1).isfinite().all(1)
     search.best.not_finite |= ~finite
     return look.adversarial, finite, image.nan_to_num(0.0).to(points.dtype)

@@ -71,13 +71,10 @@ def lbfgs(
         for number in bisection.runs(search, searches):
             _begin(search)
             for step in range(search.steps):
-                # rounding to half precision would bend the curvature: there candidates pass on their own
-                half = search.dtype != search.x.dtype
-                look = search.gradient(rows.trial.view_as(search.x), margin, judge=not half)
+                look = search.gradient(rows.trial.view_as(search.x), margin)
                 if not (number or step):
                     _fit(search, look, constant)
-                met = search.decide(look.x_adv).adversarial if half else look.adversarial
-                rows.hit |= met
+                rows.hit |= look.adversarial
                 _consider(search, look, step)
                 _propose(search, step)
             rows.hit |= search.decide(rows.trial.view_as(search.x)).adversarial

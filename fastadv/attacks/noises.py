@@ -12,7 +12,6 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.attacks import core
 from fastadv.attacks.core import Rows, Rule, Search
-from fastadv.attacks.core.points import rounded
 from fastadv.attacks.methods.geometry import as_floats, farthest, like, norm, where_rows
 from fastadv.ops import project_l0
 from fastadv.ops._rows import NO_BOX
@@ -107,8 +106,7 @@ def _within(search: Search[Sizes], points: Tensor) -> Tensor:
     """Return the points [n, C, ...] in the ball of size `rows.most`, which rounding may have left."""
     rows_of = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1])
     ball = search.threat.resized(search.rows.most)
-    inside = ball.take(rows_of).project(points.flatten(0, 1), search.x[rows_of]).view_as(points)
-    return inside if search.dtype == inside.dtype else rounded(inside, search.x.to(search.dtype), ball)
+    return ball.take(rows_of).project(points.flatten(0, 1), search.x[rows_of]).view_as(points)
 
 
 def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:

@@ -144,14 +144,14 @@ def _published(
     """Descend on share * ||d|| + (1 - share) * softplus(-loss), while the share rises at successes only."""
     # `primal` takes the gradient [n, ...] of softplus(-loss), the length of the step and its number
     rows, unit, steps = search.rows, width(search.threat), search.steps
-    rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
+    rows.away = torch.zeros_like(search.x)
     rows.dual = search.full(-log(ratio))
     rows.share = torch.sigmoid(-rows.dual)
     points = search.start()
     for step in range(steps):
         look = search.gradient(points, search.problem.margin if loss is None else loss)
         rows.away = primal(search, _gradient(search, look), step_size * LAST_STEP ** (step / steps), step)
-        points = (rows.away * unit + search.x).clamp_(*search.threat.box).to(search.x.dtype)
+        points = (rows.away * unit + search.x).clamp_(*search.threat.box)
         left = (steps - 1 - step) / max(steps - 1, 1)
         change = DUAL_STEP * (left * (1 - LAST_DUAL_STEP) + LAST_DUAL_STEP)
         rows.dual = rows.dual + torch.where(look.adversarial, -change, change)
@@ -164,7 +164,7 @@ def _gradient(search: core.Search[Lagrangian], look: core.GradientLook) -> Tenso
     """Return [n, ...], that of softplus(-loss) with respect to displacements in widths of the box."""
     # a loss that is NaN exerts no force
     slope = torch.sigmoid(-look.loss).nan_to_num(0.0) * -width(search.threat)
-    return look.gradient.to(search.rows.away.dtype) * like(slope, look.gradient).to(search.rows.away.dtype)
+    return look.gradient * like(slope, look.gradient).to(search.rows.away.dtype)
 
 
 def _inside(search: core.Search[Lagrangian], away: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ def _proximal_in_box(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
 
 def _sparse(search: core.Search, away: Tensor, by: Tensor) -> Tensor:
     """Return it inside the box for L0: the coordinates that gain enough, fewer than before in refining."""
-    x = search.x.to(away.dtype)
+    x = search.x
     further = x + away
     inside = further.clamp(*search.threat.box) - x
     gain = inside * (2 * away - inside)

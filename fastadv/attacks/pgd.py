@@ -29,7 +29,7 @@ def pgd(
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is not changed.
-        x: floating [B, ...] inside the box.
+        x: floating [B, ...] inside the box; of half precision taken in float32.
         y: int [B], labels; or what the criterion takes.
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size and
             `random_start=False`.

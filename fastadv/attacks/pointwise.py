@@ -121,7 +121,7 @@ def _try(search: core.Search[_Pixels], query: int) -> None:
     asked = torch.where(fresh, clean, (value + rows.failed) / 2)
     look = search.decide(points.scatter(1, rows.index, asked).view_as(search.x))
     met = look.adversarial[:, None]
-    rows.points = torch.where(met, look.seen.flatten(1), points).view_as(search.x)
+    rows.points = torch.where(met, look.x_adv.flatten(1), points).view_as(search.x)
     rows.failed = torch.where(met, rows.failed, asked)
     rows.improved = rows.improved | look.adversarial
     # the next coordinate follows without bisection, or if x itself will do
@@ -213,7 +213,7 @@ def _try_several(search: core.Search[_OurRows], noise: Tensor, level: float) -> 
     look = search.decide(rows.points.lerp(to, chosen))
     met = look.adversarial
     gains = met & (adds | (look.distance < rows.length))
-    rows.points = where_rows(met, look.seen, rows.points)
+    rows.points = where_rows(met, look.x_adv, rows.points)
     rows.length = torch.where(met, look.distance, rows.length)
     alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
     rows.left = rows.left.addcmul(chosen, like(alone.to(x.dtype), x), value=-1)

@@ -114,9 +114,8 @@ def transfer(
 
 
 def _check_classes(sources: Sequence[Prepared], search: core.Search, classes: int) -> None:
-    x = search.x[:1].to(search.dtype)
     for number, substitute in enumerate(sources):
-        width = logits_of(substitute, x, "source").shape[1]
+        width = logits_of(substitute, search.x[:1], "source").shape[1]
         if width != classes:
             which = "" if len(sources) == 1 else f" as number {number}"
             raise InputError(

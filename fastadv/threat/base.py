@@ -20,8 +20,6 @@ from fastadv.threat.quantize import quantize
 
 SLACK = 1e-6
 LENGTHS = 1 << 31  # flips the highest bit of a draw, for the lengths of random starts
-# a point that rounding took out of the ball is shortened up to ROUNDS times, by SHORTER more than its excess
-ROUNDS, SHORTER = 3, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,24 +209,6 @@ class Threat:
         number, rows = per_row("radius", self.radius, x)
         radius = (number if rows is None else rows) * (1 + self.slack)
         return quantize(x_adv, x, self.norm, radius, self.box, levels)
-
-    def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Round x_adv, of a wider dtype, to that of x; what was inside ball and box stays inside."""
-        near = x_adv.to(x.dtype)
-        if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
-            return near
-        radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
-        inside = self.distance(x_adv, x) <= self.edge(radius)
-        limit = torch.where(inside, radius, torch.inf)
-        if 0 < self.order < math.inf:
-            # a projection of the rounded point would round each coordinate towards x, which loses much more
-            away = x_adv - x
-            for _ in range(ROUNDS):
-                length = self.distance(near, x)
-                share = torch.where(length > limit, (1 - SHORTER) * limit / length, 1.0)
-                away *= share.view(-1, *[1] * (x.dim() - 1))
-                near = (x + away).to(x.dtype)
-        return self.resized(limit).project(near, x)
 
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
         """Return factor * radius / steps; radius 0, where no step moves, counts as 1.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ATTACKS, Status, WrongBy, apgd, bim, fgsm, last_iterate, mim, nes, pgd
+from fastadv.attacks import ATTACKS, Status, WrongBy, apgd, bim, fgsm, last_iterate, mim, pgd
 from fastadv.engine import freeze
 from fastadv.threat import L1, THREATS, Linf
 
@@ -87,12 +87,13 @@ def where(how: str, y: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_exact_distance(name: str, norm: str, how: str) -> None:
     """Each attack in two of the ways, each way for many attacks."""
     model, x, y = problem(*((3072, 2) if how == "3072" else (784, 3)), size=9 if how == "a target" else 4)
-    if how == "bfloat16":  # the coarsest, in which pixels near 1 are 1/256 apart
-        x = x.bfloat16()
-        y = labels(model, x.float())
+    given = x
+    if how == "bfloat16":  # which are searched in float32
+        given = x.bfloat16()
+        y = labels(model, x := given.float())
     (options, known), ratio = where(how, y), EXACT[name, norm][0]
-    distance, point = nearest(model, x.float(), y, norm, **known)
-    out = attacked(name, norm, model, x, y, **options)
+    distance, point = nearest(model, x, y, norm, **known)
+    out = attacked(name, norm, model, given, y, **options)
     assert (out.status == Status.BROKEN).all()
     assert out.x_adv.isfinite().all()
     torch.testing.assert_close(out.distance, THREATS[norm](inf).distance(out.x_adv, x).float())
@@ -106,10 +107,7 @@ def test_exact_distance(name: str, norm: str, how: str) -> None:
     if how == "a target":
         exact = model.double()(point).scatter(1, y[:, None], -inf).argmax(1) == options["targets"]
         assert exact.sum() >= 5
-    more = 0.0
-    if how == "bfloat16":
-        ratio, more = ratio + 0.05, 2**-8 if norm == "linf" else 0.0
-    assert (out.distance <= distance * ratio + more)[exact].all()
+    assert (out.distance <= distance * ratio)[exact].all()
 
 
 @pytest.mark.slow
@@ -247,18 +245,6 @@ def test_a_flat_model_is_held(name: str, norm: str) -> None:
     assert out.x_adv.isfinite().all()
 
 
-def steep(inputs: int = 784) -> tuple[nn.Module, Tensor, Tensor]:
-    """A net that answers steeply, images with saturated pixels that both half precisions hold, and labels."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 24), nn.Tanh(), nn.Linear(24, 4))
-    with torch.no_grad():
-        net[1].weight.mul_(3)
-        net[3].weight.mul_(3)
-    x = images(8, (inputs,), dtype=torch.float32)
-    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x)).bfloat16().half().bfloat16().float()
-    return net, x, labels(net, x)
-
-
 def test_gradients_beyond_the_range_of_float16_are_finite() -> None:
     """Elements of 1e6 have room in float32, and those of 1e-9 lead somewhere."""
     for size in (1e6, 1e-9):
@@ -270,37 +256,3 @@ def test_gradients_beyond_the_range_of_float16_are_finite() -> None:
         out = pgd(model, x, torch.zeros(3, dtype=torch.long), Linf(0.1), steps=10)
         assert (out.status == Status.BROKEN).all()
         assert not out.zero_gradient.any()
-
-
-@pytest.mark.slow
-def test_probes_are_finer_than_the_samples() -> None:
-    """Differences over 0.001 tell the gradient, although bfloat16 does not tell 0.75 from 0.751."""
-    net, x, y = steep()
-    options = {"queries": 404, "directions": 100, "stop_early": False}
-    coarse, fine = (nes(net, z, y, Linf(0.009), **options).loss for z in (x.bfloat16(), x))
-    with torch.no_grad():
-        top = net(x).topk(2).values
-    gained, possible = coarse - (top[:, 1] - top[:, 0]), fine - (top[:, 1] - top[:, 0])
-    assert (gained > 0.5 * possible).float().mean() > 0.7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "norm", "radius", "dtype", "high"),
-    [
-        ("pgd", "l1", 2.0, torch.float16, 0.7), ("pgd", "l2", 0.25, torch.bfloat16, 0.1),
-        ("apgd", "l1", 2.0, torch.bfloat16, 0.1), ("fab", "linf", 0.009, torch.float16, 0.7),
-    ],
-)  # fmt: skip
-def test_a_box_that_half_precision_does_not_hold(name, norm, radius, dtype, high):
-    """Its end is more there: a coordinate that rounding moves to it does not leave the ball."""
-    net, x, y = steep()
-    entry, x = ATTACKS[name], (x * high).to(dtype)
-    for size in (radius * high, 16 * radius * high):
-        threat = THREATS[norm](size, (0.0, high))
-        out = entry.run(lambda z: net(z.float() / high), x, y, threat, **entry.quick)
-        assert not out.flags
-        assert threat.contains(out.x_adv, x).all()
-        with torch.no_grad():
-            assert torch.equal(out.success, net(out.x_adv.float() / high).argmax(1) != y)
-        assert out.success.any()

@@ -39,16 +39,14 @@ class Asks(Samples[R_co]):
 
     def _bound(self, loss: losses.Loss) -> Ask | None:
         """Return what asks by kernels; None where that takes more."""
-        single = self.problem.single and self.dtype == self.x.dtype
-        if callable(loss) or not (single and loss in KINDS):
+        if callable(loss) or not (self.problem.single and loss in KINDS):
             return None
         return self.classifier.bind(self.x, self.y, loss, self.aims, self.problem.rows)
 
     def _pull(self, loss: losses.Loss, direction: bool = True) -> Ask:
         """Return what gives loss, logits and gradient in a pass of its own."""
         about: dict[str, Any] = {"loss": loss, "targets": self.aims, "direction": direction}
-        pull: Ask = partial(self.classifier.input_gradient, y=self.y, rows=self.problem.rows, **about)
-        return pull if self.dtype == self.x.dtype else lambda at: pull(self._cast(at))
+        return partial(self.classifier.input_gradient, y=self.y, rows=self.problem.rows, **about)
 
     def _first(self, loss: losses.Loss, direction: bool, points: Tensor) -> Gradient:
         """Return the first gradient: at x by the pass that gave the clean verdict, where that waits."""
@@ -79,8 +77,8 @@ class Asks(Samples[R_co]):
         """Return [n, K], or [n, C, K] of candidates [n, C, ...], in full batches."""
         rows = self.problem.rows
         if points.ndim == self.x.ndim:
-            return self.classifier(self._cast(points), rows)
-        flat, rows = self._cast(points).flatten(0, 1), repeated(rows, points.shape[1])
+            return self.classifier(points, rows)
+        flat, rows = points.flatten(0, 1), repeated(rows, points.shape[1])
         step = max(1, CHUNK // max(1, flat[:1].numel()))
         parts = zip(torch.split(flat, step), torch.split(rows, step), strict=True)
         return torch.cat([self.classifier(*part) for part in parts]).view(*points.shape[:2], -1)

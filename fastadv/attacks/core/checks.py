@@ -17,7 +17,10 @@ SIGNED = ("margin", "cw", "dlr")  # losses that are positive where the class is 
 
 
 def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Tensor:
-    """Return images [B, ...] detached; InputError for others, or `values` outside the box, which are read."""
+    """Return images [B, ...], detached, in float32 or float64; half precision holds no small radius.
+
+    InputError for others, or `values` outside the box, which are read.
+    """
     x = from_bytes(x, box)
     if not is_floating(x) or x.ndim < 2:
         arrays = "convert arrays with torch.as_tensor(x), integer images with x.float() / 255"
@@ -26,6 +29,7 @@ def check_images(x: Tensor, box: tuple[float, float], values: bool = True) -> Te
             + ("pass its x_adv" if hasattr(x, "x_adv") else arrays)
         )
     x = plain(x)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.device.type == "meta":
         raise InputError("x: expected a tensor with values, got one on meta; load it first")
     if values and x.numel():

@@ -155,10 +155,10 @@ class Fused(Judge):
         return Judgment(met)
 
 
-def judge_for(task: Task, best: Record, plan: Plan, exact: bool) -> Judge:
-    """Return what judges points of these samples; `exact`: the model sees them as they are kept."""
+def judge_for(task: Task, best: Record, plan: Plan) -> Judge:
+    """Return what judges points of these samples."""
     by_loss = not (plan.minimum or plan.last) and plan.loss in KINDS
-    fused = by_loss and exact and task.single and task.criterion is WRONG
+    fused = by_loss and task.single and task.criterion is WRONG
     return (Fused if fused else Judge)(task, best, plan)
 
 

@@ -23,7 +23,6 @@ class Look:
 
     Attributes:
         x_adv: [n, ...], the points, or [n, C, ...] for C candidates a sample.
-        seen: what passed the model: x_adv, or what x_adv is in the caller's half precision, in its dtype.
         logits: [n, K] or [n, C, K].
         adversarial: bool [n] or [n, C]; whether the logits are finite and meet the criterion.
         count: [n] or [n, C], how many of several decisions are as wanted; None where there is one.
@@ -32,7 +31,6 @@ class Look:
 
     answers: ClassVar[tuple[str, ...]] = ()  # what a look without finite logits repeats, the gradient last
     x_adv: Tensor
-    seen: Tensor
     logits: Tensor
     adversarial: Tensor = field(init=False)
     count: Tensor | None = field(init=False, default=None)
@@ -41,10 +39,7 @@ class Look:
     def take(self, kept: Tensor) -> Self:
         """Return a look of the same class with the rows `kept` alone, bool [n] or int [m]."""
         part = copy(self)
-        part.x_adv = taken(self.x_adv, kept)
-        for name, value in vars(self).items():
-            # the points seen are mostly x_adv itself
-            setattr(part, name, part.x_adv if value is self.x_adv else taken(value, kept))
+        vars(part).update({name: taken(value, kept) for name, value in vars(self).items()})
         return part
 
 

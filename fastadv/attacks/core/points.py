@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.ops._rows import like as like
-from fastadv.threat import Threat
 
 V = TypeVar("V", Tensor, Tensor | None)
 
@@ -28,12 +27,3 @@ def distance(points: Tensor, x: Tensor, order: float) -> Tensor:
     center = x.unsqueeze(1).expand_as(points).flatten(0, 1)
     distances, _ = ops.distance(points.flatten(0, 1), center, order)
     return distances.view(points.shape[:2]).to(points.dtype)
-
-
-def rounded(points: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Return points of the threat as the dtype of x [n, ...] holds them, in their own dtype."""
-    if points.ndim == x.ndim:
-        return threat.rounded(points, x).to(points.dtype)
-    center = torch.arange(len(x), device=x.device).repeat_interleave(points.shape[1])
-    flat = threat.take(center).rounded(points.flatten(0, 1), x[center])
-    return flat.view(points.shape).to(points.dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,11 +32,11 @@ class Record:
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
-        size, wide = x.shape[0], torch.promote_types(x.dtype, torch.float32)
+        size = x.shape[0]
         flags = torch.zeros((4, size), dtype=torch.bool, device=x.device)
         success, refuted, not_finite, cycled = flags.unbind()
-        rank, largest = torch.full((2, size), -torch.inf, dtype=wide, device=x.device).unbind()
-        ranks = torch.full((size, 2 + TAIL), torch.nan, dtype=wide, device=x.device)
+        rank, largest = torch.full((2, size), -torch.inf, dtype=x.dtype, device=x.device).unbind()
+        ranks = torch.full((size, 2 + TAIL), torch.nan, dtype=x.dtype, device=x.device)
         ranks.select(1, 0).zero_()
         return cls(x.clone(), rank, success, refuted, not_finite, largest, ranks, cycled)
 
@@ -93,7 +93,7 @@ class Record:
 
     def put(self, index: Tensor, rows: "Record") -> None:
         for name, value in vars(self).items():
-            value[index] = getattr(rows, name).to(value.dtype)
+            value[index] = getattr(rows, name)
 
     def merge(self, other: "Record", still: Tensor) -> None:
         """Merge what another search found for the samples `still` bool [n]; all else stays as it is."""
@@ -108,23 +108,13 @@ class Record:
 class Rows:
     """What a rule remembers of the samples still under attack: tensors [n, ...] set as attributes.
 
-    A rule subclasses it and annotates the names; any other raises AttributeError. The search drops the rows
-    of samples that leave. Attributes that are no tensors stay as they are.
+    A rule subclasses it and annotates the names. The search drops the rows of samples that leave. Attributes
+    that are no tensors stay as they are.
     """
 
-    _names: ClassVar[frozenset[str]] = frozenset()
     _in_place: bool = False  # whether tensors are written where they lie, as a graph reads them there
 
-    def __init_subclass__(cls) -> None:
-        declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
-        cls._names = frozenset(declared - {"_names", "_in_place"})
-
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self._names:
-            raise AttributeError(
-                f"{type(self).__name__}: expected one of {sorted(self._names)}, got {name!r}; "
-                "annotate it in the class"
-            )
         if self._in_place and isinstance(held := vars(self).get(name), Tensor):
             held.copy_(value)
         else:

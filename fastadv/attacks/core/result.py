@@ -81,9 +81,9 @@ class AttackResult:
     counts as robust, and a flag says how many do.
 
     Attributes:
-        x_adv: like x; always finite, inside the box and the ball. Where x was already wrong, x itself. Where
-            nothing was broken, the strongest point for budget attacks, and x itself for minimum-norm ones.
-            A pass of all of x_adv at once is what decided.
+        x_adv: like x, in float32 at least; always finite, inside the box and the ball. Where x was already
+            wrong, x itself. Where nothing was broken, the strongest point for budget attacks, and x itself
+            for minimum-norm ones. A pass of all of x_adv at once is what decided.
         success: bool [B]; the model as given, in eval mode, classifies x_adv as the attack wants.
         status: int64 [B] of `Status`: ALREADY_WRONG where x itself is a success and was left alone, BROKEN
             where the attack found a success, HELD where it found none, FAILED where it found none and a logit

@@ -24,10 +24,6 @@ NOTHING = None, None  # was asked
 class Samples(Generic[R_co]):
     """The samples that a search still attacks, with the best point of each.
 
-    x and all points are in float32 or float64. The caller's x may be in half precision, `dtype`. The model
-    then sees points that may become the best as that precision holds them (`rounded`), so that a success is
-    one of the tensor that is returned.
-
     `problem` is the task of these samples, which defines a success. Of it are the clean `x` [n, ...], labels
     `y`, `targets` or None, the numbers `ids` int64 [n], and `threat`, with the radii of these samples. `best`
     holds the best point so far of each sample, `rows` what the rule remembers. `restart` is the number of
@@ -39,13 +35,11 @@ class Samples(Generic[R_co]):
     def __init__(self, task: Task, index: Tensor, record: Record, plan: Plan, restart: int) -> None:
         whole = index.shape == task.x.shape[:1]
         self.classifier, self.plan, self.restart, self.seed = task.classifier, plan, restart, plan.seed
-        self.dtype = task.x.dtype
-        self._attack((task if whole else task.take(index)).wide())
+        self._attack(task if whole else task.take(index))
         # int64 [n], the classes to which losses lead, unless a rule sets others; None leads away from y
         self.aims = self.problem.targets
-        # if all are attacked, in the record's dtype, the best is the record itself until some leave
-        self.best = record if whole and record.x_adv.dtype == self.x.dtype else record.take(index)
-        self.best.x_adv = self.best.x_adv.to(self.x.dtype)
+        # if all are attacked, the best is the record itself until some leave
+        self.best = record if whole else record.take(index)
         self.rows = plan.rows()  # type: ignore[assignment]
         # bool [n], those that are to leave
         self.leaving: Tensor | None = None
@@ -70,8 +64,7 @@ class Samples(Generic[R_co]):
     def judge_now(self) -> Judge:
         """What judges points of the samples that are here."""
         if self._judge is None:
-            exact = self.dtype == self.x.dtype
-            self._judge = judge_for(self.problem, self.best, self.plan, exact)
+            self._judge = judge_for(self.problem, self.best, self.plan)
         return self._judge
 
     def _attack(self, task: Task) -> None:
@@ -104,12 +97,6 @@ class Samples(Generic[R_co]):
     def distance(self, points: Tensor) -> Tensor:
         """Return [n] or [n, C], the distance of points from x in the norm of the threat."""
         return shapes.distance(points, self.x, self.threat.order)
-
-    def rounded(self, points: Tensor) -> Tensor:
-        """Return the points as the dtype of the caller's x holds them, within the threat."""
-        if self.dtype == points.dtype:
-            return points
-        return shapes.rounded(points, self.x.to(self.dtype), self.threat)
 
     def leave(self, done: Tensor) -> None:
         """Drop the samples `done` bool [n] at the next evaluation."""
@@ -171,14 +158,8 @@ class Samples(Generic[R_co]):
         if self.classifier.exact or not bool(best.success.any()):
             return best.success
         index = best.success.nonzero().squeeze(1)
-        logits = self.classifier.verdict(self._cast(best.x_adv[index]), self.problem.rows[index])
+        logits = self.classifier.verdict(best.x_adv[index], self.problem.rows[index])
         confirmed = self.problem.take(index).met(logits)
         best.success[index] = confirmed
         best.refuted[index] |= ~confirmed
         return best.success
-
-    def _cast(self, points: Tensor) -> Tensor:
-        """Cast to the caller's dtype where the model sees that, and not the dtype of its weights."""
-        if points.dtype == self.dtype or self.classifier.sees(self.dtype) != self.dtype:
-            return points
-        return points.to(self.dtype)

@@ -42,56 +42,51 @@ class Search(Asks[R_co]):
 
     # Looks at points: what is said of them is judged, and samples may leave.
 
-    def gradient(
-        self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True, narrow: bool = False
-    ) -> GradientLook:
+    def gradient(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> GradientLook:
         """Evaluate loss, logits and input gradient; gradient rules make the gradient where there are some.
 
-        For "ce" and "ce_sharp" the gradient is right up to a positive factor for each sample. `narrow` lets
-        it stay in bfloat16, for a step of the threat.
+        For "ce" and "ce_sharp" the gradient is right up to a positive factor for each sample.
         """
         loss = self.plan.loss if loss is None else loss
-        points, seen = self._prepare(points, judge)
-        value, logits, gradient = self.ask(loss)(seen)
-        look = GradientLook(points, seen, logits, value, self._shaped(gradient, narrow))
+        points = self.drop_leaving(points)
+        value, logits, gradient = self.ask(loss)(points)
+        look = GradientLook(points, logits, value, self._shaped(gradient))
         return self._judged(look, judge, self._ranks(loss))
 
     def ascend(self: "Search[Steps]") -> None:
         """Evaluate the gradient at `rows.points`, and move them along it by a step of the threat."""
         rows = self.rows
-        points, seen = self._prepare(rows.points, True)
+        seen = self.drop_leaving(rows.points)
         value, logits, gradient = self.ask(self.plan.loss)(seen)
         gradient, finite = self._shaped(gradient, True), self._finite(logits)
-        points, (gradient,) = self._go_on(points, finite, [gradient])
+        points, (gradient,) = self._go_on(seen, finite, [gradient])
         answer = Answer(seen, value if self._ranks(self.plan.loss) else None, logits, gradient, finite)
         rows.points = self.judge_now.step(points, answer, rows.step_size)
         self._competed = True
         self._evaluated()
 
-    def jacobian(
-        self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor], judge: bool = True
-    ) -> JacobianLook:
+    def jacobian(self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> JacobianLook:
         """Evaluate logits, and gradients of <direction, logits>; directions [n, C, K], or of the logits."""
-        points, seen = self._prepare(points, judge)
-        logits, gradients = self.classifier.jacobian(self._cast(seen), directions, rows=self.problem.rows)
+        points = self.drop_leaving(points)
+        logits, gradients = self.classifier.jacobian(points, directions, rows=self.problem.rows)
         self.met = True
-        return self._judged(JacobianLook(points, seen, logits, self._shaped(gradients)), judge)
+        return self._judged(JacobianLook(points, logits, self._shaped(gradients)), True)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
         """Evaluate logits at points [n, ...], or [n, C, ...] for C candidates a sample, in full batches."""
-        points, seen = self._prepare(points, judge)
-        return self._judged(Look(points, seen, self.logits(seen)), judge)
+        points = self.drop_leaving(points)
+        return self._judged(Look(points, self.logits(points)), judge)
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
         """Evaluate logits and a loss at points [n, ...] or [n, C, ...], in full batches."""
         loss = self.plan.loss if loss is None else loss
-        points, seen = self._prepare(points, judge)
-        value, logits = self.loss_at(seen, loss)
-        return self._judged(ScoredLook(points, seen, logits, value), judge, self._ranks(loss))
+        points = self.drop_leaving(points)
+        value, logits = self.loss_at(points, loss)
+        return self._judged(ScoredLook(points, logits, value), judge, self._ranks(loss))
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
-        """Judge points, `rounded` and of those that `drop_leaving` keeps, by logits of the rule's own."""
-        return self._judged(Look(points, points, logits), True)
+        """Judge points, of those that `drop_leaving` keeps, by logits of the rule's own."""
+        return self._judged(Look(points, logits), True)
 
     def direction(self, points: Tensor) -> Tensor:
         """Return the gradient of the loss of the plan at points that need no verdict."""
@@ -111,11 +106,11 @@ class Search(Asks[R_co]):
 
     def finish(self, points: Tensor) -> None:
         """Take the last points of the rule; where nothing competes with them, only the verdict sees them."""
-        points, seen = self._prepare(points, True)
+        points = self.drop_leaving(points)
         if self._competed or self.plan.attempts > 1:
-            self._judged(Look(points, seen, self.classifier(self._cast(seen), self.problem.rows)), True)
+            self._judged(Look(points, self.classifier(points, self.problem.rows)), True)
         else:
-            self.best.x_adv.copy_(seen)
+            self.best.x_adv.copy_(points)
 
     @property
     def led(self) -> bool:
@@ -168,7 +163,7 @@ class Search(Asks[R_co]):
         """Return a search like this one that is in another state, and writes there."""
         everyone = torch.arange(len(state.task.x), device=self.x.device)
         part: Search[R_co] = Search(state.task, everyone, state.best, self.plan, self.restart)
-        part.dtype, part._places = self.dtype, state.places
+        part._places = state.places
         part.aims = part.targets if state.aims is None else state.aims
         part.rows = state.rows  # type: ignore[assignment]
         return part
@@ -198,11 +193,6 @@ class Search(Asks[R_co]):
 
     # The course of a look.
 
-    def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
-        """Return the points of those that stay, and what the model is to see: `rounded` candidates."""
-        points = self.drop_leaving(points)
-        return points, self.rounded(points) if judge else points
-
     def _shaped(self, gradient: Tensor, narrow: bool = False) -> Tensor:
         """Return a gradient in the dtype of x, unless it may stay in bfloat16; 0 where x may not move."""
         gradient = gradient if narrow and may_be_narrow(gradient, self.x) else gradient.to(self.x.dtype)
@@ -220,17 +210,18 @@ class Search(Asks[R_co]):
 
     def _judged(self, look: L, judge: bool, ranks: bool = False) -> L:
         """Give a look its verdict, whose loss `ranks` it or not; its points compete if `judge`."""
-        finite, answers = self._finite(look.logits), [getattr(look, name) for name in look.answers]
+        points, finite = look.x_adv, self._finite(look.logits)
+        answers = [getattr(look, name) for name in look.answers]
         value = look.loss if ranks and isinstance(look, ScoredLook) else None
-        answer = Answer(look.seen, value, look.logits, answers[-1] if answers else None, finite)
+        answer = Answer(points, value, look.logits, answers[-1] if answers else None, finite)
         look.adversarial, look.count, distance = (self.judge_now if judge else self.judge_now.weigh)(answer)
         self._competed |= judge
         if answers:
             answers[-1] = self.best.usable(answers[-1])
-            look.x_adv, answers = self._go_on(look.x_adv, finite, answers)
+            look.x_adv, answers = self._go_on(points, finite, answers)
             vars(look).update(zip(look.answers, answers, strict=True))
         if distance is not None:
-            look.distance = distance if look.x_adv is look.seen else self.distance(look.x_adv)
+            look.distance = distance if look.x_adv is points else self.distance(look.x_adv)
         kept = self._evaluated(judge)
         return look if kept is None else look.take(kept)
 

@@ -94,13 +94,6 @@ class Task(Classified):
         """Return the task with other targets."""
         return replace(self, targets=targets)
 
-    def wide(self) -> Self:
-        """Return the task in float32, in the box as half precision holds it; itself where x is wider."""
-        dtype = torch.promote_types(self.x.dtype, torch.float32)
-        if dtype == self.x.dtype:
-            return self
-        return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
-
     def seen(self, x: Tensor, clean: Tensor) -> Self:
         """Return the task with x in another layout, and the logits there."""
         return replace(self, x=x, clean=clean)

@@ -42,14 +42,6 @@ class Verdict:
     met: Tensor
     finite: Tensor  # of the logits
     distance: Tensor | None = None
-    _loss: Tensor | None = None
-
-    def loss(self, task: Task, loss: losses.Loss) -> Tensor:
-        """Return the loss [B] of an attack, computed once."""
-        if self._loss is None:
-            losses_of = loss_of if len(task.y) else lambda logits, *_: logits.new_zeros(0)
-            self._loss = losses_of(self.logits, task.y, loss, task.targets)
-        return self._loss
 
     def where(self, rows: Tensor, other: "Verdict") -> "Verdict":
         """Return this verdict of the rows bool [B], and another one of the others, but for distances."""
@@ -115,11 +107,6 @@ class Trial:
         self.already, self.attacked = self.already & ~varies, self.attacked | varies
         self.some_already = bool(self.already.any())
 
-    @property
-    def passed(self) -> tuple[int, int]:
-        """The samples passed forward and backward since the trial began."""
-        return self.classifier.forwards - self._before[0], self.classifier.backwards - self._before[1]
-
     def verdict(self, x_adv: Tensor) -> Verdict:
         """Return what the model as given says of x_adv; samples outside the threat are first put to x."""
         if not self.todo.shape[0]:
@@ -178,7 +165,7 @@ class Trial:
             return
         task, held = self.problem, rank.isfinite() & logits.isfinite().all(1)
         held &= (x_adv != task.x).flatten(1).any(1)
-        value = graded(verdict.loss(task, loss), logits, task.y, loss, task.targets)
+        value = graded(loss_of(logits, task.y, loss, task.targets), logits, task.y, loss, task.targets)
         apart = (value - rank).abs() - EPS * value.abs()  # where all logits are nearly 0, a loss still rounds
         if loss == "ce_sharp" and logits.shape[1] > 2:  # of logits that are scaled up
             apart *= unit_of(logits, task.y if task.targets is None else task.targets)[:, 0]
@@ -213,13 +200,14 @@ class Trial:
 
         What the search `claimed` to be a success, and the verdict denies, holds.
         """
-        task, value, met = self.problem, verdict.loss(self.problem, loss), verdict.met
+        task, logits, met = self.problem, verdict.logits, verdict.met
+        value = loss_of(logits, task.y, loss, task.targets) if len(task.y) else logits.new_zeros(0)
         failed = not_finite | self._not_finite | ~verdict.finite
         broken, already = met & self.attacked, met & self.already
         status = torch.full_like(task.ids, Status.HELD.value).masked_fill_(failed, Status.FAILED.value)
         status.masked_fill_(broken, Status.BROKEN.value).masked_fill_(already, Status.ALREADY_WRONG.value)
-        forwards, backwards = self.passed
-        evidence = Evidence.of(self, claimed, verdict.logits, loss, within is None, backwards)
+        backwards = self.classifier.backwards - self._before[1]
+        evidence = Evidence.of(self, claimed, logits, loss, within is None, backwards)
         if bytes_meant(task.threat):
             self._ask(evidence.wide(x_adv))
         distance = verdict.distance
@@ -230,7 +218,7 @@ class Trial:
             status=status,
             loss=value,
             distance=distance.float().masked_fill_(~broken, torch.inf).masked_fill_(already, 0.0),
-            forwards=forwards,
+            forwards=self.classifier.forwards - self._before[0],
             backwards=backwards,
             zero_gradient=zero_gradient,
             flags=evidence.flags,  # type: ignore[arg-type]  # made when they are read

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,8 +35,8 @@ def call_attack(attack: InnerAttack, task: Task, model: Classifier, x: Tensor, y
 
 
 def inner_task(search: Search, threat: Threat, targets: Tensor | None = None) -> Task:
-    """Return the task of the samples of a search, as the caller gave them, in another threat."""
-    task = replace(search.problem.within(threat), x=search.problem.x.to(search.dtype))
+    """Return the task of the samples of a search in another threat."""
+    task = search.problem.within(threat)
     return task if targets is None else task.towards(targets)
 
 

@@ -40,7 +40,7 @@ class Exploration(Moments):
 def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
     """Take `steps` steps of Adam and the proximal operator (Melchior et al. 2019) to the last `rows.away`."""
     rows = search.rows
-    rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
+    rows.away = torch.zeros_like(search.x)
     rows.balance = torch.full_like(search.best.rank, math.log(RATIO))
     rows.share, rows.steepest = rows.balance.sigmoid(), torch.zeros_like(rows.balance)
     low, high = search.threat.box
@@ -54,8 +54,7 @@ def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
         by = length * rows.share / (1 - rows.share)
         metric = curvature / like(ops.largest(curvature), curvature)
         reached = _proximal(search, ahead, metric, like(by / ops.largest(curvature), ahead).to(ahead.dtype))
-        points = reached.to(search.x.dtype)
-        rows.away = reached - search.x
+        points, rows.away = reached, reached - search.x
         change = max(DUAL_STEP, DUAL_WAY / steps) * (
             1 - (1 - LAST_EXPLORING_STEP / DUAL_STEP) * step / max(steps - 1, 1)
         )
@@ -72,7 +71,7 @@ def _force(search: Search[Exploration], look: GradientLook, step: int) -> Tensor
         rows.bend = (lead.abs() / BENDS).clamp_min(torch.finfo(lead.dtype).tiny)
     rows.steepest = rows.steepest.maximum(ops.largest(look.gradient).to(rows.steepest))
     weight = torch.sigmoid(-lead / rows.bend) / rows.steepest.clamp_min(torch.finfo(lead.dtype).tiny)
-    return look.gradient.to(rows.away.dtype) * like(weight, look.gradient).to(rows.away.dtype)
+    return look.gradient * like(weight, look.gradient).to(rows.away.dtype)
 
 
 def _proximal(search: Search[Exploration], ahead: Tensor, metric: Tensor, by: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ LAST_DUAL_STEP = 0.1  # the last step of the weight's logarithm over the first
 
 
 class Displacements(Exploration):
-    """`away` [n, ...] in float32 at least; the `unit` of steps and the `weight` of the distance [n]."""
+    """`away` [n, ...]; the `unit` of steps and the `weight` of the distance [n]."""
 
     unit: Tensor
     weight: Tensor
@@ -115,11 +114,11 @@ def primal_dual(
     rows, sparse = search.rows, search.threat.norm == "l0"
     points, steps = search.start(), search.steps
     rows.unit = torch.full_like(search.best.rank, width(search.threat))
-    rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
+    rows.away = torch.zeros_like(search.x)
     if exploring:
         explore(search, exploring, search.problem.margin if loss is None else loss)
         points = torch.where(like(search.best.success, search.x), search.best.x_adv, search.x + rows.away)
-        rows.away = points.to(rows.away.dtype) - search.x
+        rows.away = points - search.x
         if not sparse:
             rows.unit = torch.where(search.best.success, rows.unit.minimum(search.best.distance), rows.unit)
         steps -= exploring
@@ -128,13 +127,13 @@ def primal_dual(
     for step in range(steps):
         rows.refining = exploring > 0 or step >= EXPLORING * steps
         look = search.gradient(points, _leading(search) if loss is None else loss)
-        force = _sized(look.gradient.to(rows.away.dtype), search.threat.norm)
+        force = _sized(look.gradient, search.threat.norm)
         if not sparse:
             force.masked_fill_(like(look.adversarial, force), 0.0)
             rows.unit = torch.where(look.adversarial, rows.unit.minimum(look.distance), rows.unit)
         away = descend(search, force, step_size * cosine(step, steps, last_step) * rows.unit)
         reached = away.add_(search.x).clamp_(*search.threat.box)
-        points, rows.away = reached.to(search.x.dtype), reached - search.x
+        points, rows.away = reached, reached - search.x
         change = math.exp(max(DUAL_STEP, DUAL_WAY / steps) * cosine(step, steps, LAST_DUAL_STEP))
         rows.weight = torch.where(look.adversarial, rows.weight * change, rows.weight / change)
         rows.weight.clamp_(1 / EXTREME, EXTREME)

@@ -94,7 +94,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
                 "starts: expected points that are adversarial, with x itself where the mask holds it, "
                 f"got others for the samples with ids {search.ids[~look.adversarial].tolist()}"
             )
-        rows.points = look.seen
+        rows.points = look.x_adv
         return queries - 1
     rows.points, rows.left = search.x.clone(), torch.zeros_like(search.ids)
     started = torch.zeros_like(search.ids, dtype=torch.bool)
@@ -102,10 +102,10 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int, nois
 
     def look_for(part: Search[Starts], _: Tensor) -> None:
         look = part.decide(noise(part, draw)[:, :queries])
-        nearest = part.distance(look.seen).masked_fill(~look.adversarial, math.inf).argmin(1)
+        nearest = part.distance(look.x_adv).masked_fill(~look.adversarial, math.inf).argmin(1)
         place = part.rows.place
         new = look.adversarial.any(1) & ~started[place]
-        rows.points[place[new]], rows.left[place[new]] = look.seen[new, nearest[new]], left
+        rows.points[place[new]], rows.left[place[new]] = look.x_adv[new, nearest[new]], left
         started[place[new]] = True
 
     # samples that have a start wait for the others
@@ -142,7 +142,7 @@ def to_boundary(search: Search[Starts], halvings: int, left: int, straight: bool
     for _ in range(halvings):
         look = search.decide(_towards(search, rows.far, middle(rows), straight))
         halve(rows, look.adversarial)
-        rows.points = torch.where(like(look.adversarial, look.seen), look.seen, rows.points)
+        rows.points = torch.where(like(look.adversarial, look.x_adv), look.x_adv, rows.points)
     return left
 
 

@@ -58,7 +58,7 @@ def test_a_band_without_answers_at_the_boundary_is_stepped_over(name, norm, dtyp
     out = fa.attacks.ATTACKS[name].run(model, x, y, threat, **SETTINGS[name])
     assert out.success.sum() > len(x) / 2
     assert out.x_adv.isfinite().all()
-    logits = model(out.x_adv[out.success])
+    logits = model(out.x_adv[out.success].to(dtype))
     assert logits.isfinite().all()
     assert (logits.argmax(1) != y[out.success]).all()
     assert set(out.status[~out.success].tolist()) <= {Status.FAILED}
@@ -75,14 +75,13 @@ def looks(rule: core.Rule, x: Tensor, loss: Any = lambda z, y, targets: z[:, 1] 
     return core.run(Far(), x, torch.zeros(len(x), dtype=torch.long), Linf(9.0, (-9.0, 9.0)), rule, loss=loss)
 
 
-@pytest.mark.parametrize("narrow", [False, True])
-def test_a_point_without_finite_logits_repeats_the_last_answer(narrow: bool) -> None:
+def test_a_point_without_finite_logits_repeats_the_last_answer() -> None:
     x, seen, rows = torch.tensor([[0.5, 0.0], [0.5, 1.0]]), [], []
     places = [[0.5, 0.0], [1.0, 1.0]], *[[[2.0, 0.0], [0.0, 1.0]]] * 3, [[1.0, 0.0], [2.0, 0.0]]
 
     def rule(search: core.Search) -> None:
         for place in places:
-            seen.append(search.gradient(torch.tensor(place), narrow=narrow))
+            seen.append(search.gradient(torch.tensor(place)))
         for place in places[:2]:
             rows.append(search.jacobian(torch.tensor(place), torch.eye(2).expand(2, 2, 2)))
 

@@ -375,47 +375,6 @@ class TestLeaving:
         assert out.flags == ()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-class TestPrecision:
-    @staticmethod
-    def counts(size: int, level: float) -> nn.Linear:
-        """Class 1 where the sum of the coordinates exceeds that of 0.25 each by the level."""
-        model = nn.Linear(size, 2)
-        with torch.no_grad():
-            model.weight.copy_(torch.stack([torch.zeros(size), torch.ones(size)]))
-            model.bias.copy_(torch.tensor([0.25 * size + level, 0.0]))
-        return model
-
-    def test_counts_of_coordinates_in_half_precision(self, dtype: torch.dtype) -> None:
-        """Of 2,051 and 2,050 changed coordinates the fewer; half precision holds neither number."""
-        x, y = torch.full((2, 3072), 0.25, dtype=dtype), torch.zeros(2, dtype=torch.long)
-        model = self.counts(3072, 100.0)
-
-        def rule(search: Search) -> None:
-            for count in (2051, 2050):
-                points = search.x.clone()
-                points[:, :count] = 0.5
-                search.decide(points)
-
-        assert run(model, x, y, L0(torch.inf), rule, minimum=True).distance.tolist() == [2050.0, 2050.0]
-        assert run(model, x, y, L0(2050), rule, minimum=True).success.all()
-        assert not run(model, x, y, L0(2049), rule, minimum=True).success.any()
-
-    def test_near_distances_in_half_precision(self, dtype: torch.dtype) -> None:
-        x, step = torch.full((2, 64), 0.25, dtype=dtype), 2.0**-9
-
-        def rule(search: Search) -> None:
-            points = search.x.repeat(2, 1, 1).transpose(0, 1).contiguous()
-            points[:, 0] += 8 * step
-            points[:, 1] += 8 * step
-            points[:, 1, 0] -= step
-            search.decide(points)
-
-        y = torch.zeros(2, dtype=torch.long)
-        out = run(self.counts(64, step), x, y, L2(torch.inf), rule, minimum=True)
-        assert torch.equal(out.x_adv[:, 0], x[:, 0] + 7 * step)
-
-
 class TestProof:
     def test_a_randomized_model_is_not_asked_until_it_agrees(self) -> None:
         """A minimum-norm attack on coins: successes are as frequent as a fresh call has them."""

@@ -171,11 +171,9 @@ def test_no_look_has_a_gradient_that_is_not_finite_or_outside_the_mask(masked, d
         assert torch.equal(gradient, sign * expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("how", ["gradient", "score", "decide"])
-def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
-    """Nor is it rounded as what may be returned is."""
-    x, looks = torch.full((2, 3), 0.2, dtype=dtype), []
+def test_what_is_not_judged_is_not_kept(how: str) -> None:
+    x, looks = torch.full((2, 3), 0.2), []
 
     def model(x: Tensor) -> Tensor:
         first = 1 + x[:, 0]
@@ -187,7 +185,6 @@ def test_what_is_not_judged_is_not_kept(how: str, dtype: torch.dtype) -> None:
 
     out = run(model, x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule)
     assert looks[0].adversarial.all()
-    assert looks[0].seen is looks[0].x_adv
     assert out.status.tolist() == [Status.HELD] * 2
     assert torch.equal(out.x_adv, x)
 
