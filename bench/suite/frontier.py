@@ -106,7 +106,7 @@ def draw(stored: Iterable[records.Row]) -> None:
         style.plain(axes)
         axes.grid(color=style.GRID, linewidth=0.8)
         axes.axhline(0, color=style.FAINT, linewidth=0.8)
-        axes.set(xscale="log", xlim=(80, 12_000), xticks=[100, 1000, 10_000])
+        axes.set(xscale="log", xlim=(40, 12_000), xticks=[100, 1000, 10_000])
         axes.set_xticks([], minor=True)
         for provider, color in colors.items():
             points = [

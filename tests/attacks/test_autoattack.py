@@ -163,6 +163,14 @@ def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
         assert out.zero_gradient.all()
 
 
+@pytest.mark.parametrize("layer", HIDING)
+def test_the_screen_says_where_it_cannot_see(layer: nn.Module) -> None:
+    out, _, _ = run(nn.Sequential(layer, mlp(4)), threat("linf", 4), version="screen")
+    assert not out.success.all()
+    assert "zero_gradient" in names(out)
+    assert "zero_gradient" in out.indicators.flagged
+
+
 def test_a_black_box_of_probabilities_has_no_flag() -> None:
     net, x = mlp(4), images(24)
     out = autoattack(lambda z: net(z).softmax(1).detach(), x, labels(net, x), threat("linf"), version="quick")

@@ -70,15 +70,14 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
                 replace(proximal("pdpgd"), arguments={"steps": 47}),
                 ascent("apgd-margin", "margin", 28, larger=[2.0]),
             ]
-        first, wide = ([3.0, 2.0], [3.0, 2.0]) if sparse else ([1.5], [2.0])
+        start, balls = ([3.0, 2.0], [3.0, 2.0]) if sparse else ([1.5], [2.0])
         # classes by their logits: the order of `nearest` costs a backward pass for each class
-        count = min(3, classes)
-        steps = (45 if sparse else 48) // count
-        few = targeted(count, steps, loss="margin-targeted", larger=wide) if free else []
+        count, steps = min(3, classes), 45 if sparse else 48
+        aimed = targeted(count, steps // count, loss="margin-targeted", larger=balls)
         return [
-            ascent("apgd-ce-sharp", "ce_sharp", 17, larger=first),
-            *(few or [ascent(name, dlr, 48, larger=wide)]),
-            ascent("second apgd-ce-sharp", "ce_sharp", 26, larger=wide),
+            ascent("apgd-ce-sharp", "ce_sharp", 17, larger=start),
+            *(aimed if free else [ascent(name, dlr, steps, larger=balls)]),
+            ascent("second apgd-ce-sharp", "ce_sharp", 26, larger=balls),
         ]
     if version == "quick":
         twice = name == "apgd-margin" and not free
