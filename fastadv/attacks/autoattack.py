@@ -52,6 +52,12 @@ def autoattack(
       DLR (50 steps each), and 100 queries; in L1 nine classes (50 steps each), 200 queries, and PDPGD.
       Samples whose gradients were all zero or not finite, and all under `bpda`, get the 5,000 queries of
       "standard". It takes about an eighth of the passes of "standard", in L1 a fifth.
+    - "screen": at most 200 passes of a sample, forward and backward, and no queries: APGD from balls of 1.5
+      or 2 times the radius on "ce_sharp" (17 steps), on the margin for the three classes with the largest
+      logits (16 steps each) and on "ce_sharp" (26 steps); in L2 on "ce_sharp", PDPGD (47 steps), and on the
+      margin (28 steps). For many looks, as one in each epoch: it takes 1/45 of the passes of
+      "standard". It does not see what only queries break, as where gradients are masked, and in L2 and L1
+      not what only hundreds of steps break.
     - "strong": "standard", and then, on what is left, PDPGD in L2 and L1; five restarts of APGD on the
       margin, from a ball of twice the radius, and on "ce_sharp"; targeted APGD on DLR for all classes, or for
       the 30 nearest of more than 20, with two restarts; and Square again. It takes about twice the passes of
@@ -67,9 +73,10 @@ def autoattack(
 
     Args:
         threat: Linf, L2 or L1; the radius is finite, a number or [B].
-        version: "standard", "plus", "rand", "quick", "strong" or "robustvlm"; or a list of "apgd-ce",
-            "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and "square", with
-            the settings of "standard". For an attack of your own beside them use `fastadv.evaluate`.
+        version: "standard", "plus", "rand", "quick", "screen", "strong" or "robustvlm"; or a list of
+            "apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd" and
+            "square", with the settings of "standard". For an attack of your own beside them use
+            `fastadv.evaluate`.
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from fastadv import rng
 from fastadv._checks import check_choice, check_count, check_device, check_seed, warn
 from fastadv._torch import sharding
+from fastadv.attacks.autoattack import autoattack
 from fastadv.attacks.core.criterion import Criterion
 from fastadv.data.content import describe_data, describe_set
 from fastadv.data.given import as_dataset, read_by
@@ -131,7 +132,13 @@ def _without_loader(job: Job, loader: DataLoader[Any]) -> Job:
 def _measured(job: Job, recipe: object) -> tuple[Job, Measures]:
     """Return the job with data sets for its data, and what is measured after each epoch."""
     wanted = getattr(recipe, "criterion", None)
-    attacks = named(job.test_attacks, job.threat, recipe, wanted)
+    test_attacks, threat = job.test_attacks, job.threat
+    if isinstance(test_attacks, str) and test_attacks == "screen":
+        threat = getattr(recipe, "threat", None) if threat is None else threat
+        if threat is None:
+            raise InputError("threat: expected one for screen, got None; pass threat=fa.Linf(8 / 255)")
+        test_attacks = {"screen": partial(autoattack, version="screen", indicators=False)}
+    attacks = named(test_attacks, threat, recipe, wanted)
     criterion = criterion_of(attacks, wanted)
 
     def as_set(name: str, data: Dataset[Any] | None, other: Criterion | None = None) -> Any:

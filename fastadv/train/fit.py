@@ -64,7 +64,8 @@ def fit(
         augment: a name in `fa.train.augment.AUGMENTS`, a function (x, `*`, ids, seed) -> x, or several of
             them in their order, on the model's device. None leaves the images as they are.
         test_set: the set on which accuracies are measured; None measures none.
-        test_attacks: as `fa.evaluate` takes attacks, for the accuracies under attack.
+        test_attacks: as `fa.evaluate` takes attacks, for the accuracies under attack; or "screen", the
+            version of `autoattack` of that name, in the threat of the recipe unless `threat` is given.
         run_dir: a folder for checkpoint.safetensors, report.jsonl, best.safetensors (the weights of the best
             epoch so far, where there are test attacks), and at the end model.safetensors (with ema also
             ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.

@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from fastadv._checks import check_choice
 from fastadv.threat import Linf, Threat
 from fastadv.train.augment import Augment, random_resized_crop
-from fastadv.train.options import Execution, Optimization
+from fastadv.train.options import Execution, Measuring, Optimization
 from fastadv.train.recipes import RECIPES
 from fastadv.train.schedules import OneCycle
+
+SCREENED = 1000  # test images after each epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +42,19 @@ class Preset:
     judge: str = "AutoAttack"
     differs: tuple[str, ...] = ()  # what is not as in `source`
 
-    def training(self) -> dict[str, Any]:
-        """Return what `fit` takes beside the model and its data: the recipe and every option."""
+    def training(
+        self, test_set: Dataset[Any] | None = None, validation_set: Dataset[Any] | None = None
+    ) -> dict[str, Any]:
+        """Return what `fit` takes beside the model and its data: the recipe and every option.
+
+        Of sets that are given, the first 1,000 test images and all of the validation set are measured after
+        each epoch, by test_attacks="screen".
+        """
         names = "epochs", "batch_size", "optimizer", "learning_rate", "augment", "optimization", "execution"
         options = {name: getattr(self, name) for name in names}
+        if test_set is not None or validation_set is not None:
+            measuring = Measuring(test_limit=SCREENED, validation_set=validation_set)
+            options |= {"test_set": test_set, "test_attacks": "screen", "measuring": measuring}
         return {"recipe": RECIPES[self.recipe](threat=self.threat, **self.arguments), **options}
 
 

@@ -105,6 +105,19 @@ def test_the_components_of_the_versions(version, norm, classes, expected):
     assert list(zip([part.name for part in parts], arguments, strict=True)) == expected
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_screen_takes_at_most_200_passes_of_a_sample_and_no_queries(norm, monkeypatch):
+    """At steps that it really has; of a criterion and targets, too, where no class can be chosen."""
+    monkeypatch.undo()
+    net, x = mlp(6), images(100)
+    y, inside = labels(net, x), THREATS[norm](1e-6)
+    for more in ({}, {"criterion": OutsideTopK(2)}, {"targets": (y + 1) % 6}):
+        out = autoattack(net, x, y, inside, version="screen", indicators=False, **more)
+        assert not out.success.any()
+        assert 180 * len(x) < out.forwards + out.backwards <= 200 * len(x), more
+        assert all(cost.backwards for cost in out.costs.values())
+
+
 def test_quick_of_a_criterion_that_leads_to_no_class_begins_with_another_loss():
     net, x = linear(6), images(1, dtype=torch.float32)
     case = Task.of(freeze(net), x, labels(net, x), Linf(1e-6), criterion=OutsideTopK(2))
@@ -148,6 +161,14 @@ def test_a_model_without_gradients_is_left_to_square(layer: nn.Module) -> None:
         assert {"apgd-ce: not run, because the model has no gradient"} <= set(out.notes)
     else:
         assert out.zero_gradient.all()
+
+
+@pytest.mark.parametrize("layer", HIDING)
+def test_the_screen_says_where_it_cannot_see(layer: nn.Module) -> None:
+    out, _, _ = run(nn.Sequential(layer, mlp(4)), threat("linf", 4), version="screen")
+    assert not out.success.all()
+    assert "zero_gradient" in names(out)
+    assert "zero_gradient" in out.indicators.flagged
 
 
 def test_a_black_box_of_probabilities_has_no_flag() -> None:

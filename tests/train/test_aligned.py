@@ -1,6 +1,7 @@
 """Aligned: FARE and TeCoA by hand, what a run of them keeps, measures and refuses."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -131,14 +132,15 @@ def test_what_cannot_be_aligned_is_refused_at_the_call(words, model, recipe, tes
 
 @pytest.mark.parametrize("name", ["fare2", "tecoa4"])
 def test_presets_train_as_published_and_measure_the_classifier(name):
-    training, steps = fa.train.presets.find_preset(name).training(), 1_281_167 // 128  # of ImageNet
+    data, steps = images(256), 1_281_167 // 128  # of ImageNet
+    training = fa.train.presets.find_preset(name).training(test_set=data)
     recipe, adamw = training["recipe"], torch.optim.AdamW([torch.zeros(1)], lr=1.0)
     assert (recipe.threat.radius * 255, recipe.steps, recipe.step_size * 255) == (int(name[-1]), 10, 1)
     (rate,) = make_schedule(adamw, training["optimization"], 2, steps).lr_lambdas
     assert rate(1398) < rate(1399) > rate(1400)
     assert (rate(699), rate(2 * steps)) == (pytest.approx(0.5, rel=0.01), 0)
-    model, data, tests = TwoTowers(encoder()), images(256), {"threat": recipe.threat}
-    *_, last = fit(model, data, test_set=data, test_attacks="pgd", **training, **tests)
-    table = fa.evaluate(model, data, "pgd", **tests)  # as the classifier that it is
+    model, screen = TwoTowers(encoder()), partial(fa.attacks.autoattack, version="screen")
+    *_, last = fit(model, data, **training)
+    table = fa.evaluate(model, data, {"screen": screen}, threat=recipe.threat)  # as the classifier that it is
     assert last.clean_accuracy == table.clean_accuracy
-    assert last.robust_accuracy == {"pgd": table["pgd"].robust_accuracy}
+    assert last.robust_accuracy == {"screen": table["screen"].robust_accuracy}

@@ -90,6 +90,25 @@ def test_the_worst_recall_is_that_of_the_classes_that_are_there():
     assert report.worst_recall == pytest.approx(min(float(right[y == k].double().mean()) for k in (0, 2)))
 
 
+def test_the_screen_is_that_of_autoattack_and_chooses_the_best_weights(tmp_path):
+    """In the threat of the recipe, under AWP, too, unless the run has one; FGSM leaves more."""
+    ball, test_set = fa.Linf(0.1), nets.images(60, seed=9)
+    recipe, asked = fa.train.AWP(PGDTraining(ball, steps=1)), {"test_set": test_set, "test_attacks": "screen"}
+    model, states, past = run(tmp_path, epochs=3, recipe=recipe, learning_rate=0.02, **asked)
+    for state, report in zip(states, past, strict=True):
+        model.load_state_dict(state)
+        attacks = {"screen": partial(fa.attacks.autoattack, version="screen"), "fgsm": fa.attacks.fgsm}
+        table = fa.evaluate(model, test_set, attacks, threat=ball)
+        assert report.robust_accuracy == {"screen": table["screen"].robust_accuracy}
+        assert report.robust_accuracy["screen"] <= table["fgsm"].robust_accuracy
+    shares = [report.robust_accuracy["screen"] for report in past]
+    weights, _ = fa.models.read_weights(tmp_path / "best.safetensors")
+    assert same(weights, states[shares.index(max(shares))])
+    assert 0 < min(shares) < max(shares)
+    *_, (whole,) = run(epochs=1, recipe=recipe, threat=fa.Linf(1.0), **asked)
+    assert whole.robust_accuracy["screen"] == 0
+
+
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(2, 4, False), (9, 6, True)])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
     scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])

@@ -158,6 +158,7 @@ BAD = {
     "threat": [{"recipe": "pgd"}, {"recipe": "pgd", "threat": 0.1}, {"threat": fa.Linf(0.1)},
                {"recipe": "standard", "threat": fa.Linf(0.1)},
                {"test_set": images(3), "test_attacks": "fgsm"},
+               {"test_set": images(3), "test_attacks": "screen"},
                {"threat": fa.Linf(0.1), "test_set": images(3), "test_attacks": ATTACKS}],
     "device": [{"device": "tpu"}, {"device": "nothing:0"}], "compile": [{"compile": "yes"}],
     **{f"{name}: expected a fastadv.train": [{name: {}}] for name in

@@ -207,6 +207,17 @@ def test_figures_and_networks_are_those_of_robustbench(name):
     refuses("preset: expected one of wong2020", find_preset, name + "s")
 
 
+def test_a_preset_is_measured_where_it_has_images():
+    """By the screen, on the first 1,000 test images; all held-out images choose the best epoch."""
+    preset, sets = find_preset("wong2020"), (images(3), images(4))
+    training = preset.training(*sets)
+    measuring = training.pop("measuring")
+    assert (measuring.test_limit, measuring.validation_set) == (1000, sets[1])
+    assert (training.pop("test_set"), training.pop("test_attacks")) == (sets[0], "screen")
+    assert training == preset.training()
+    assert preset.training(validation_set=sets[1])["measuring"] == measuring
+
+
 def ramped(ramp, recipe, epochs):
     return first_recipes(Optimization(ramp=ramp), recipe, epochs)
 

@@ -9,8 +9,8 @@ import torch
 from fastadv.attacks.auto.run import Component, Run
 from fastadv.errors import InputError
 
-Version = Literal["standard", "plus", "rand", "quick", "strong", "robustvlm"]
-VERSIONS = ("standard", "plus", "rand", "quick", "strong", "robustvlm")
+Version = Literal["standard", "plus", "rand", "quick", "screen", "strong", "robustvlm"]
+VERSIONS = ("standard", "plus", "rand", "quick", "screen", "strong", "robustvlm")
 NAMES = ("apgd-ce", "apgd-ce-sharp", "apgd-dlr", "apgd-margin", "apgd-t", "fab", "fab-t", "pdpgd", "square")
 PROXIMAL = 300  # steps of PDPGD
 # the plan of "strong"
@@ -63,6 +63,22 @@ def components(version: Version | Sequence[str], run: Run) -> list[Component]:
         return [ascent("apgd-ce-sharp", "ce_sharp"), ascent(name, dlr)]
     if version == "robustvlm":  # of two classes its authors run the first alone
         return [ascent("apgd-ce", "ce", restarts=5), *(targeted(9) if classes > 1 else [])]
+    if version == "screen":
+        if problem.threat.norm == "l2":
+            return [
+                ascent("apgd-ce-sharp", "ce_sharp", 17, larger=[2.0]),
+                replace(proximal("pdpgd"), arguments={"steps": 47}),
+                ascent("apgd-margin", "margin", 28, larger=[2.0]),
+            ]
+        start, balls = ([3.0, 2.0], [3.0, 2.0]) if sparse else ([1.5], [2.0])
+        # classes by their logits: the order of `nearest` costs a backward pass for each class
+        count, steps = min(3, classes), 45 if sparse else 48
+        aimed = targeted(count, steps // count, loss="margin-targeted", larger=balls)
+        return [
+            ascent("apgd-ce-sharp", "ce_sharp", 17, larger=start),
+            *(aimed if free else [ascent(name, dlr, steps, larger=balls)]),
+            ascent("second apgd-ce-sharp", "ce_sharp", 26, larger=balls),
+        ]
     if version == "quick":
         twice = name == "apgd-margin" and not free
         first = ascent("apgd-ce-sharp", "ce_sharp", 50) if twice else ascent("apgd-margin", "margin", 50)

@@ -35,8 +35,11 @@ Variant = Literal["fastadv", "published"]
 # arguments that multiply each other to the passes of a sample
 COUNTS = ("steps", "queries", "restarts", "searches")
 # passes of AutoAttack, on average, and of an attack without such arguments
-OF_VERSION = {"quick": 500, "robustvlm": 1000, "standard": 3000, "rand": 4000, "plus": 6000, "strong": 6000}
-TO_THE_END = {"quick": 1200, "standard": 7000, "plus": 16000, "strong": 9000}
+OF_VERSION = {
+    "screen": 60, "quick": 500, "robustvlm": 1000, "standard": 3000, "rand": 4000, "plus": 6000,
+    "strong": 6000,
+}  # fmt: skip
+TO_THE_END = {"screen": 100, "quick": 1200, "standard": 7000, "plus": 16000, "strong": 9000}
 UNTOLD = 100
 # maps of parameters that an attack serves: any, those whose parameters are [B, C, H, W] or like x, or none
 Serves = Literal["any", "images", "none"]
