@@ -46,12 +46,10 @@ def trained(recipe, cuda_graph=None, **options):
 
 CASES = {
     "standard": {"recipe": Standard()},
-    "pgd": {"recipe": PGD, "optimizer": "nesterov"},
     "pgd of many steps": {"recipe": PGDTraining(fa.L2(0.5), steps=12), "optimizer": "adam"},
-    "pgd in two norms": {"recipe": PGDTraining([THREAT, fa.L2(0.5)], steps=2)},
-    "fast": {"recipe": FastTraining(THREAT), "optimizer": "adamw"},
+    "pgd in two norms": {"recipe": PGDTraining([THREAT, fa.L2(0.5)], steps=2), "optimizer": "nesterov"},
+    "fast": {"recipe": FastTraining(THREAT), "optimizer": "adamw", "execution": {"precision": "bf16"}},
     "trades": {"recipe": TRADES(THREAT, steps=2)},
-    "bf16": {"recipe": PGD, "execution": {"precision": "bf16"}},
     "ramp": {"recipe": PGD, "optimization": Optimization(ramp=1, batch_norm_momentum=0.3, momentum=0.0)},
 }
 
@@ -66,9 +64,9 @@ def test_a_run_is_the_same_from_graphs(case, captured):
     assert len(captured) == 2  # one for each epoch
 
 
-@pytest.mark.parametrize("stop", [3, 7, 11])
+@pytest.mark.parametrize("stop", [3, 11])
 def test_a_run_goes_on_where_it_stopped(stop, captured, tmp_path):
-    """After a capture, between epochs, and amid replays, with another optimizer state each."""
+    """After a capture, and amid replays of the next epoch, with another optimizer state each."""
     options = {"optimizer": "adam", "run_dir": tmp_path, "execution": {"checkpoint_every": 1}}
     expected, _ = trained(PGD, optimizer="adam")
     stopped(stop, trained, PGD, **options)
@@ -109,7 +107,6 @@ def _loss(model, x, y, *, ids=None, seed=0):
 REFUSED = {
     "step of its own": (net, {"recipe": AWP(PGD)}),
     "recipe or its loss is the caller's": (net, {"recipe": _loss}),
-    "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=lambda logits, y, targets: -logits[:, 0])}),
     "its loss is the caller's": (net, {"recipe": PGDTraining(THREAT, attack_loss=lambda z, y, _: -z[:, 0])}),
     "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),

@@ -51,10 +51,11 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
-@pytest.mark.parametrize("eight_bit", [True, False])
-def test_each_sample_is_augmented_as_if_it_were_alone(augment, eight_bit):
-    dataset, augmentation = color(eight_bit=eight_bit), make_augment(augment)
-    rows, order = by_id(Feed(dataset, 5, augmentation, 3, CPU), 2)
+@pytest.mark.parametrize("kind", ["8 bits", "floats", "disk"])
+def test_each_sample_is_augmented_as_if_it_were_alone(augment, kind, on_disk):
+    augmentation, workers = make_augment(augment), 0 if kind == "disk" else None
+    dataset = on_disk if kind == "disk" else color(eight_bit=kind == "8 bits")
+    rows, order = by_id(Feed(dataset, 5, augmentation, 3, CPU, workers), 2)
     assert order == rng.permutation(23, rng.derive(3, "order", 2)).tolist()
     for i, (image, label) in rows.items():
         x = dataset[i][0][None]
@@ -92,16 +93,6 @@ def test_the_device_changes_nothing(augment):
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
     return files(tmp_path_factory.mktemp("images"), color().x, color().y)
-
-
-@pytest.mark.slow
-def test_images_on_disk_give_what_memory_gives(on_disk):
-    augment = make_augment(AUGMENTS["all"])
-    memory = by_id(Feed(on_disk.in_memory(), 5, augment, 3, CPU), 2)
-    for workers in (None, 0, 1):
-        rows, order = by_id(Feed(on_disk, 5, augment, 3, CPU, workers), 2)
-        same(rows, memory[0])
-        assert order == memory[1]
 
 
 def test_what_a_function_draws_from_torch_is_fresh_in_each_step_and_the_same_where_an_epoch_is_taken_up():

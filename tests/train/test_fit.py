@@ -1,7 +1,6 @@
 """fit: it learns, reports, keeps its hands off the rest, and says what is wrong."""
 
 import functools
-import json
 import math
 
 import pytest
@@ -12,8 +11,7 @@ import fastadv as fa
 from fastadv import files
 from fastadv.data import ImageSet
 from fastadv.runs.folder import RunFolder
-from fastadv.runs.identity import describe
-from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
+from fastadv.train import AWP, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
 from fastadv.train._layout import allows_channels_last
 from fastadv.train.recipes import RECIPES
 from tests.refusals import refuses
@@ -98,19 +96,6 @@ def test_each_step_draws_of_its_own_and_each_epoch_attacks_anew():
 
     train(recipe=recipe, epochs=2, seed=3)
     assert (len(steps), len(epochs_), len({3} | steps | epochs_)) == (14, 2, 17)
-
-
-@pytest.mark.slow
-def test_the_finished_model_has_a_card(tmp_path):
-    model = net()
-    recipe = PGDTraining(fa.L2(0.5), steps=2, attack_loss="margin")
-    (report,) = train(model, epochs=1, run_dir=tmp_path, recipe=recipe)
-    tensors, metadata = files.load_tensors(tmp_path / "model.safetensors")
-    assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
-    about = json.loads(metadata["card"])
-    assert (about["kind"], about["measured"]["loss"]) == ("model", report.loss)
-    assert about["config"]["recipe"] == describe(recipe)
-    assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 
 
 def test_tied_weights_are_kept(tmp_path):
