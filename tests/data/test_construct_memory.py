@@ -17,7 +17,7 @@ from tests.data.sets import random_target, toy_base, toy_model
 from tests.processes import go
 
 PIXELS = 3 * 64 * 64
-FEW, MANY = 64, 1536
+FEW, MANY = 64, 1024
 
 
 class Numbered(Dataset[Any]):
@@ -50,7 +50,7 @@ def peak(folder, rank):
 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_set(tmp_path):
-    """A held set would add 18 MB, and as much while it is joined; 44 bytes a row are held."""
+    """A held set would add 12 MB, and as much while it is joined; 44 bytes a row are held."""
     peaks = {}
     for count in (FEW, MANY):
         folder = tmp_path / str(count)

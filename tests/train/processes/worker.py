@@ -57,7 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
     "harder by far": {
         "recipe": PGDTraining([Linf(0.02), L2(3.0)], 2, choose="harder"),
         "learning_rate": 0.3,
-        "epochs": 10,
+        "epochs": 5,
         "batch_size": 3,
     },
     "aligned": {"recipe": Aligned(THREAT, steps=2), "batch_size": 7},
