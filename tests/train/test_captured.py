@@ -107,6 +107,7 @@ def _loss(model, x, y, *, ids=None, seed=0):
 REFUSED = {
     "step of its own": (net, {"recipe": AWP(PGD)}),
     "recipe or its loss is the caller's": (net, {"recipe": _loss}),
+    "or its loss": (net, {"recipe": PGDTraining(THREAT, loss=lambda logits, y, targets: -logits[:, 0])}),
     "its loss is the caller's": (net, {"recipe": PGDTraining(THREAT, attack_loss=lambda z, y, _: -z[:, 0])}),
     "optimizer is the caller's": (net, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
     "its momentum moves": (net, {"optimization": Optimization(schedule="one_cycle_momentum")}),
