@@ -101,11 +101,13 @@ def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
 def test_another_data_set_or_model_is_refused(whole):
     settings = {"epochs": 2, "batch_size": 8, "augment": "shift", "run_dir": whole[2], "resume": True}
     settings |= grouped(schedule="cosine")
-    data, hooked = images(), net()
+    data, hooked, momentum = images(), net(), net()
     relabeled = ImageSet(data.x, (data.y + 1) % 3, data.classes, data.name)
     refuses("another data", fit, net(), relabeled, pgd(), **settings)
     hooked.register_forward_hook(lambda module, args, output: 2 * output)
-    refuses("another model", fit, hooked, images(), pgd(), **settings)
+    momentum[1].momentum = 0.2
+    for other in (hooked, momentum):
+        refuses("another model", fit, other, images(), pgd(), **settings)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "foreign"])
