@@ -1,7 +1,7 @@
 """Each common corruption beside imagecorruptions-imaug, image by image, and the 75 sets of one evaluation.
 
 That package has the constants of ImageNet-C alone, so both take these; the sets have those of CIFAR-10-C.
-Frost needs its photographs. tests/data/corruption/test_oracle.py holds that both compute the same.
+Frost needs its photographs. tests/zoo/test_corruptions.py holds that both compute the same.
 """
 
 from collections.abc import Iterator

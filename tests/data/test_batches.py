@@ -28,8 +28,7 @@ def test_a_batch_is_a_copy():
     assert torch.equal(dataset.x, before)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_images_that_cannot_be_served_are_named_in_one_line(tmp_path, workers):
     files(tmp_path, images(), torch.arange(11) % 2)
     folder = tmp_path / "pets"

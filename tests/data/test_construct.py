@@ -56,7 +56,6 @@ def test_an_inversion_starts_at_an_image_or_noise_drawn_by_seed_and_sample(start
     assert (others != ids).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_inversion_towards_a_named_module_or_a_function(dtype):
     base, model = toy_base(10), toy_model().to(dtype).eval()
@@ -110,22 +109,6 @@ def test_stored_images_stay_inside_the_budget(tmp_path, threat, dtype):
     assert threat != L2(0.5) or made.figures["distance"].min() > 0.45
     config = made.card["config"]
     assert (config["threat"], config["steps"], config["step_size"]) == (threat.describe(), 10, 0.1)
-
-
-@pytest.mark.slow
-def test_a_set_saved_from_memory_is_the_streamed_one(tmp_path):
-    kept = random_target(toy_model(), toy_base(), steps=1, shard_size=16)
-    random_target(toy_model(), toy_base(), steps=1, shard_size=16, out_dir=tmp_path / "streamed")
-    for _ in range(2):  # and once more over it
-        kept.save(tmp_path / "saved")
-    names = sorted(path.name for path in (tmp_path / "saved").iterdir())
-    assert names == ["index.json", *(f"shard-{k:05d}.safetensors" for k in range(4))]
-    for name in names[1:]:
-        assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "streamed" / name).read_bytes()
-    loaded = load_constructed(tmp_path / "saved")
-    assert loaded.card == kept.card
-    assert loaded.classes == tuple("abcde")
-    assert loaded.name == "toy-random_target"
 
 
 def test_base_of_image_files_is_stored_in_8_bits(tmp_path):

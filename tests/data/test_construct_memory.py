@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 
 from fastadv.data import _rows, batches, construct, hold_out, load_constructed, verify_constructed
 from fastadv.data._rows import MappedRows
-from fastadv.threat import L2
+from fastadv.threat import Linf
 from tests.data.sets import random_target, toy_base, toy_model
 from tests.processes import go
 
 PIXELS = 3 * 64 * 64
-FEW, MANY = 64, 1536
+FEW, MANY = 64, 1024
 
 
 class Numbered(Dataset[Any]):
@@ -38,7 +38,7 @@ def peak(folder, rank):
     base, model = Numbered(int(folder.name)), nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 2)).eval()
     _rows.KEPT = 1 << 19
     made = construct.random_target(
-        model, base, threat=L2(0.5), steps=1, out_dir=folder / "set", shard_size=32, dtype="uint8"
+        model, base, threat=Linf(0.1), steps=1, out_dir=folder / "set", shard_size=32, dtype="uint8"
     )
     assert sum(len(x) for x, _, _ in batches(made, 64)) == len(base) == len(load_constructed(folder / "set"))
     for part in hold_out(made, len(base) // 4)[:2]:
@@ -50,7 +50,7 @@ def peak(folder, rank):
 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_set(tmp_path):
-    """A held set would add 18 MB, and as much while it is joined; 44 bytes a row are held."""
+    """A held set would add 12 MB, and as much while it is joined; 44 bytes a row are held."""
     peaks = {}
     for count in (FEW, MANY):
         folder = tmp_path / str(count)

@@ -14,22 +14,6 @@ KINDS = [construct.__name__ for construct in ALL]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """What one process and four, with no shard for the last, return and keep."""
-    folder = tmp_path_factory.mktemp("sets")
-    every_set(folder)
-    go(WORKER, "every_set", folder, 4)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def never(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("never")
-    go_on(folder)
-    return (folder / "resumed-1-0").read_bytes()
-
-
 def files(folder):
     """The shards as bytes, and the index without its date and the hash over it."""
     found = {path.name: path.read_bytes() for path in folder.glob("shard-*")}
@@ -38,18 +22,23 @@ def files(folder):
     return found | {"index": index}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_set_of_several_processes_is_that_of_one(kind, done):
-    for where in ("set", "memory"):
-        alone = (done / f"{kind}-1-0.{where}").read_bytes()
-        for rank in range(4):
-            assert (done / f"{kind}-4-{rank}.{where}").read_bytes() == alone
-    kept = files(done / f"{kind}-4")
-    assert len(kept) == 4
-    assert kept == files(done / f"{kind}-1")
+def test_the_set_of_several_processes_is_that_of_one(tmp_path):
+    """Of four, the last makes no shard."""
+    every_set(tmp_path)
+    go(WORKER, "every_set", tmp_path, 4)
+    for kind in KINDS:
+        for where in ("set", "memory"):
+            alone = (tmp_path / f"{kind}-1-0.{where}").read_bytes()
+            assert [(tmp_path / f"{kind}-4-{rank}.{where}").read_bytes() for rank in range(4)] == [alone] * 4
+        kept = files(tmp_path / f"{kind}-4")
+        assert len(kept) == 4
+        assert kept == files(tmp_path / f"{kind}-1")
 
 
-def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path, never):
+def test_a_killed_process_ends_the_others_and_any_number_goes_on(tmp_path):
+    (tmp_path / "never").mkdir()
+    go_on(tmp_path / "never")
+    never = (tmp_path / "never" / "resumed-1-0").read_bytes()
     kill(WORKER, tmp_path)
     (first,) = (tmp_path / "run").iterdir()
     assert first.name == "shard-00000.safetensors"

@@ -1,6 +1,7 @@
 """A construction that is killed, shared between processes, or resumed on damaged or foreign files."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -64,28 +65,19 @@ def _flip_a_bit(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "damage", [_flip_a_bit, lambda path: save_file({"images": torch.zeros(8, 1, 4, 4)}, path)]
-)
-def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
-    wanted, bad = load_constructed(done), done / "shard-00001.safetensors"
-    damage(bad)
-    for call in (
-        lambda: load_constructed(done),
-        lambda: random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS),
-    ):
-        with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*delete it and run") as caught:
-            call()
-        assert "\n" not in str(caught.value)
+def test_damaged_shard_is_named_and_rebuilt_once_deleted(done):
+    bad, calls = done / "shard-00001.safetensors", []
+    build = partial(random_target, toy_model(), toy_base(40), out_dir=done, **OPTIONS)
+    whole = bad.read_bytes()
+    for damage in (_flip_a_bit, lambda path: save_file({"images": torch.zeros(8, 1, 4, 4)}, path)):
+        damage(bad)
+        for call in (partial(load_constructed, done), build):
+            with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*delete it and run"):
+                call()
     bad.unlink()
-    with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*no file"):
-        load_constructed(done)
-    others = {path: path.stat().st_mtime_ns for path in shards(done)}
-    calls = []
-    random_target(toy_model(), toy_base(40), out_dir=done, progress=lambda *a: calls.append(a), **OPTIONS)
+    build(progress=lambda *at: calls.append(at))
     assert calls == [(8, 40), (13, 40), (16, 40), (24, 40), (32, 40), (40, 40)]
-    assert all(path.stat().st_mtime_ns == then for path, then in others.items())
-    assert torch.equal(load_constructed(done).x, wanted.x)
+    assert bad.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

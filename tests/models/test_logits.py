@@ -57,12 +57,10 @@ ATTACKS: dict[str, Callable[..., fa.attacks.AttackResult]] = {
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        *(("pgd", head) for head in ("softmax", "sigmoid", "sigmoid of one", "tanh")),
-        *(("apgd", head) for head in ("softmax", "sigmoid", "sigmoid of one", "tanh")),
-        *(("cw", "softmax"), ("cw", "sigmoid of one"), ("fab", "sigmoid"), ("fab", "tanh")),
-        *(("TRADES", "softmax"), ("TRADES", "tanh")),
+        ("pgd", "softmax"), ("apgd", "sigmoid of one"), ("cw", "sigmoid"), ("fab", "tanh"),
+        ("TRADES", "softmax"),
     ],
-)
+)  # fmt: skip
 def test_attacks_find_what_they_find_without_the_head(name: str, head: str) -> None:
     kind, one = head.split()[0], head.endswith("one")
     plain = net(LARGEST[kind], one)

@@ -1,4 +1,4 @@
-"""Every built-in network: shapes, reproducible first weights, input checks, traceable by torch.fx."""
+"""Every built-in network: shapes, reproducible first weights, input checks, torch.fx and TorchScript."""
 
 import pytest
 import torch
@@ -41,27 +41,21 @@ def test_any_shape_and_number_of_classes_and_no_batch_of_another(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defaults_give_finite_logits_fx_traces_them_and_the_seed_alone_decides_the_weights(name):
+def test_defaults_give_finite_logits_they_are_compiled_and_the_seed_alone_decides_the_weights(name):
     before, first, x = torch.get_rng_state(), create(name, seed=3).eval(), torch.rand(2, *SHAPES[name])
     torch.set_rng_state(before)
     logits = first(x)
     assert logits.shape == (2, 2 if name == "logistic" else 10)
     assert logits.isfinite().all()
     assert torch.equal(fx.symbolic_trace(first)(x), logits)
+    torch.testing.assert_close(torch.jit.script(first)(x), logits)
     again, other = (create(name, seed=seed).state_dict() for seed in (3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(tensor, again[key]) for key, tensor in first.state_dict().items())
     assert any(not torch.equal(tensor, other[key]) for key, tensor in first.state_dict().items())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
-def test_torchscript_compiles_them(name):
-    model, x = create(name), torch.rand(3, *SHAPES[name])
-    torch.testing.assert_close(torch.jit.script(model)(x), model(x))
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_sizes_that_make_no_model_are_refused(name):
     refuses("classes >= 2", create, name, classes=1)
     for shape in ((1, 0, 28), ()):

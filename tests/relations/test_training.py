@@ -202,8 +202,21 @@ def test_a_constructed_set_is_one_however_it_is_made(make, tmp_path):
     whole = build(out_dir=tmp_path / "whole")
     build(out_dir=tmp_path / "stopped")
     (tmp_path / "stopped" / "shard-00001.safetensors").unlink()
+    held = build()
+    for _ in range(2):  # and once more over it
+        held.save(tmp_path / "saved")
+    saved, streamed = (
+        {path.name: path.read_bytes() for path in (tmp_path / kind).glob("shard-*")}
+        for kind in ("saved", "whole")
+    )
+    assert saved == streamed
+    assert len(saved) == 4
+    again = fa.data.load_constructed(tmp_path / "saved")
+    assert again.card == held.card
+    assert (again.classes, again.name) == (tuple("abcde"), f"toy-{make.__name__}")
     ways = {
-        "in memory": build(),
+        "in memory": held,
+        "saved": again,
         "resumed": build(out_dir=tmp_path / "stopped"),
         "loaded": fa.data.load_constructed(tmp_path / "whole"),
         "a list": make(model, [*toy_base(20)], steps=4, shard_size=6, dtype="uint8"),

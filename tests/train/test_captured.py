@@ -46,12 +46,10 @@ def trained(recipe, cuda_graph=None, **options):
 
 CASES = {
     "standard": {"recipe": Standard()},
-    "pgd": {"recipe": PGD, "optimizer": "nesterov"},
     "pgd of many steps": {"recipe": PGDTraining(fa.L2(0.5), steps=12), "optimizer": "adam"},
-    "pgd in two norms": {"recipe": PGDTraining([THREAT, fa.L2(0.5)], steps=2)},
-    "fast": {"recipe": FastTraining(THREAT), "optimizer": "adamw"},
+    "pgd in two norms": {"recipe": PGDTraining([THREAT, fa.L2(0.5)], steps=2), "optimizer": "nesterov"},
+    "fast": {"recipe": FastTraining(THREAT), "optimizer": "adamw", "execution": {"precision": "bf16"}},
     "trades": {"recipe": TRADES(THREAT, steps=2)},
-    "bf16": {"recipe": PGD, "execution": {"precision": "bf16"}},
     "ramp": {"recipe": PGD, "optimization": Optimization(ramp=1, batch_norm_momentum=0.3, momentum=0.0)},
 }
 
@@ -66,9 +64,9 @@ def test_a_run_is_the_same_from_graphs(case, captured):
     assert len(captured) == 2  # one for each epoch
 
 
-@pytest.mark.parametrize("stop", [3, 7, 11])
+@pytest.mark.parametrize("stop", [3, 11])
 def test_a_run_goes_on_where_it_stopped(stop, captured, tmp_path):
-    """After a capture, between epochs, and amid replays, with another optimizer state each."""
+    """After a capture, and amid replays of the next epoch, with another optimizer state each."""
     options = {"optimizer": "adam", "run_dir": tmp_path, "execution": {"checkpoint_every": 1}}
     expected, _ = trained(PGD, optimizer="adam")
     stopped(stop, trained, PGD, **options)
@@ -161,12 +159,13 @@ def test_a_compiled_run_trains_the_same(captured, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(_steps, "called_by", watched)
-    expected, _ = trained(cuda_graph=False, **CASES["trades"])
+    case = CASES["trades"] | {"epochs": 1}
+    expected, _ = trained(cuda_graph=False, **case)
     assert not any(full)
-    options = CASES["trades"] | {"execution": {"compile": True}}
+    options = case | {"execution": {"compile": True}}
     for cuda_graph in (False, None):
         full.clear()
         model, _ = trained(cuda_graph=cuda_graph, **options)
         assert_same(model, expected)
         assert vars(model).keys() == vars(net()).keys()
-        assert full == 2 * [*6 * [True], False]
+        assert full == [*6 * [True], False]

@@ -73,19 +73,15 @@ def test_every_second_epoch_is_tested_and_the_last(scripted):
     assert [report.clean_accuracy for report in past] == [None, 0.9, 0.9]
 
 
-def test_an_average_that_is_never_right_has_accuracies_of_0():
-    data, net = nets.images(20), fa.models.create("softmax", shape=(1, 8, 8), classes=3)
-    wrong = data.x, (net(data.x).argmax(1) + 1) % 3
-    asked = nets.grouped(epochs=1, learning_rate=1e-9, ema=0.5, test_set=wrong, test_attacks=ATTACKS)
-    (report,) = fa.train.fit(net, data, Standard(), **asked)
-    assert report.ema_clean_accuracy == report.ema_robust_accuracy["fgsm"] == report.ema_worst_recall == 0
-
-
-def test_the_worst_recall_is_that_of_the_classes_that_are_there():
+def test_an_average_that_is_never_right_has_accuracies_of_0_and_recall_is_of_classes_that_are_there():
     data, net = nets.images(20), fa.models.create("softmax", shape=(1, 8, 8), classes=3)
     x, y = data.x[data.y != 1], data.y[data.y != 1]
-    asked = nets.grouped(epochs=1, learning_rate=1e-9, test_set=(x, y), test_attacks=ATTACKS)
-    (report,) = fa.train.fit(net, data, Standard(), **asked)
+    asked = {"epochs": 1, "learning_rate": 1e-9, "ema": 0.5, "test_attacks": ATTACKS}
+    for test_set in ((data.x, (net(data.x).argmax(1) + 1) % 3), (x, y)):
+        (report,) = fa.train.fit(net, data, Standard(), **nets.grouped(**asked, test_set=test_set))
+        if test_set[0] is data.x:
+            assert report.ema_clean_accuracy == report.ema_robust_accuracy["fgsm"] == 0
+            assert report.ema_worst_recall == 0
     right = net(x).argmax(1) == y
     assert report.worst_recall == pytest.approx(min(float(right[y == k].double().mean()) for k in (0, 2)))
 
@@ -130,10 +126,9 @@ def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patien
             trained(tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"on_alarm": "rewind"}], ids=["plain", "no alarm to rewind"])
-def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted, options):
+def test_without_an_alarm_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted):
     scripted([0.5, 0.65, 0.6])
-    model, states, _ = run(tmp_path, epochs=3, **options)
+    model, states, _ = run(tmp_path, epochs=3, on_alarm="rewind")
     assert same(model.state_dict(), states[2])
     assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[2])
     weights, about = fa.models.read_weights(tmp_path / "best.safetensors")
@@ -169,12 +164,15 @@ def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, script
                 run(tmp_path, patience=2, validation_set=other, resume=True)
 
 
-@pytest.mark.parametrize("falling", ["validation", "test"])
-def test_alarms_are_raised_by_the_validation_set(scripted, falling):
+@pytest.mark.parametrize(
+    ("falling", "recipe", "ended"),
+    [("validation", RECIPE, 4), ("test", RECIPE, 6), ("validation", Standard(), 6)],
+)
+def test_alarms_are_raised_by_the_validation_set_but_for_standard_training(scripted, falling, recipe, ended):
     accuracies = [COLLAPSE, [0.6] * 6]
     scripted(*(accuracies if falling == "test" else reversed(accuracies)))
-    _, _, past = run(on_alarm="stop", validation_set=HELD_OUT)
-    assert len(past) == (4 if falling == "validation" else 6)
+    _, _, past = run(recipe=recipe, on_alarm="stop", validation_set=HELD_OUT)
+    assert len(past) == ended
 
 
 def test_what_is_measured_on_a_validation_set():
@@ -223,12 +221,6 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
         weights, about = fa.models.read_weights(tmp_path / "model.safetensors")
         assert same(weights, model.state_dict())
         assert about["config"]["chosen_on"] == "test_set"
-
-
-def test_standard_training_raises_no_alarm(scripted):
-    scripted(COLLAPSE)
-    *_, past = run(recipe=Standard(), on_alarm="stop")
-    assert [report.alarm for report in past] == [None] * 6
 
 
 def test_the_accuracy_on_the_recipes_own_examples(monkeypatch):

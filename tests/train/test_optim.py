@@ -1,6 +1,8 @@
 """Optimizers by name and by function, schedules against closed forms, averages, presets, ramps."""
 
+import json
 import math
+from dataclasses import asdict
 from functools import partial
 from math import inf
 
@@ -11,6 +13,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.models.zoo import find
+from fastadv.runs.identity import describe
 from fastadv.train import AWP, TRADES, FGSMTraining, Optimization, PGDTraining, Piecewise, Standard, fit
 from fastadv.train._steps import MovingAverage
 from fastadv.train.optim import find_rate, first_recipes, make_optimizer, make_schedule
@@ -177,8 +180,9 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     assert past[-1].ema_clean_accuracy == table.clean_accuracy
     assert past[-1].ema_worst_recall == pytest.approx(min(recalls))
     assert past[-1].ema_robust_accuracy == {"fgsm": table["fgsm"].robust_accuracy}
-    assert (about["config"]["ema"], about["measured"]["weights"]) == (DECAY, "ema")
-    assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy
+    assert (about["kind"], about["config"]["ema"]) == ("model", DECAY)
+    assert about["config"]["recipe"] == describe(PGDTraining(fa.Linf(0.1), steps=2))
+    assert about["measured"] == json.loads(json.dumps(asdict(past[-1]))) | {"weights": "ema"}
 
 
 def test_weights_in_half_precision_are_averaged_in_single():

@@ -39,13 +39,14 @@ def read(dataset, size, order=None, **options):
     return x[ids.argsort()], y[ids.argsort()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "folder")) for kind in KINDS]
+)
 def test_an_image_does_not_depend_on_how_it_is_read(kind, tmp_path):
     source = KINDS[kind](tmp_path)
     dataset = fa.data.corrupted(source, "gaussian_noise", severity=2, seed=4)
     wanted = sets.corrupt(X, "gaussian_noise", 2, 4, torch.arange(N)) / 255
-    workers = 2 if kind in ("unlabeled", "folder") else None
+    workers = 2 if kind == "folder" else None
     for size, order in ((1, None), (7, range(N - 1, -1, -1)), (50, None)):
         x, y = read(dataset, size, order, workers=workers)
         assert torch.equal(x, wanted)

@@ -10,8 +10,6 @@ from tests.refusals import refuses
 
 from .nets import images, tiny
 
-pytestmark = pytest.mark.slow
-
 LATENTS = 1501
 
 
@@ -50,9 +48,9 @@ def random_points(model, count=60, seed=10):
     return x, class_losses(model, x).argmin(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("norm", "beta", "tight"),
-    [("linf", 0.0, False), ("linf", 0.05, True), ("l2", 0.05, False), ("l2", 0.4, True)],
+    ("norm", "beta", "tight"), [("linf", 0.05, True), ("l2", 0.05, False), ("l2", 0.4, True)]
 )
 def test_a_bound_is_that_of_the_formula(norm, beta, tight):
     """In L-infinity the radius at which the worst cases meet."""
@@ -97,6 +95,7 @@ def binary_model(factors, beta):
     return one_layer(weight, 3 * (2 * shapes - 1), binary=True, factors=factors, beta=beta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "tight"), [(0.1, True), (0.6, False)])
 def test_no_crossing_within_the_bound_changes_a_binary_decision(beta, tight):
     model = binary_model([1.0, 0.7, 1.3], beta)
@@ -148,6 +147,7 @@ def model_and_images(count=12, **options):
     return model, x, model(x).argmax(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "binary"), [("l2", False), ("linf", True)])
 def test_bounds_are_computed_in_single_precision_and_without_pruning(binary, norm):
     options = {"binary": binary, "factors": [1.0, 0.95, 1.05]}

@@ -15,22 +15,17 @@ WORKER = "tests.train.processes.worker"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cases")
-    go(WORKER, "every_case", folder, 3)
-    return [torch.load(folder / f"cases-{rank}.pt", weights_only=True) for rank in range(3)]
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_weights_of_several_processes_are_those_of_one(name, trained):
-    first, alone = trained[0][name], train(name)
-    for others in trained:
-        torch.testing.assert_close(others[name]["weights"], alone["weights"], rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(others[name]["weights"], first["weights"], rtol=0, atol=0)
-        assert others[name]["losses"] == first["losses"]
-        assert others[name]["accuracies"] == alone["accuracies"]
-        assert others[name]["losses"] == pytest.approx(alone["losses"], abs=1e-9)
+def test_the_weights_of_several_processes_are_those_of_one(tmp_path):
+    go(WORKER, "every_case", tmp_path, 3)
+    trained = [torch.load(tmp_path / f"cases-{rank}.pt", weights_only=True) for rank in range(3)]
+    for name in CASES:
+        first, alone = trained[0][name], train(name)
+        for other in (ran[name] for ran in trained):
+            torch.testing.assert_close(other["weights"], alone["weights"], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(other["weights"], first["weights"], rtol=0, atol=0)
+            assert other["losses"] == first["losses"], name
+            assert other["accuracies"] == alone["accuracies"], name
+            assert other["losses"] == pytest.approx(alone["losses"], abs=1e-9), name
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from collections import Counter
 
 import pytest
 import torch
@@ -91,24 +90,17 @@ def test_two_drawn_steps_by_hand(choose):
     assert torch.equal(kept["errors"], counts.long())
 
 
-@pytest.mark.slow
-def test_the_harder_threat_is_drawn_more_often_and_an_epoch_begins_anew():
-    at = step_at(warm_net(), index=1, state={"errors": torch.tensor([[79, 19], [99, 99]])}, rate=0.0)
-    recipe, before = several("harder"), at.state["errors"].clone()
-    drawn = Counter()
-    for index in range(1, 161):
-        at.state["errors"].copy_(before)
-        recipe.step(dataclasses.replace(at, index=index))
-        drawn[int((at.state["errors"] - before)[1].argmax())] += 1
-    assert abs(drawn[0] - 0.8 * 160) < 4 * (160 * 0.8 * 0.2) ** 0.5
-    recipe.step(dataclasses.replace(at, index=0, epoch=2))
+@pytest.mark.parametrize(("errors", "share"), [([[0, 0], [99, 0]], 0.5), ([[79, 19], [99, 99]], 0.8)])
+def test_threats_are_drawn_alike_until_each_was_seen_and_then_by_their_errors(errors, share):
+    at = step_at(warm_net())
+    places = [drawn(dataclasses.replace(at, index=index), torch.tensor(errors)) for index in range(200)]
+    assert abs(places.count(0) - 200 * share) < 4 * (200 * share * (1 - share)) ** 0.5
+
+
+def test_errors_are_counted_anew_in_each_epoch():
+    at = step_at(warm_net(), index=0, state={"errors": torch.tensor([[79, 19], [99, 99]])})
+    several("harder").step(at)
     assert at.state["errors"][1].sum() == len(at.x)
-
-
-def test_threats_are_drawn_alike_until_each_was_seen():
-    at, counts = step_at(warm_net()), torch.tensor([[0, 0], [99, 0]])
-    places = [drawn(dataclasses.replace(at, index=index), counts) for index in range(200)]
-    assert abs(sum(places) - 100) < 4 * 50**0.5
 
 
 def test_each_threat_has_its_step_size_and_the_criterion():

@@ -13,6 +13,7 @@ import fastadv._torchvision  # noqa: F401
 from fastadv import rng
 from fastadv.data.corruption.card import CORRUPTIONS, SEVERITIES, Draws
 from fastadv.data.corruption.sets import corrupt
+from fastadv.data.corruption.spatter import spatter
 from fastadv.data.corruption.weather import PHOTOGRAPHS, frost_folder
 
 oracle = pytest.importorskip("imagecorruptions")
@@ -158,3 +159,20 @@ def test_frost_adds_a_part_of_a_photograph(table: str, size: int, scale: float) 
         kept, added, _ = CORRUPTIONS["frost"].of(table, severity)
         wanted = np.clip(kept * image + added * ice[top : top + size, left : left + size], 0, 255)
         assert np.abs(ours(image, "frost", severity, table=table) - np.uint8(wanted)).max() <= 2
+
+
+@pytest.mark.parametrize(("channels", "more"), [(3, 0), (1, 0), (3, 0.35)])  # the last overflows bytes
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_the_same_layer_of_spatter_gives_the_oracles_image(severity: int, channels: int, more: float) -> None:
+    x = np.random.default_rng(severity).integers(0, 256, (224, 198, channels), dtype=np.uint8)
+    draws = Draws(severity, torch.tensor([7]))
+    (mean, *others), *rest = CORRUPTIONS["spatter"].of("imagenet", severity)
+    unit = torch.from_numpy(x).permute(2, 0, 1)[None] / 255
+    y = spatter(unit, ((mean + more, *others), *rest), draws)[0].permute(1, 2, 0).clamp(0, 1) * 255
+    layer = draws.normal(224, 198)[0].double().numpy()
+    with patch("numpy.random.normal", lambda size, loc, scale: layer * scale + loc + more):
+        expected = np.asarray(oracle.corruptions.spatter(Image.fromarray(x.squeeze()), severity)).reshape(
+            x.shape
+        )
+    assert (np.abs(y.numpy() - expected) <= 2).mean() > 0.999
+    assert np.abs(expected - x).max() > 40
