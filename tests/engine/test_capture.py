@@ -44,6 +44,15 @@ def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recordings.pop().before.keys() <= known
 
 
+def test_a_step_is_captured_once_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the checkpoints of apgd, where its rows come back from a graph."""
+    captured = recorded.as_on_a_gpu(monkeypatch)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+    fa.attacks.apgd(model, X, model(X).argmax(1), fa.Linf(0.1), steps=60, stop_early=False)
+    assert len(captured) == 1
+
+
 @pytest.mark.parametrize("asked", [None, True])
 def test_a_frozen_model_says_why_where_it_was_asked(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded.as_on_a_gpu(monkeypatch)
