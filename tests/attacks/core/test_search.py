@@ -85,16 +85,23 @@ def test_last_iterate_without_labels_or_bounds() -> None:
 
 
 def test_parts_lead_where_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What parts have found competes with the last points, and as many samples pass as may be held."""
     monkeypatch.setattr(searching, "LEAST", 1)
-    seen = list[Tensor]()
+    seen, (model, x, y) = list[Tensor](), labeled(mlp(), images(6))
 
     def rule(search: Search) -> None:
         search.aims = torch.arange(6) % 3
-        search.in_parts(50, lambda part, rows: seen.append(part.aims))
+        search.in_parts(10, look)
+        search.finish(search.x)
 
-    run(*labeled(mlp(), images(6)), threat("l2"), rule)
-    assert len(seen) > 1
+    def look(part: Search, rows: Tensor) -> None:
+        seen.append(part.aims)
+        part.decide(torch.zeros_like(part.x))
+
+    out = run(model, x, y, L2(9.0), rule, stop_early=False)
+    assert [len(aims) for aims in seen] == [2, 2, 2]
     assert torch.equal(torch.cat(seen), torch.arange(6) % 3)
+    assert out.success.all()
 
 
 def test_zero_steps_return_the_start() -> None:
