@@ -104,6 +104,15 @@ def test_parts_lead_where_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> Non
     assert out.success.all()
 
 
+def test_a_point_without_a_rank_denies_no_search_copy() -> None:
+    """The last points alone, which no look has judged, have no loss that the verdict could belie."""
+    frozen, x = freeze(convnet()), torch.rand(4, 2, 8, 8)
+    out = run(frozen, x, frozen.verdict(x).argmax(1), Linf(0.1), lambda s: s.finish(s.x / 1.01))
+    assert not torch.equal(out.x_adv, x)
+    assert frozen.search is not None
+    assert not [note for note in frozen.notes if "differed" in note]
+
+
 def test_zero_steps_return_the_start() -> None:
     model, x, y = labeled(mlp(), images(6))
     assert torch.equal(bim(model, x, y, threat("l2"), steps=0).x_adv, x)
