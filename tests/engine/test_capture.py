@@ -44,6 +44,15 @@ def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recordings.pop().before.keys() <= known
 
 
+def test_rows_of_a_graph_keep_their_layout_and_spare_ones_repeat_samples() -> None:
+    last = X.contiguous(memory_format=torch.channels_last)
+    rows = capture.Graph(None, {"last": last, "first": X}, None).rows
+    assert rows["last"].is_contiguous(memory_format=torch.channels_last)
+    assert rows["first"].is_contiguous()
+    for padded in rows.values():
+        assert torch.equal(padded, X[torch.arange(len(padded)) % len(X)])
+
+
 def test_a_step_is_captured_once_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the checkpoints of apgd, where its rows come back from a graph."""
     captured = recorded.as_on_a_gpu(monkeypatch)
