@@ -44,6 +44,25 @@ def test_what_a_graph_touches_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recordings.pop().before.keys() <= known
 
 
+def test_steps_that_meet_nan_are_taken_again_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each goes on by the last answer that was finite, which no graph remembers."""
+
+    class Gaps(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            gap = (x[:, 0, :1, 0] - 0.62).abs() < 0.02
+            return super().forward(x.flatten(1)) + torch.where(gap, torch.nan, 0.0)
+
+    torch.manual_seed(0)
+    model, x = Gaps(32, 3), X.index_fill(3, torch.tensor([0]), 0.55)
+    y, options = model(x).argmax(1), {"steps": 12, "step_size": 0.03, "stop_early": False}
+    plain = fa.attacks.bim(model, x, y, fa.Linf(0.2), **options)
+    captured = recorded.as_on_a_gpu(monkeypatch)
+    out = fa.attacks.bim(model, x, y, fa.Linf(0.2), **options)
+    assert captured
+    assert torch.equal(out.x_adv, plain.x_adv)
+    assert torch.equal(out.status, plain.status)
+
+
 def test_rows_of_a_graph_keep_their_layout_and_spare_ones_repeat_samples() -> None:
     last = X.contiguous(memory_format=torch.channels_last)
     rows = capture.Graph(None, {"last": last, "first": X}, None).rows
