@@ -205,6 +205,15 @@ class TestWhichPointIsKept:
         assert out.success.all()
 
 
+@pytest.mark.parametrize(("steps", "last"), [(5, 1), (20, 2), (105, 10)])
+def test_of_a_loss_that_rises_evenly_the_last_tenth_of_the_steps_is_unfinished(steps: int, last: int) -> None:
+    """At least one step, and at most ten."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
+    x, options = images(4), {"random_start": False, "stop_early": False, "loss": "margin"}
+    out = pgd(model, x, labels(model, x), Linf(1.0, (-9.0, 9.0)), steps=steps, step_size=1e-3, **options)
+    torch.testing.assert_close(out.unfinished, torch.full_like(out.unfinished, last / steps))
+
+
 class TestCandidates:
     """C points a sample, each judged by its own label."""
 
