@@ -150,6 +150,12 @@ def test_every_sample_that_is_right_in_some_draw_is_attacked(attack, monkeypatch
     assert out.correct[right].all()
 
 
+def test_what_is_wrong_in_every_draw_is_left_alone() -> None:
+    data = nets.pixels([0.1] * 8, [1] * 8)  # class 0, whatever is drawn
+    attack = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=2)
+    assert drawn(nets.Threshold(), 3, dataset=data, attacks={"pgd": attack})["pgd"].backwards == 0
+
+
 def test_the_worst_of_several_is_no_luck():
     """Of ten attacks that find nothing, each by a model that is right in half of all draws."""
     votes = (torch.rand(10, 400, 20, generator=torch.Generator().manual_seed(0)) < 0.5).long()

@@ -61,6 +61,13 @@ def test_one_radius_for_each_sample_evaluated_is_too_few_where_others_are_evalua
         evaluated({"few": few}, x=X[order], y=Y[order], limit=12)
 
 
+def test_a_function_that_takes_no_criterion_is_judged_by_that_of_the_call() -> None:
+    tags = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    y, still = (tags(X) > 0).long(), {"still": lambda model, x, y: x}
+    table = evaluated(still, tags, y=y, criterion=Signs(), threat=L, indicators=False)
+    assert table["still"].robust_accuracy == 1
+
+
 def test_a_masked_gradient_is_seen_within_the_mask() -> None:
     class Right(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

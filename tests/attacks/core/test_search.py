@@ -104,6 +104,18 @@ def test_parts_lead_where_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> Non
     assert out.success.all()
 
 
+def test_arguments_of_single_samples_follow_those_who_stay() -> None:
+    seen = list[Tensor]()
+
+    def rule(search: Search) -> None:
+        search.leave(search.ids % 2 == 0)
+        search.decide(search.x)
+        seen.append(search.per_sample(torch.arange(6)))
+
+    run(*labeled(mlp(), images(6)), threat("l2"), rule)
+    assert seen[0].tolist() == [1, 3, 5]
+
+
 def test_a_point_without_a_rank_denies_no_search_copy() -> None:
     """The last points alone, which no look has judged, have no loss that the verdict could belie."""
     frozen, x = freeze(convnet()), torch.rand(4, 2, 8, 8)
