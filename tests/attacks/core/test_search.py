@@ -1,11 +1,13 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import run, samples
+from fastadv.attacks.core import GradientRule, run, samples
 from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.judge import Judge
 from fastadv.attacks.core.record import Record
@@ -114,6 +116,37 @@ def test_arguments_of_single_samples_follow_those_who_stay() -> None:
 
     run(*labeled(mlp(), images(6)), threat("l2"), rule)
     assert seen[0].tolist() == [1, 3, 5]
+
+
+def test_what_a_copy_of_a_sample_has_met_is_told_of_that_sample() -> None:
+    x = torch.tensor([[0.2], [0.3], [0.4]]).expand(3, 4)
+
+    def model(x: Tensor) -> Tensor:
+        gone = torch.where(x[:, :1] > 0.45, torch.nan, 0.0)
+        return torch.cat([torch.ones_like(gone), gone], 1)
+
+    def rule(search: Search) -> None:
+        part, record = search.copied(1)
+        part.decide(part.x + 0.1)
+        search.merge(record)
+
+    out = run(model, x, torch.zeros(3, dtype=torch.long), Linf(0.2), rule)
+    assert out.status.tolist() == [Status.HELD, Status.HELD, Status.FAILED]
+
+
+def test_a_gradient_rule_remembers_the_samples_that_stay() -> None:
+    left = list[int]()
+
+    class Remembers(GradientRule):
+        def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
+            if not search.evaluations:
+                search.memory["ids"] = search.ids
+            assert torch.equal(search.memory["ids"], search.ids)
+            left.append(len(points))
+            return ask(points)
+
+    bim(*labeled(mlp(), images(8)), threat("linf", 2), steps=10, gradient=Remembers())
+    assert 8 == max(left) > min(left)
 
 
 def test_a_point_without_a_rank_denies_no_search_copy() -> None:
