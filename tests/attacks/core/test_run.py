@@ -424,6 +424,15 @@ class TestPrecision:
         out = run(self.counts(64, step), x, y, L2(torch.inf), rule, minimum=True)
         assert torch.equal(out.x_adv[:, 0], x[:, 0] + 7 * step)
 
+    def test_a_search_has_the_box_as_half_precision_holds_it(self, dtype: torch.dtype) -> None:
+        box = (-0.4242, 2.8215)
+        x = torch.tensor([box, box]).to(dtype)
+
+        def rule(search: Search) -> None:
+            assert torch.equal(search.x.clamp(*search.threat.box), search.x)
+
+        run(self.counts(2, 0.1), x, self.counts(2, 0.1)(x.float()).argmax(1), Linf(0.1, box), rule)
+
 
 class TestProof:
     def test_a_randomized_model_is_not_asked_until_it_agrees(self) -> None:
