@@ -435,6 +435,14 @@ class TestPrecision:
 
 
 class TestProof:
+    @pytest.mark.parametrize("threat", [Linf(0.1, (0, 255)), L2(0.1, (0, 255))])
+    def test_what_rounding_takes_out_of_the_ball_stays(self, threat: Threat) -> None:
+        x, model = torch.linspace(100, 200, 64)[:, None], nn.Linear(1, 2)
+        out = run(model, x, model(x).argmax(1), threat, lambda search: search.finish(search.x + 0.1))
+        assert not threat.contains(x + 0.1, x).all()
+        assert torch.equal(out.x_adv, x + 0.1)
+        assert not [flag for flag in out.flags if flag.startswith("outside")]
+
     def test_a_randomized_model_is_not_asked_until_it_agrees(self) -> None:
         """A minimum-norm attack on coins: successes are as frequent as a fresh call has them."""
 
