@@ -72,6 +72,7 @@ def test_rows_of_a_graph_keep_their_layout_and_spare_ones_repeat_samples() -> No
         assert torch.equal(padded, X[torch.arange(len(padded)) % len(X)])
 
 
+@pytest.mark.slow
 def test_a_step_is_captured_once_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the checkpoints of apgd, where its rows come back from a graph."""
     captured = recorded.as_on_a_gpu(monkeypatch)

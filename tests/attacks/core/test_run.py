@@ -205,6 +205,7 @@ class TestWhichPointIsKept:
         assert out.success.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "last"), [(5, 1), (20, 2), (105, 10)])
 def test_of_a_loss_that_rises_evenly_the_last_tenth_of_the_steps_is_unfinished(steps: int, last: int) -> None:
     """At least one step, and at most ten."""
