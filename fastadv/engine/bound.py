@@ -106,7 +106,7 @@ class Bound:
                 value, by_logits = self._grade(logits, self._y, self._loss, self._targets, self._direction)
                 gradient = plain.pull(leaf, attached, by_logits)
                 plain.counts.backwards += points.shape[0]
-                if self._model is plain.checked and plain.checked.is_bare(points.shape[0]):
+                if self._model is plain.checked and plain.checked.as_is:
                     self._model = plain.checked.model  # nothing is left to be checked
                 narrow = self._direction and may_be_narrow(gradient, points)
                 return value, logits, gradient if narrow else gradient.to(points.dtype)

@@ -32,6 +32,7 @@ class CheckedModel:
         model: the model, with what it needs around it.
         mends_rows: whether torch may get the gradient of a single row wrong, until a graph tells otherwise.
         shape: of what a sample gave last, where outputs may be any.
+        as_is: whether its last outputs were taken as they are.
         copies: whether the model is given copies of x, into which it writes.
     """
 
@@ -44,12 +45,8 @@ class CheckedModel:
         self.shape: torch.Size | None = None
         self.copies = False
         self._passed = set[tuple[bool, bool]]()  # kinds: with a gradient, of a single row
-        self._as_is = False  # whether its last outputs were taken as they are
+        self.as_is = False
         self._seen: dict[torch.dtype, torch.dtype] = {}
-
-    def is_bare(self, rows: int) -> bool:
-        """Return whether nothing is left to be checked of passes of so many rows with a gradient."""
-        return self._as_is and (True, rows == 1) in self._passed
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits at x."""
@@ -62,7 +59,7 @@ class CheckedModel:
         else:
             outputs = self._first(x, kind)
         rows = OUTPUTS[self.outputs](outputs, size)
-        self._as_is = rows is outputs
+        self.as_is = rows is outputs
         if self.outputs == "any":
             self.shape = outputs.shape[1:] if size > 1 or outputs.ndim > 1 else outputs.shape
         return rows if follows else rows.clone()

@@ -195,11 +195,15 @@ class Frozen(Prepared):
 
     def having(self, *, eot: int, outputs: Outputs) -> Prepared:
         """Return the same for other outputs, made once; of several passes, the model as given."""
+        other: Prepared
         if eot > 1:
-            return Plain(self.source, eot, outputs=outputs)
-        if outputs not in self._others:
-            self._others[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
-        return self._others[outputs]
+            other = Plain(self.source, eot, outputs=outputs)
+        elif outputs in self._others:
+            other = self._others[outputs]
+        else:
+            other = self._others[outputs] = Frozen(self.source, replace(self.options, outputs=outputs))
+        other.patient = self.patient
+        return other
 
     def in_eval(self) -> InEval:
         # whose parts may have changed since

@@ -91,7 +91,9 @@ class Plain(Prepared):
         return InEval(self.parts)
 
     def having(self, *, eot: int, outputs: Outputs) -> Prepared:
-        return Plain(self.source, eot, outputs=outputs)
+        other = Plain(self.source, eot, outputs=outputs)
+        other.patient = self.patient
+        return other
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -85,6 +85,18 @@ def test_what_one_draw_misreads_is_attacked(name: str) -> None:
     assert not any("two answers" in flag for flag in out.flags)
 
 
+def test_logits_that_are_not_finite_at_x_are_no_second_answer() -> None:
+    net, x, y = batch()
+    spoiled = x.flatten(1).sum(1) == x[0].sum()
+    out = A.pgd(
+        lambda at: net(at).masked_fill((at.flatten(1).sum(1) == x[0].sum())[:, None], torch.nan),
+        x, y, fa.Linf(0.5), steps=3, eot=2,
+    )  # fmt: skip
+    assert not any("two answers" in flag for flag in out.flags)
+    assert (out.status[spoiled] == Status.FAILED).all()
+    assert torch.equal(out.x_adv[spoiled], x[spoiled])
+
+
 def test_of_several_ends_the_strongest_is_returned() -> None:
     net, x, y = batch()
     for attack in (A.pgd, A.apgd):

@@ -31,6 +31,13 @@ def test_outputs_of_any_shape_are_rows_whose_shape_is_known(freeze: bool) -> Non
     assert torch.allclose(value, DENSE(X).square().flatten(1).sum(1), atol=1e-3)
 
 
+def test_a_single_row_without_a_batch_has_the_shape_of_its_outputs() -> None:
+    prepared = prepare(lambda x: DENSE(x).flatten(1).squeeze(0), outputs="any")
+    for count in (1, 2):
+        assert prepared(X[:count]).shape == (count, 256)
+        assert prepared.output_shape == (256,)
+
+
 @pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
 @pytest.mark.parametrize("outputs", ["logit", "any"])
 def test_one_number_a_sample_is_the_second_of_two(shape: tuple[int, ...], outputs: str) -> None:

@@ -150,6 +150,12 @@ def test_every_sample_that_is_right_in_some_draw_is_attacked(attack, monkeypatch
     assert out.correct[right].all()
 
 
+def test_what_is_wrong_in_every_draw_is_left_alone() -> None:
+    data = nets.pixels([0.1] * 8, [1] * 8)  # class 0, whatever is drawn
+    attack = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=2)
+    assert drawn(nets.Threshold(), 3, dataset=data, attacks={"pgd": attack})["pgd"].backwards == 0
+
+
 def test_the_worst_of_several_is_no_luck():
     """Of ten attacks that find nothing, each by a model that is right in half of all draws."""
     votes = (torch.rand(10, 400, 20, generator=torch.Generator().manual_seed(0)) < 0.5).long()
@@ -297,10 +303,11 @@ def test_of_a_search_that_stops_early_no_flag_says_that_it_went_to_the_last_step
 def test_no_luck_of_a_draw_ends_a_search_of_any_kind_or_keeps_it_from_a_sample() -> None:
     pgd = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=20)
     attacks = {"whole": pgd, "early": partial(pgd, stop_early=True), "own": lambda *batch: pgd(*batch)}
+    attacks["mean"] = partial(pgd, eot=2)
     model, frozen = Flips(0.3), fa.freeze(Flips(0.3))
     rows = drawn(model, 3, attacks=attacks, dataset=many(60), indicators=False).rows
     for row in rows:
-        assert row.backwards >= 20 * int((row.clean.right > 0).sum())
+        assert row.backwards >= 20 * (1 + (row.name == "mean")) * int((row.clean.right > 0).sum())
     drawn(frozen, 3, attacks=attacks, dataset=many(6), indicators=False)
     assert not frozen.patient
 

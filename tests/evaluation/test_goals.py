@@ -53,6 +53,21 @@ def test_a_row_keeps_its_threat_and_all_checks_run(name: str) -> None:
     assert not groups(table.rows)[0].whole  # no robust accuracy of the ball
 
 
+def test_one_radius_for_each_sample_evaluated_is_too_few_where_others_are_evaluated() -> None:
+    """Of a sorted set samples are drawn by class, whose numbers lie beyond those that have a radius."""
+    order = Y.argsort()
+    few = partial(fa.attacks.fgsm, threat=fa.Linf(torch.full((12,), 0.1)))
+    with pytest.raises(fa.InputError, match="one for each of the 40 samples"):
+        evaluated({"few": few}, x=X[order], y=Y[order], limit=12)
+
+
+def test_a_function_that_takes_no_criterion_is_judged_by_that_of_the_call() -> None:
+    tags = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    y, still = (tags(X) > 0).long(), {"still": lambda model, x, y: x}
+    table = evaluated(still, tags, y=y, criterion=Signs(), threat=L, indicators=False)
+    assert table["still"].robust_accuracy == 1
+
+
 def test_a_masked_gradient_is_seen_within_the_mask() -> None:
     class Right(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

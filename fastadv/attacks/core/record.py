@@ -129,7 +129,8 @@ class Rows:
         """Return the same with what `change` makes of each tensor, by name."""
         other = type(self)()
         for name, value in vars(self).items():
-            vars(other)[name] = change(name, value) if isinstance(value, Tensor) else value
+            if name in self._names:
+                vars(other)[name] = change(name, value) if isinstance(value, Tensor) else value
         return other
 
     def in_place(self) -> Self:

@@ -150,6 +150,7 @@ class Search(Asks[R_co]):
             results.append(step(part, rows))
             written.append(part.rows)
             self.best.put(rows, part.best)
+            self._competed |= part._competed
         self.rows.join(written)
         return None if results[0] is None else torch.cat(results)
 

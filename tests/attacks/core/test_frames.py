@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from inspect import Signature
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def test_a_step_is_few_functions_from_the_model(
 
 def test_the_last_verdict_is_few_functions_from_the_model() -> None:
     assert frames(lambda: fa.attacks.pgd(NET, X, Y, BALL, steps=2), follows=False)[-1] <= 7
+
+
+def test_arguments_by_place_are_put_in_order_without_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes longer than the rest of the way in."""
+    monkeypatch.setattr(Signature, "bind", None)
+    fa.attacks.fgsm(NET, X, Y, BALL)
 
 
 @pytest.mark.slow

@@ -205,6 +205,16 @@ class TestWhichPointIsKept:
         assert out.success.all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "last"), [(5, 1), (20, 2), (105, 10)])
+def test_of_a_loss_that_rises_evenly_the_last_tenth_of_the_steps_is_unfinished(steps: int, last: int) -> None:
+    """At least one step, and at most ten."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
+    x, options = images(4), {"random_start": False, "stop_early": False, "loss": "margin"}
+    out = pgd(model, x, labels(model, x), Linf(1.0, (-9.0, 9.0)), steps=steps, step_size=1e-3, **options)
+    torch.testing.assert_close(out.unfinished, torch.full_like(out.unfinished, last / steps))
+
+
 class TestCandidates:
     """C points a sample, each judged by its own label."""
 
@@ -376,6 +386,14 @@ class TestLeaving:
 
 
 class TestProof:
+    @pytest.mark.parametrize("threat", [Linf(0.1, (0, 255)), L2(0.1, (0, 255))])
+    def test_what_rounding_takes_out_of_the_ball_stays(self, threat: Threat) -> None:
+        x, model = torch.linspace(100, 200, 64)[:, None], nn.Linear(1, 2)
+        out = run(model, x, model(x).argmax(1), threat, lambda search: search.finish(search.x + 0.1))
+        assert not threat.contains(x + 0.1, x).all()
+        assert torch.equal(out.x_adv, x + 0.1)
+        assert not [flag for flag in out.flags if flag.startswith("outside")]
+
     def test_a_randomized_model_is_not_asked_until_it_agrees(self) -> None:
         """A minimum-norm attack on coins: successes are as frequent as a fresh call has them."""
 

@@ -1,11 +1,13 @@
 """The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import run, samples
+from fastadv.attacks.core import GradientRule, run, samples
 from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.judge import Judge
 from fastadv.attacks.core.record import Record
@@ -85,16 +87,75 @@ def test_last_iterate_without_labels_or_bounds() -> None:
 
 
 def test_parts_lead_where_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What parts have found competes with the last points, and as many samples pass as may be held."""
     monkeypatch.setattr(searching, "LEAST", 1)
-    seen = list[Tensor]()
+    seen, (model, x, y) = list[Tensor](), labeled(mlp(), images(6))
 
     def rule(search: Search) -> None:
         search.aims = torch.arange(6) % 3
-        search.in_parts(50, lambda part, rows: seen.append(part.aims))
+        search.in_parts(10, look)
+        search.finish(search.x)
+
+    def look(part: Search, rows: Tensor) -> None:
+        seen.append(part.aims)
+        part.decide(torch.zeros_like(part.x))
+
+    out = run(model, x, y, L2(9.0), rule, stop_early=False)
+    assert [len(aims) for aims in seen] == [2, 2, 2]
+    assert torch.equal(torch.cat(seen), torch.arange(6) % 3)
+    assert out.success.all()
+
+
+def test_arguments_of_single_samples_follow_those_who_stay() -> None:
+    seen = list[Tensor]()
+
+    def rule(search: Search) -> None:
+        search.leave(search.ids % 2 == 0)
+        search.decide(search.x)
+        seen.append(search.per_sample(torch.arange(6)))
 
     run(*labeled(mlp(), images(6)), threat("l2"), rule)
-    assert len(seen) > 1
-    assert torch.equal(torch.cat(seen), torch.arange(6) % 3)
+    assert seen[0].tolist() == [1, 3, 5]
+
+
+def test_what_a_copy_of_a_sample_has_met_is_told_of_that_sample() -> None:
+    x = torch.tensor([[0.2], [0.3], [0.4]]).expand(3, 4)
+
+    def model(x: Tensor) -> Tensor:
+        gone = torch.where(x[:, :1] > 0.45, torch.nan, 0.0)
+        return torch.cat([torch.ones_like(gone), gone], 1)
+
+    def rule(search: Search) -> None:
+        part, record = search.copied(1)
+        part.decide(part.x + 0.1)
+        search.merge(record)
+
+    out = run(model, x, torch.zeros(3, dtype=torch.long), Linf(0.2), rule)
+    assert out.status.tolist() == [Status.HELD, Status.HELD, Status.FAILED]
+
+
+def test_a_gradient_rule_remembers_the_samples_that_stay() -> None:
+    left = list[int]()
+
+    class Remembers(GradientRule):
+        def __call__(self, search: Any, points: Tensor, ask: Any) -> Tensor:
+            if not search.evaluations:
+                search.memory["ids"] = search.ids
+            assert torch.equal(search.memory["ids"], search.ids)
+            left.append(len(points))
+            return ask(points)
+
+    bim(*labeled(mlp(), images(8)), threat("linf", 2), steps=10, gradient=Remembers())
+    assert 8 == max(left) > min(left)
+
+
+def test_a_point_without_a_rank_denies_no_search_copy() -> None:
+    """The last points alone, which no look has judged, have no loss that the verdict could belie."""
+    frozen, x = freeze(convnet()), torch.rand(4, 2, 8, 8)
+    out = run(frozen, x, frozen.verdict(x).argmax(1), Linf(0.1), lambda s: s.finish(s.x / 1.01))
+    assert not torch.equal(out.x_adv, x)
+    assert frozen.search is not None
+    assert not [note for note in frozen.notes if "differed" in note]
 
 
 def test_zero_steps_return_the_start() -> None:

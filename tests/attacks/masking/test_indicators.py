@@ -170,6 +170,17 @@ def test_without_a_box_images_are_those_between_the_samples() -> None:
     assert look(frozen, targeted, torch.arange(8), [aimed], right).verdict.startswith(CLEAN)
 
 
+def test_what_an_attack_broke_is_not_unconstrained() -> None:
+    model, x, y = case(8)
+    with torch.no_grad():
+        model[3].bias[0] += 1000  # whatever x is
+    frozen, right = freeze(model), torch.ones(8, dtype=torch.bool)
+    task = Task.of(frozen, x, 0 * y, THREAT)
+    for broken, share in (([], 1.0), ([*range(6)], 0.25)):
+        signs = look(frozen, task, torch.arange(8), [evidence(broken, 8)], right)
+        assert signs.values["unconstrained"] == share
+
+
 def test_flags_of_others_are_raised_whatever_their_value() -> None:
     plain = Indicators(dict.fromkeys(SIGNS, 0.0))
     assert plain.clean
