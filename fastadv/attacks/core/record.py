@@ -129,7 +129,7 @@ class Rows:
         """Return the same with what `change` makes of each tensor, by name."""
         other = type(self)()
         for name, value in vars(self).items():
-            if name in self._names:
+            if name != "_in_place":
                 vars(other)[name] = change(name, value) if isinstance(value, Tensor) else value
         return other
 
