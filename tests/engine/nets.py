@@ -285,6 +285,56 @@ def darkens(net: nn.Module, x: Tensor) -> Tensor:
     return net(x)
 
 
+def passed(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x)  # type: ignore[no-any-return]
+
+
+def dense(net: nn.Module, x: Tensor) -> Tensor:
+    """As a kernel that takes one layout alone."""
+    for layer in net.children():
+        x = layer(x)
+        if x.ndim == 4 and not x.is_contiguous():
+            raise RuntimeError("dense activations alone\nmany lines more")
+    return x
+
+
+def full(error: Exception) -> Callable[[nn.Module, Tensor], Tensor]:
+    """Run a net with memory for four rows, half as many with a gradient."""
+
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        if len(x) > (2 if x.requires_grad else 4):
+            raise error
+        return passed(net, x)
+
+    return run
+
+
+def attending(norm: Any) -> nn.Module:
+    """Attention over the pixels of a convolution that a normalization follows."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.fc(F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net = module(forward, conv=nn.Conv2d(2, 32, 3, padding=1), norm=norm(32), fc=nn.Linear(32, CLASSES))
+    if norm is nn.BatchNorm2d:
+        net.norm.running_mean.uniform_(-0.2, 0.2)
+        net.norm.running_var.uniform_(0.2, 1)
+    return net
+
+
+def left_training() -> nn.Module:
+    """A defense whose `eval`, of the instance, does nothing."""
+    net = convnet()
+    net.eval = lambda: net  # type: ignore[method-assign]
+    return net
+
+
+def function_of(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    return functools.partial(passed, net)
+
+
 def traced() -> nn.Module:
     return torch.jit.trace(Net().eval(), images()[0]).train()  # type: ignore[no-any-return, no-untyped-call]
 
@@ -298,6 +348,8 @@ class Case:
     writes: whether a forward writes into buffers, or `eval` into weights.
     mixes: whether rows of a batch change each other's logits.
     follows: whether a graph outlives the call, at whose end this model changes its weights.
+    whole: whether a batch passes at once, as a loss of the caller's needs.
+    right: builds what it answers as, where that is not itself in eval mode.
     """
 
     build: Callable[[], Any]
@@ -306,8 +358,15 @@ class Case:
     writes: bool = False
     mixes: bool = False
     follows: bool = True
+    whole: bool = True
+    right: Callable[[], Any] | None = None
 
 
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+)  # fmt: skip
 SQUEEZED = "logits", "features", "norm"
 STRAY = "of the original"
 CASES: dict[str, Case] = {
@@ -353,6 +412,24 @@ CASES: dict[str, Case] = {
     "a checkpoint": Case(around(functools.partial(checkpoint, use_reentrant=False))),
     "an LSTM": Case(lambda: recurrent(nn.LSTM, num_layers=2, dropout=0.5)),
     **{f"squeezed {where}": Case(lambda where=where: Squeezes(where)) for where in SQUEEZED},
+    **{
+        f"{type(error).__name__} with many rows": Case(
+            around(full(error), convnet), counts=False, follows=False, whole=False,
+            right=around(passed, convnet),
+        )
+        for error in OUT_OF_MEMORY
+    },
+    "few rows on the way back": Case(
+        around(lambda net, x: net(Room.apply(x)), convnet), counts=False, follows=False, whole=False,
+        right=around(passed, convnet),
+    ),
+    "attention after BatchNorm": Case(lambda: attending(nn.BatchNorm2d)),
+    "attention after InstanceNorm": Case(lambda: attending(nn.InstanceNorm2d)),
+    "a function of attention": Case(lambda: function_of(attending(nn.BatchNorm2d).eval()), counts=False),
+    "a function with dropout meant": Case(lambda: function_of(nn.Sequential(Net().eval(), nn.Dropout(0.0)))),
+    "a layout": Case(around(dense, convnet), "dense activations alone"),
+    "an eval that does nothing": Case(left_training, writes=True, mixes=True),
+    "wrapped": Case(lambda: nn.DataParallel(Net()), counts=False),
     "a script": Case(lambda: torch.jit.script(Net()), counts=False),
     "a trace": Case(traced, counts=False),
     "a method": Case(lambda: Net().negated),
