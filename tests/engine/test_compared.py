@@ -1,6 +1,7 @@
 """A search copy is compared with the model, once for each kind of pass, and not used where it differs."""
 
 from collections.abc import Callable
+from itertools import cycle, product
 from typing import Any
 
 import pytest
@@ -66,15 +67,16 @@ WRONG: dict[str, tuple[Change, str]] = {
 }
 
 
+WAYS = dict(zip(WRONG, cycle(product(["fp32", "bf16"], ["gradient", "jacobian"])), strict=False))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("plant", WRONG)
-def test_a_copy_that_is_wrong_is_not_used(plant: str, precision: Any, logged: Logged) -> None:
-    """Whether a gradient is asked for first or a jacobian: each plant meets both."""
-    way = ("gradient", "jacobian")[([*WRONG].index(plant) + (precision == "bf16")) % 2]
-    change, what = WRONG[plant]
+def test_a_copy_that_is_wrong_is_not_used(plant: str, logged: Logged) -> None:
+    """Whether a gradient is asked for first or a jacobian, in either precision."""
+    (precision, way), (change, what) = WAYS[plant], WRONG[plant]
     model, eye = Net(change).eval(), torch.eye(5).expand(24, 5, 5)
-    frozen, plain = fa.freeze(model, precision), Plain(model)
+    frozen, plain = fa.freeze(model, precision), Plain(model)  # type: ignore[arg-type]
     for _ in range(2):
         if way == "gradient":
             for one, other in zip(frozen.input_gradient(X, Y), plain.input_gradient(X, Y), strict=True):
@@ -121,8 +123,7 @@ def test_every_pass_is_counted_also_of_a_copy_that_is_wrong(wrong: bool) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("scale", [0.01, 1e-9])
+@pytest.mark.parametrize(("precision", "scale"), [("fp32", 1e-9), ("bf16", 0.01)])
 def test_small_logits_deny_no_loss(scale: float, precision: Any) -> None:
     """As those of an untrained net: ce_sharp scales them up, and a loss near log 5 rounds more than they."""
     net = Net().eval()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import fastadv as fa
 from fastadv.attacks import bim, fgsm, pgd
@@ -18,7 +17,6 @@ from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from fastadv.errors import InputError
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
 from tests.engine.nets import Room, around
-from tests.refusals import refuses
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
 Y = torch.zeros(6, dtype=torch.long)
@@ -90,7 +88,6 @@ def test_long_work_is_frozen_by_itself(frozen_calls: list[object]) -> None:
         pgd(model, x, y, fa.Linf(0.5), **run)  # type: ignore[arg-type]
         assert bool(frozen_calls) == frozen
     assert isinstance(prepare(model[0], freeze=True), Frozen)
-    refuses("freeze: expected True or False", attack, model, steps=1, freeze="yes")
 
 
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
@@ -128,11 +125,6 @@ def test_gradients_at_x_in_half_precision_are_those_that_the_model_has() -> None
     assert (out.x_adv != x).double().mean() > 0.9
 
 
-def test_a_reentrant_checkpoint_is_refused_with_its_cure() -> None:
-    model = around(lambda net, x: checkpoint(net, x, use_reentrant=True), eval_convnet)()
-    refuses("use_reentrant=False", fgsm, model, X, labels(model.net, X), fa.Linf(0.1))
-
-
 @pytest.mark.parametrize("attack", [fgsm, bim])
 def test_all_passes_are_counted_where_a_randomized_model_gives_two_answers(attack):
     rows.clear()
@@ -162,9 +154,6 @@ def test_a_map_is_never_asked_about_other_rows() -> None:
     torch.testing.assert_close(mapped(t, some), plain(light.image(t, X[some])))
     part = mapped.of(t[:2], numbers[1:])
     torch.testing.assert_close(part(t[:2]), plain(light.image(t[:2], X[1:3])))
-    for points, few in ((t, None), (t, some[:3]), (t[:2], None)):
-        refuses("rows: expected one for each of", mapped, points, few)
-    refuses("ids: expected some of the batch", mapped.of, t[:2], torch.tensor([3, 4]))
 
 
 MANY: dict[str, Callable[[Plain, Tensor], object]] = {
@@ -187,17 +176,6 @@ def test_a_model_that_writes_into_x_only_later_is_refused(many: str) -> None:
 
     with pytest.raises(InputError, match="writes into it"):
         MANY[many](Plain(halves), labels(model, X))
-
-
-class Towers(nn.Linear):
-    def forward(self, x: Tensor, text: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x.flatten(1))
-
-
-def test_a_model_that_needs_more_than_images_is_refused() -> None:
-    says = r"images alone, .* argument: 'text'; hold the rest in a torch"
-    refuses(says, bim, Towers(128, 4), X, Y, fa.Linf(0.1))
-    refuses(says, fa.evaluate, Towers(128, 4), (X, Y))
 
 
 @pytest.mark.slow

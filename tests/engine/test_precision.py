@@ -8,7 +8,6 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.engine.precision import rounds_as, without_cudnn
-from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 
 GPU = torch.device("cuda")
@@ -44,15 +43,6 @@ def test_what_threads_change_comes_back_when_the_last_one_leaves() -> None:
     assert torch.backends.cudnn.enabled != before
     second.__exit__(None, None, None)
     assert torch.backends.cudnn.enabled == before
-
-
-def test_half_precision_casts_a_copy_which_functions_have_not() -> None:
-    model, (x, _) = net().double(), images()
-    with pytest.raises(InputError, match=r"a module for 'bf16', .*got function; leave the precision"):
-        fa.freeze(lambda x: model(x), "bf16")
-    frozen = fa.freeze(model, "bf16")
-    frozen(x)
-    assert frozen.search_dtype == torch.bfloat16
 
 
 @pytest.mark.slow
