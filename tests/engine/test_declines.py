@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.engine import Plain
@@ -71,27 +71,6 @@ def test_few_values_are_compared_before_the_attacks_too() -> None:
         for size in (50, 200)
     }
     assert len(passes) == 1
-
-
-class Darkening(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        x -= 0.4
-        return super().forward(x)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 43])  # by a plain call, and by the search copy
-def test_the_first_pass_of_a_search_does_not_write_into_x(count) -> None:
-    torch.manual_seed(0)
-    parts = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
-    model, x = Darkening(*parts).eval(), torch.rand(count, 3, 8, 8)
-    before, y = x.clone(), model(x.clone()).argmax(1)
-    for attack in (fa.attacks.fgsm, fa.attacks.pgd, fa.attacks.apgd):
-        frozen = fa.freeze(model)
-        out = attack(frozen, x, y, fa.Linf(0.02))
-        assert torch.equal(x, before)
-        assert fa.Linf(0.02).contains(out.x_adv, before).all()
-        assert "given copies of x, into which the model writes" in frozen.notes
 
 
 def test_the_few_that_are_left_of_many_pass_in_the_layout_of_the_model(monkeypatch) -> None:

@@ -66,12 +66,19 @@ def test_each_part_that_learns_or_drops_counts(part):
     refuses(kind.__name__, fa.attacks.fgsm, lambda x: net(x), X, Y, THREAT)
 
 
-HARMLESS = [nn.ReLU(), nn.Dropout(0.0), nn.TransformerEncoderLayer(5, 1, 8, 0.0), nn.BatchNorm1d(5).eval()]
+HARMLESS = {
+    "ReLU": nn.ReLU,
+    "Dropout": lambda: nn.Dropout(0.0),
+    "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(5, 1, 8, 0.0),
+    "BatchNorm1d": lambda: nn.BatchNorm1d(5).eval(),
+}
 
 
-@pytest.mark.parametrize("part", HARMLESS, ids=lambda part: type(part).__name__)
-def test_a_net_whose_mode_changes_nothing_is_attacked(part):
-    net = nn.Sequential(nn.InstanceNorm2d(2), nn.Flatten(), nn.Linear(128, 5)).append(part).double()
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_net_whose_mode_changes_nothing_is_attacked(name):
+    torch.manual_seed(0)  # with other weights a row may have a gradient near zero, which rounding turns
+    layers = nn.InstanceNorm2d(2), nn.Flatten(), nn.Linear(128, 5), HARMLESS[name]()
+    net = nn.Sequential(*layers).double()
     found = fa.attacks.fgsm(lambda x: net(x), X.double(), Y, THREAT)  # kernels of both modes round apart
     assert net.training
     assert torch.equal(found.x_adv, fa.attacks.fgsm(net, X.double(), Y, THREAT).x_adv)

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from fastadv.engine.mapped import Mapped
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from fastadv.errors import InputError
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
-from tests.engine.nets import Room, around
+from tests.engine.nets import around
 
 X = images(6, (2, 8, 8), dtype=torch.float32)
 Y = torch.zeros(6, dtype=torch.long)
@@ -57,37 +56,17 @@ def test_samples_that_are_wrong_already_take_no_pass_of_their_own() -> None:
     assert (out.forwards, out.backwards) == (12 + 2 + 2, 2)
 
 
-@pytest.fixture
-def frozen_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    frozen_calls: list[object] = []
-    module: Any = sys.modules["fastadv.engine.prepare"]
-
-    def told(*args: Any, real: Any = module.gains) -> bool:
-        frozen_calls.extend([args] * real(*args))
-        return bool(real(*args))
-
-    monkeypatch.setattr(module, "gains", told)
-    return frozen_calls
-
-
-@pytest.mark.slow
-def test_long_work_is_frozen_by_itself(frozen_calls: list[object]) -> None:
-    model, x = nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval(), images(64)
-    y, steps = labels(model, x), WORTH // 64
-    attack = partial(pgd, x=x, y=y, threat=fa.Linf(1e-6))
-    attack(model, steps=steps - 1)
-    attack(model, steps=steps, freeze=False)
-    for given in (Plain(model), lambda z: model(z), model[0]):  # nothing is known of it, or to be gained
-        attack(given, steps=steps)
-    assert not frozen_calls
-    for run, frozen in (
-        ({"steps": steps}, True), ({"steps": steps // 4, "restarts": 4}, True),
-        ({"steps": steps // 4 - 1, "restarts": 4}, False), ({}, False),
+def test_a_call_says_how_much_work_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But where it is told whether to freeze, or given what was prepared."""
+    works, model, x = list[int](), nn.Sequential(mlp(), nn.BatchNorm1d(3)).double().eval(), images(64)
+    # the module, whose name is a function in its package
+    monkeypatch.setattr(sys.modules["fastadv.engine.prepare"], "gains", lambda _, work: works.append(work))
+    for given, options in (
+        (model, {"steps": 3}), (model, {"steps": 2, "restarts": 4}), (model, {"steps": 3, "freeze": False}),
+        (Plain(model), {"steps": 3}),
     ):  # fmt: skip
-        frozen_calls.clear()
-        pgd(model, x, y, fa.Linf(0.5), **run)  # type: ignore[arg-type]
-        assert bool(frozen_calls) == frozen
-    assert isinstance(prepare(model[0], freeze=True), Frozen)
+        pgd(given, x, labels(model, x), fa.Linf(1e-6), **options)  # type: ignore[arg-type]
+    assert works == [3 * 64, 4 * 2 * 64]
 
 
 def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
@@ -95,27 +74,16 @@ def test_what_lies_on_a_gpu_freezes_by_itself_for_more_work() -> None:
     bare = nn.Conv2d(2, 4, 3)
     bare.weight = None  # type: ignore[assignment]
     bare.bias = None
-    for net, least in ((model, WORTH), (bare, WORTH), (there, WORTH_ON_GPU)):
+    normed = nn.Sequential(*linear, nn.BatchNorm1d(4))
+    for net, least in ((model, WORTH), (normed, WORTH), (bare, WORTH), (there, WORTH_ON_GPU)):
         assert not gains(net, least - 1)
         assert isinstance(prepare(net, work=least), Frozen)
-    assert not gains(linear, WORTH_ON_GPU)
+    for net in (linear, lambda x: model(x)):
+        assert isinstance(prepare(net, work=WORTH_ON_GPU), Plain)
+    assert isinstance(prepare(linear, freeze=True), Frozen)
     assert isinstance(prepare(there, work=WORTH_ON_GPU, freeze=False), Plain)
     frozen = fa.freeze(model)
     assert prepare(frozen, work=WORTH) is frozen
-
-
-@pytest.mark.parametrize("already", [0, 2])
-def test_memory_may_run_out_in_the_backward_pass_from_x(already: int) -> None:
-    """The pass that gave the clean verdict cannot give the gradient; parts of it do."""
-    model = around(lambda net, x: net(Room.apply(x)), eval_convnet)()
-    y = labels(model.net, X)
-    y[:already] = (y[:already] + 1) % 4
-    for attack in (fgsm, bim):
-        out, wanted = attack(model, X, y, fa.Linf(0.02)), attack(model.net, X, y, fa.Linf(0.02))
-        torch.testing.assert_close(out.x_adv, wanted.x_adv)
-        assert torch.equal(out.status, wanted.status)
-    with pytest.raises(MemoryError):  # it may hold a value for each sample of the batch
-        fgsm(model, X, y, fa.Linf(0.02), loss=lambda logits, y, targets: -logits[:, 0])
 
 
 def test_gradients_at_x_in_half_precision_are_those_that_the_model_has() -> None:
