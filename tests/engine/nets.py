@@ -138,14 +138,6 @@ def by_activations(net: Net) -> None:
     net.others = [net.kept, {"made": (net.kept,)}]
 
 
-def doubled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    @functools.wraps(forward)
-    def call(x: Tensor) -> Tensor:
-        return 2 * forward(x)
-
-    return call
-
-
 def by_swallowed(net: Net) -> None:
     def call(x: Tensor) -> Tensor:
         try:
@@ -362,17 +354,12 @@ class Case:
     right: Callable[[], Any] | None = None
 
 
-OUT_OF_MEMORY = (
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"),
-    MemoryError(),
-)  # fmt: skip
+OUT_OF_MEMORY = RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), MemoryError()
 SQUEEZED = "logits", "features", "norm"
 STRAY = "of the original"
 CASES: dict[str, Case] = {
     "in training mode": Case(convnet),
     "in eval mode": Case(lambda: convnet().eval()),
-    "dropout": Case(lambda: convnet().append(nn.Dropout(0.5))),
     "in mixed modes": Case(mixed),
     "a train of its own": Case(lambda: Stubborn(*convnet()).train()),
     "eval by itself": Case(lambda: nn.Sequential(Stubborn(*convnet()), nn.Dropout(0.5)).train()),
@@ -386,12 +373,6 @@ CASES: dict[str, Case] = {
     "a closure": Case(
         changed(lambda net: setattr(net, "forward", lambda x: 2 * net.last(net.features(x)))), STRAY
     ),
-    "a default": Case(
-        changed(lambda net: setattr(net, "forward", lambda x, last=net.last: last(net.features(x)))), STRAY
-    ),
-    "a wrapped forward": Case(
-        changed(lambda net: setattr(net, "forward", doubled(doubled(net.forward)))), STRAY
-    ),
     "a hook that runs it": Case(
         changed(lambda net: net.last.register_forward_hook(
             lambda part, args, out: out + net.norm(net.first(images()[0][:1].flatten(1)))[:, :5]
@@ -399,7 +380,6 @@ CASES: dict[str, Case] = {
     ),
     "an error swallowed": Case(changed(by_swallowed), STRAY),
     "a lock": Case(Guarded, "pickle"),
-    "no copies": Case(Refusing, "one of a kind"),
     "itself as a copy": Case(Itself, "shares parts"),
     "an eval that writes": Case(lambda: convnet().append(Merges(5, 5)), writes=True, follows=False),
     "a fresh copy": Case(lambda: flat(nn.BatchNorm1d(128), Fresh)),
@@ -426,14 +406,12 @@ CASES: dict[str, Case] = {
     "attention after BatchNorm": Case(lambda: attending(nn.BatchNorm2d)),
     "attention after InstanceNorm": Case(lambda: attending(nn.InstanceNorm2d)),
     "a function of attention": Case(lambda: function_of(attending(nn.BatchNorm2d).eval()), counts=False),
-    "a function with dropout meant": Case(lambda: function_of(nn.Sequential(Net().eval(), nn.Dropout(0.0)))),
     "a layout": Case(around(dense, convnet), "dense activations alone"),
     "an eval that does nothing": Case(left_training, writes=True, mixes=True),
     "wrapped": Case(lambda: nn.DataParallel(Net()), counts=False),
     "a script": Case(lambda: torch.jit.script(Net()), counts=False),
     "a trace": Case(traced, counts=False),
     "a method": Case(lambda: Net().negated),
-    "a partial": Case(lambda: functools.partial(Net(), sign=-1)),
     "a partial of its forward": Case(
         lambda: functools.partial(functools.partial(Net().forward), sign=-1), counts=False
     ),

@@ -141,7 +141,6 @@ def test_nothing_is_frozen_anew_where_nothing_changed(logged: Logged) -> None:
     assert not logged.records
 
 
-@pytest.mark.slow
 def test_a_change_that_cannot_be_frozen_is_refused() -> None:
     net = Net().eval()
     frozen = fa.freeze(net)
