@@ -14,11 +14,15 @@ from torch.nn import functional as F
 import fastadv as fa
 from fastadv import losses
 from fastadv.engine import Plain, Prepared, room
+from fastadv.engine.mapped import Mapped
 from tests.engine.nets import CASES, CLASSES, Case, images
 from tests.zoo.state import State
 
 pytestmark = pytest.mark.usefixtures("search_copy")
-EYE, PICKED = torch.eye(CLASSES)[None], torch.tensor([4, 0])
+EYE = torch.eye(CLASSES)[None]
+TURNED, PICKED = torch.arange(6).flip(0), torch.tensor([4, 0])
+BASE = images(seed=1)[0]
+SHIFT = fa.Through(lambda x, t: x + t, fa.Linf(1.0, (-1.0, 1.0)), still=torch.zeros_like)
 Answers = dict[str, Tensor]
 same = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 # each net meets one of the engines, but that a Frozen tells why it fell back; of what a caller may have
@@ -48,6 +52,10 @@ def own(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
     return torch.arange(1.0, len(y) + 1).to(logits) * logits.square().sum(1) / 2
 
 
+def size(gradient: Tensor) -> Tensor:
+    return gradient.flatten(1).norm(dim=1)
+
+
 def expected(right: Any, x: Tensor, y: Tensor) -> Answers:
     """What autograd says of a model in eval mode."""
     leaf = x.float().clone().requires_grad_()
@@ -62,7 +70,7 @@ def expected(right: Any, x: Tensor, y: Tensor) -> Answers:
     logits, jacobian = logits.detach(), torch.stack(rows, 1)
     return {
         "logits": logits, "loss": loss.detach(), "gradient": gradient, "direction": gradient,
-        "picked": gradient[PICKED] if len(x) > 1 else gradient,
+        "picked": gradient[PICKED], "few": logits.detach()[PICKED],
         "jacobian": jacobian, "norms": jacobian.flatten(2).norm(dim=2), "own": owned,
         "margin": margins[0], "targeted": targeted,
     }  # fmt: skip
@@ -77,10 +85,9 @@ def answers(asked: Prepared, x: Tensor, y: Tensor, whole: bool) -> Iterator[tupl
     yield "direction", asked.input_gradient(x, y, direction=True)[2]
     margin, _, gradient = asked.input_gradient(x, y, "margin", (y + 1) % CLASSES)
     yield from {"margin": margin, "targeted gradient": gradient}.items()
-    every = EYE.expand(len(x), -1, -1)
-    logits, rows = asked.jacobian(x, every)
+    logits, rows = asked.jacobian(x, EYE.expand(len(x), -1, -1))
     yield from {"logits of a jacobian": logits, "jacobian": rows}.items()
-    yield "norms of a jacobian", asked.jacobian(x, every, lambda rows: rows.flatten(1).norm(dim=1))[1]
+    yield "norms of a jacobian", asked.jacobian(x, EYE.expand(len(x), -1, -1), size)[1]
     factors = torch.arange(1.0, len(x) + 1)[:, None, None]  # of directions that the logits choose
     yield "own by the logits", asked.jacobian(x, lambda logits: factors.to(logits) * logits[:, None])[1][:, 0]
     if whole:
@@ -97,8 +104,14 @@ def of_attacks(asked: Prepared, x: Tensor, y: Tensor, follows: bool) -> Iterator
         if (clean := asked.clean_pass(x)) is not None:
             yield "logits of a clean pass", clean.logits
             yield "gradient of a clean pass", clean.gradient(None, y, "ce", None, False)[2]
-        if (clean := asked.clean_pass(x)) is not None:
-            yield "picked gradient", clean.gradient(PICKED, y[PICKED], "ce", None, False)[2]
+        if (clean := asked.clean_pass(x[TURNED], TURNED)) is not None:
+            few = TURNED[PICKED]  # where in the turned batch the picked rows are
+            yield "picked gradient", clean.gradient(few, y[PICKED], "ce", None, False)[2]
+    yield "logits of turned rows", asked.verdict(x[TURNED], TURNED)[TURNED]
+    yield "logits of a turned search", asked(x[TURNED], TURNED)[TURNED]
+    yield "gradient of turned rows", asked.input_gradient(x[TURNED], y[TURNED], rows=TURNED)[2][TURNED]
+    yield "jacobian of turned rows", asked.jacobian(x[TURNED], EYE.expand(6, -1, -1), rows=TURNED)[1][TURNED]
+    yield "few logits", asked.of(x[PICKED], PICKED)(x[PICKED])
     if not follows:
         return
     leaf = x.clone().requires_grad_()
@@ -111,13 +124,13 @@ def of_attacks(asked: Prepared, x: Tensor, y: Tensor, follows: bool) -> Iterator
     yield "jacobian that is followed", torch.stack(rows, 1)
 
 
-def check(case: Case, asked: Prepared, right: Any, x: Tensor, y: Tensor, around: Any) -> None:
-    """All answers are those of `right`, also after the next questions and when x has moved."""
-    given = x.clone()
+def check(case: Case, asked: Prepared, right: Any, x: Tensor, y: Tensor, around: Any, base: Any = 0) -> None:
+    """All answers at x - base are those of `right` at x, also after the next ones and when x has moved."""
+    given = x - base
     with around():
         found = [*answers(asked, given, y, case.whole)]
-    found += of_attacks(asked, given, y, case.follows)
-    assert torch.equal(given, x)
+    found += of_attacks(asked, given, y, case.follows and not isinstance(asked, Mapped))
+    assert torch.equal(given, x - base)
     asked.verdict(1 - x), asked(1 - x)
     given.zero_()
     alike(case, found, expected(right, x, y))
@@ -128,7 +141,7 @@ def alike(case: Case, found: list[tuple[str, Tensor]], wanted: Answers) -> None:
         assert not answer.requires_grad, name
         assert not answer.is_inference(), name
         ours, theirs = answer.float(), wanted[kind := name.partition(" ")[0]]
-        if kind in ("direction", "picked") and case.mixes:  # of some rows, or by factors of each
+        if kind in ("direction", "picked", "few") and case.mixes:  # of some rows, or by factors of each
             continue
         if kind == "direction":
             ours, theirs = (F.normalize(one.flatten(1)) for one in (ours, theirs))
@@ -171,4 +184,5 @@ def test_a_classifier(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             for weight in net.parameters():
                 weight.mul_(-1.5)
-    check(case, asked, right, x, y, nullcontext)
+    # behind a map, which has an image for each sample
+    check(case, Mapped(asked, SHIFT, BASE, torch.arange(6)), right, x, y, nullcontext, BASE)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import bim, fgsm, pgd
 from fastadv.engine import Frozen, Plain, prepare
-from fastadv.engine.mapped import Mapped
 from fastadv.engine.prepare import WORTH, WORTH_ON_GPU, gains
 from fastadv.errors import InputError
 from tests.attacks.nets import Noisy, convnet, images, labels, mlp
@@ -109,19 +108,6 @@ def test_the_last_point_is_scored_by_the_mean_of_all_passes(given: Callable[[Any
     out = pgd(given(model), X, labels(model.net, X), fa.Linf(1e-5), steps=2, eot=EOT)
     assert not out.success.any()
     assert out.forwards == sum(rows) == 6 * (2 + 2 * EOT + EOT + 1)  # a second look at x
-
-
-def test_a_map_is_never_asked_about_other_rows() -> None:
-    """Points of some samples need their rows; of parameters of others there are none."""
-    light = fa.Through(lambda x, t: (x + t.view(-1, 1, 1, 1)).clamp(0, 1), fa.Linf(0.3, box=(-1, 1)),
-                       still=lambda x: x.new_zeros(len(x), 1))  # fmt: skip
-    plain, numbers, some = Plain(convnet()), torch.tensor([3, 70, 41]), torch.tensor([1, 2, 1, 0])
-    mapped, t = Mapped(plain, light, X[:3], numbers), torch.rand(4, 1)
-    assert prepare(mapped) is mapped
-    assert prepare(mapped, EOT).eot == EOT
-    torch.testing.assert_close(mapped(t, some), plain(light.image(t, X[some])))
-    part = mapped.of(t[:2], numbers[1:])
-    torch.testing.assert_close(part(t[:2]), plain(light.image(t[:2], X[1:3])))
 
 
 MANY: dict[str, Callable[[Plain, Tensor], object]] = {

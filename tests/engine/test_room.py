@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, room
-from fastadv.engine.mapped import Mapped
 from fastadv.engine.room import ran_out
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -29,45 +28,9 @@ class Narrow(nn.Module):
         return self.layer(x).flatten(1)
 
 
-class Apply(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return WayBack.apply(x)
-
-
 def problem(count: int = 23) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     return torch.rand(count, 3, 2, 2, generator=draw), torch.randint(0, 4, (count,), generator=draw)
-
-
-class WayBack(torch.autograd.Function):
-    """The same, with room for few rows on the way back."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        if len(gradient) > ROOM:
-            raise MemoryError
-        return gradient
-
-
-def test_a_clean_pass_that_does_not_fit_on_its_way_back_asks_again_about_its_rows_behind_a_map():
-    """Of samples of which each has an image of its own."""
-    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), problem(9)
-    narrow = nn.Sequential(Apply(), *model)
-    shifted = fa.Through(
-        lambda x, t: x + t[:, :, None, None],
-        fa.Linf(0.5, (-1.0, 1.0)),
-        still=lambda x: x.new_zeros(len(x), 3),
-    )
-    ids, places, rows = torch.arange(9), torch.arange(9).flip(0)[:8], torch.tensor([5, 0, 3])
-    t = torch.rand(8, 3, generator=torch.Generator().manual_seed(1)) / 4
-    asked, wide = (Mapped(Plain(net), shifted, x, ids) for net in (narrow, model))
-    answer = asked.clean_pass(t, places).gradient(rows, y[places][rows], "ce", None, True)
-    expected = wide.input_gradient(t[rows], y[places][rows], "ce", None, True, places[rows])
-    torch.testing.assert_close(answer, expected)
 
 
 def test_what_fits_is_remembered_of_the_model(logged):
