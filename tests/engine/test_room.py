@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import Plain, room
+from fastadv.engine.mapped import Mapped
 from fastadv.engine.room import ran_out
+from tests.engine.nets import Room
+from tests.zoo.net import module
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 ROOM = 6
@@ -31,6 +34,19 @@ class Narrow(nn.Module):
 def problem(count: int = 23) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     return torch.rand(count, 3, 2, 2, generator=draw), torch.randint(0, 4, (count,), generator=draw)
+
+
+def test_a_clean_pass_that_does_not_fit_on_its_way_back_asks_again_about_its_rows_behind_a_map():
+    """Of samples of which each has an image of its own."""
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), problem(9)
+    narrow = module(lambda self, x: self.net(Room.apply(x)), net=model)
+    shift = fa.Through(lambda x, t: x + t, fa.Linf(0.5, (-1.0, 1.0)), still=torch.zeros_like)
+    ids, places, rows = torch.arange(9), torch.arange(9).flip(0)[:8], torch.tensor([5, 0, 3])
+    t = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(1)) / 4
+    asked, wide = (Mapped(Plain(net), shift, x, ids) for net in (narrow, model))
+    answer = asked.clean_pass(t, places).gradient(rows, y[places][rows], "ce", None, True)
+    expected = wide.input_gradient(t[rows], y[places][rows], "ce", None, True, places[rows])
+    torch.testing.assert_close(answer, expected)
 
 
 def test_what_fits_is_remembered_of_the_model(logged):
