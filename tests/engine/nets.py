@@ -408,7 +408,6 @@ CASES: dict[str, Case] = {
     "a function of attention": Case(lambda: function_of(attending(nn.BatchNorm2d).eval()), counts=False),
     "a layout": Case(around(dense, convnet), "dense activations alone"),
     "an eval that does nothing": Case(left_training, writes=True, mixes=True),
-    "wrapped": Case(lambda: nn.DataParallel(Net()), counts=False),
     "a script": Case(lambda: torch.jit.script(Net()), counts=False),
     "a trace": Case(traced, counts=False),
     "a method": Case(lambda: Net().negated),
