@@ -336,6 +336,7 @@ class Case:
     """A model, and what is known of it.
 
     fell: why a Frozen answers by the model as given; "" where it has a copy.
+    note: what a Frozen says of it.
     counts: whether a hook on the module sees each pass.
     writes: whether a forward writes into buffers, or `eval` into weights.
     mixes: whether rows of a batch change each other's logits.
@@ -352,13 +353,14 @@ class Case:
     follows: bool = True
     whole: bool = True
     right: Callable[[], Any] | None = None
+    note: str = ""
 
 
 OUT_OF_MEMORY = RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), MemoryError()
 SQUEEZED = "logits", "features", "norm"
 STRAY = "of the original"
 CASES: dict[str, Case] = {
-    "in training mode": Case(convnet),
+    "in training mode": Case(convnet, note="folded 2 BatchNorm"),
     "in eval mode": Case(lambda: convnet().eval()),
     "in mixed modes": Case(mixed),
     "a train of its own": Case(lambda: Stubborn(*convnet()).train()),
@@ -387,7 +389,7 @@ CASES: dict[str, Case] = {
     "a counter": Case(Counting, writes=True),
     "one memory for answers": Case(Reuses, writes=True),
     "logits that lie in x": Case(lambda: module(lambda self, x: x.flatten(1)[:, :CLASSES])),
-    "x written into": Case(around(darkens, convnet)),
+    "x written into": Case(around(darkens, convnet), note="given copies of x, into which the model writes"),
     "statistics of the batch": Case(lambda: flat(OfTheBatch(128), nn.Linear), writes=True, mixes=True),
     "a checkpoint": Case(around(functools.partial(checkpoint, use_reentrant=False))),
     "an LSTM": Case(lambda: recurrent(nn.LSTM, num_layers=2, dropout=0.5)),
@@ -403,11 +405,14 @@ CASES: dict[str, Case] = {
         around(lambda net, x: net(Room.apply(x)), convnet), counts=False, follows=False, whole=False,
         right=around(passed, convnet),
     ),
-    "attention after BatchNorm": Case(lambda: attending(nn.BatchNorm2d)),
+    "attention after BatchNorm": Case(lambda: attending(nn.BatchNorm2d), note="folded 1 BatchNorm"),
     "attention after InstanceNorm": Case(lambda: attending(nn.InstanceNorm2d)),
     "a function of attention": Case(lambda: function_of(attending(nn.BatchNorm2d).eval()), counts=False),
     "a layout": Case(around(dense, convnet), "dense activations alone"),
-    "an eval that does nothing": Case(left_training, writes=True, mixes=True),
+    "an eval that does nothing": Case(
+        left_training, writes=True, mixes=True,
+        note="searched as it is: a BatchNorm takes its statistics from the batch",
+    ),
     "a script": Case(lambda: torch.jit.script(Net()), counts=False),
     "a trace": Case(traced, counts=False),
     "a method": Case(lambda: Net().negated),

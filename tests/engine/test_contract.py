@@ -22,11 +22,12 @@ pytestmark = pytest.mark.usefixtures("search_copy")
 EYE = torch.eye(CLASSES)[None]
 TURNED, PICKED = torch.arange(6).flip(0), torch.tensor([4, 0])
 BASE = images(seed=1)[0]
-SHIFT = fa.Through(lambda x, t: x + t, fa.Linf(1.0, (-1.0, 1.0)), still=torch.zeros_like)
+# the clamp, which does nothing, needs its input on each way back
+SHIFT = fa.Through(lambda x, t: (x + t).clamp(-9, 9), fa.Linf(1.0, (-1.0, 1.0)), still=torch.zeros_like)
 Answers = dict[str, Tensor]
 same = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
-# each net meets one of the engines, but that a Frozen tells why it fell back; of what a caller may have
-# around a question, and of the precisions of x and the sizes of parts
+# each net meets one of the engines, but that a Frozen tells what it did, or why it fell back; one of what a
+# caller may have around a question, of the precisions of x, and of the sizes of parts
 ENGINES = cycle([Plain, fa.freeze])
 AROUND = cycle(
     [nullcontext, torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)]
@@ -34,7 +35,7 @@ AROUND = cycle(
 DTYPES = cycle([torch.float32, torch.float32, torch.float64])
 PARTS = cycle([2, 2, 1000, 1000])  # rows that convolutions of a copy take at once, for each thread
 MET = {
-    name: (fa.freeze if case.fell else next(ENGINES), next(AROUND), next(DTYPES), next(PARTS))
+    name: (fa.freeze if case.fell or case.note else next(ENGINES), next(AROUND), next(DTYPES), next(PARTS))
     for name, case in CASES.items()
 }
 
@@ -179,6 +180,7 @@ def test_a_classifier(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         logits, gradients = asked.jacobian(x[:size], torch.zeros(size, columns, CLASSES))
         assert logits.shape == (size, CLASSES)
         assert gradients.shape == (size, columns, *x.shape[1:])
+    assert not case.note or case.note in asked.notes
     fell = [note for note in asked.notes if "fell back" in note]
     assert [case.fell in note and asked.exact for note in fell] == [True] * bool(case.fell)
     for net in (module, module_in(right)):
