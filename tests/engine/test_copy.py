@@ -1,16 +1,11 @@
-"""What a search copy shares with its model, what it writes, and which tools refuse a model without one."""
-
-from typing import Any
+"""What a search copy shares with its model, and what it writes."""
 
 import pytest
 import torch
-from torch import nn
 
-import fastadv as fa
 from fastadv.engine import Plain, freeze
 from fastadv.engine.copy import copied
-from tests.engine.nets import CASES, Counting, Guarded, Itself, Merges, Net, Refusing, images
-from tests.refusals import refuses
+from tests.engine.nets import CASES, Counting, Net, images
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images()
@@ -37,30 +32,6 @@ def test_what_the_forward_of_a_search_copy_writes_is_its_own() -> None:
     frozen.input_gradient(X, Y)
     assert frozen.searches(X)
     assert net.passes == before
-
-
-@pytest.mark.parametrize(
-    ("kind", "why"), [(Guarded, "pickle"), (Refusing, "one of a kind"), (Itself, "shares parts")]
-)
-def test_what_is_nothing_but_a_copy_is_refused(kind: Any, why: str) -> None:
-    model = kind()
-    for tool in (
-        lambda: fa.models.bpda(model, {"drop": "identity"}),
-        lambda: fa.models.representation(model),
-    ):
-        refuses(rf"copy\.deepcopy can copy, got {kind.__name__} .*{why}", tool)
-    assert model.training
-    merges = nn.Sequential(nn.Flatten(), nn.Linear(128, 7), Merges(7, 3)).train()
-    refuses(r"eval\(\) changes its weights", fa.models.representation, merges)
-    assert fa.models.representation(merges.eval())(X).shape == (6, 7)
-
-
-def test_an_eval_of_an_instance_is_called() -> None:
-    """Which leaves a defense randomized."""
-    noisy, x = nn.Sequential(nn.Dropout(0.5)).train(), torch.rand(2, 64)
-    noisy.eval = lambda: noisy  # type: ignore[method-assign]
-    plain = Plain(noisy)
-    assert not torch.equal(plain.verdict(x), plain.verdict(x))
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -1,12 +1,13 @@
 """A frozen model answers as a plain call does where nothing is gained: by its net, or for few values."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.engine import Plain
-from fastadv.engine.precision import Precision
 from tests.engine.nets import convnet, images
 from tests.zoo import nets  # noqa: F401
 from tests.zoo.net import ZOO
@@ -35,9 +36,13 @@ def test_a_frozen_model_that_gains_nothing_answers_as_a_plain_call() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_few_values_pass_as_in_a_plain_call(precision: Precision) -> None:
+def test_few_values_pass_as_in_a_plain_call() -> None:
     """In the precision that was asked for, with a plain call's counts, and for the model as it is now."""
+    for precision in ("fp32", "bf16"):
+        check_few(precision)
+
+
+def check_few(precision: Any) -> None:
     (x, y), (few, labels), model = images(64), images(3), convnet().eval()
     frozen, plain, exact = fa.freeze(model, precision), Plain(model), precision == "fp32"
     directions = torch.eye(5).expand(3, 5, 5)
@@ -71,27 +76,6 @@ def test_few_values_are_compared_before_the_attacks_too() -> None:
         for size in (50, 200)
     }
     assert len(passes) == 1
-
-
-class Darkening(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        x -= 0.4
-        return super().forward(x)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 43])  # by a plain call, and by the search copy
-def test_the_first_pass_of_a_search_does_not_write_into_x(count) -> None:
-    torch.manual_seed(0)
-    parts = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
-    model, x = Darkening(*parts).eval(), torch.rand(count, 3, 8, 8)
-    before, y = x.clone(), model(x.clone()).argmax(1)
-    for attack in (fa.attacks.fgsm, fa.attacks.pgd, fa.attacks.apgd):
-        frozen = fa.freeze(model)
-        out = attack(frozen, x, y, fa.Linf(0.02))
-        assert torch.equal(x, before)
-        assert fa.Linf(0.02).contains(out.x_adv, before).all()
-        assert "given copies of x, into which the model writes" in frozen.notes
 
 
 def test_the_few_that_are_left_of_many_pass_in_the_layout_of_the_model(monkeypatch) -> None:

@@ -5,7 +5,6 @@ import ctypes
 import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +13,7 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.freeze import _keep_pages
-from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
-from tests.refusals import refuses
 
 pytestmark = pytest.mark.usefixtures("search_copy")
 X, Y = images(9, 1)
@@ -69,7 +66,6 @@ def test_losses_without_labels() -> None:
     by_target = frozen.input_gradient(X, None, targets=Y)[2]
     torch.testing.assert_close(by_target, frozen.input_gradient(X, (Y + 1) % 5, targets=Y)[2])
     assert frozen.input_gradient(X, None, lambda logits, y, targets: logits.pow(2).sum(1))[2].abs().sum() > 0
-    refuses("labels or targets", frozen.input_gradient, X, None)
 
 
 def test_labels_made_in_inference_mode() -> None:
@@ -81,49 +77,6 @@ def test_labels_made_in_inference_mode() -> None:
         y, targets = Y + 0, (Y + 1) % 5
     expected = frozen.input_gradient(X, Y, product, (Y + 1) % 5)
     assert all(map(torch.equal, frozen.input_gradient(X, y, product, targets), expected))
-
-
-BAD = {
-    "two classes": lambda x: x.flatten(1)[:, :1],
-    r"\[B, K\]": lambda x: x,
-    "floating": lambda x: x.flatten(1).long(),
-    "got tuple": lambda x: (x.flatten(1),),
-    "got torch.float32 \\(4,": lambda x: x.flatten(1)[:4],
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_outputs_that_are_not_logits(message: str) -> None:
-    refuses(message, freeze(BAD[message]), X)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        *(({"precision": name}, "expected one of fp32, bf16") for name in ("tf32", "auto", "fp16", 16)),
-        ({"compile": 1}, "compile: expected"), ({"cuda_graph": "yes"}, "cuda_graph: expected"),
-        ({"cuda_graph": True}, "CUDA"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_options_that_do_not_exist_or_not_here(options: dict[str, Any], message: str) -> None:
-    for model in (convnet(), freeze(convnet())):
-        refuses(message, freeze, model, **options)
-
-
-@pytest.mark.slow
-def test_bad_arguments() -> None:
-    model = convnet()
-    with pytest.raises(InputError, match="function of x"):
-        freeze(3)  # type: ignore[arg-type]
-    refuses("where the model is", freeze(model), X.to("meta"))
-    refuses("cuts the graph", freeze(lambda x: model.eval()(x.detach())).input_gradient, X, Y)
-    for name, arguments in (("y", ([0] * 9,)), ("targets", (Y, "ce", [0] * 9))):
-        with pytest.raises(InputError, match=f"{name}: expected a tensor"):
-            freeze(model).input_gradient(X, *arguments)  # type: ignore[arg-type]
-    for x in (X.long(), torch.tensor(0.5), X.numpy(), None, "x"):
-        for call in (freeze(model), freeze(model).verdict, lambda x: freeze(model).input_gradient(x, Y)):
-            refuses("x: expected a floating tensor", call, x)
 
 
 def test_a_direction_stays_in_the_precision_of_the_search() -> None:

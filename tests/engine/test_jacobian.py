@@ -5,12 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv.engine import freeze
+from fastadv.engine import Plain, freeze
 from fastadv.engine.bound import jacobian
 from fastadv.engine.prepared import Counts
-from fastadv.errors import InputError
 from tests.engine.nets import convnet, images
 
 pytestmark = pytest.mark.usefixtures("search_copy")
@@ -18,52 +17,14 @@ X, Y = images()
 ROWS = torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(2))
 
 
-def by_autograd(model: nn.Module, x: Tensor, directions: Tensor) -> Tensor:
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: model(row[None])[0]))(x)
-    return torch.einsum("bck,bk...->bc...", directions, jacobian)
-
-
 def test_in_bfloat16() -> None:
-    model = convnet()
-    logits, gradients = freeze(model, "bf16").jacobian(X, ROWS)
-    expected = by_autograd(model.eval().double(), X.double(), ROWS.double())
-    torch.testing.assert_close(logits, model(X.double()).detach().float(), rtol=0, atol=0.03)
+    (logits, gradients), (right, expected) = (
+        asked.jacobian(X, ROWS) for asked in (freeze(convnet(), "bf16"), Plain(convnet()))
+    )
+    torch.testing.assert_close(logits, right, rtol=0, atol=0.03)
     assert gradients.dtype == logits.dtype == torch.float32
     for place in range(3):
         assert (gradients[:, place] - expected[:, place]).norm() <= 0.03 * expected[:, place].norm()
-
-
-@pytest.mark.usefixtures("asked_alone")
-def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
-    frozen, seen = freeze(convnet()), []
-
-    def rivals(logits: Tensor) -> Tensor:
-        seen.append(logits)
-        one_hot = torch.eye(5)[logits.argsort(1, descending=True)]
-        return one_hot[:, 1:] - one_hot[:, :1]
-
-    frozen(X)
-    before = frozen.forwards, frozen.backwards
-    logits, gradients = frozen.jacobian(X, rivals)
-    assert (frozen.forwards - before[0], frozen.backwards - before[1]) == (6, 24)
-    assert torch.equal(seen[0], logits)
-    assert not seen[0].requires_grad
-    for place in range(4):
-        rows = rivals(logits)[:, place]
-        alone = frozen.input_gradient(X, None, lambda z, y, targets, rows=rows: (z * rows).sum(1))[2]
-        assert torch.equal(gradients[:, place], alone)
-
-
-@pytest.mark.usefixtures("asked_alone")
-@pytest.mark.parametrize(("size", "columns"), [(0, 3), (6, 0), (0, 0)])
-def test_nothing_to_do(size: int, columns: int) -> None:
-    frozen = freeze(convnet())
-    frozen(X)
-    frozen.forwards = frozen.backwards = 0
-    logits, gradients = frozen.jacobian(X[:size], ROWS[:size, :columns])
-    assert logits.shape == (size, 5)
-    assert gradients.shape == (size, columns, 2, 8, 8)
-    assert (frozen.forwards, frozen.backwards) == (size, 0)
 
 
 @pytest.mark.slow
@@ -78,18 +39,6 @@ def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("fell back" in note for note in rough.notes)
 
 
-@pytest.mark.parametrize(
-    "directions",
-    [ROWS[:, 0], ROWS[:5], ROWS[:, :, :4], ROWS.long(), ROWS.to("meta"), ROWS.tolist(), None],
-    ids=["rank", "samples", "classes", "integers", "device", "list", "none"],
-)
-@pytest.mark.parametrize("as_function", [False, True])
-def test_directions_that_do_not_fit(directions: object, as_function: bool) -> None:
-    given = (lambda logits: directions) if as_function else directions
-    with pytest.raises(InputError, match=r"directions: expected a floating tensor \[B, C, K\]"):
-        freeze(convnet()).jacobian(X, given)  # type: ignore[arg-type]
-
-
 def test_the_last_gradient_lets_go_of_the_graph() -> None:
     stays = list[bool]()
 
@@ -100,20 +49,3 @@ def test_the_last_gradient_lets_go_of_the_graph() -> None:
     asked = SimpleNamespace(followed=lambda x: (x, ROWS[:, 0]), pull=back, counts=Counts(), eot=1)
     jacobian(asked, None, X, ROWS)
     assert stays == [True, True, False]
-
-
-def test_a_norm_takes_the_place_of_each_gradient() -> None:
-    frozen, sizes = freeze(convnet()), []
-
-    def size(gradient: Tensor) -> Tensor:
-        sizes.append(gradient.shape)
-        return gradient.flatten(1).norm(dim=1)
-
-    logits, whole = frozen.jacobian(X, ROWS)
-    before = frozen.backwards
-    again, norms = frozen.jacobian(X, ROWS, size)
-    assert torch.equal(logits, again)
-    torch.testing.assert_close(norms, whole.flatten(2).norm(dim=2))
-    assert sizes == [X.shape] * 3
-    assert frozen.backwards - before == 18
-    assert frozen.jacobian(X, ROWS[:, :0], size)[1].shape == (6, 0)

@@ -30,13 +30,9 @@ def modes(model: nn.Module) -> list[bool]:
 
 CALLS: dict[str, Callable[[nn.Module], object]] = {
     "pgd": lambda model: fa.attacks.pgd(model, X, Y, THREAT, steps=3),
-    "square": lambda model: fa.attacks.square(model, X, Y, THREAT, queries=5),
-    "deepfool": lambda model: fa.attacks.deepfool(model, X, Y, fa.L2(1.0), steps=2),
     "frozen": lambda model: fa.attacks.pgd(fa.freeze(model), X, Y, THREAT, steps=3),
-    "bfloat16": lambda model: fa.freeze(model, "bf16").input_gradient(X, Y),
     "evaluate": lambda model: fa.evaluate(model, (X, Y), {"fgsm": partial(fa.attacks.fgsm, threat=THREAT)}),
     "smooth": lambda model: fa.certify.smooth(model, (X[:2], Y[:2]), sigma=0.2, n0=4, n=20, sound=False),
-    "recipe": lambda model: fa.attacks.last_iterate(model, X, Y, THREAT, steps=2, step_size=0.1),
     "representation": lambda model: fa.models.representation(model)(X),
 }  # fmt: skip
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import prepare
-from fastadv.errors import InputError
 from tests.refusals import refuses
 
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -55,44 +54,10 @@ def test_a_frozen_model_is_the_same_again_for_the_same_outputs() -> None:
     refuses(r"got torch.float32 .*Share", frozen, X)
 
 
-@pytest.mark.parametrize(
-    ("outputs", "message"),
-    [
-        ([{"boxes": X, "labels": X}], "boxes; detectors are not attacked"),
-        ({"out": X}, 'returns the tensor "out"'),
-        ({"logits": X}, "adapt"),
-        (X.long(), "int64"),
-        (X[:2], r"\(2, 3, 8, 8\)"),
-    ],
-)
-def test_what_is_no_tensor_of_rows_is_refused_by_name(outputs: object, message: str) -> None:
-    refuses(message, prepare(lambda x: outputs, outputs="any"), X)
-
-
-@pytest.mark.parametrize("shape", [(6, 1), (6,), (1, 1), (1,), ()])
-@pytest.mark.parametrize("bounded", [torch.sigmoid, torch.zeros_like, None])
-def test_one_output_of_classes_is_told_what_it_is(bounded: Any, shape: tuple[int, ...]) -> None:
-    def model(x: Tensor) -> Tensor:
-        z = x.flatten(1).sum(1)
-        return (3 + z if bounded is None else bounded(z).clamp(0, 1)).view(shape)
-
-    x = X[: 6 if 6 in shape else 1]
-    logit = r"at least two classes.*return torch.cat\(\[torch.zeros_like\(z\), z\]"
-    refuses(logit, fa.attacks.fgsm, model, x, torch.zeros(len(x)).long(), fa.Linf(0.1))
-    with pytest.raises(InputError, match=logit) as raised:
-        fa.freeze(model)(x)
-    assert ("torch.cat([1 - p, p], dim=1)" in str(raised.value)) is (bounded is not None)
-
-
 def test_a_norm_of_the_batch_is_not_given_a_row_twice() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
     with pytest.raises(ValueError, match="more than 1 value"):
         fa.engine.Plain(net).verdict(X[:1])
-
-
-def test_several_logits_are_not_one() -> None:
-    with pytest.raises(InputError, match=r"one logit for each of 6 samples.*labels \[B, K\]"):
-        fa.attacks.pgd(DENSE, X, torch.ones(6), fa.Linf(0.1), criterion=fa.attacks.Signs())
 
 
 GRAY, Y, NET = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.long), nn.Linear(16, 3).eval()
@@ -103,24 +68,10 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     "cw": partial(fa.attacks.cw, steps=5, searches=2),
     "square": partial(fa.attacks.square, queries=5),
 }
-ODD: dict[str, tuple[Callable[[], Tensor], str]] = {
-    "sparse": (GRAY.to_sparse, "sparse_coo"),
-    "mkldnn": (GRAY.to_mkldnn, "mkldnn"),
-    "nested": (lambda: torch.nested.nested_tensor([GRAY[0], GRAY[1]]), "nested"),
-    "meta": (lambda: GRAY.to("meta"), "meta"),
-}
 
 
 def flat(x: Tensor) -> Tensor:
     return NET(x.flatten(1))
-
-
-@pytest.mark.parametrize("kind", ODD)
-def test_odd_batches_are_refused_in_words(kind: str) -> None:
-    make, word = ODD[kind]
-    for attack in (ATTACKS["pgd"], ATTACKS["square"]):
-        refuses(f"^x: expected .*{word}", attack, flat, make(), Y, fa.L2(0.5))
-    refuses(f"^x: expected .*{word}", fa.freeze(nn.Sequential(nn.Flatten(), NET)), make())
 
 
 class Image(Tensor):

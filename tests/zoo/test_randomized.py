@@ -14,6 +14,7 @@ from fastadv.engine import Plain
 from . import nets  # noqa: F401
 from .judge import eager
 from .net import ZOO, Net, lent
+from .state import State
 
 RANDOMIZED = lent([net for net in ZOO.values() if net.randomized])
 PASSES = 48
@@ -46,8 +47,11 @@ def drawn(ask: Callable[[], Tensor]) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("net", RANDOMIZED)
 def test_a_search_draws_as_the_model_and_its_expectations_average_fresh_draws(net: Net) -> None:
-    model, frozen, four = net.build(), fa.freeze(net.build()), Plain(net.build(), 4)
+    """Which leaves the net and x as they were."""
+    model, *given = (net.build() for _ in range(3))
     x, y = net.images(4)
+    kept, before = x.clone(), [State.of(one, randomness=False) for one in given]
+    frozen, four = fa.freeze(given[0]), Plain(given[1], 4)
     with torch.no_grad():
         wanted = drawn(lambda: model(x))
     check_alike(drawn(lambda: frozen(x)), wanted)
@@ -56,3 +60,6 @@ def test_a_search_draws_as_the_model_and_its_expectations_average_fresh_draws(ne
     check_alike(single, drawn(lambda: eager(model, x, y).gradient))
     means = drawn(lambda: four.input_gradient(x, y)[2])
     assert 0.6 <= 2 * spread(means) / spread(single) <= 1.6  # the mean of four spreads half as much
+    assert torch.equal(x, kept)
+    for state, one in zip(before, given, strict=True):
+        state.check(one)
