@@ -13,31 +13,31 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 47_120,
+    "fastadv": 47_670,
     "fastadv/adapters": 535,
     "fastadv/attacks": 12_250,
-    "fastadv/attacks/core": 3_300,
+    "fastadv/attacks/core": 3_160,
     "fastadv/certify": 610,
-    "fastadv/cli": 1_640,
+    "fastadv/cli": 1_530,
     "fastadv/data": 4_160,
     "fastadv/demo": 380,
     "fastadv/engine": 3_600,
-    "fastadv/evaluation": 3_500,
-    "fastadv/measure": 920,
+    "fastadv/evaluation": 3_910,
+    "fastadv/measure": 1_000,
     "fastadv/models": 4_000,
     "fastadv/ops": 6_750,
     "fastadv/runs": 760,
     "fastadv/threat": 1_180,
     "fastadv/train": 4_950,
     "tests": 42_000,
-    "bench": 5_090,
+    "bench": 5_230,
     "papers": 5_640,
     "papers/tests": 1_910,
-    "tools": 1_109,
+    "tools": 1_140,
 }
 APART = {"papers": "papers/tests"}  # counted by itself
-FILES = {"fastadv": (358, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 40_500  # of README and docs
+FILES = {"fastadv": (361, "*.py"), "bench": (60, "*")}  # results are counted, too
+WORDS = 40_850  # of README and docs
 SLACK = 1.03
 DECISIONS = {"fastadv/attacks/core": 20.0, "fastadv/engine": 22.0}
 
