@@ -39,6 +39,15 @@ def test_the_tests_that_pin_a_pitfall_exist():
     assert [name for name, file in named if f"def {name}(" not in (DOCS.parent / file).read_text()] == []
 
 
+@pytest.mark.parametrize("page", ["engine", "core"])
+def test_files_that_a_page_on_a_room_names_exist(page: str) -> None:
+    package = DOCS.parent / "fastadv"
+    roots = DOCS.parent, package, package / "attacks", package / "engine", package / "attacks" / "core"
+    named = re.findall(r"`([\w/]+\.py)`", (DOCS / "project" / f"{page}.md").read_text())
+    assert len(named) > 20
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
 def run(path: Path, **names: Any) -> dict[str, Any]:
     blocks = BLOCK.findall(path.read_text())
     assert blocks
