@@ -22,6 +22,7 @@ from fastadv.evaluation._parts import Parts
 from fastadv.evaluation.audit import Audit, Audited
 from fastadv.evaluation.export import published
 from fastadv.evaluation.row import Group, Row
+from fastadv.hashes import data_hash
 from fastadv.measure.attacks import GOAL, function_of, named
 from fastadv.measure.bound import Attack, bound, takes, threat_of
 from fastadv.measure.job import Job
@@ -159,6 +160,7 @@ class Auditing:
         if "refused" in part.notes:
             raise InputError(f"audit: {part.notes['refused']}")
         part.tensors["ids"] = ids
+        part.notes["data"] = data_hash(x, y)
         self.parts.keep(f"audit-{seal[:12]}-{int(ids[0]):08d}.safetensors", seal, part.tensors, part.notes)
         return part
 
@@ -167,7 +169,15 @@ class Auditing:
         folder = self.parts.path
         files = [] if folder is None else sorted(folder.glob(f"audit-{seal[:12]}-*.safetensors"))
         kept = [self.parts.part(file.name, seal) for file in files]
-        return [Part(*one) for one in kept if one is not None]
+        return [part for part in (Part(*one) for one in kept if one is not None) if self._is_of_data(part)]
+
+    def _is_of_data(self, part: Part) -> bool:
+        """Return whether the samples of a part are still what the data set has there."""
+        ids = part["ids"]
+        if int(ids.max()) >= self.job.sizes[0]:
+            return False
+        x, y, _ = next(self.job.read(ids, len(ids), workers=0))
+        return data_hash(x, y) == part.notes.get("data")
 
     def _size(self, parts: Sequence[Part], pace: float, rest: float) -> int:
         """Return how many samples are attacked at once: on a CPU few, and fewer where time is limited."""

@@ -161,6 +161,14 @@ def test_any_number_of_processes_draws_and_finds_the_same(tmp_path: Path) -> Non
     assert names[0] == names[1]
 
 
+def test_a_folder_of_other_data_gives_no_audit(tmp_path: Path) -> None:
+    ask = partial(evaluate, run_dir=tmp_path, resume=True, identity="1")
+    auditor = Audit(lambda model, x, y: torch.where(x > 0.85, 1 - x, x), 36)
+    assert ask(auditor, {"a": NOTHING}).audit.broken == 20
+    other = pixels([0.1] * 20 + [0.8] * 20, Y)
+    assert ask(auditor, {"b": NOTHING}, dataset=other).audit.broken == 0
+
+
 class Clock:
     """The time that attacks take: a second for each sample that holds, a tenth of one for a broken one."""
 
