@@ -161,6 +161,16 @@ def test_any_number_of_processes_draws_and_finds_the_same(tmp_path: Path) -> Non
     assert names[0] == names[1]
 
 
+def test_an_auditor_that_cannot_run_is_no_audit() -> None:
+    def black_box(x: Tensor) -> Tensor:
+        return Threshold()(x).detach()
+
+    table = evaluate(Audit("apgd", 3), "uniform_noise", model=black_box, threat=fa.Linf(0.1))
+    assert table.audit.broken == 0
+    assert table.headline.startswith("Not a robust accuracy: the auditor could not run")
+    assert not evaluate(3, "uniform_noise", model=black_box, threat=fa.Linf(0.1)).headline
+
+
 def test_a_folder_of_other_data_gives_no_audit(tmp_path: Path) -> None:
     ask = partial(evaluate, run_dir=tmp_path, resume=True, identity="1")
     auditor = Audit(lambda model, x, y: torch.where(x > 0.85, 1 - x, x), 36)
