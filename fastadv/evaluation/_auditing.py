@@ -19,6 +19,7 @@ from fastadv.attacks.methods.claims import is_own
 from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._parts import Parts
+from fastadv.evaluation._rows import components_of, square_flag
 from fastadv.evaluation.audit import Audit, Audited
 from fastadv.evaluation.export import published
 from fastadv.evaluation.row import Group, Row
@@ -121,7 +122,7 @@ class Auditing:
                 published(method or name_of(auditor.attack)), screen[0].threat, screen[0].within,
                 len(ids), len(held), drawn, torch.isin(drawn, known[hit.bool()]), self.audit.confidence,
                 sum(float(part["seconds"]) for part in parts), forwards, backwards, len(order),
-                flags_of(parts) if parts else (),
+                flags_of(parts) + square_flag(parts, components_of(parts)) if parts else (),
             )  # fmt: skip
             rest -= self._since(started)
 
