@@ -19,9 +19,11 @@ from fastadv.attacks.methods.claims import is_own
 from fastadv.errors import InputError
 from fastadv.evaluation._events import Events
 from fastadv.evaluation._parts import Parts
+from fastadv.evaluation._rows import components_of, square_flag
 from fastadv.evaluation.audit import Audit, Audited
 from fastadv.evaluation.export import published
 from fastadv.evaluation.row import Group, Row
+from fastadv.hashes import data_hash
 from fastadv.measure.attacks import GOAL, function_of, named
 from fastadv.measure.bound import Attack, bound, takes, threat_of
 from fastadv.measure.job import Job
@@ -120,7 +122,7 @@ class Auditing:
                 published(method or name_of(auditor.attack)), screen[0].threat, screen[0].within,
                 len(ids), len(held), drawn, torch.isin(drawn, known[hit.bool()]), self.audit.confidence,
                 sum(float(part["seconds"]) for part in parts), forwards, backwards, len(order),
-                flags_of(parts) if parts else (),
+                flags_of(parts) + square_flag(parts, components_of(parts)) if parts else (),
             )  # fmt: skip
             rest -= self._since(started)
 
@@ -159,6 +161,7 @@ class Auditing:
         if "refused" in part.notes:
             raise InputError(f"audit: {part.notes['refused']}")
         part.tensors["ids"] = ids
+        part.notes["data"] = data_hash(x, y)
         self.parts.keep(f"audit-{seal[:12]}-{int(ids[0]):08d}.safetensors", seal, part.tensors, part.notes)
         return part
 
@@ -167,7 +170,15 @@ class Auditing:
         folder = self.parts.path
         files = [] if folder is None else sorted(folder.glob(f"audit-{seal[:12]}-*.safetensors"))
         kept = [self.parts.part(file.name, seal) for file in files]
-        return [Part(*one) for one in kept if one is not None]
+        return [part for part in (Part(*one) for one in kept if one is not None) if self._is_of_data(part)]
+
+    def _is_of_data(self, part: Part) -> bool:
+        """Return whether the samples of a part are still what the data set has there."""
+        ids = part["ids"]
+        if int(ids.max()) >= self.job.sizes[0]:
+            return False
+        x, y, _ = next(self.job.read(ids, len(ids), workers=0))
+        return data_hash(x, y) == part.notes.get("data")
 
     def _size(self, parts: Sequence[Part], pace: float, rest: float) -> int:
         """Return how many samples are attacked at once: on a CPU few, and fewer where time is limited."""

@@ -83,7 +83,7 @@ def row(
     """Return one attack over all batches; `clean`: the draws at each x."""
     broken = joined(parts, "broken")
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
-    components = _components(parts)
+    components = components_of(parts)
     refused = next((part.notes["refused"] for part in parts if "refused" in part.notes), "")
     asked = next((part.notes["asked"] for part in parts if part.notes.get("asked")), "")
     more = (NARROWER.format(asked),) * bool(asked)
@@ -98,7 +98,7 @@ def row(
         backwards=backwards,
         seconds=sum(float(part["seconds"]) for part in parts),
         minimum_norm=minimizes(attack) and not refused,
-        flags=flags_of(parts) + _square_flag(parts, components),
+        flags=flags_of(parts) + square_flag(parts, components),
         remarks=(*more, *said(part.notes.get("remarks", ()) for part in parts)),
         components=components,
         draws=None if refused else draws_of(parts, correct & ~broken, draws),
@@ -114,7 +114,7 @@ def row(
     )
 
 
-def _square_flag(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:
+def square_flag(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:
     """Return the flag of AutoAttack where its blind search broke what gradients did not; not of maps."""
     if components is None or any("parameters" in part.notes for part in parts):
         return ()
@@ -145,7 +145,7 @@ def _threat(parts: Sequence[Part], asked: Threat | None, refused: bool) -> Threa
     return threat_from_json(known[0]) if known and all(other == known[0] for other in known) else None
 
 
-def _components(parts: Sequence[Part]) -> Components | None:
+def components_of(parts: Sequence[Part]) -> Components | None:
     """Return the components of all batches; None for an attack that has none."""
     if not any("costs" in part.notes for part in parts):
         return None

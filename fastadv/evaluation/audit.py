@@ -16,6 +16,7 @@ from fastadv.errors import InputError
 from fastadv.intervals import of_population
 from fastadv.measure.attacks import function_of
 from fastadv.measure.bound import Attack
+from fastadv.measure.outcome import NOT_RUN
 from fastadv.text import finite, percent, several
 from fastadv.threat import Threat
 
@@ -141,7 +142,9 @@ class Audited:
 
     @property
     def weak(self) -> str:
-        """Say that the attacks leave too much to the auditor; "" where they do not."""
+        """Say that the audit found too much, or could find nothing; "" where neither is so."""
+        if any(flag.startswith(NOT_RUN) for flag in self.flags):
+            return "the auditor could not run, as the model has no gradient"
         if self.broken <= WEAK * self.drawn:
             return ""
         return f"the audit broke {percent(self.broken / self.drawn)} of the samples that it drew"

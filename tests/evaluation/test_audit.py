@@ -110,6 +110,7 @@ def test_the_draw_goes_by_seed_and_number_and_more_extend_it(monkeypatch) -> Non
     assert not drawn_order(ids, 4).equal(whole)
     few, more = evaluate(5).audit, evaluate(12).audit
     assert more.ids[:5].equal(few.ids)
+    assert evaluate(5, seed=1).audit.ids.equal(drawn_order(torch.arange(4, N), 1)[:5])
     monkeypatch.setattr(_auditing.rng, "bits", lambda count, seed, ids: torch.zeros(len(ids), count).long())
     assert drawn_order(ids, 3).equal(torch.arange(500))  # ties go by number
 
@@ -143,7 +144,7 @@ def test_a_stopped_audit_goes_on_and_takes_no_image_twice(tmp_path: Path) -> Non
         assert got.success.equal(wanted.success[:samples])
     assert sorted(chain(*calls)) == [*range(4, 40)]
     # a stronger screen, and another auditor beside it
-    weaker = again(Audit(across(range(9), calls), 36), {"screen": across(range(6)), "also": NOTHING}).audit
+    weaker = again(Audit(across(range(9), calls), 36), {"also": NOTHING, "screen": across(range(6))}).audit
     assert (len(calls), weaker.held, weaker.broken) == (8, 34, 3)
     assert again(Audit(partial(fa.attacks.fgsm), 36)).audit.broken == 36
 
@@ -159,6 +160,31 @@ def test_any_number_of_processes_draws_and_finds_the_same(tmp_path: Path) -> Non
     names = [sorted(file.name for file in (tmp_path / one).glob("audit-*")) for one in ("alone", "2")]
     assert len(names[0]) == 3
     assert names[0] == names[1]
+
+
+def test_an_auditor_that_does_not_serve_the_threat_is_refused() -> None:
+    def unfit(model: Any, x: Tensor, y: Tensor, threat: Any) -> Tensor:
+        raise fa.InputError("threat: expected another")
+
+    refuses("audit: threat: expected another", evaluate, Audit(unfit, 3))
+
+
+def test_an_auditor_that_cannot_run_is_no_audit() -> None:
+    def black_box(x: Tensor) -> Tensor:
+        return Threshold()(x).detach()
+
+    table = evaluate(Audit("apgd", 3), "uniform_noise", model=black_box, threat=fa.Linf(0.1))
+    assert table.audit.broken == 0
+    assert table.headline.startswith("Not a robust accuracy: the auditor could not run")
+    assert not evaluate(3, "uniform_noise", model=black_box, threat=fa.Linf(0.1)).headline
+
+
+def test_a_folder_of_other_data_gives_no_audit(tmp_path: Path) -> None:
+    ask = partial(evaluate, run_dir=tmp_path, resume=True, identity="1")
+    auditor = Audit(lambda model, x, y: torch.where(x > 0.85, 1 - x, x), 36)
+    assert ask(auditor, {"a": NOTHING}).audit.broken == 20
+    other = pixels([0.1] * 20 + [0.8] * 20, Y)
+    assert ask(auditor, {"b": NOTHING}, dataset=other).audit.broken == 0
 
 
 class Clock:
@@ -192,6 +218,13 @@ def test_a_limit_of_seconds_is_kept(monkeypatch, tmp_path: Path, seconds: float)
     assert (second.drawn, second.seconds) == (30, 30)
 
 
+def test_threats_share_the_seconds(monkeypatch) -> None:
+    clock = Clock(monkeypatch)
+    audits = evaluate(Audit(clock.auditor(), 30, 20.0), threat=[BALL, fa.L2(0.9)]).audits
+    assert clock.now <= 20
+    assert min(audit.drawn for audit in audits) >= 8
+
+
 def test_a_stopped_audit_counts_what_was_drawn_without_a_gap(monkeypatch, tmp_path: Path) -> None:
     """Samples that a folder has from an audit of fewer are no reason to draw these first."""
     clock = Clock(monkeypatch)
@@ -209,6 +242,7 @@ def test_few_that_hold(held: tuple[int, ...], low: int, high: int) -> None:
     got = table.audit
     assert (got.held, got.drawn, got.low, got.high) == (len(held), len(held), low / N, high / N)
     assert got.estimate == low / N
+    assert "its limit" not in str(got)
     json.loads(json.dumps(table.to_dict(), allow_nan=False))
 
 
