@@ -169,6 +169,13 @@ def test_an_auditor_that_does_not_serve_the_threat_is_refused() -> None:
     refuses("audit: threat: expected another", evaluate, Audit(unfit, 3))
 
 
+def test_the_auditor_has_the_goal_of_the_call() -> None:
+    for criterion, broken in ((None, 36), (fa.attacks.WrongBy(9.0), 0)):
+        audit = evaluate(Audit(partial(fa.attacks.pgd, steps=3), N), criterion=criterion).audit
+        assert audit.broken == broken
+        assert "sure" not in str(audit)  # all were drawn
+
+
 def test_an_auditor_that_cannot_run_is_no_audit() -> None:
     def black_box(x: Tensor) -> Tensor:
         return Threshold()(x).detach()
