@@ -69,7 +69,7 @@ def test_autoattack_says_what_each_component_leaves(capsys: pytest.CaptureFixtur
 def test_a_bar_asks_how_many_of_the_planned_passes_are_done() -> None:
     bar, counts = progress.RichBar("work"), Counts(forwards=50)
     events = Events(tick=bar, total=36)
-    events.corrupted("fog", 12)
+    events.went_on("fog", 12)
     for attack, each in (("autoattack", 7000), ("square", 5000)):
         events.begun(attack, getattr(fa.attacks, attack), counts, 12)
         for done, shown in ((6, 18), (100, 12 + 12 * 0.99)):

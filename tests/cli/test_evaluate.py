@@ -158,9 +158,9 @@ def test_a_share_that_is_not_reached_is_exit_code_4(fastadv, net):
 
 
 @pytest.mark.slow
-def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(fastadv, net, trained, refused):
+def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(fastadv, net, trained, folder, refused):
     line = f"evaluate {net} -n 60 -a uniform_noise --radius 0.03 --seed 3"
-    done = fastadv(f"{line} --audit 3 --json --audit-seconds 1000").json
+    done = fastadv(f"{line} --audit 3 --json --audit-seconds 1000 --run-dir run").json
     table = fa.evaluate(
         trained, load("digits", "test", limit=60), "uniform_noise", threat=fa.Linf(0.03), audit=3, seed=3
     )
@@ -168,6 +168,7 @@ def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(fastadv, net
     assert done["config"]["audit"]["seconds"] == 1000
     (audit,) = done["measured"]["audits"]
     assert 0 < audit["broken"] <= 3 == audit["drawn"]  # which denies the figure of the screen
+    line += " --run-dir run --resume"
     said = fastadv(f"{line} --audit 3 --strict", code=3).out
     assert said.startswith("Not a robust accuracy: the audit broke")
     assert "The screen is not enough for this model." in said
