@@ -45,7 +45,7 @@ def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
     figures.curves({"a": LINE}, tmp_path / "b.svg")
     x = torch.full((2, 1, 8, 8), 0.5)
     brighter = x + 0.05 * (torch.arange(8) < 4)[:, None]
-    figures.strips(attacked(x, brighter, Y[:2], Y[:2] + 1), tmp_path / "c.png", title="one")
+    figures.strips(attacked(x, brighter, Y[:2], Y[:2] + 1), path=tmp_path / "c.png", title="one")
     starts = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     assert starts == {"a.pdf": b"%PDF", "b.svg": b"<?xm", "c.png": b"\x89PNG"}
     picture = imread(tmp_path / "c.png")[..., :3]
@@ -55,7 +55,7 @@ def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
 
 def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
     x_adv = (X + 0.008 * torch.tensor([1.0, -1.0, 0.5, 0.0]).view(4, 1, 1, 1)).clamp(0, 1)
-    figures.strips(attacked(X, x_adv, Y, torch.tensor([2, 1, 0, 1])), "a.png")
+    figures.strips(attacked(X, x_adv, Y, torch.tensor([2, 1, 0, 1])), path="a.png")
     (figure,) = drawn
     (sheet,) = figure.axes
     pixels = [np.asarray(image.get_array()) for image in sheet.images]
@@ -70,14 +70,14 @@ def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
     # the largest difference is 0.008: drawn 100 times as strong it does not saturate
     assert "difference × 100" in texts(figure)
     assert sheet.images[8].get_clim() == pytest.approx((-0.01, 0.01))
-    figures.strips(attacked(X, X, Y, Y), "a.png")
+    figures.strips(attacked(X, X, Y, Y), path="a.png")
     assert "difference × 1" in texts(drawn[1])
 
 
 def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
     difference = torch.zeros(1, 3, 4, 4)
     difference[0, 0, 0, 0], difference[0, 2, 1, 1] = 0.1, -0.05
-    figures.strips([figures.Strip("d", difference, difference=True)], "a.png")
+    figures.strips([figures.Strip("d", difference, difference=True)], path="a.png")
     shown = np.asarray(drawn[0].axes[0].images[0].get_array())
     assert shown[0, 0] == pytest.approx([1.0, 0.5, 0.5])
     assert shown[1, 1] == pytest.approx([0.5, 0.5, 0.25])
@@ -191,7 +191,7 @@ def test_sources_stand_above_what_was_made_of_them(drawn, shift):
 def test_errors_are_named_and_leave_no_file(tmp_path):
     path, base, two = tmp_path / "a.png", base_set(3, 2), base_set(3, 2, channels=2)
     for wrong, says in (
-        (lambda: figures.strips([], path), "rows"),
+        (lambda: figures.strips([], path=path), "strip of images"),
         (lambda: figures.Strip("a", X, list("abc")), "captions"),
         (lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])), "marked"),
         (lambda: figures.Strip("a", X.expand(4, 2, 8, 8)), "images"),

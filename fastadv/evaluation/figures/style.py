@@ -45,9 +45,9 @@ def check_path(path: str | PathLike[str]) -> str:
 def new_figure(width: float, height: float, title: str | None = None) -> "Figure":
     """Return a white figure of that size in inches, with its title in the upper left corner."""
     need("matplotlib")
-    from matplotlib.figure import Figure
+    from fastadv.evaluation.figures.picture import Picture
 
-    figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=200, facecolor="white")
     if title:
         figure.text(0, 1, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
     return figure
@@ -89,6 +89,13 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
         labelcolor=[INK if mark else color for _, mark, color in entries], borderpad=0, borderaxespad=0,
         handlelength=1.8 if any(solid) else 0.8, handletextpad=0.5,
     )  # fmt: skip
+
+
+def finish(figure: "Figure", path: str | PathLike[str] | None) -> "Figure":
+    """Return the figure, written to a file if one is asked for."""
+    if path is not None:
+        save(figure, path)
+    return figure
 
 
 def save(figure: "Figure", path: str | PathLike[str], more: Mapping[str, str] | None = None) -> None:
