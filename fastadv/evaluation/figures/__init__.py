@@ -39,6 +39,7 @@ __all__ = [
     "transferability",
 ]
 
+MARKED = 40  # points of a line, beyond which they are drawn without marks
 Line = tuple[ArrayLike, ArrayLike]
 
 
@@ -77,8 +78,8 @@ def curves(
     axes.set_title("accuracy", fontsize=9, color=FAINT, loc="left")
     for (name, (across, up)), (color, dash) in zip(known.items(), LINES, strict=False):
         axes.plot(
-            across, up, dash, label=name, color=color, linewidth=2, clip_on=False, zorder=3, marker="o",
-            markersize=3.5,
+            across, up, dash, label=name, color=color, linewidth=2, clip_on=False, zorder=3, markersize=3.5,
+            marker="o" if len(across) <= MARKED else "",
         )  # fmt: skip
     if between is not None:
         everywhere = np.linspace(0, right, 1001)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CLEAN: dict[str, Any] = {"s": 16, "edgecolors": "w", "linewidths": 0.5}
 ATTACKED: dict[str, Any] = {"s": 12, "marker": "x", "linewidths": 0.9}
 FINE, MARGIN = 200, 0.08  # points of the grid along each side, and the room around all points
+WIDTH = 3.8  # inches
 
 
 @torch.no_grad()
@@ -76,9 +77,11 @@ def boundary(
     names = [str(k) for k in range(count)] if classes is None else list(classes)
     if len(names) != count:
         raise InputError(f"classes: expected {count} names, got {len(names)}; name every class")
-    figure = style.new_figure(4.0, 4.0, title)
-    axes = figure.add_axes((0.08, 0.08, 0.84, 0.8 if title else 0.88))
-    sides = across.cpu(), up.cpu()
+    sides, spread = (across.cpu(), up.cpu()), (high - low + 2 * room).tolist()
+    tall = WIDTH * min(max(spread[1] / spread[0], 0.5), 2)  # of one scale, unless one side is far longer
+    above = 0.3 * bool(title)
+    figure = style.new_figure(WIDTH, tall + above, title)
+    axes = figure.add_axes((0, 0, 1, tall / (tall + above)))
     for k, (color, _) in zip(range(count), LINES, strict=False):
         others = logits.clone()
         others[:, k] = -torch.inf
@@ -95,7 +98,6 @@ def boundary(
     if points is not None:
         axes.plot(*torch.stack([x, points]).cpu().unbind(2), color=FAINT, linewidth=0.6, zorder=2)
         axes.scatter([], [], color=INK, label="adversarial", **ATTACKED)
-    axes.set_aspect("equal")
     axes.tick_params(length=0, labelsize=8.5, colors=INK)
     for side in axes.spines.values():
         side.set_color(FRAME)

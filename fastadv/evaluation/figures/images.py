@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE, GAP, LINE = 0.7, 0.08, 0.165  # inches: an image's longer side, between images, one line of a caption
+BASE = 0.145  # inches from an image to the baseline of its caption
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ def strips(
             if row.captions:
                 marked = row.marked is not None and bool(row.marked[column])
                 sheet.text(
-                    start + wide / 2, top + 1.05 * high, str(row.captions[column]), ha="center", va="top",
-                    fontsize=9, linespacing=1.15, color=row.mark if marked else INK,
+                    start + wide / 2, top + high + BASE, str(row.captions[column]), ha="center",
+                    va="baseline", fontsize=9, linespacing=1.15, color=row.mark if marked else INK,
                     fontweight="bold" if marked else "normal",
                 )  # fmt: skip
         top += row.height + GAP

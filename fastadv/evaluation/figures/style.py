@@ -110,6 +110,6 @@ def name_lines(axes: "Axes") -> None:
     """Name the lines at the right of their axes, in their colors, the one that ends highest first."""
     lines = sorted(axes.get_lines(), key=lambda line: -np.asarray(line.get_ydata())[-1])
     axes.legend(
-        handles=lines, loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor="linecolor", fontsize=9,
-        frameon=False, borderpad=0,
+        handles=lines, loc="center left", bbox_to_anchor=(1.03, 0.5), labelcolor="linecolor", fontsize=9,
+        frameon=False, borderpad=0, handlelength=2.8,
     )  # fmt: skip

@@ -56,7 +56,7 @@ def training(
     width = LEFT + SIDE + (APART + SIDE if lines else 0)
     figure = style.new_figure(width, 2.7, title)
     panels = [
-        figure.add_axes((left / width, 0.17, SIDE / width, 0.63 if title else 0.73))
+        figure.add_axes((left / width, 0.17, SIDE / width, 0.66 if title else 0.73))
         for left in (LEFT, LEFT + SIDE + APART)[: 2 if lines else 1]
     ]
     numbers, losses = zip(*((epoch["epoch"], epoch["loss"]) for epoch in epochs), strict=True)
