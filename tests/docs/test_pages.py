@@ -21,7 +21,10 @@ GUIDES = (
 )  # fmt: skip
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu", "pictures")),
+    *(
+        DOCS / "guides" / f"{name}.md"
+        for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu", "pictures")
+    ),
 ]
 PAGES = [
     *FOLLOWERS,
