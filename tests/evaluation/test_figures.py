@@ -166,7 +166,7 @@ def test_a_training_is_drawn_by_epoch_from_reports_or_their_folder(tmp_path):
 
 def test_a_boundary_runs_where_the_model_decides_and_points_lie_where_they_are():
     moved = POINTS + torch.tensor([0.1, 0.0])
-    figure = figures.boundary(plane, POINTS, KINDS, moved, classes=["low", "high"])
+    figure = figures.boundary(plane, POINTS, KINDS, moved)
     (axes,) = figure.axes
     fills = [one for one in axes.collections if one.get_alpha()]
     for fill, right in zip(fills, (False, True), strict=True):  # of class 0 and 1
@@ -175,7 +175,11 @@ def test_a_boundary_runs_where_the_model_decides_and_points_lie_where_they_are()
     spots = [np.asarray(one.get_offsets()) for one in axes.collections if len(one.get_offsets()) == 2]
     for spot, (points, k) in zip(spots, [(POINTS, 0), (moved, 0), (POINTS, 1), (moved, 1)], strict=True):
         assert spot == pytest.approx(points[k == KINDS].numpy(), abs=1e-6)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["low", "high", "adversarial"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "class 0",
+        "class 1",
+        "adversarial",
+    ]
     joins = np.stack([line.get_xydata() for line in axes.lines])
     assert joins == pytest.approx(torch.stack([POINTS, moved], 1).numpy(), abs=1e-6)
 
@@ -308,7 +312,6 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         (lambda: figures.boundary(plane, X, Y, path=path), "x"),
         (lambda: figures.boundary(plane, POINTS, KINDS, POINTS[:2], path), "x_adv"),
         (lambda: figures.boundary(plane, POINTS, KINDS + 2, path=path), "y"),
-        (lambda: figures.boundary(plane, POINTS, KINDS, path=path, classes=["a"]), "classes"),
         (lambda: figures.curves(LINE, path), "lines"),
         (lambda: figures.Strip("a", X, list("abc")), "captions"),
         (lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])), "marked"),

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.boundary import boundary
-from fastadv.evaluation.figures.images import Strip, strips, thumbnails
+from fastadv.evaluation.figures.images import Strip, strips
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, LINES, VERMILION, check_path
+from fastadv.evaluation.figures.thumbnails import thumbnails
 from fastadv.evaluation.figures.training import training
 from fastadv.text import ends, percent
 

@@ -1,6 +1,5 @@
 """The decision boundary of a classifier of points in the plane."""
 
-from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,7 @@ WIDTH = 3.8  # inches
 @torch.no_grad()
 def boundary(
     model: nn.Module | Prepared, x: Tensor, y: Tensor, x_adv: Tensor | AttackResult | None = None,
-    path: str | PathLike[str] | None = None, *, classes: Sequence[str] | None = None,
-    title: str | None = None,
+    path: str | PathLike[str] | None = None, *, title: str | None = None,
 ) -> "Figure":  # fmt: skip
     """Draw which class a model gives to each point of the plane, the points, and where an attack took them.
 
@@ -38,27 +36,18 @@ def boundary(
         y: int64 [N], their classes, which are their colors.
         x_adv: like x, each joined with its x; or what an attack on x returned. None draws x alone.
         path: of a file to write: .png, .pdf or .svg.
-        classes: the K names; None takes their numbers.
         title: above the figure; None is none.
 
     Returns:
         The matplotlib figure.
 
     Raises:
-        InputError: x are no points of the plane, y no classes of the model, or classes more than six; or the
-            path has another ending.
-
-    Example:
-        >>> import torch, fastadv as fa
-        >>> x, model = torch.rand(50, 2), torch.nn.Linear(2, 2)
-        >>> y = model(x).argmax(1)
-        >>> out = fa.attacks.pgd(model, x, y, fa.Linf(0.1))
-        >>> figure = fa.figures.boundary(model, x, y, out)
+        InputError: x are no points of the plane, y no classes of the model, or classes more than six.
     """
     points = x_adv.x_adv if isinstance(x_adv, AttackResult) else x_adv
     for name, one in ("x", x), ("x_adv", x if points is None else points):
         flat = isinstance(one, Tensor) and one.ndim == 2 and one.shape[1] == 2 and len(one) > 0
-        if not flat or one.shape != x.shape or not bool(one.isfinite().all()):
+        if not flat or one.shape != x.shape or not one.isfinite().all():
             raise InputError(f"{name}: expected finite points [N, 2], as many as x, got {kind_of(one)}")
     labels = check_index("y", y, len(x), x.device).cpu()
     ends = x if points is None else torch.cat([x, points])
@@ -74,9 +63,6 @@ def boundary(
             f"y: expected classes of a model that has 2 to {len(LINES)}, got {sorted(set(labels.tolist()))} "
             f"and {count} logits"
         )
-    names = [str(k) for k in range(count)] if classes is None else list(classes)
-    if len(names) != count:
-        raise InputError(f"classes: expected {count} names, got {len(names)}; name every class")
     sides, spread = (across.cpu(), up.cpu()), (high - low + 2 * room).tolist()
     tall = WIDTH * min(max(spread[1] / spread[0], 0.5), 2)  # of one scale, unless one side is far longer
     above = 0.3 * bool(title)
@@ -91,7 +77,7 @@ def boundary(
         if lead.min() < 0 < lead.max():
             axes.contour(*sides, lead, levels=[0], colors=[INK], linewidths=0.9)
         mine = labels == k
-        for spots, look in (x, CLEAN | {"label": names[k]}), (points, ATTACKED):
+        for spots, look in (x, CLEAN | {"label": f"class {k}"}), (points, ATTACKED):
             if spots is not None:
                 across, up = spots.cpu()[mine].T
                 axes.scatter(across, up, color=color, zorder=3, **look)
@@ -101,8 +87,6 @@ def boundary(
     axes.tick_params(length=0, labelsize=8.5, colors=INK)
     for side in axes.spines.values():
         side.set_color(FRAME)
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9, frameon=False, labelcolor=INK, borderpad=0,
-        handletextpad=0.3,
-    )  # fmt: skip
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderpad": 0}
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK, handletextpad=0.3, **beside)
     return style.finish(figure, path)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ATTACKED = (VERMILION, GREEN, PURPLE, ORANGE, SKY)
 MARKED: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 3.5, "clip_on": False, "zorder": 3}
-SIDE, LEFT, APART = 2.7, 0.4, 0.75  # inches: the width of each panel, what is left of the first, between both
+SIDE, STEP = 2.7, 3.45  # inches: the width of each panel, from one to the next
 
 
 def training(
@@ -37,14 +37,6 @@ def training(
 
     Raises:
         InputError: there are no reports, or the path has another ending.
-
-    Example:
-        >>> import fastadv as fa
-        >>> digits = fa.data.load("digits", limit=64)
-        >>> model = fa.models.create("softmax", shape=digits.shape, classes=10)
-        >>> figure = fa.figures.training(fa.train.fit(model, digits, "standard", epochs=2, test_set=digits))
-        >>> [axes.get_title(loc="left") for axes in figure.axes]
-        ['loss', 'accuracy']
     """
     if isinstance(reports, str | PathLike):
         epochs = read_report(reports)
@@ -53,13 +45,12 @@ def training(
     if not epochs:
         raise InputError("reports: expected those of at least one epoch, got none; train, or name a folder")
     lines = [*_lines(epochs)]
-    width = LEFT + SIDE + (APART + SIDE if lines else 0)
+    names = ("loss", "accuracy") if lines else ("loss",)
+    width = STEP * len(names)
     figure = style.new_figure(width, 2.7, title)
-    panels = [
-        figure.add_axes((left / width, 0.17, SIDE / width, 0.66 if title else 0.73))
-        for left in (LEFT, LEFT + SIDE + APART)[: 2 if lines else 1]
-    ]
-    numbers, losses = zip(*((epoch["epoch"], epoch["loss"]) for epoch in epochs), strict=True)
+    height = 0.66 if title else 0.73
+    panels = [figure.add_axes((k * STEP / width, 0.17, SIDE / width, height)) for k in range(len(names))]
+    numbers, losses = ([epoch[name] for epoch in epochs] for name in ("epoch", "loss"))
     panels[0].plot(numbers, losses, color=INK, **MARKED)
     style.plain(panels[0])
     panels[0].set_ylim(min(0, *losses), 1.05 * max(losses))
@@ -71,10 +62,10 @@ def training(
         style.name_lines(axes)
     from matplotlib.ticker import MaxNLocator
 
-    for axes, name in zip(panels, ("loss", "accuracy"), strict=False):
+    for axes, name in zip(panels, names, strict=True):
         axes.set_title(name, fontsize=9, color=FAINT, loc="left")
         axes.set_xlabel("epoch", fontsize=9, color=INK)
-        axes.set_xlim(numbers[0] - 0.5 * (len(epochs) == 1), numbers[-1] + 0.5 * (len(epochs) == 1))
+        axes.set_xlim(numbers[0], max(numbers[-1], numbers[0] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     marked: dict[str, Any] = {"fontsize": 7.5, "color": FAINT, "rotation": 90, "va": "top", "ha": "right"}
     for epoch in epochs:
@@ -89,16 +80,11 @@ def _lines(epochs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, tuple[Any
     means = ("ema_clean_accuracy", "validation_ema_clean_accuracy")
     ema = "ema_" if any(epoch.get(name) is not None for epoch in epochs for name in means) else ""
     for kind, dash, on in ("", "-", ""), ("validation_", "--", ", validation"):
-        shares = [
-            {"clean": epoch.get(f"{kind}{ema}clean_accuracy"), **epoch.get(f"{kind}{ema}robust_accuracy", {})}
-            for epoch in epochs
-        ]
-        names = dict.fromkeys(name for one in shares for name in one)
-        for name, color in zip(names, chain([BLUE], cycle(ATTACKED)), strict=False):
-            points = [
-                (epoch["epoch"], one[name])
-                for epoch, one in zip(epochs, shares, strict=True)
-                if one.get(name) is not None
-            ]
-            if points:
-                yield f"{name}{on}", tuple(zip(*points, strict=True)), color, dash
+        points: dict[str, list[tuple[int, float]]] = {}
+        for epoch in epochs:
+            attacked = epoch.get(f"{kind}{ema}robust_accuracy", {})
+            for name, share in {"clean": epoch.get(f"{kind}{ema}clean_accuracy"), **attacked}.items():
+                if share is not None:
+                    points.setdefault(name, []).append((epoch["epoch"], share))
+        for (name, line), color in zip(points.items(), chain([BLUE], cycle(ATTACKED)), strict=False):
+            yield f"{name}{on}", tuple(zip(*line, strict=True)), color, dash
