@@ -37,8 +37,8 @@ def save_images(
         y: int64 [N], the labels.
         x: like images, the clean ones, where the images are adversarial.
         threat: the ball around x. Its box is finite, and files hold 256 levels of it.
-        classes: the K names, or K; None is the largest label and one. They name the folders, numbered where
-            names do not sort as labels do. The folder of a class without images is empty.
+        classes: the K names, or K; None is the largest label and one. Folders have the names, or the numbers
+            where these do not sort as labels do. The folder of a class without images is empty.
 
     Returns:
         The images as the files hold them, float32 [N, C, H, W] in the box.
@@ -99,10 +99,7 @@ def _rounded(images: Tensor, x: Tensor | None, threat: Threat | None) -> tuple[T
 
 def _folders(names: Sequence[str]) -> list[str]:
     """Return the name of each class's folder, which sort as the labels do."""
-    if wrong := [name for name in names if not name or set(name) & {*"/\\"} or name.startswith(".")]:
-        raise InputError(f"classes: expected names that folders can have, got {wrong[0]!r}; or pass K")
-    if [*names] == sorted(set(names)):
+    fit = all(name[:1] not in ("", ".") and not set(name) & {*"/\\"} for name in names)
+    if fit and [*names] == sorted(set(names)):
         return [*names]
-    digits = len(str(len(names) - 1))
-    numbered = [(f"{k:0{digits}}", name) for k, name in enumerate(names)]
-    return [number if name == str(int(number)) else f"{number} {name}" for number, name in numbered]
+    return [f"{k:0{len(str(len(names) - 1))}}" for k in range(len(names))]

@@ -1,6 +1,6 @@
 """What an attack did over all batches, as a row of the table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,10 +51,10 @@ def remarks(correct: Tensor, failed: Tensor, seen: Tensor, stated: float | None)
     return texts
 
 
-def by_norm(attacks: Iterable[Attack]) -> list[list[int]]:
+def by_norm(attacks: Mapping[str, Attack]) -> list[list[int]]:
     """Return the places of the attacks of each metric, where there are several metrics; else nothing."""
     places: dict[str, list[int]] = {}
-    for place, threat in enumerate(map(threat_of, attacks)):
+    for place, threat in enumerate(map(threat_of, attacks.values())):
         if threat is not None:
             places.setdefault(threat.metric, []).append(place)
     return [*places.values()] if len(places) > 1 else []

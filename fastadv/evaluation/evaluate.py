@@ -226,11 +226,6 @@ class Evaluation:
     corruptions: Corruptions
     auditing: Auditing | None = None
 
-    @property
-    def norms(self) -> list[list[int]]:
-        """The places of the attacks of each norm, where there are several."""
-        return _rows.by_norm(self.job.attacks.values())
-
     def table(self) -> Table:
         """Attack all batches, and put them together."""
         started, done = time.perf_counter(), list[list[Part]]()
@@ -269,7 +264,7 @@ class Evaluation:
         if self.keep_samples:
             whole = _rows.nearest(batch, parts)
             clean.tensors.update({f"samples.{name}": values for name, values in whole.items()})
-            for number, places in enumerate(self.norms):
+            for number, places in enumerate(_rows.by_norm(self.job.attacks)):
                 among = _rows.nearest(batch, parts, places)
                 clean.tensors.update({f"norm {number}.{name}": among[name] for name in SEARCHED})
         for part in parts:
@@ -300,7 +295,7 @@ class Evaluation:
         if self.keep_samples:
             values = columns(parts, "samples")
             samples = Samples(**values, component=component_of(values["by"], rows))
-            for number, places in enumerate(self.norms):
+            for number, places in enumerate(_rows.by_norm(self.job.attacks)):
                 values, ran = columns(parts, f"norm {number}"), [rows[k] for k in places if rows[k].threat]
                 part = replace(samples, **values, component=component_of(values["by"], rows))
                 by_norm |= {row.threat.metric: part for row in ran[:1] if row.threat}

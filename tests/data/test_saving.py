@@ -41,7 +41,7 @@ def test_files_hold_points_of_the_ball(kind, box, channels, tmp_path):
     assert box != (0, 1) or torch.equal(found, saved.expand_as(found))
 
 
-@pytest.mark.parametrize("classes", [list("abcd"), list("cbda"), 11])
+@pytest.mark.parametrize("classes", [list("abcd"), list("cbda"), ["a", "b", "c/d", "e"], 11])
 def test_labels_come_back_whatever_the_classes_are_called(classes, tmp_path):
     y = Y if classes != 11 else Y + torch.tensor([0, 8, 0, 0, 0, 0, 0, 0])
     saved = fa.data.save_images(tmp_path, (255 * images()).byte(), y, classes=classes)
@@ -70,7 +70,6 @@ def test_what_cannot_be_saved_is_refused_and_writes_nothing(tmp_path):
         "y: expected one integer": (x, Y[:3]),
     }.items():
         refuses(says, fa.data.save_images, tmp_path / "a", *arguments)
-    refuses("folders can have, got 'a/b'", fa.data.save_images, tmp_path / "a", x, 0 * Y, classes=["a/b"])
     assert [*tmp_path.iterdir()] == []
     fa.data.save_images(tmp_path / "a", x, Y)
     refuses("folder: expected one that is not there yet or", fa.data.save_images, tmp_path / "a", x, Y)

@@ -28,17 +28,9 @@ if TYPE_CHECKING:
     from fastadv.evaluation.transferability import Transferability
 
 __all__ = [
-    "BLUE",
-    "VERMILION",
-    "Strip",
-    "boundary",
-    "check_path",
-    "curves",
-    "strips",
-    "thumbnails",
-    "training",
+    "BLUE", "VERMILION", "Strip", "boundary", "check_path", "curves", "strips", "thumbnails", "training",
     "transferability",
-]
+]  # fmt: skip
 
 MARKED = 40  # points of a line, beyond which they are drawn without marks
 Line = tuple[ArrayLike, ArrayLike]
