@@ -155,7 +155,7 @@ def test_a_training_is_drawn_by_epoch_from_reports_or_their_folder(tmp_path):
             "clean, validation": ([[1], [0.5]], "--", figures.BLUE),
             "PGD, validation": ([[1], [0.25]], "--", figures.VERMILION),
         }
-        assert [text.get_text() for text in accuracy.texts] == ["robust overfitting"]
+        assert accuracy.get_title(loc="right") == "robust overfitting"
         assert accuracy.lines[4].get_xdata()[0] == 3
     averaged = [replace(past[0], ema_clean_accuracy=0.9, ema_robust_accuracy={"PGD": 0.8})]
     _, accuracy = figures.training(averaged).axes

@@ -64,7 +64,8 @@ def boundary(
             f"and {count} logits"
         )
     sides, spread = (across.cpu(), up.cpu()), (high - low + 2 * room).tolist()
-    tall = WIDTH * min(max(spread[1] / spread[0], 0.5), 2)  # of one scale, unless one side is far longer
+    ratio = spread[1] / spread[0]
+    tall = WIDTH * (ratio if 0.4 < ratio < 2.5 else 1)  # of one scale, unless one side is far longer
     above = 0.3 * bool(title)
     figure = style.new_figure(WIDTH, tall + above, title)
     axes = figure.add_axes((0, 0, 1, tall / (tall + above)))

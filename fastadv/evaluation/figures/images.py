@@ -183,7 +183,10 @@ def _compared(
 ) -> list[Strip]:  # fmt: skip
     """Return the strips of images, of their adversarial examples, and of the differences."""
     if isinstance(x, AttackResult) and x_adv is not None:
-        raise InputError("x: expected the images that were attacked, got a result; write strips(x, out)")
+        raise InputError(
+            "x: expected the images that were attacked, got a result; write strips(x, out), or strips(out, "
+            "path=...)"
+        )
     result = next((one for one in (x, x_adv) if isinstance(one, AttackResult)), None)
     images = {"x": None if x is result else x, "x_adv": x_adv if result is None else result.x_adv}
     box = box or (UNIT if result is None or result.threat is None else result.threat.box)

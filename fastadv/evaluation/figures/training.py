@@ -67,11 +67,10 @@ def training(
         axes.set_xlabel("epoch", fontsize=9, color=INK)
         axes.set_xlim(numbers[0], max(numbers[-1], numbers[0] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    marked: dict[str, Any] = {"fontsize": 7.5, "color": FAINT, "rotation": 90, "va": "top", "ha": "right"}
-    for epoch in epochs:
-        if alarm := epoch.get("alarm"):
-            panels[-1].axvline(epoch["epoch"], color=FAINT, linewidth=0.8, linestyle=":")
-            panels[-1].text(epoch["epoch"], 0.98, alarm.partition(":")[0], **marked)
+    alarms = {epoch["epoch"]: epoch["alarm"].partition(":")[0] for epoch in epochs if epoch.get("alarm")}
+    for number in alarms:
+        panels[-1].axvline(number, color=FAINT, linewidth=0.8, linestyle=":")
+    panels[-1].set_title(", ".join(alarms.values()), fontsize=8, color=FAINT, loc="right")
     return style.finish(figure, path)
 
 
