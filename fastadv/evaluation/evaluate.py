@@ -243,7 +243,8 @@ class Evaluation:
         counted = self.count_at(batch.x, batch)
         if self.job.drawing.count > 1:
             batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
-        clean, parts = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
+        labels = {"y": batch.y.cpu()} if self.job.criterion.outputs == "classes" else {}
+        clean, parts = Part({**verdict, **counted, **labels, "seen": batch.seen}), list[Part]()
         kept = self.parts.path is not None
         data, points = data_hash(batch.x, batch.y) if kept else "", kept or self.keep_samples
         for name in self.job.attacks:
@@ -311,5 +312,5 @@ class Evaluation:
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=columns(parts, "sums"), remarks=remarks,
             unserved=unserved, chosen=self.job.chosen, audits=audits,
-            probing=times[0][2],
+            y=joined(parts, "y") if "y" in parts[0].tensors else None, probing=times[0][2],
         )  # fmt: skip

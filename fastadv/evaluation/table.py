@@ -47,6 +47,7 @@ class Table(Exported):
         failed: bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
             counts as not correct, and no attack is run on it.
         ids: int64 [n], positions in the data set.
+        y: int64 [n], labels; None where they are no classes.
         seconds: elapsed time of the evaluation.
         probing: the part of it that the probes of the verdict took.
         samples: every sample with its nearest adversarial example, if they were kept.
@@ -89,6 +90,7 @@ class Table(Exported):
     chosen: str = ""
     unserved: Sequence[str] = ()
     audits: Sequence[Audited] = ()
+    y: Tensor | None = field(default=None, repr=False)
     probing: float = 0.0
 
     @property
