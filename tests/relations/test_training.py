@@ -15,12 +15,14 @@ from fastadv.train.recipes.base import owns_step
 from tests.data.sets import ALL, toy_base, toy_model
 from tests.train.nets import assert_same, grouped, images, net, stopped, timeless, viewed
 from tests.train.recipes import hand
-from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net, loss_of
+from tests.train.test_recipes import LOSSES, RECIPES, THREAT, Own, flat_net, loss_of, own, plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HELD = RECIPES | {
     one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")
 }
+OF_ONES_OWN = {"own": own, "partial": partial(plain, smoothing=0.1), "method": Own().method, "object": Own()}
+HELD |= OF_ONES_OWN
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
