@@ -250,8 +250,7 @@ def _config(job: Job, steps: Steps) -> dict[str, Any]:
         **FORMAT,
         "model": describe_model(model),
         "recipe": known(steps.recipe),
-        # Epochs change nothing in a constant schedule: such a run may be made longer
-        "epochs": None if optimization.schedule == "constant" else job.epochs,
+        "epochs": job.epochs,
         "batch_size": feed.batch_size,
         "optimizer": known(job.optimizer),
         "learning_rate": optim.find_rate(job.optimizer, job.learning_rate),

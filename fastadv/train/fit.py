@@ -71,7 +71,8 @@ def fit(
             ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.
         resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
             are deterministic); `reports(run_dir)` gives all epochs. A run without a checkpoint starts from
-            the beginning. With schedule="constant", a larger `epochs` extends a finished run.
+            the beginning. With more `epochs` a finished run goes on, and its schedule is from then on that of
+            all of them: one that had ended near 0, as "cosine", rises again.
         identity: a text that represents the code of your own model, recipe, schedule and augmentation.
             Without it a folder knows them by their source, and the model by its logits of 16 samples; it
             refuses a lambda, and a function that holds objects. A set is known by its first and last samples

@@ -65,6 +65,21 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, tmp_path):
     viewed().load_state_dict(fa.models.read_weights(tmp_path / "step" / "model.safetensors")[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["standard", "rs", "free", "awp", "pgd-harder", "own"])
+def test_a_finished_run_that_takes_more_epochs_has_the_schedule_of_all_from_there(name, tmp_path):
+    """Half the rate in the last quarter: of two epochs, of three batches each, and then of four in all."""
+    late = fa.train.schedules.Piecewise((0.75,), 0.5)
+    options = {"optimizer": "adam", "ema": 0.8, "test_set": images(6)}
+    trained(HELD[name], run_dir=tmp_path, schedule=late, **options)
+    model, rest = trained(HELD[name], run_dir=tmp_path, schedule=late, epochs=4, resume=True, **options)
+    both = lambda done: 0.5 if 5 / 12 <= done < 0.5 or done >= 0.75 else 1.0  # noqa: E731
+    whole, past = trained(HELD[name], schedule=both, epochs=4, **options)
+    assert_same(model, whole)
+    assert timeless(fa.train.reports(tmp_path)) == timeless(past)
+    assert timeless(rest) == timeless(past)[2:]
+
+
 def one_epoch(*given, **options):
     return [next(fa.train.epochs(*given, **options))]
 
