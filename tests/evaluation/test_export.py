@@ -87,7 +87,8 @@ def test_a_notebook_shows_all_that_print_says(table) -> None:
         fa.certify.smooth(net, digits, sigma=0.5, n=200, sound=False),
     )  # fmt: skip
     crossed = fa.transferability({"a": net}, {"b": net}, digits, partial(fa.attacks.fgsm, threat=THREAT))
-    for result in (evil, whole, whole.corruption, trained, crossed, many, few, *texts):
+    paired = fa.evaluation.compare({"a": whole, "b": whole})
+    for result in (evil, whole, whole.corruption, paired, trained, crossed, many, few, *texts):
         read = Words(result._repr_html_())
         assert read.words == re.sub(r"(?m)^-+$", "", str(result)).split()
         assert read.tags <= {"table", "tr", "th", "td", "div", "br"}
