@@ -22,7 +22,10 @@ GUIDES = (
 )  # fmt: skip
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),
+    *(
+        DOCS / "guides" / f"{name}.md"
+        for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu", "pictures")
+    ),
 ]
 PAGES = [
     *FOLLOWERS,
