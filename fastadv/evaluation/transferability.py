@@ -19,7 +19,8 @@ from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.intervals import Interval, clopper_pearson
-from fastadv.measure.bound import Attack, bound, takes
+from fastadv.measure.attacks import named
+from fastadv.measure.bound import Attack, takes, threat_of
 from fastadv.measure.job import check_evaluation
 from fastadv.measure.outcome import by_ids
 from fastadv.measure.reading import boxes_of
@@ -92,8 +93,8 @@ class Transferability:
 
 
 def transferability(
-    sources: Models, targets: Models, data: Data, attack: Attack, *, batch_size: int = 256,
-    limit: int | None = None,
+    sources: Models, targets: Models, data: Data, attack: Attack | str, *, batch_size: int = 256,
+    limit: int | None = None, threat: Threat | None = None,
 ) -> Transferability:  # fmt: skip
     """Attack each source once, and let each target classify its adversarial examples.
 
@@ -106,9 +107,11 @@ def transferability(
         targets: the models to fool by name, with the classes of the sources.
         data: as in `evaluate`.
         attack: untargeted, and best without `stop_early`, as partial(fa.attacks.mim, threat=fa.Linf(8 / 255),
-            stop_early=False); called as attack(source, x, y, ids=ids), or without ids if it takes none.
+            stop_early=False); called as attack(source, x, y, ids=ids), or without ids if it takes none. Or a
+            name with arguments, as "mim:stop_early=false".
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
+        threat: of an attack that has none bound to it.
 
     Returns:
         A `Transferability`.
@@ -126,6 +129,8 @@ def transferability(
         >>> fa.transferability(nets, nets, digits, attack, limit=50).success.shape
         torch.Size([2, 2])
     """
+    if isinstance(attack, str) or threat is not None:
+        (attack,) = named([attack], threat).values()
     check_attack(attack)
     for name, models in (("sources", sources), ("targets", targets)):
         if not isinstance(models, Mapping) or not models:
@@ -167,7 +172,7 @@ def _attacked(
             f"attack: expected an AttackResult, or x_adv, a floating tensor {list(x.shape)} like x, got "
             f"{got}; return an image in the box for each that came"
         )
-    threat = bound(attack, "threat")
+    threat = threat_of(attack)
     known = is_own(attack) and isinstance(threat, Threat) and not isinstance(threat, Named)
     if known and (far := int((~threat.holds(x_adv.detach().to(x), x)).sum())):
         raise InputError(f"attack: expected points in {threat_text(threat)}, got {far} of {len(x)} outside")
