@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from fastadv._checks import check_choice
+from fastadv._checks import check_choice, knowing
 from fastadv._extras import own
 from fastadv.arguments import WORDS, name_and_arguments, nameable, parse_arguments
 from fastadv.data._batches import Reader
@@ -112,6 +112,7 @@ def _resized(dataset: ImageSet, size: int) -> ImageSet:
     return ImageSet(x, dataset.y, dataset.classes, f"{dataset.name} at {size}x{size}", note=dataset.note)
 
 
+@knowing
 def load(
     name: str | os.PathLike[str], split: str = "train", data_dir: str | os.PathLike[str] | None = None,
     size: int | None = None, limit: int | None = None, *, severity: int | None = None,

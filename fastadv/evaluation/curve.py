@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from fastadv._checks import warn
+from fastadv._checks import knowing, warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.criterion import Criterion
@@ -145,6 +145,7 @@ def _numbers(values: Any) -> NDArray[np.float64]:
         return np.empty(0)
 
 
+@knowing
 def accuracy_against_radius(
     model: nn.Module | Prepared, dataset: Data,
     attack_for_radius: Callable[[float], Attack] | Attack | str | None = None, radii: Radii | None = None, *,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv._checks import knowing
 from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.methods.claims import is_own
@@ -92,6 +93,7 @@ class Transferability:
         ) + "".join(left)
 
 
+@knowing
 def transferability(
     sources: Models, targets: Models, data: Data, attack: Attack | str, *, batch_size: int = 256,
     limit: int | None = None, threat: Threat | None = None,

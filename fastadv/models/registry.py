@@ -156,10 +156,12 @@ def build(name: str, **kwargs: Any) -> Any:
     try:
         bound = inspect.signature(make).bind(**kwargs)
     except TypeError as error:
+        takes = inspect.signature(make).parameters
+        near = "".join(meant(key, takes) for key in kwargs.keys() - takes.keys() - {"normalize"})
         inside = "; let it return a model of images in [0, 1], fastadv.models.Normalized(model, mean, std)"
         raise InputError(
             f"model {name!r} takes {inspect.signature(make)}, got {kwargs}: {error}"
-            f"{inside if 'normalize' in kwargs else ''}"
+            f"{inside if 'normalize' in kwargs else ''}{near}"
         ) from error
     if normalize is not None:
         check_choice("normalize", normalize, STATISTICS, ", or a model inside fastadv.models.Normalized")
