@@ -29,7 +29,8 @@ def _above_chance(steps: Steps) -> Iterator[str]:
     recipe, feed = innermost(steps.recipe), steps.feed
     ours = type(recipe) in RECIPES.values() and getattr(recipe, "loss", "ce") == "ce"
     # one that diverged began near chance
-    least = min(float(steps.losses.sum()), float(steps.losses[0]) * feed.epoch_size / feed.batch_size)
+    share = min(feed.batch_size, feed.epoch_size) / feed.epoch_size
+    least = min(float(steps.losses.sum()), float(steps.losses[0]) / share)
     if ours and (text := far("the loss in epoch 1", least, steps.classes)):
         yield text
         return
