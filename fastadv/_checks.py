@@ -175,26 +175,26 @@ def check_known(function: str, arguments: Mapping[str, Any], known: Iterable[str
 
 
 def knowing(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function say which argument was meant where it is called with one that it does not have.
+    """Let a function say which argument was meant where it is called with one that it does not have."""
+    return eager(_answering(function, function))
 
-    A class is changed in place. Nothing is looked at before a call has failed.
-    """
-    known, of_class = [*taken(function)], isinstance(function, type)
-    inside: Callable[P, R] = function.__init__ if of_class else function  # type: ignore[misc]
 
-    @wraps(inside)
+def knowing_fields(kind: Any) -> None:
+    """Let a class do so, in place."""
+    kind.__init__ = _answering(kind.__init__, kind)
+
+
+def _answering(call: Callable[P, R], of: Callable[..., Any]) -> Callable[P, R]:
+    known = [*taken(of)]
+
+    @wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling() and not of_class:
-            return outside_compile(inside, *args, **kwargs)
-        try:
-            return inside(*args, **kwargs)
+        try:  # nothing is looked at before a call has failed
+            return call(*args, **kwargs)
         except TypeError:
-            check_known(function.__name__, kwargs, known)
+            check_known(of.__name__, kwargs, known)
             raise
 
-    if of_class:
-        function.__init__ = called  # type: ignore[misc]
-        return function
     return called
 
 

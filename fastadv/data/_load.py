@@ -162,7 +162,7 @@ def load(
         return part_of(load_folder(name), limit)  # type: ignore[no-any-return]
     if ":" in name_and_arguments(name, _NAMES)[0]:
         asked = {"data_dir": data_dir, "size": size, "severity": severity, "channels": channels}
-        return _own(name, {"split": split, "limit": limit}, asked)
+        return _own(name, {"split": split, "limit": limit}, asked)  # type: ignore[no-any-return]
     name, options = _parse(name)
     size = _number(name, options, "size", size)
     severity = _number(name, options, "severity", severity)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number, check_share, knowing
+from fastadv._checks import check_count, check_number, check_share, knowing_fields
 from fastadv.attacks.core.common import planned
 from fastadv.errors import InputError
 from fastadv.intervals import of_population
@@ -70,7 +70,7 @@ class Audit:
         return planned(function_of("audit", self.attack)) * self.samples
 
 
-knowing(Audit)
+knowing_fields(Audit)
 
 
 @dataclass(frozen=True)

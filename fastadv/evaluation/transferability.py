@@ -175,9 +175,12 @@ def _attacked(
             f"{got}; return an image in the box for each that came"
         )
     threat = threat_of(attack)
-    known = is_own(attack) and isinstance(threat, Threat) and not isinstance(threat, Named)
-    if known and (far := int((~threat.holds(x_adv.detach().to(x), x)).sum())):
-        raise InputError(f"attack: expected points in {threat_text(threat)}, got {far} of {len(x)} outside")
+    if threat is not None and is_own(attack) and not isinstance(threat, Named):
+        far = int((~threat.holds(x_adv.detach().to(x), x)).sum())
+        if far:
+            raise InputError(
+                f"attack: expected points in {threat_text(threat)}, got {far} of {len(x)} outside"
+            )
     return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 
 
