@@ -4,10 +4,10 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import torch
 
@@ -165,22 +165,46 @@ def outside_compile(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     return disabled(*args, **kwargs)
 
 
+def check_known(function: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise TypeError, which says what was meant, for an argument that a function does not have."""
+    for name in sorted(arguments.keys() - {*known}):
+        write = FOREIGN.get(name, "").format(arguments[name], ball="Linf")
+        helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
+        advice = f"; write {write}" if helps else meant(name, known)
+        raise TypeError(f"{function}: no argument {name!r}{advice}") from None
+
+
 def knowing(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function say which argument was meant where it is called with one that it does not have."""
-    known = inspect.signature(function).parameters
+    return eager(_answering(function, function))
 
-    @wraps(function)
+
+def knowing_fields(kind: Any) -> None:
+    """Let a class do so, in place."""
+    kind.__init__ = _answering(kind.__init__, kind)
+
+
+def _answering(call: Callable[P, R], of: Callable[..., Any]) -> Callable[P, R]:
+    known = [*taken(of)]
+
+    @wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if foreign := sorted(kwargs.keys() - known.keys()):
-            write = FOREIGN.get(name := foreign[0], "").format(kwargs[name], ball="Linf")
-            helps = write.split("=")[0].split(".")[0] in known  # it names an argument of the function
-            advice = f"; write {write}" if helps else meant(name, known)
-            raise TypeError(f"{function.__name__}: no argument {name!r}{advice}")
-        if torch.compiler.is_compiling():
-            return outside_compile(function, *args, **kwargs)
-        return function(*args, **kwargs)
+        try:  # nothing is looked at before a call has failed
+            return call(*args, **kwargs)
+        except TypeError:
+            check_known(of.__name__, kwargs, known)
+            raise
 
     return called
+
+
+def taken(function: Callable[..., Any]) -> Iterator[str]:
+    """Yield the names of the arguments of a function, those of its dictionary of options among them."""
+    for name, one in inspect.signature(function).parameters.items():
+        if one.kind is one.VAR_KEYWORD:
+            yield from get_args(one.annotation)[0].__annotations__
+        else:
+            yield name
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> str:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,7 +137,9 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def load_torch(path: str | os.PathLike[str], what: str, advice: str) -> Any:
     """Read a torch file without running what it may hold; CorruptFileError, which expected `what`."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of TorchScript, in torch's words
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         if type(error).__name__ == "UnpicklingError":  # torch would advise to run what the file holds

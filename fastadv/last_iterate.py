@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, eager, kind_of
+from fastadv._checks import check_count, kind_of, knowing
 from fastadv._waiting import waits
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.engine.capture import Rows, Step
@@ -81,7 +81,7 @@ class Walk:
         return moved
 
 
-@eager
+@knowing
 def last_iterate(
     model: Model | Prepared, x: Tensor, y: Tensor | None, threat: Threat, *, steps: int, step_size: StepSize,
     loss: losses.Loss = "ce", targets: Tensor | None = None, start: Tensor | None = None,

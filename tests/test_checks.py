@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._checks import check_choice, check_number, check_share
+from fastadv._checks import check_choice, check_number, check_share, knowing
 from fastadv.errors import InputError
+from fastadv.models.abs import InferenceOptions
 from tests.refusals import refuses
 
 
@@ -17,6 +18,45 @@ def test_an_argument_that_a_function_does_not_have():
                        ("device", r"write model\.to\(0\.1\) before the call$")):  # fmt: skip
         with pytest.raises(TypeError, match=f"evaluate: no argument '{name}'; {says}"):
             fa.evaluate(None, None, **{name: 0.1})
+
+
+MISSPELT = [
+    "attacks.pgd stpes steps", "attacks.autoattack verison version", "attacks.square querys queries",
+    "attacks.universal epohcs epochs", "attacks.last_iterate stpes steps", "attacks.indicators sede seed",
+    "accuracy_against_radius minimum_nrom minimum_norm", "transferability batchsize batch_size",
+    "freeze precison precision", "certify.smooth sigam sigma", "evaluation.report titel title",
+    "evaluation.Audit sampels samples", "data.load splti split", "data.pairs imgae image",
+    "data.construct.robust shardsize shard_size", "data.construct.fixed_shift progres progress",
+    "models.adapt preprocesing preprocessing", "train.fit epohcs epochs",
+    "train.epochs bacth_size batch_size",
+    "train.craft sede seed", "train.PGDTraining stpes steps", "train.TRADES betta beta",
+    "train.Optimization weight_decy weight_decay", "train.Execution precison precision",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISSPELT)
+def test_a_misspelt_argument_is_answered(what):
+    path, wrote, meant = what.split()
+    call, name = fa, path.rpartition(".")[2]
+    for part in path.split("."):
+        call = getattr(call, part)
+    with pytest.raises(TypeError, match=f"^{name}: no argument '{wrote}'; did you mean '{meant}'") as raised:
+        call(*[None] * 3 * (name == "epochs"), **{wrote: 3})
+    assert raised.value.__suppress_context__
+
+
+def test_misspelt_options_of_models():
+    refuses(r"takes .*unexpected keyword argument 'widht'; did you mean 'width'\?", fa.models.create,
+            "small_cnn", widht=3)  # fmt: skip
+    refuses("got stpes; did you mean 'steps'", InferenceOptions().changed, stpes=3)
+
+
+def test_what_fails_inside_is_told_as_it_is():
+    def fails(steps=3):
+        raise TypeError("inside")
+
+    with pytest.raises(TypeError, match=r"^inside$"):
+        knowing(fails)(steps=4)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks.core.card import ATTACKS, Attack, card_of
+from fastadv.arguments import name_and_arguments, nameable, parse_arguments
+from fastadv.attacks import core
+from fastadv.attacks.core.card import ATTACKS, REGISTRY, Attack, card_of
+from fastadv.attacks.core.points import like
 from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.engine.precision import with_gradient
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
 
@@ -62,6 +67,7 @@ class Tried:
         return out
 
 
+OF_BALLS = "anything_is_served", "distances_are_near"  # promises of other radii and boxes
 Promise = Callable[[Tried], None]
 PROMISES: dict[str, Promise] = {}
 
@@ -71,11 +77,16 @@ def promised(check: Promise) -> Promise:
     return check
 
 
-def contract(card: Attack | str, **options: Any) -> None:
+def contract(card: Attack | Callable[..., Any] | str, **options: Any) -> None:
     """Run all promises over an attack, in each norm of its card.
 
+    A function (model, x, y), or an object that is called so, is judged by its points, as in `fa.evaluate`: it
+    may take `threat`, `targets`, `ids` and `seed`. One without a threat has points for one ball: it is judged
+    in Linf, or the norms of its card, and asked for no other radius or box.
+
     Args:
-        card: of the attack, or its name: one that is registered, or `package.module:function`.
+        card: of the attack, the attack itself, or its name: one that is registered, or
+            `package.module:function`, with arguments as commands have them.
         options: arguments for short runs, instead of the card's `quick`.
 
     Raises:
@@ -96,12 +107,59 @@ def contract(card: Attack | str, **options: Any) -> None:
         raise AssertionError("\n".join(["promises that do not hold:", *broken]))
 
 
-def checks(card: Attack | str, **options: Any) -> Iterator[tuple[str, Tried, Promise]]:
+def checks(card: Attack | Callable[..., Any] | str, **options: Any) -> Iterator[tuple[str, Tried, Promise]]:
     """Yield (name, attack in a norm, promise) for each norm of a card and each promise that it makes."""
-    known = card if isinstance(card, Attack) else card_of("attack", card, ATTACKS)
+    if isinstance(card, str):
+        name, tail = name_and_arguments(card, ATTACKS)
+        known = card_of("attack", name, ATTACKS)
+        options = parse_arguments(f"attack {card!r}", name, tail, nameable(known.parameters)) | options
+    elif isinstance(card, Attack):
+        known = card
+    elif callable(card):
+        known = next((one for one in REGISTRY.values() if one.run is card), Attack(card))
+    else:
+        raise InputError(f"card: expected an attack, its card or its name, got {type(card).__name__}")
+    promises = dict(PROMISES)
+    if not known.takes("mask") and not any(one.kind is one.VAR_KEYWORD for one in known.parameters.values()):
+        for name in () if known.takes("threat") else OF_BALLS:
+            del promises[name]
+        known, options = _judged(known, options), {}
     for norm in known.norms:
-        for name, check in PROMISES.items():
+        for name, check in promises.items():
             yield f"{name}-{norm}", Tried(known, norm, options), check
+
+
+def _judged(card: Attack, options: Mapping[str, Any]) -> Attack:
+    """Return the card of a function that does not take what attacks share, whose points are judged."""
+    attack = partial(card.run, **{**card.quick, **options})
+    takes = [name for name in ("threat", "targets", "ids", "seed") if card.takes(name)]
+
+    @core.takes_common
+    def judged(
+        model: Any, x: Tensor, y: Tensor | None, threat: Threat, *, seed: int = 0, **common: Any
+    ) -> AttackResult:
+        def rule(search: core.Search) -> None:
+            x, task = search.x, search.problem
+            values = {"threat": search.threat, "targets": task.targets, "ids": search.ids, "seed": seed}
+            asked = {name: values[name] for name in takes}
+            with with_gradient():
+                out = attack(task.classifier.of(x, search.ids), x.clone(), search.y.clone(), **asked)
+            points = getattr(out, "x_adv", out)
+            assert isinstance(points, Tensor), f"it returns a {type(out).__name__}, and no x_adv"
+            points = points.detach().to(x)
+            if "threat" not in takes:
+                points = points.where(like(search.threat.holds(points, x), x), x)
+            search.finish(points)
+
+        return core.run(model, x, y, threat, rule, seed=seed, stop_early=True, **common)
+
+    norms = card.norms if "threat" in takes or card.norms != tuple(THREATS) else ("linf",)
+    targeted = card.targeted and "targets" in takes
+    known = replace(card, run=judged, norms=norms, targeted=targeted, quick={}, oracle={})
+    with suppress(Exception):  # which the promises tell
+        out = judged(net(), x := images(4), said(net(), x), THREATS["linf"](RADIUS["linf"]))
+        known.knowledge = "gradient" if out.backwards else "score"
+    return known
 
 
 @contextmanager

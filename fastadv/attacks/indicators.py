@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_seed, eager
+from fastadv._checks import check_seed, knowing
 from fastadv.attacks.core.checks import check_finite_radius
 from fastadv.attacks.core.common import Classifier
 from fastadv.attacks.core.result import AttackResult, classified
@@ -19,7 +19,7 @@ from fastadv.threat import Threat
 STEPS = 40  # of PGD at the radius, where no results are given
 
 
-@eager
+@knowing
 def indicators(
     model: Classifier, x: Tensor, y: Tensor, threat: Threat, *,
     results: Mapping[str, AttackResult] | None = None, seed: int = 0, ids: Tensor | None = None,

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fastadv.attacks import AttackResult
 from fastadv.cli import _options as o
 from fastadv.cli._shared import Budget
-from fastadv.measure.plan import Plan, read, within
+from fastadv.measure.plan import Plan, read
 from fastadv.text import threat_text
-from fastadv.threat import THREATS
 
 ATTACK = (
     f"{', '.join(o.registry())}; with arguments, pgd:steps=100; or your own as package.module:function, a "
@@ -58,11 +56,6 @@ class NamedAttack(Plan):
         run = self.at(self.radius)
         run.title = self.title  # type: ignore[attr-defined]
         return run
-
-    def at(self, radius: float) -> Callable[..., AttackResult]:
-        """Return the attack in a ball of this radius."""
-        threat = THREATS[self.threat.norm](radius)
-        return within(partial(self.card.run, **self.arguments), self.card, threat)
 
 
 def parse_attacks(texts: list[str], budget: Budget, seed: int) -> dict[str, NamedAttack]:

@@ -11,7 +11,7 @@ from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Machine, Network, Search
 from fastadv.data import construct as library
-from fastadv.data import is_named
+from fastadv.data._load import has_test
 from fastadv.evaluation import figures
 from fastadv.runs import processes
 from fastadv.text import number, percent
@@ -92,5 +92,5 @@ def construct(
     ]
     print_table(f"{built.name}: {len(built):,} images in {out}", cells, [built.note])
     data = images.keywords["data"]
-    test = f" --test-data {data}" if is_named(data) else ""
+    test = f" --test-data {data}" if has_test(data) else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

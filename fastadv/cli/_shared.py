@@ -18,14 +18,14 @@ from fastadv.cli import _options as o
 from fastadv.cli._output import note
 from fastadv.cli._signature import Front
 from fastadv.data._load import is_set
-from fastadv.engine import Prepared, freeze
+from fastadv.engine import freeze
 from fastadv.engine.precision import Precision
-from fastadv.models.registry import SOURCES, factory
+from fastadv.models.registry import SOURCES, build, factory
 from fastadv.models.zoo import find
 
 DATA = (
-    f"{', '.join(sets.names())}, or the folder of a constructed set. Options follow a colon: "
-    "imagefolder:size=32, imagenet:preprocessing=Crop288."
+    f"{', '.join(sets.names())}, the folder of a constructed set, or your own as package.module:function, "
+    "which returns a set, a pair (x, y) or a DataLoader. Options follow a colon: imagefolder:channels=1."
 )
 DATA_DIR = "Folder of the data sets; else FASTADV_DATA, else the user's cache."
 SIZE = "Resize images to N x N; of files, the shorter side, then crop."
@@ -33,7 +33,8 @@ SAMPLES = "Use only N samples: the first, or of a sorted set, as of class folder
 DEVICE = "cpu, cuda, cuda:1; by default the GPU where there is one."
 MODEL = (
     f"{', '.join(models.names())}, timm:NAME, torchvision:NAME, rb:NAME for an entry of RobustBench's "
-    "zoo, or your own as package.module:function, which returns a model of images in [0, 1]."
+    "zoo, a TorchScript file, or your own as package.module:function: a function of images x in [0, 1] "
+    "that returns logits, or one that returns such a model."
 )
 OPTION = "An argument of the model: width=16, normalize=cifar10, pretrained=true. May be repeated."
 WEIGHTS = "Safetensors or torch file, of a net for images in [0, 1]; of rb:NAME also a folder of such."
@@ -80,21 +81,24 @@ class Network:
     def config(self) -> dict[str, Any]:
         return {"model": self.model, "options": self.option, "weights": self.weights and str(self.weights)}
 
-    def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> nn.Module:
+    def load(self, dataset: Any, machine: Machine, *, fresh: bool = False) -> Any:
         """Load the model for `dataset`, in eval mode on its device. fresh: untrained is wanted."""
         name, chosen, device = self.model, pairs(self.option or [], "--option"), machine.place()
         rng.seed_all(machine.seed, device)  # from which your own module draws its weights, and its noise
         offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": machine.seed}
         if name.startswith(ZOO):
             return _load_entry(name, chosen, self.weights, dataset).to(device)
-        if ":" not in name:
+        if name in models.names():
             if chosen.keys() & {"shape", "classes"}:
                 o.refuse("--option: shape and classes follow from --data; leave them out.")
         else:
             takes = signature(factory(name)).parameters
             every = any(argument.kind is Parameter.VAR_KEYWORD for argument in takes.values())
             offered = {key: value for key, value in offered.items() if every or key in takes}
-        model = models.create(name, **offered | chosen)
+        model = build(name, **offered | chosen)
+        if not isinstance(model, nn.Module):
+            o.refuse_set(f"has no effect on {name}, a function; leave it out.", weights=self.weights)
+            return model
         if self.weights is not None:
             models.load_weights(model, self.weights)
         elif not (fresh or chosen.keys() & {"pretrained", "weights"}) and name.partition(":")[0] in KNOWN:
@@ -131,7 +135,7 @@ class Search:
     batch_size: Annotated[int, "Samples worked on at once."] = 256
     precision: Annotated[Precision | None, PRECISION] = None
 
-    def frozen(self, net: nn.Module) -> nn.Module | Prepared:
+    def frozen(self, net: Any) -> Any:
         """Return the model as attacks take it: as it is, or with a search copy of this precision."""
         return net if self.precision in (None, "fp32") else freeze(net, self.precision)
 

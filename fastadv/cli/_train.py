@@ -16,7 +16,8 @@ from fastadv.cli._interrupt import interruptible, together
 from fastadv.cli._output import kept_in, note, print_table, progress, say
 from fastadv.cli._shared import Budget, Images, Machine, Network, load_data
 from fastadv.cli._signature import Front
-from fastadv.data import hold_out, is_named
+from fastadv.data import hold_out
+from fastadv.data._load import has_test
 from fastadv.runs import processes
 from fastadv.threat import THREATS
 from fastadv.train import (
@@ -114,7 +115,7 @@ class Tests:
 
     def load(self, data: str, **options: Any) -> Any:
         """Load what is tested on beside the training images `data`; options are those of `load_data`."""
-        if self.test_data is None and not is_named(data):
+        if self.test_data is None and not has_test(data):
             note(f"{data} has no test split: name one with --test-data to see accuracies")
             return None
         options |= {"samples": self.test_samples or 1000}

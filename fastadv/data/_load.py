@@ -1,5 +1,6 @@
-"""Data sets by name, and constructed ones by their folder."""
+"""Data sets by name, the caller's own among them, and constructed ones by their folder."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
-from fastadv._checks import check_choice
+from fastadv._checks import check_choice, knowing
+from fastadv._extras import own
+from fastadv.arguments import WORDS, name_and_arguments, nameable, parse_arguments
+from fastadv.data._batches import Reader
 from fastadv.data.corruption.published import ARCHIVES, archived
 from fastadv.data.folder import FolderSet, imagefolder
-from fastadv.data.imageset import ImageSet, to_unit
+from fastadv.data.given import as_dataset
+from fastadv.data.imageset import Images, ImageSet, to_unit
 from fastadv.data.published import (
     CLASSES,
     cifar10,
@@ -35,8 +40,10 @@ _FILES: dict[str, Any] = {
 _DOWNLOADED: dict[str, Any] = {"mnist": mnist, "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn}
 _NAMES = ("digits", *_DOWNLOADED, *ARCHIVES, *_FILES)
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"  # the files of a published set
-# Options after a name, as in imagenet:preprocessing=Crop288; other sets take imagefolder:size=32
-_OPTIONS: dict[str, tuple[str, ...]] = {"imagenet": ("preprocessing", "ids")}
+# Options after a name, as in imagenet:preprocessing=Crop288; other sets take digits:size=32
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "imagenet": ("preprocessing", "ids"), "imagefolder": ("size", "channels")
+}  # fmt: skip
 _OPTIONS |= dict.fromkeys(ARCHIVES, ("corruption", "severity", "size"))
 
 
@@ -46,6 +53,12 @@ def names() -> tuple[str, ...]:
 
 def is_named(text: str) -> bool:
     return text.partition(":")[0] in _NAMES
+
+
+def has_test(text: str) -> bool:
+    """Return whether data of that name have a test split: constructed sets have none."""
+    name = name_and_arguments(text, _NAMES)[0]
+    return is_named(text) or (":" in name and "split" in inspect.signature(own("data set", name)).parameters)
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
@@ -66,7 +79,8 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 
 def _parse(text: str) -> tuple[str, dict[str, str]]:
     name, _, tail = text.partition(":")
-    check_choice("data set", name, _NAMES, ', or for class folders "imagefolder" with data_dir=')
+    others = ', for class folders "imagefolder" with data_dir=, or your own as package.module:function'
+    check_choice("data set", name, _NAMES, others)
     known, options = _OPTIONS.get(name, ("size",)), {}
     for part in tail.split(",") if tail else ():
         key, equals, value = part.partition("=")
@@ -98,9 +112,11 @@ def _resized(dataset: ImageSet, size: int) -> ImageSet:
     return ImageSet(x, dataset.y, dataset.classes, f"{dataset.name} at {size}x{size}", note=dataset.note)
 
 
+@knowing
 def load(
     name: str | os.PathLike[str], split: str = "train", data_dir: str | os.PathLike[str] | None = None,
-    size: int | None = None, limit: int | None = None, *, severity: int | None = None, download: bool = True,
+    size: int | None = None, limit: int | None = None, *, severity: int | None = None,
+    channels: int | None = None, download: bool = True,
 ) -> ImageSet | FolderSet:  # fmt: skip
     """Load a data set by name, or a constructed set by its folder; images are served as float32 in [0, 1].
 
@@ -108,7 +124,10 @@ def load(
         name: "digits" (embedded), "mnist", "cifar10", "cifar100", "svhn", "cifar10-c", "cifar100-c",
             "imagefolder", "restricted_imagenet", "imagenet". Options follow: "imagefolder:size=32" is `size`,
             "imagenet:preprocessing=Crop288,ids=FILE" selects and prepares images, and
-            "cifar10-c:corruption=fog,severity=3" is `split` and `severity`.
+            "cifar10-c:corruption=fog,severity=3" is `split` and `severity`. Or your own, as
+            "package.module:function": it returns a set, a pair (x, y) or a DataLoader, and is called with
+            those of `split`, `limit`, `data_dir` and `size` that it takes. What is no set of this library is
+            read as a whole.
         split: "train" or "test"; the named images of ImageNet are only for testing. Of class folders that are
             not split, a fifth of each class, told by the names of the files, is the test set, and "all" reads
             every image, as of a folder imagenet-c/fog/3. Of "cifar10-c" and "cifar100-c", a corruption, as
@@ -121,6 +140,7 @@ def load(
         limit: keep only this many images: the first ones, or of a sorted set, as of class folders, some that
             are drawn by class with a fixed seed, which a warning and the set's note say. None keeps all.
         severity: from 1 to 5, of "cifar10-c" and "cifar100-c"; None for all others.
+        channels: of "imagefolder": 1 reads images as gray ones, None or 3 in color.
         download: whether a missing set may be downloaded.
 
     Returns:
@@ -140,9 +160,17 @@ def load(
         if split != "train" or size is not None or severity is not None:
             raise InputError(f"{name}: expected no split, size or severity, as a constructed set has its own")
         return part_of(load_folder(name), limit)  # type: ignore[no-any-return]
+    if ":" in name_and_arguments(name, _NAMES)[0]:
+        asked = {"data_dir": data_dir, "size": size, "severity": severity, "channels": channels}
+        return _own(name, {"split": split, "limit": limit}, asked)  # type: ignore[no-any-return]
     name, options = _parse(name)
     size = _number(name, options, "size", size)
     severity = _number(name, options, "severity", severity)
+    channels = _number(name, options, "channels", channels)
+    if channels is not None and (name != "imagefolder" or channels not in (1, 3)):
+        raise InputError(
+            f"channels: expected 1 or 3 of imagefolder, None of others, got {channels} of {name}"
+        )
     if name not in ARCHIVES or "corruption" in options:
         check_choice("split", split, ("train", "test", "all") if name == "imagefolder" else ("train", "test"))
     if name not in ARCHIVES and severity is not None:
@@ -157,7 +185,8 @@ def load(
             raise InputError(
                 f"{name}: expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
             )
-        dataset = _FILES[name](data_folder(data_dir), split, size, **options)
+        kind = {} if channels is None else {"channels": channels}
+        dataset = _FILES[name](data_folder(data_dir), split, size, **options, **kind)
     else:
         if name == "digits":
             dataset = digits(split)
@@ -169,6 +198,33 @@ def load(
         dataset = _resized(dataset, size) if size else dataset
         dataset.fixed_order = True  # everybody's first N images of a published set are the same
     return part_of(dataset, limit)  # type: ignore[no-any-return]
+
+
+def _own(text: str, offered: dict[str, Any], asked: dict[str, Any]) -> Any:
+    """Return the set of a function of the caller's own, which takes what is asked for."""
+    name, tail = name_and_arguments(text, _NAMES)
+    make = own("data set", name)
+    takes = inspect.signature(make).parameters
+    asked = {key: value for key, value in asked.items() if value is not None}
+    for key in asked.keys() - takes.keys():
+        raise InputError(
+            f"{key}: expected none, as {name} does not take it, got {asked[key]!r}; leave it out"
+        )
+    arguments = {key: value for key, value in offered.items() if key in takes} | asked
+    untold = {key: {*WORDS} for key, one in takes.items() if one.annotation is one.default is one.empty}
+    arguments |= parse_arguments(f"data set {text!r}", name, tail, untold | nameable(takes))
+    try:
+        bound = inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"{name}: {error}; write {name}:KEY=VALUE") from error
+    data = make(*bound.args, **bound.kwargs)
+    if not isinstance(data, Images):
+        dataset = as_dataset(data, name)
+        x, y, _ = map(torch.cat, zip(*Reader(dataset, 256).batches(), strict=True))
+        classes = getattr(dataset, "classes", int(y.max()) + 1)
+        title = f"{name} {bound.arguments.get('split', '')}".rstrip()
+        data = ImageSet(x, y, classes, title, ndim=None)
+    return part_of(data, offered["limit"])
 
 
 def load_folder(folder: str | os.PathLike[str]) -> ImageSet:

@@ -33,32 +33,32 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in images if not path.name.startswith("."))
 
 
-def open_image(path: Path) -> "Image":
-    """Return an image file in RGB; CorruptFileError where it is not a whole image."""
+def open_image(path: Path, mode: str = "RGB") -> "Image":
+    """Return an image file in RGB or in gray; CorruptFileError where it is not a whole image."""
     need("PIL")
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return eight_bits(image).convert("RGB")
+            return eight_bits(image).convert(mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptFileError(
             f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
         ) from error
 
 
-def to_tensor(rgb: "Image") -> Tensor:
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+def to_tensor(image: "Image") -> Tensor:
+    return torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1).contiguous()
 
 
-def read_image(path: Path, size: int | None = None) -> Tensor:
-    """Return an image file as uint8 [3, H, W]; with `size`, its shorter side resized, its center cut out."""
-    rgb = open_image(path)
+def read_image(path: Path, size: int | None = None, channels: int = 3) -> Tensor:
+    """Return an image file as uint8 [C, H, W]; with `size`, its shorter side resized, its center cut out."""
+    image = open_image(path, "L" if channels == 1 else "RGB")
     if size is not None:
         from fastadv._torchvision import functional
 
-        rgb = functional.center_crop(functional.resize(rgb, size), size)
-    return to_tensor(rgb)
+        image = functional.center_crop(functional.resize(image, size), size)
+    return to_tensor(image)
 
 
 HOW_TO_RESIZE = (
@@ -82,7 +82,7 @@ def eight_bits(image: "Image") -> "Image":
 
 
 class FolderSet(Images):
-    """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
+    """Images read from disk at each access; item i is (float32 [C, H, W] in [0, 1], label).
 
     They come class by class. Of the set a part is drawn, each class by its share (`fastadv.data.load`).
 
@@ -93,12 +93,15 @@ class FolderSet(Images):
         size: height and width of every image (resized, then the center is cut out); None leaves them as they
             are on disk.
         note: what a reader of results on this set must know.
+        channels: 3 for colors, 1 for gray; images of the other kind are converted.
         lacking: whether some classes may have no images, as in a set that nobody trains on.
     """
 
+    channels = 3
+
     def __init__(
         self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = "",
-        lacking: bool = False,
+        channels: int = 3, lacking: bool = False,
     ) -> None:  # fmt: skip
         empty = [group for group, files in groups if not files]
         if len(empty) == len(groups) or (empty and not lacking):
@@ -107,7 +110,7 @@ class FolderSet(Images):
                 f"{name}: expected images in every class folder of {root}, got {what}; "
                 "add images or remove the folder"
             )
-        self.root, self.size, self.name, self.note = root, size, name, note
+        self.root, self.size, self.name, self.note, self.channels = root, size, name, note, channels
         self.classes = tuple(group for group, _ in groups)
         self.paths = [path for _, files in groups for path in files]
         sizes = torch.tensor([len(files) for _, files in groups], device="cpu")
@@ -116,12 +119,12 @@ class FolderSet(Images):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of one image; of the first one if `size` is None."""
-        return (3, self.size, self.size) if self.size else tuple(self.pixels(0).shape)
+        return (self.channels, self.size, self.size) if self.size else tuple(self.pixels(0).shape)
 
     @cached_property
     def data_hash(self) -> str:
-        """Hash of names, file sizes, labels and `size`; not of the pixels, which stay on disk."""
-        digest = hashlib.sha256(repr(self.size).encode())
+        """Hash of names, file sizes, labels, `size` and gray; not of the pixels, which stay on disk."""
+        digest = hashlib.sha256((repr(self.size) + " gray" * (self.channels == 1)).encode())
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             name = path.relative_to(self.root).as_posix()
             digest.update(f"{name} {path.stat().st_size} {label}\n".encode())
@@ -140,8 +143,8 @@ class FolderSet(Images):
         return part
 
     def pixels(self, position: int) -> Tensor:
-        """Return one image, uint8 [3, H, W]."""
-        return read_image(self.paths[position], self.size)
+        """Return one image, uint8 [C, H, W]."""
+        return read_image(self.paths[position], self.size, self.channels)
 
     def in_memory(self) -> ImageSet:
         """Return all images, read and decoded once."""
@@ -200,7 +203,7 @@ def split_groups(groups: Groups, root: Path, split: str) -> Groups:
     return parts
 
 
-def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
+def imagefolder(root: Path, split: str, size: int | None, channels: int | None = None) -> FolderSet:
     """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), or of root/CLASS/*, lazily."""
     folder, bare = (root, False) if split == "all" else split_folder(root, split)
     groups: Groups = [(path.name, images_in(path)) for path in class_folders(folder)]
@@ -210,5 +213,7 @@ def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
         raise InputError(
             f"{folder}: expected the classes of {train}, got {', '.join(differ[:5])} in one alone; add images"
         )
-    name, note, lacking = f"{root.name} {split}", HELD_OUT if bare else "", split == "all"
-    return FolderSet(folder, groups, name, size=size, note=note, lacking=lacking)
+    return FolderSet(
+        folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "",
+        channels=channels or 3, lacking=split == "all",
+    )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv._checks import knowing
 from fastadv.data.content import describe_data
 from fastadv.data.folder import eight_bits
 from fastadv.data.sampling import known_labels, sample_count
@@ -89,6 +90,7 @@ class Pairs(Dataset[tuple[Tensor, Any]]):
         return {"name": self.name, "samples": len(self), "data_hash": describe_data(self).split()[-1]}
 
 
+@knowing
 def pairs(
     dataset: Any, image: Key = "image", label: Key = "label", *,
     transform: Callable[[Any], Any] | None = None, name: str = "pairs",

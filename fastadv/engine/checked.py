@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadv._torch import nodes_of, version
 from fastadv.engine.arguments import OUTPUTS, Outputs
-from fastadv.engine.first_pass import FirstPass
+from fastadv.engine.first_pass import FirstPass, check_channels
 from fastadv.engine.precision import no_autocast
 from fastadv.errors import InputError
 from fastadv.rng import generators_kept
@@ -69,7 +69,11 @@ class CheckedModel:
         points = x.clone()
         before, run = version(points), self._of_row if x.shape[0] == 1 else self.model
         with FirstPass(self._given):
-            outputs = run(points)
+            try:
+                outputs = run(points)
+            except RuntimeError:
+                check_channels(self.model, x)
+                raise
         if version(points) != before:
             self.copies, self.model = True, partial(_of_copy, self.model)
         if self.mends_rows and kind == (True, True):

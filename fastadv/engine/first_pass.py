@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from fastadv.engine.arguments import TWO_INPUTS
 from fastadv.engine.copy import barred, refuse
 from fastadv.errors import InputError
+from fastadv.rng import generators_kept
 
 DROPOUTS = (
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
@@ -22,6 +23,10 @@ FUNCTION = (
     "{} would learn from the attack or draw random numbers; call its eval(), or pass the module"
 )
 NEEDS = f"model: expected one that takes images alone, got {{}}; {TWO_INPUTS}"
+CHANNELS = (
+    "model: expected images of {} channel{}, as it takes those alone, got {}; load image folders with "
+    "channels={} (--data imagefolder:channels={}), or pass {}"
+)
 Look = Callable[[nn.Module], None]
 
 
@@ -57,6 +62,27 @@ class FirstPass:
             raise self._strays[0]
         if isinstance(error, TypeError) and "forward() missing" in str(error):
             raise InputError(NEEDS.format(error)) from error
+
+
+def check_channels(model: Callable[[Tensor], Any], x: Tensor) -> None:
+    """Raise InputError where a model refuses images, and takes the same ones in gray, or in color."""
+    count = x.shape[1] if x.ndim == 4 else 0
+    if count not in (1, 3):
+        return
+    some, other = x[:2].detach(), 4 - count
+    turned = some.mean(1, keepdim=True) if count == 3 else some.expand(-1, 3, -1, -1)
+    if not _takes(model, some) and _takes(model, turned):
+        write = "x.mean(1, keepdim=True)" if count == 3 else "x.expand(-1, 3, -1, -1)"
+        raise InputError(CHANNELS.format(other, "s" * (other > 1), count, other, other, write))
+
+
+def _takes(model: Callable[[Tensor], Any], x: Tensor) -> bool:
+    try:
+        with torch.no_grad(), generators_kept(x.device):
+            model(x.clone())
+    except Exception:  # models raise anything
+        return False
+    return True
 
 
 def _look_at(model: object) -> Look | None:

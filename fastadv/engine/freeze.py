@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fastadv._checks import eager
+from fastadv._checks import knowing
 from fastadv.engine.arguments import Outputs
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.precision import Options, Precision
@@ -18,7 +18,7 @@ from fastadv.engine.prepared import Model, Prepared
 MALLOC = {"M_MMAP_THRESHOLD": (-3, 1 << 28), "M_TRIM_THRESHOLD": (-1, 1 << 30)}
 
 
-@eager
+@knowing
 def freeze(
     model: Model | Prepared, precision: Precision | None = None, *, compile: bool | None = None,
     cuda_graph: bool | None = None,

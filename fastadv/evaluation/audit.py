@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number, check_share
+from fastadv._checks import check_count, check_number, check_share, knowing_fields
 from fastadv.attacks.core.common import planned
 from fastadv.errors import InputError
 from fastadv.intervals import of_population
@@ -68,6 +68,9 @@ class Audit:
     def work(self) -> int:
         """The passes that are planned for all samples."""
         return planned(function_of("audit", self.attack)) * self.samples
+
+
+knowing_fields(Audit)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from fastadv._checks import warn
+from fastadv._checks import knowing, warn
 from fastadv.attacks import ATTACKS
 from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.criterion import Criterion
@@ -22,7 +22,7 @@ from fastadv.engine import Prepared
 from fastadv.errors import InputError
 from fastadv.evaluation.evaluate import evaluate
 from fastadv.intervals import clopper_pearson
-from fastadv.measure.attacks import named
+from fastadv.measure.attacks import named, plan_of
 from fastadv.measure.batch import Batch
 from fastadv.measure.bound import Attack, minimizes, threat_of
 from fastadv.measure.job import description, environment, prepared
@@ -160,10 +160,11 @@ def _numbers(values: Any) -> NDArray[np.float64]:
         return np.empty(0)
 
 
+@knowing
 def accuracy_against_radius(
     model: nn.Module | Prepared, dataset: Data,
-    attack_for_radius: Callable[[float], Attack] | Attack | None = None, radii: Radii | None = None, *,
-    minimum_norm: Attack | None = None, threat: Threat | None = None, batch_size: int = 256,
+    attack_for_radius: Callable[[float], Attack] | Attack | str | None = None, radii: Radii | None = None, *,
+    minimum_norm: Attack | str | None = None, threat: Threat | None = None, batch_size: int = 256,
     limit: int | None = None, progress: Progress = False, freeze: bool | None = None,
     criterion: Criterion | None = None,
 ) -> Curve:  # fmt: skip
@@ -178,13 +179,14 @@ def accuracy_against_radius(
         model: a module or Frozen; x [B, ...] to logits [B, K].
         dataset: as in `evaluate`.
         attack_for_radius: a function from a radius to an attack, for example `lambda r:
-            functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. It may also be a minimum-norm
-            attack of `fa.attacks`.
+            functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`; or a name with arguments, as
+            "pgd:steps=40,norm=l2". It may also be a minimum-norm attack of `fa.attacks`.
         radii: numbers >= 0 in input units. With a minimum-norm attack None gives the exact step function,
             with a step at every distance.
         minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance. It runs once, for
             all radii: `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
-        threat: in which points of functions that take none are judged, such as `fa.L2(inf)`; at each radius.
+        threat: of names, and in which points of functions that take none are judged, such as `fa.L2(inf)`; at
+            each radius.
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
         progress: as in `evaluate`.
@@ -207,6 +209,7 @@ def accuracy_against_radius(
         >>> fa.accuracy_against_radius(model, digits, attack, [0, 0.1, 0.2], limit=50).radii
         array([0. , 0.1, 0.2])
     """
+    attack_for_radius, minimum_norm = (_by_name(one, threat) for one in (attack_for_radius, minimum_norm))
     if minimum_norm is None and minimizes(attack_for_radius):
         attack_for_radius, minimum_norm = None, attack_for_radius
     if minimum_norm is not None and not minimizes(minimum_norm) and name_of(minimum_norm) in ATTACKS:
@@ -275,6 +278,16 @@ def accuracy_against_radius(
     job.check_finite(sum(samples), sum(failed))
     _warn_of(claim_flags(claims))
     return Curve(tried, np.sum(left, axis=0) / sum(samples))
+
+
+def _by_name(attack: Any, threat: Threat | None) -> Any:
+    """Return what text says: an attack for the minimum norm, or a function from a radius to an attack."""
+    if not isinstance(attack, str):
+        return attack
+    plan = plan_of(attack)
+    if plan.card.minimal:
+        return plan.at(plan.radius) if threat is None else plan.run
+    return plan.at if threat is None else lambda radius: plan.run
 
 
 def _check_told(told: bool) -> None:

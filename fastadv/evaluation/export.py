@@ -40,6 +40,7 @@ class Exported(Printable):
 
     headline = property(lambda self: "")  # what must be known before any figure
     asides = property(lambda self: [])  # what LaTeX says in comments, besides
+    costs: tuple[str, ...] = ()  # heads of columns that LaTeX has where they are asked for
 
     @abstractmethod
     def records(self) -> list[dict[str, Any]]:
@@ -48,6 +49,10 @@ class Exported(Printable):
     @abstractmethod
     def paper_cells(self) -> list[list[str]]:
         """Return the table as text, with names as papers write them; cells[0] is its head."""
+
+    def paper_tables(self) -> dict[str, list[list[str]]]:
+        """Return what goes to papers by its title: the table, and what belongs to it."""
+        return {"": self.paper_cells()}
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the figures as comma-separated values.
@@ -71,24 +76,23 @@ class Exported(Printable):
         r"""Return the table as LaTeX, which needs \usepackage{booktabs}.
 
         Args:
-            columns: the heads of those to keep after the first; None, the default, keeps all.
+            columns: the heads of those to keep after the first; None, the default, keeps all but passes and
+                seconds.
 
         Returns:
-            A tabular: names as papers write them, figures to the right; above it, in
-            comments, the headline and which attacks did not run.
+            A tabular: names as papers write them, figures to the right; above it, in comments, the headline
+            and which attacks did not run. Where corruptions were measured, theirs follows.
 
         Raises:
             InputError: the table has no such column.
         """
-        head, *lines = self.paper_cells()
-        if missing := [name for name in columns or () if name not in head[1:]]:
-            raise InputError(f"columns: expected some of {head[1:]}, got {missing}")
-        places = [0, *(range(1, len(head)) if columns is None else map(head.index, columns))]
-        texts = [" & ".join(_latex(line[place]) for place in places) + r" \\" for line in (head, *lines)]
-        rows = [r"\toprule", texts[0], r"\midrule", *texts[1:], r"\bottomrule"]
-        frame = rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}", r"\end{tabular}"
-        above = [f"% {' '.join(text.split())}" for text in (self.headline, *self.asides) if text]
-        return "\n".join([*above, frame[0], *rows, frame[1], ""])
+        (title, cells), *more = self.paper_tables().items()
+        head = cells[0][1:]
+        if missing := [name for name in columns or () if name not in head]:
+            raise InputError(f"columns: expected some of {head}, got {missing}")
+        kept = [name for name in head if name not in self.costs] if columns is None else columns
+        first = _tabular(cells, [self.headline, *self.asides, title], [0, *(cells[0].index(n) for n in kept)])
+        return "\n".join([first, *(_tabular(cells, [title]) for title, cells in more)])
 
     def to_pandas(self) -> Any:
         """Return the figures as a `pandas.DataFrame`.
@@ -98,6 +102,16 @@ class Exported(Printable):
         """
         need("pandas")
         return importlib.import_module("pandas").DataFrame(self.records())
+
+
+def _tabular(cells: list[list[str]], above: Sequence[str], places: Sequence[int] | None = None) -> str:
+    """Return a tabular of the columns at these places, all for None, below comments."""
+    places = range(len(cells[0])) if places is None else places
+    head, *lines = (" & ".join(_latex(line[place]) for place in places) + r" \\" for line in cells)
+    rows = [r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
+    frame = rf"\begin{{tabular}}{{l{'r' * (len(places) - 1)}}}", r"\end{tabular}"
+    comments = [f"% {' '.join(text.split())}" for text in above if text]
+    return "\n".join([*comments, frame[0], *rows, frame[1], ""])
 
 
 def _latex(text: str) -> str:

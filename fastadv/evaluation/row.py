@@ -1,6 +1,7 @@
 """What one attack did to all samples, in figures with named denominators; attacks by their threat."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
@@ -19,7 +20,8 @@ from fastadv.threat import Threat
 # figures of a row, in the order in which they are told
 SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
 COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
-COLUMNS = ("accuracy", "95%", "broken", "median", "mean", *COUNTS[2:], *COUNTS[:2])
+COSTS = COUNTS[2:]
+COLUMNS = ("accuracy", "95%", "broken", "median", "mean", *COSTS, *COUNTS[:2])
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,13 @@ class Row:
 
     @property
     def published(self) -> str:
-        """What papers call it, where it has the name of its function."""
+        """What papers call it, where it has the name of its function, with the symbol of its norm."""
         own = self.heading or self.name.partition(" ")[0] != self.attack
         end = self.name.removeprefix(self.attack)
-        return self.title if own else published(f"{self.method or self.attack}{end}")
+        name = self.title if own else published(f"{self.method or self.attack}{end}")
+        if self.threat is None:
+            return name
+        return re.sub(rf" {type(self.threat).__name__}(?= |$)", f" {self.threat.symbol}", name)
 
     @property
     def robust_accuracy(self) -> float:

@@ -19,7 +19,7 @@ from fastadv.evaluation.corruption import CorruptionTable
 from fastadv.evaluation.draws import NOTE, Draws
 from fastadv.evaluation.draws import cells as drawn_cells
 from fastadv.evaluation.export import Exported
-from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, groups, worst_draws
+from fastadv.evaluation.row import COLUMNS, COSTS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.intervals import Interval, of_share
 from fastadv.measure.outcome import NOT_RUN
@@ -95,6 +95,7 @@ class Table(Exported):
     by_norm: Mapping[str, Samples] = field(default_factory=dict, repr=False)
     y: Tensor | None = field(default=None, repr=False)
     probing: float = 0.0
+    costs = COSTS
 
     @property
     def audit(self) -> Audited | None:
@@ -128,10 +129,8 @@ class Table(Exported):
 
     @property
     def asides(self) -> list[str]:
-        """Which attacks did not run, and where the figures of corruptions are."""
-        asides = [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
-        more = [] if self.corruption is None else [f"{self.corruption.title}: table.corruption.to_latex()"]
-        return asides + more
+        """Which attacks did not run."""
+        return [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
 
     @property
     def verdict(self) -> str:
@@ -270,6 +269,12 @@ class Table(Exported):
         lines += [audit.record() for audit in self.audits]
         lead = {"headline": text} if (text := self.headline) else {}
         return [line | lead for line in lines] + (self.corruption.records() if self.corruption else [])
+
+    def paper_tables(self) -> dict[str, list[list[str]]]:
+        if self.corruption is None:
+            return {"": self.paper_cells()}
+        attacked = {"": self.paper_cells()} if self.rows else {}
+        return attacked | {self.corruption.title: self.corruption.cells(self.clean_accuracy)}
 
     def paper_cells(self) -> list[list[str]]:
         head, none, *lines = self.cells()

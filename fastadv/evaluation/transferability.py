@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastadv._checks import knowing
 from fastadv.attacks.core.card import name_of
 from fastadv.attacks.core.common import planned
 from fastadv.attacks.methods.claims import is_own
@@ -19,7 +20,8 @@ from fastadv.data.sampling import first_samples, sample_count
 from fastadv.engine import Model, Prepared, prepare
 from fastadv.errors import InputError
 from fastadv.intervals import Interval, clopper_pearson
-from fastadv.measure.bound import Attack, bound, takes
+from fastadv.measure.attacks import named
+from fastadv.measure.bound import Attack, takes, threat_of
 from fastadv.measure.job import check_evaluation
 from fastadv.measure.outcome import by_ids
 from fastadv.measure.reading import boxes_of
@@ -92,9 +94,10 @@ class Transferability(Printable):
         return [lines, about, *left]
 
 
+@knowing
 def transferability(
-    sources: Models, targets: Models, data: Data, attack: Attack, *, batch_size: int = 256,
-    limit: int | None = None,
+    sources: Models, targets: Models, data: Data, attack: Attack | str, *, batch_size: int = 256,
+    limit: int | None = None, threat: Threat | None = None,
 ) -> Transferability:  # fmt: skip
     """Attack each source once, and let each target classify its adversarial examples.
 
@@ -107,9 +110,11 @@ def transferability(
         targets: the models to fool by name, with the classes of the sources.
         data: as in `evaluate`.
         attack: untargeted, and best without `stop_early`, as partial(fa.attacks.mim, threat=fa.Linf(8 / 255),
-            stop_early=False); called as attack(source, x, y, ids=ids), or without ids if it takes none.
+            stop_early=False); called as attack(source, x, y, ids=ids), or without ids if it takes none. Or a
+            name with arguments, as "mim:stop_early=false".
         batch_size: samples attacked at once.
         limit: use this many samples only; None uses all.
+        threat: of an attack that has none bound to it.
 
     Returns:
         A `Transferability`.
@@ -127,6 +132,8 @@ def transferability(
         >>> fa.transferability(nets, nets, digits, attack, limit=50).success.shape
         torch.Size([2, 2])
     """
+    if isinstance(attack, str) or threat is not None:
+        (attack,) = named([attack], threat).values()
     check_attack(attack)
     for name, models in (("sources", sources), ("targets", targets)):
         if not isinstance(models, Mapping) or not models:
@@ -168,10 +175,13 @@ def _attacked(
             f"attack: expected an AttackResult, or x_adv, a floating tensor {list(x.shape)} like x, got "
             f"{got}; return an image in the box for each that came"
         )
-    threat = bound(attack, "threat")
-    known = is_own(attack) and isinstance(threat, Threat) and not isinstance(threat, Named)
-    if known and (far := int((~threat.holds(x_adv.detach().to(x), x)).sum())):
-        raise InputError(f"attack: expected points in {threat_text(threat)}, got {far} of {len(x)} outside")
+    threat = threat_of(attack)
+    if threat is not None and is_own(attack) and not isinstance(threat, Named):
+        far = int((~threat.holds(x_adv.detach().to(x), x)).sum())
+        if far:
+            raise InputError(
+                f"attack: expected points in {threat_text(threat)}, got {far} of {len(x)} outside"
+            )
     return batch[0].index_put((kept,), x_adv.detach().to(batch[0]))
 
 

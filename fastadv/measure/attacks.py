@@ -72,17 +72,18 @@ def _pairs(attacks: Attacks | None) -> Iterable[tuple[str, Attack | str]]:
         raise InputError("attacks: expected names or functions, got an array; pass data as a pair, (x, y)")
     single = isinstance(attacks, str) or callable(attacks) or not isinstance(attacks, Iterable | None)
     several: list[Any] = [attacks] if single else [*(attacks or [])]
-    return [(_plan(one).label if isinstance(one, str) else name_of(one), one) for one in several]
+    return [(plan_of(one).label if isinstance(one, str) else name_of(one), one) for one in several]
 
 
-def _plan(text: str) -> Plan:
+def plan_of(text: str) -> Plan:
+    """Read an attack as commands write it, such as pgd:steps=100."""
     return read("attacks", text, {**ATTACKS, **DENSE_ATTACKS, **PARAMETER_ATTACKS})
 
 
 def function_of(name: str, value: Any) -> Attack:
     """Return the attack of a name, or the function itself; InputError for what is neither."""
     if isinstance(value, str):
-        value = _plan(value).run
+        value = plan_of(value).run
     if not callable(value):
         raise InputError(
             f"attacks[{name!r}]: expected a name or a function (model, x, y, ids=ids), "

@@ -16,7 +16,7 @@ Attack = Callable[..., AttackResult]
 Threats = Threat | Sequence[Threat]
 
 
-def threat_of(attack: Attack) -> Threat | None:
+def threat_of(attack: Any) -> Threat | None:
     """Return the threat that is bound to an attack, or in which its points are judged."""
     given = bound(attack, "threat"), bound(attack, "within")
     return next((one for one in given if isinstance(one, Threat)), None)

@@ -60,6 +60,11 @@ class Plan:
             )
         return within(run, self.card, self.threat)
 
+    def at(self, radius: float) -> Callable[..., AttackResult]:
+        """Return the attack in a ball of this radius."""
+        threat = THREATS[self.threat.norm](radius)
+        return within(partial(self.card.run, **self.arguments), self.card, threat)
+
 
 def within(run: Callable[..., AttackResult], card: Attack, threat: Threat) -> Callable[..., AttackResult]:
     """Return an attack in a threat, or one that takes none as it is judged there."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import warn
+from fastadv._checks import knowing, warn
 from fastadv.errors import InputError
 from fastadv.models import processor as processors
 from fastadv.models._common import Numbers, numbers
@@ -22,6 +22,7 @@ _ZERO_SHOT = (
 )
 
 
+@knowing
 def adapt(
     model: nn.Module, preprocessing: Any = None, *, size: Literal["native"] | None = None,
     mean: Numbers | None = None, std: Numbers | None = None,

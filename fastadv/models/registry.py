@@ -1,18 +1,21 @@
-"""Models by name: the built-in ones, and a user's own as `package.module:function`."""
+"""Models by name: the built-in ones, a user's own as `package.module:function`, and TorchScript files."""
 
 import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from fastadv._checks import check_choice, meant
 from fastadv._extras import need, own
+from fastadv.arguments import needed
 from fastadv.errors import InputError
 from fastadv.models._common import first_weights
 from fastadv.models.adapt import adapt, carried
+from fastadv.models.weights import load_script
 from fastadv.models.wrappers import STATISTICS, Normalized
 
 SOURCES = ("timm", "torchvision")
@@ -78,12 +81,17 @@ def names() -> tuple[str, ...]:
 def factory(name: str) -> Callable[..., Any]:
     """Return what makes the models of that name; InputError where there is none."""
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
+    if not attribute and name not in BUILT_IN and Path(name).is_file():
+        return partial(load_script, name)
     if module_name in SOURCES and attribute:
         return partial(create_from, module_name, attribute)
     if module_name == "rb":
         raise InputError(f"model {name!r}: use fastadv.models.robustbench({attribute!r}, weights)")
     if not module_name or not attribute or module_name.startswith("."):
-        others = ", timm:NAME, torchvision:NAME, in commands rb:NAME, or your own as package.module:function"
+        others = (
+            ", timm:NAME, torchvision:NAME, in commands rb:NAME, a TorchScript file, or your own as "
+            "package.module:function"
+        )
         check_choice("model", name, BUILT_IN, others)
     found: Callable[..., Any] = own("model", BUILT_IN.get(name, name))
     return found
@@ -99,11 +107,12 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     deviation.
 
     "timm:NAME" and "torchvision:NAME" are networks of these packages with their own normalization, as `adapt`
-    makes them; they take `classes`, `seed`, `pretrained`, and what the package takes.
+    makes them; they take `classes`, `seed`, `pretrained`, and what the package takes. A file that
+    `torch.jit.save` wrote is the model that it holds.
 
     Args:
         name: one of `fastadv.models.names()`, such as "small_cnn" or "resnet18", "timm:NAME",
-            "torchvision:NAME", or your own as `package.module:function`.
+            "torchvision:NAME", a TorchScript file, or your own as `package.module:function`.
         kwargs: arguments of the model.
 
     Returns:
@@ -121,7 +130,23 @@ def create(name: str, **kwargs: Any) -> nn.Module:
         >>> tuple(model(digits.x[:4]).shape)
         (4, 10)
     """
-    make = factory(name)
+    model = build(name, **kwargs)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}; attacks, fa.evaluate "
+            "and --model take a function of images as it is"
+        )
+    return model
+
+
+def build(name: str, **kwargs: Any) -> Any:
+    """Return a model as `create` does, or what a function of the user's own returns: any function of images.
+
+    One whose only needed argument is x is such a function itself, and a module is the model.
+    """
+    make: Any = factory(name)
+    if isinstance(make, nn.Module) or needed(inspect.signature(make).parameters) == {"x"}:
+        return make
     normalize = kwargs.pop("normalize", None) if name in BUILT_IN else None
     said = getattr(make, "keywords", {}).keys() & kwargs if name in BUILT_IN else ()
     for key in said:
@@ -131,10 +156,12 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     try:
         bound = inspect.signature(make).bind(**kwargs)
     except TypeError as error:
+        takes = inspect.signature(make).parameters
+        near = "".join(meant(key, takes) for key in kwargs.keys() - takes.keys() - {"normalize"})
         inside = "; let it return a model of images in [0, 1], fastadv.models.Normalized(model, mean, std)"
         raise InputError(
             f"model {name!r} takes {inspect.signature(make)}, got {kwargs}: {error}"
-            f"{inside if 'normalize' in kwargs else ''}"
+            f"{inside if 'normalize' in kwargs else ''}{near}"
         ) from error
     if normalize is not None:
         check_choice("normalize", normalize, STATISTICS, ", or a model inside fastadv.models.Normalized")
@@ -146,6 +173,4 @@ def create(name: str, **kwargs: Any) -> nn.Module:
                 "leave it out"
             )
     model = make(**kwargs)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
     return model if normalize is None else Normalized(model, *STATISTICS[normalize])

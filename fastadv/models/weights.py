@@ -2,10 +2,12 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastadv._torch import COMPILED_MODULE
@@ -44,9 +46,8 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path, nest: str | None) -> dict[str, Tensor]:
-    content = load_torch(
-        path, "a safetensors file or a torch file of plain tensors", "save model.state_dict() and give that"
-    )
+    advice = "save model.state_dict() and give that; a TorchScript file is a whole model: give it as --model"
+    content = load_torch(path, "a safetensors file or a torch file of plain tensors", advice)
     for key in (nest, *_NESTS):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -90,6 +91,20 @@ def read_weights(
             f"{path}: expected a card in JSON, got one that does not parse; save the model again"
         ) from error
     return tensors, card
+
+
+def load_script(path: str | os.PathLike[str]) -> nn.Module:
+    """Return the model of a TorchScript file, on the CPU; CorruptFileError for another file."""
+    try:
+        with warnings.catch_warnings():  # of torch, which would have it exported anew
+            warnings.simplefilter("ignore")
+            model: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise CorruptFileError(
+            f"{path}: expected a TorchScript file, as torch.jit.save writes it, got one that does not read; "
+            "weights alone are --weights, beside the --model that they are of"
+        ) from error
+    return model
 
 
 def _plain(name: str) -> str:

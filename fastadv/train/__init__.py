@@ -1,5 +1,8 @@
 """Training: recipes (what is minimized) and `fit` (how), with checkpoints that resume bit for bit."""
 
+from dataclasses import is_dataclass
+
+from fastadv._checks import knowing_fields
 from fastadv.train import augment, presets, recipes
 from fastadv.train.fit import epochs, fit
 from fastadv.train.options import Ending, Execution, Measuring, Optimization
@@ -25,3 +28,7 @@ __all__ = [
     "reports",
 ]
 __all__ += recipes.__all__
+
+for _name in __all__:  # recipes and options say which of their fields was meant
+    if isinstance(_kind := globals()[_name], type) and is_dataclass(_kind):
+        knowing_fields(_kind)

@@ -11,7 +11,8 @@ from fastadv.attacks.masking import clamped_input
 from fastadv.attacks.masking.probes import SAMPLES
 from fastadv.engine.plain import Plain
 from fastadv.train._steps import Steps
-from fastadv.train.recipes import FastTraining, FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes import RECIPES, FastTraining, FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes._common import far
 from fastadv.train.recipes.base import innermost
 
 ENOUGH = 20  # steps of an epoch, in the second half of which a net has learned something
@@ -26,8 +27,15 @@ def weak_learning(steps: Steps) -> Iterator[str]:
 
 def _above_chance(steps: Steps) -> Iterator[str]:
     recipe, feed = innermost(steps.recipe), steps.feed
+    ours = type(recipe) in RECIPES.values() and getattr(recipe, "loss", "ce") == "ce"
+    # one that diverged began near chance
+    share = min(feed.batch_size, feed.epoch_size) / feed.epoch_size
+    least = min(float(steps.losses.sum()), float(steps.losses[0]) / share)
+    if ours and (text := far("the loss in epoch 1", least, steps.classes)):
+        yield text
+        return
     entropy = isinstance(recipe, Standard | FGSMTraining | PGDTraining | FastTraining)
-    if not entropy or getattr(recipe, "loss", "ce") != "ce" or feed.steps < ENOUGH:
+    if not (ours and entropy) or feed.steps < ENOUGH:
         return
     # the first steps are those of the first weights, and the last batch may be smaller
     loss = float(steps.losses[feed.steps // 2 : -1].mean()) * feed.epoch_size / feed.batch_size

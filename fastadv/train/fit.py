@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import knowing
+from fastadv._checks import check_known, knowing
 from fastadv.measure.attacks import Attacks
 from fastadv.measure.bound import Threats
 from fastadv.progress import Progress
@@ -138,6 +138,7 @@ def epochs(
         >>> [report.epoch for report in fa.train.epochs(model, digits, "standard", epochs=2)]
         [1, 2]
     """
+    check_known("epochs", options, inspect.signature(fit).parameters)
     bound = inspect.signature(fit).bind(model, train_set, recipe, **options)
     bound.apply_defaults()
     return Epochs(begun(Job(**bound.arguments)))

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+import fastadv as fa
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.cli._output import print_table
 from fastadv.data import load_constructed
 from fastadv.data.corruption.weather import PHOTOGRAPHS
 from fastadv.files import load_tensors
+
+from .conftest import timeless
 
 SOME = "-n 60"
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +61,62 @@ def test_models_of_ones_own(fastadv, folder):
     torch.save({"1.weight": torch.zeros(10, 64), "1.bias": torch.arange(10.0)}, "w.pt")
     done = fastadv(f"evaluate -m ownnet:net -w w.pt --data digits {SOME} --radius 0.1 -a fgsm --json")
     assert done.json["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
+
+
+OWN = """
+import torch
+from fastadv import data, models
+
+whole = models.create("softmax", shape=(1, 8, 8), seed=1)
+
+def service(x):
+    with torch.no_grad():
+        return whole(x)
+
+def make():
+    return service
+
+def images(split, limit=None):
+    held = data.load("digits", split, limit=limit)
+    return held.x, held.y
+
+def test_images():
+    return images("test")
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.jit
+def test_functions_modules_and_torchscript_are_models(fastadv, refused, folder):
+    (folder / "minenet.py").write_text(OWN)
+    net = fa.models.create("softmax", shape=(1, 8, 8), seed=1).eval()
+    torch.jit.trace(net, torch.rand(2, 1, 8, 8)).save("whole.pt")
+    torch.save(net.state_dict(), "w.pt")
+    line = f"evaluate --data digits {SOME} --radius 0.1 -a square:queries=20"
+    names = ("minenet:service", "minenet:make", "minenet:whole", "whole.pt")
+    shares = [fastadv(f"{line} -m {name} --json").json["measured"]["worst_case"] for name in names]
+    assert len({*shares}) == 1
+    assert shares[0] == fastadv(f"{line} -m softmax -w w.pt --json").json["measured"]["worst_case"]
+    refused(
+        f"{line} -m w.pt", "a TorchScript file, as torch.jit.save writes it, got one that does not read", 1
+    )
+    refused(f"{line} -m softmax -w whole.pt", "a whole model: give it as --model", 1)
+    refused(f"{line} -m minenet:service -w w.pt", "--weights has no effect on minenet:service, a function")
+    refused("train --data digits -m minenet:make --epochs 1", "--model: expected a torch.nn.Module, got func")
+
+
+def test_data_of_ones_own(fastadv, folder):
+    (folder / "mineset.py").write_text(OWN)
+    line = f"train -m softmax {SOME} --epochs 1 --json --data"
+    done = fastadv(f"{line} mineset:images").json
+    known = fastadv(f"{line} digits").json
+    assert done["config"]["data"]["name"] == "mineset:images train"
+    assert timeless(done["measured"]) == timeless(known["measured"])
+    assert fastadv(f"{line} mineset:test_images").json["measured"]["epochs"][0]["clean_accuracy"] is None
+    line = f"evaluate -m softmax --radius 0.1 -a fgsm {SOME} --json --data"
+    own, known = (fastadv(f"{line} {name}").json["measured"] for name in ("mineset:images", "digits"))
+    assert own["worst_case"] == known["worst_case"]
+    told = fastadv(f"construct robust -m softmax {SOME} --data mineset:images --steps 1 --out made").out
+    assert "--data made --test-data mineset:images" in told
 
 
 def test_a_table_is_printed_whole_and_without_markup(capsys):

@@ -88,6 +88,17 @@ def test_other_modes_become_rgb_and_size_resizes_and_cuts_out_the_center(tmp_pat
     assert torch.equal(image[0, 0], torch.tensor([0.0] * 5 + [1.0] * 5))
 
 
+def test_images_are_read_in_gray_where_one_channel_is_asked_for(root):
+    dataset = load("imagefolder", "train", root, channels=1)
+    named = load("imagefolder:size=4,channels=1", "train", root)
+    assert (dataset.shape, named.shape, named[0][0].shape) == ((1, 6, 6), (1, 4, 4), (1, 4, 4))
+    assert [int(dataset.pixels(i)[0, 0, 0]) for i in (0, 3)] == [0, 30]  # 0.299 of a red of 101
+    assert (
+        dataset.data_hash != read(root).data_hash == load("imagefolder:channels=3", "train", root).data_hash
+    )
+    assert load("imagefolder", "train", root, channels=1).in_memory().x.shape == (5, 1, 6, 6)
+
+
 def test_files_that_are_no_images_and_hidden_ones_are_left_out(root):
     (root / "train" / "a" / "notes.txt").write_text("x")
     (root / "train" / "a" / ".hidden.png").write_text("x")

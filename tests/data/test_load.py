@@ -1,9 +1,11 @@
 """Data sets by name, and the folders that are searched for them."""
 
+import sys
+
 import pytest
 import torch
 
-from fastadv.data import load, load_folder
+from fastadv.data import ImageSet, load, load_folder
 from fastadv.errors import CorruptFileError, InputError
 from tests.refusals import refuses
 
@@ -26,6 +28,9 @@ def _no_folder(monkeypatch):
         ("cifar10:severity=3", {}, "cifar10: expected each of size at most once, .* got 'severity=3'"),
         ("imagefolder:size=big", {}, "imagefolder: expected one size, a whole number, got 'big' and None"),
         ("digits:size=9", {"size": 8}, "digits: expected one size, a whole number, got '9' and 8"),
+        ("digits", {"channels": 1}, "channels: expected 1 or 3 of imagefolder, None of others, got 1 of dig"),
+        ("imagefolder:channels=2", {}, "channels: expected 1 or 3 of imagefolder, .* got 2"),
+        ("absent:images", {}, "data set 'absent:images': No module named 'absent'"),
     ],
 )
 def test_bad_options_are_refused(name, arguments, match):
@@ -34,6 +39,52 @@ def test_bad_options_are_refused(name, arguments, match):
 
 def test_a_size_may_stand_in_the_name():
     assert load("digits:size=10", limit=3).data_hash == load("digits", size=10, limit=3).data_hash
+
+
+OWN = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from fastadv.data import ImageSet, load
+
+x, y = (torch.arange(40 * 9).view(40, 1, 3, 3) % 256).byte(), torch.arange(40) % 4
+
+def pair(split, shift: int = 0):
+    return (x, y + shift) if split == "train" else (x[:8], y[:8] + shift)
+
+def loader(limit=None, size=3):
+    return DataLoader(TensorDataset(x[:limit, :, :size], y[:limit]), batch_size=7, shuffle=True)
+
+def images(data_dir="nowhere"):
+    return ImageSet(x, y, 5, data_dir)
+
+def wanting(split, number):
+    return None
+"""
+
+
+def test_a_function_of_ones_own_gives_a_set(tmp_path, monkeypatch):
+    (tmp_path / "mysets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mysets", raising=False)
+    train, test = load("mysets:pair"), load("mysets:pair", "test", limit=5)
+    import mysets
+
+    assert torch.equal(train.x, mysets.x)
+    assert (train.name, train.num_classes, train.shape) == ("mysets:pair train", 4, (1, 3, 3))
+    assert (test.name, len(test), test.num_classes) == ("mysets:pair test", 5, 4)
+    assert load("mysets:pair:shift=2,split=test").labels.tolist() == [2, 3, 4, 5] * 2
+    assert load("mysets:loader", limit=6, size=2).shape == (1, 2, 3)
+    assert torch.equal(load("mysets:loader").y, mysets.y)  # in the order of the set, not of the loader
+    assert load("mysets:images", data_dir="here").describe()["name"] == "here"
+    assert (load("mysets:images").name, len(load("mysets:images", limit=7))) == ("nowhere", 7)
+    for name, options, says in (
+        ("images", {"size": 3}, "size: expected none, as mysets:images does not take it, got 3"),
+        ("pair:shfit=2", {}, "takes no 'shfit'; .* did you mean 'shift'"),
+        ("wanting", {}, "mysets:wanting: missing a required argument: 'number'; write mysets:wanting:KEY"),
+        ("absent", {}, "module mysets has no function 'absent'"),
+    ):
+        refuses(says, load, f"mysets:{name}", **options)
+    assert isinstance(train, ImageSet)
 
 
 def test_a_limit_keeps_the_first():

@@ -60,6 +60,12 @@ def run(path: Path, **names: Any) -> dict[str, Any]:
     return names
 
 
+def test_a_norm_of_ones_own_runs_without_the_rest_of_its_page(capsys):
+    *_, block = BLOCK.findall((DOCS / "guides" / "threats.md").read_text())
+    exec(compile(block, "threats.md", "exec"), {})
+    assert "PGD" in capsys.readouterr().out.upper()
+
+
 @pytest.fixture(scope="module")
 def reader():
     """What the pages say that the reader has."""

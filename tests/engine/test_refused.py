@@ -122,7 +122,15 @@ def test_one_output_of_classes_is_told_what_it_is(bounded: Any, rows: int) -> No
 
 CUT = "cuts the graph"
 EXTRA = r"images alone, .* argument: 'text'; hold the rest in a torch"
+NETS = {c: nn.Sequential(nn.Conv2d(c, 3, 8), nn.Flatten()).eval() for c in (1, 3)}
 CALLS: dict[str, tuple[str, Callable[[], object]]] = {
+    "colors": (
+        r"images of 1 channel, .* got 3; .* channels=1 .*, or pass x.mean\(1, keepdim=True\)$",
+        lambda: fa.evaluate(NETS[1], (torch.rand(6, 3, 8, 8), Y)),
+    ),
+    "gray images": (
+        r"images of 3 channels, .* got 1; .* pass x.expand", lambda: freeze(NETS[3])(torch.rand(6, 1, 8, 8))
+    ),
     "a number": ("function of x", lambda: freeze(3)),  # type: ignore[arg-type]
     "a class": ("got the class Linear; make one", lambda: Plain(nn.Linear)),
     "a lazy module": ("initialized parameters", lambda: Plain(nn.LazyLinear(5))),

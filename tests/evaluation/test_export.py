@@ -55,7 +55,11 @@ def test_latex_escapes_and_chooses_columns(table) -> None:
     assert lines[1:3] == [r"\toprule", r"attack & accuracy & broken \\"]
     assert lines[6].startswith(r"a\_b \& 50\% \#\textasciicircum{}\textasciitilde{}\{\$ & ")
     assert lines[7:] == [r"DDN & -- & 100.0\% \\", lines[8], r"\bottomrule", r"\end{tabular}"]
-    assert table.to_latex() == table.to_latex(table.cells()[0][1:])
+    kept = [name for name in table.cells()[0][1:] if name not in ("forwards", "backwards", "seconds")]
+    assert table.to_latex() == table.to_latex(kept) != table.to_latex(table.cells()[0][1:])
+    threats = replace(table, rows=(replace(table["fgsm"], name="PGD-20 Linf 0.1"), table["ddn"]))
+    assert "PGD-20 L$\\infty$ 0.1 & " in threats.to_latex()
+    assert threats.records()[1]["attack"] == "PGD-20 L∞ 0.1"
     refuses("columns: expected some of", table.to_latex, ["accurasy"])
 
 
@@ -128,6 +132,9 @@ def test_draws_and_corruptions_are_exported() -> None:
     assert [line["accuracy"] for line in table.records()] == [table.clean_accuracy, *shares]
     assert table.records()[2]["attack"] == "gaussian_noise, severity 3"
     assert r"fog & " in table.corruption.to_latex()
+    both = replace(table, rows=free.rows, correct=free.correct).to_latex(["95%"])
+    assert both.count(r"\begin{tabular}{l") == 2
+    assert both.index("\na & ") < both.index("fog & ")
     assert len(table.corruption.paper_cells()) == 4
 
 

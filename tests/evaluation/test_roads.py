@@ -33,6 +33,32 @@ SICK = ImageSet(PIXELS.view(-1, 1, 1, 1), LABELS, ("dark", "light"), "sick")
 ATTACK = partial(fa.attacks.pgd, threat=fa.Linf(0.1), steps=2, step_size=0.1, stop_early=False)
 
 
+def test_an_attack_of_that_name_is_the_same_on_every_road():
+    curve = partial(fa.accuracy_against_radius, Threshold(), DATA)
+    pgd, radii = lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=3), [0, 0.15, 0.25]
+    by_hand = curve(pgd, radii).accuracy.tolist()
+    assert by_hand == curve("pgd:steps=3,norm=l2", radii).accuracy.tolist()
+    assert by_hand == curve("pgd:steps=3", radii, threat=fa.L2(1)).accuracy.tolist()
+    fmn = partial(fa.attacks.fmn, steps=9, threat=fa.Linf(math.inf))
+    for one in (curve(minimum_norm="fmn:steps=9"), curve("fmn:steps=9", threat=fa.Linf(math.inf))):
+        assert one.accuracy.tolist() == curve(minimum_norm=fmn).accuracy.tolist()
+    nets = {"net": Threshold()}
+    mim = partial(fa.attacks.mim, threat=fa.Linf(0.15), stop_early=False)
+    fooled = fa.transferability(nets, nets, DATA, mim).fooled.tolist()
+    assert fooled == fa.transferability(nets, nets, DATA, "mim:radius=0.15,stop_early=false").fooled.tolist()
+    named = fa.transferability(nets, nets, DATA, "mim:stop_early=false", threat=fa.Linf(0.15))
+    assert (named.fooled.tolist(), named.attack) == (fooled, "mim")
+    audit = fa.evaluation.Audit("autoattack:version=quick", samples=3)
+    table = evaluate(Threshold(), DATA, "fgsm", threat=fa.Linf(0.05), audit=audit, indicators=False)
+    assert table.audit.attack == "AutoAttack quick"
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
+    (report,) = fa.train.fit(
+        net, DATA, "standard", epochs=1, test_set=DATA, test_attacks="autoattack:version=quick",
+        threat=fa.Linf(0.05),
+    )  # fmt: skip
+    assert [*report.robust_accuracy] == ["autoattack:version=quick"]
+
+
 def test_a_result_tells_what_to_publish():
     out = ATTACK(Sick(), SICK.x, SICK.y)
     assert out.status.tolist() == [Status.FAILED, Status.ALREADY_WRONG, Status.BROKEN, Status.HELD,

@@ -121,7 +121,8 @@ def test_a_share_of_nothing_is_none() -> None:
     [
         (([NETS["half"]], NETS, (X, Y), pushed), "sources: expected models by name"),
         ((NETS, {}, (X, Y), pushed), "targets: expected models by name"),
-        ((NETS, NETS, (X, Y), "mim"), "attack: expected an attack"),
+        ((NETS, NETS, (X, Y), "mim"), "threat: expected one for mim"),
+        ((NETS, NETS, (X, Y), 3), "attack: expected an attack"),
         ((NETS, NETS, (X + 1, Y), pushed), "expected"),
         (
             (NETS, NETS, (X, Y), lambda model, x, y: x[:1]),

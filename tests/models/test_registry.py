@@ -34,7 +34,7 @@ def test_a_users_own_factory_gets_the_arguments(factories):
 @pytest.mark.parametrize("name", ["resnet19", "", "Softmax", ":build", "module:", ".relative:build"])
 def test_an_unknown_name_lists_the_known_ones(name):
     known = ", ".join(models.names())
-    refuses(f"{known}, timm:NAME, .*, in commands rb:NAME, or your own", models.create, name)
+    refuses(f"{known}, timm:NAME, .*, in commands rb:NAME, .*or your own", models.create, name)
 
 
 @pytest.mark.parametrize(

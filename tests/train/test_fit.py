@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import pytest
 import torch
@@ -287,6 +288,34 @@ def test_weights_have_the_callers_layout_again_afterwards(optimizer):
     assert all(parameter.is_contiguous() for parameter in model.parameters())
     fit(other, images(), Standard(), epochs=1, optimizer=optimizer)
     assert other[2].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+FAR = r"is far above the 1.0986 of equal probabilities for 3 classes; .* fa\.models\.adapt\(net, mean="
+
+
+@pytest.mark.parametrize("recipe", [Standard(), PGDTraining(fa.Linf(8, box=(0, 255)), steps=1), "trades"])
+def test_a_first_loss_of_images_that_nobody_normalized_is_told_in_every_road(recipe, logged):
+    model, held = net()[3:], images()
+    model[-1] = nn.Linear(64, 3)
+    raw = ImageSet(255 * held.x, held.y, held.classes, "raw", box=(0, 255))
+    fit(model, raw, recipe, epochs=2, batch_size=25, learning_rate=1e-6, threat=fa.Linf(8, box=(0, 255)))
+    (told,) = [line for line in logged.text.splitlines() if "equal probabilities" in line]
+    assert re.search(f"the loss in epoch 1, .* {FAR}", told)
+
+
+@pytest.mark.parametrize("name", ["standard", "fgsm", "trades"])
+def test_a_loop_of_ones_own_is_told_of_its_first_loss_once(name, recwarn):
+    box = fa.Linf(8, box=(0, 255))
+    recipe = Standard() if name == "standard" else RECIPES[name](box)
+    held, model = images(), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for x in (held.x, 255 * held.x):  # what was well at first is not looked at again
+        recipe(model, x, held.y)
+    assert not recwarn
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.warns(UserWarning, match=f"^the first loss, .* {FAR}"):
+        recipe(model, 255 * held.x, held.y)
+    recipe(model, 255 * held.x, held.y)
+    assert not recwarn
 
 
 END = ", or leave out a softmax at the end"

@@ -114,10 +114,6 @@ def card_of(what: str, name: Any, known: Mapping[str, Attack]) -> Attack:
     """Return the card of an attack by its name, or as `package.module:function`."""
     if not isinstance(name, str) or ":" not in name or name[0] in ":.":
         return known[check_choice(what, name, known, ", or your own as package.module:function")]
-    module, _, rest = name.partition(":")
-    if module in known and "=" in rest:  # as commands write it
-        call = f"functools.partial(fa.attacks.{module}, {rest.partition('=')[0]}=...)"
-        raise InputError(f"{what}: expected a name, got {name!r}; outside of commands write {call}")
     run = own(what, name)
     held = vars(sys.modules[name.partition(":")[0]]).values()  # a card beside it, or in a dictionary there
     cards = [*REGISTRY.values(), *held, *chain(*(one.values() for one in held if isinstance(one, dict)))]

@@ -9,7 +9,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, get_args, overloa
 import torch
 from torch import Tensor
 
-from fastadv._checks import FOREIGN, check_choice, check_count, outside_compile
+from fastadv._checks import FOREIGN, check_choice, check_count, check_known, outside_compile
 from fastadv.attacks.core.arguments import SHARED
 from fastadv.attacks.core.arguments import Common as Common
 from fastadv.attacks.core.card import REGISTRY, Attack
@@ -195,6 +195,7 @@ class _Front:
         if single and self.needed <= arguments.keys() <= self.known:
             return arguments
         self._check_foreign({name: kwargs[name] for name in kwargs.keys() - self.known})
+        check_known(self.name, kwargs, self.whole.parameters)
         try:
             return self.whole.bind(*args, **kwargs).arguments  # names what is wrong
         except TypeError as error:

@@ -13,6 +13,7 @@ from fastadv.attacks.core.result import AttackResult, Status
 from fastadv.attacks.core.search import Search
 from fastadv.attacks.core.task import Task
 from fastadv.attacks.methods.claims import checked, is_own
+from fastadv.engine.precision import with_gradient
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -45,7 +46,8 @@ def run_inner(attack: InnerAttack, task: Task, claims: Counter[str] | None = Non
     if not is_own(attack):
         return call_attack(attack, task, task, task.x, task.y)
     about = task.classifier.of(task.x, task.ids)  # which is asked without rows
-    out = call_attack(attack, task, about, task.x.clone(), task.y.clone())
+    with with_gradient():
+        out = call_attack(attack, task, about, task.x.clone(), task.y.clone())
     every = torch.ones_like(task.ids, dtype=torch.bool)
     return checked("attack", out, task, every, Counter() if claims is None else claims)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_choice
+from fastadv._checks import check_choice, knowing
 from fastadv.data.construct._base import (
     STARTS,
     Model,
@@ -28,6 +28,7 @@ from fastadv.threat.checks import check_finite_box
 UNBOUNDED = L2(inf)
 
 
+@knowing
 def robust(
     model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED,
     module: Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],
@@ -79,6 +80,7 @@ def robust(
     return _invert("robust", model, base, search, module, start, options)
 
 
+@knowing
 def non_robust(
     model: Model, base: Dataset[Any], *, steps: int, step_size: float, threat: Threat = UNBOUNDED,
     module: Module = None, start: str = "images", seed: int = 0, **options: Unpack[BuildOptions],

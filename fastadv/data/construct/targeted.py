@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv._checks import knowing
 from fastadv.data.construct._base import Model, Search, prepare
 from fastadv.data.construct._build import BuildOptions, Construction, Searched, build
 from fastadv.data.construct.constructed import ConstructedSet
@@ -18,6 +19,7 @@ from fastadv.threat import Threat
 Choose = Callable[[Tensor, Tensor, int], Tensor]  # the targets, from labels, ids and the number of classes
 
 
+@knowing
 def random_target(
     model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None,
     seed: int = 0, **options: Unpack[BuildOptions],
@@ -73,6 +75,7 @@ def random_target(
     return _attack("random_target", model, base, search, choose, options)
 
 
+@knowing
 def fixed_shift(
     model: Model, base: Dataset[Any], *, threat: Threat, steps: int, step_size: float | None = None,
     seed: int = 0, **options: Unpack[BuildOptions],

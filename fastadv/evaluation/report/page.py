@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv._checks import knowing
 from fastadv._extras import need
 from fastadv._version import __version__
 from fastadv.attacks.core import Criterion
@@ -44,6 +45,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+@knowing
 def report(
     table: Table, path: str | os.PathLike[str], *, title: str = "Robustness report",
     model: nn.Module | Prepared | None = None, class_names: Sequence[str] | None = None,

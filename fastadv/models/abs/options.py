@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv._checks import check_choice, check_count, check_flag, check_number
+from fastadv._checks import check_choice, check_count, check_flag, check_number, meant
 from fastadv.errors import InputError
 
 InputGrad = Literal["envelope", "unrolled"]
@@ -74,7 +74,8 @@ class InferenceOptions:
         known = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(changes.keys() - set(known))
         if unknown:
-            raise InputError(f"options: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+            near = meant(unknown[0], known)
+            raise InputError(f"options: expected some of {', '.join(known)}, got {', '.join(unknown)}{near}")
         return dataclasses.replace(self, **changes)
 
 

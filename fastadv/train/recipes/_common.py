@@ -1,15 +1,17 @@
 """What recipes share: checks of their arguments, starts, and losses."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from inspect import unwrap
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastadv import rng
-from fastadv._checks import check_choice, check_count, check_number, check_share
+from fastadv._checks import check_choice, check_count, check_number, check_share, warn
 from fastadv._torch import parts_of
 from fastadv._waiting import waits
 from fastadv.attacks.core.criterion import Criterion, outputs_for
@@ -29,6 +31,8 @@ from fastadv.train.recipes.base import is_missing, labels_or_outputs
 
 _last_iterate: Callable[..., Tensor] = unwrap(last_iterate)  # `Crafted` sees to torch.compile
 OBJECTIVES = ("ce", "bce")  # the cross-entropy of a softmax, or of a sigmoid for each class
+FAR = 3.0  # times the loss of equal probabilities, above which a model is worse than a fresh one
+_judged: "WeakSet[nn.Module]" = WeakSet()  # models whose first loss was looked at
 TRAINED = " or a function (logits, y, targets) -> [B], which is trained; an attack ascends `attack_loss`"
 
 
@@ -122,6 +126,26 @@ def joined(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
             f"model: expected one that takes the joined batch of this recipe, {len(x)} images of {len(y)} "
             f"samples, got one that takes {len(y)} ({first_line(error)}); {TWO_INPUTS}"
         ) from error
+
+
+def far(what: str, loss: float, classes: int) -> str:
+    """Return a warning of a loss far above that of equal probabilities; "" for another."""
+    if not loss > FAR * math.log(classes):
+        return ""
+    return (
+        f"{what}, {loss:.5g}, is far above the {math.log(classes):.5g} of equal probabilities for {classes} "
+        "classes; look whether labels are those of the model, and normalize images inside it, by "
+        "fa.models.adapt(net, mean=..., std=...), or divide those in 0..255 by 255"
+    )
+
+
+def watch(model: nn.Module, loss: Tensor, classes: int) -> None:
+    """Warn where the first loss of a model, at clean images in a loop of the caller's, is far too large."""
+    if torch.compiler.is_compiling() or in_run() or model in _judged:
+        return
+    _judged.add(model)  # reading a value waits for a GPU
+    if text := far("the first loss", float(loss.detach()), classes):
+        warn(text)
 
 
 def mean_loss(logits: Tensor, y: Tensor, smoothing: float, loss: Loss = "ce") -> Tensor:

@@ -31,6 +31,8 @@ def mixture(
     if criterion is None:
         logits = _common.logits_at(model, images, y).tensor_split(parts)
         losses = [_common.mean_loss(part, y, smoothing, loss) for part in logits]
+        if loss == "ce" and (weight or x_adv is x):
+            _common.watch(model, losses[0], logits[0].shape[1])
     else:
         criterion = criterion.for_labels(y)
         with _common.joined(model, images, x):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastadv._checks import eager
+from fastadv._checks import eager, knowing
 from fastadv._waiting import waits
 from fastadv.attacks.core import checks
 from fastadv.attacks.core.criterion import WRONG, Criterion, fitting
@@ -217,7 +217,7 @@ def innermost(recipe: object) -> object:
     return recipe
 
 
-@eager
+@knowing
 def craft(
     recipe: Recipe | OwnStep, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None,
     seed: int | None = None,

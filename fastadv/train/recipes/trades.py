@@ -129,6 +129,8 @@ class TRADES(NearPredictions):
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         clean = _common.logits_at(model, x, y)
         natural = _common.mean_loss(clean, y, self.label_smoothing, self.loss)
+        if self.loss == "ce":
+            _common.watch(model, natural, clean.shape[1])
         return natural + self.beta * divergence(clean, _common.logits_at(model, x_adv, y)).mean()
 
 

@@ -18,7 +18,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import Status
-from fastadv.attacks.contract import PROMISES, Tried, checks, contract
+from fastadv.attacks.contract import PROMISES, RADIUS, Tried, checks, contract, images, net, said
 from fastadv.attacks.core.card import ATTACKS, REGISTRY, card_of
 from fastadv.cli import main
 from tests.refusals import refuses
@@ -113,6 +113,55 @@ def test_the_contract_passes(mine) -> None:
     ):
         with pytest.raises(AssertionError, match=says):
             contract(replace(ATTACKS["fgsm"], run=run))
+
+
+def ascends(model, x, y, size):
+    points = x.clone().requires_grad_()
+    torch.nn.functional.cross_entropy(model(points), y, reduction="sum").backward()
+    return (x + size * points.grad.sign()).clamp(0, 1)
+
+
+class Ascends:
+    def __call__(self, model, x, y, size: float = 0.2):
+        return ascends(model, x, y, size)
+
+
+def averages(model, x, y):
+    points = x.clone().requires_grad_()
+    torch.nn.functional.cross_entropy(model(points), y).backward()
+    return (x + points.grad).clamp(0, 1)
+
+
+def stepping(model, x, y, threat):
+    points = x.clone().requires_grad_()
+    torch.nn.functional.cross_entropy(model(points), y, reduction="sum").backward()
+    return threat.step(x, points.grad, x, threat.default_step_size(1, 1.0))
+
+
+def test_the_contract_takes_functions_objects_and_text() -> None:
+    contract(stepping)
+    contract(Ascends())
+    contract(Ascends(), size=0.1)
+    contract("pgd:steps=3")
+    assert {tried.norm for _, tried, _ in checks(stepping)} == {*RADIUS}
+    (tried, *_) = [tried for _, tried, _ in checks(fa.attacks.Attack(Ascends(), norms=("l2",)))]
+    assert (tried.norm, tried.card.knowledge, tried.card.targeted) == ("l2", "gradient", False)
+    for attack, says in (
+        (averages, "mates_change_nothing-linf: a sample depends on its batch"),
+        (lambda model, x, y, threat: x + 2 * threat.radius, "outside of ball or box"),
+        (lambda model, x, y: None, "it returns a NoneType, and no x_adv"),
+        (lambda model, x, y: x + 0.1 * torch.rand_like(x), "it draws from the generator of torch"),
+    ):
+        with pytest.raises(AssertionError, match=says):
+            contract(attack)
+    refuses("card: expected an attack, its card or its name, got int", contract, 3)
+    refuses("takes no 'stesp'; .* did you mean 'steps'", contract, "pgd:stesp=3")
+
+
+def test_a_loop_in_plain_torch_is_searched_for_its_smallest_radius() -> None:
+    model, x, away = net(), images(6), fa.Linf(math.inf)
+    attack = lambda model, x, y, threat, targets, ids: stepping(model, x, y, threat)  # noqa: E731
+    assert fa.attacks.minimum_radius(model, x, said(model, x), away, attack=attack).success.all()
 
 
 STEPS = {
