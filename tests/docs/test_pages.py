@@ -17,17 +17,21 @@ from tests.attacks.contract.conftest import FEW, shorten
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = (
-    "evaluate", "audit", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks",
+    "evaluate", "audit", "honest", "moving", "sets", "abs", "processors", "corruptions", "attacks",
 )  # fmt: skip
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),
+    *(
+        DOCS / "guides" / f"{name}.md"
+        for name in ("outputs", "threats", "radii", "several_norms", "blackbox", "speed", "gpu")
+    ),
 ]
 PAGES = [
     *FOLLOWERS,
     *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
     DOCS / "processes.md",
     DOCS / "certify.md",
+    DOCS / "training.md",
 ]
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
