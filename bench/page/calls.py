@@ -1,4 +1,4 @@
-"""The table of the calls that people make, from the newest rows of bench/results/calls.jsonl."""
+"""The tables of the calls that people make, and of an audit, from the newest rows in bench/results."""
 
 import hashlib
 import json
@@ -46,22 +46,42 @@ def table(rows: Rows) -> Iterator[list[str]]:
         yield [net, str(images), *cells]
 
 
-# of README's line: the call, the network, and its most images
+# of README's table: the call, the network, and its most images
 SHOWN = (("PGD-10", "ResNet-18"), ("FGSM", "ResNet-18"), ("FGSM", "MLP"))
 
 
 def summary(rows: Rows) -> str:
-    """Return README's line: some calls, how many times as fast as torchattacks, plain and frozen."""
-    told = []
+    """Return README's table: how many times as fast as others some calls are, and an audit."""
+    lines = [["on a CPU", "beside", "plain call", "frozen once"]]
     for call, net in SHOWN:
         images = max(images for of, made, images, _ in rows if (of, made) == (net, call))
-        both = (f"{rows[net, call, images, way]['times']:.2g}" for way in WAYS)
-        told.append(f"{call} on {net}, {images} images, {' / '.join(both)}")
+        both = (rows[net, call, images, way]["times"] for way in WAYS)
+        lines.append([f"{call} and accuracy, {net}, {images} images", "torchattacks", *map(_times, both)])
     row = next(iter(rows.values()))
     return (
-        f"- **CPU** ({row['cpu']}, {row['threads']} threads), times as fast as torchattacks, plain / frozen "
-        f"once: {'; '.join(told)}. [Rows](bench/results/calls.md)\n"
+        f"{in_markdown([*lines, audit()], names=2)}\n\n"
+        f"Times as fast, {row['cpu']}, {row['threads']} threads; bold where slower: "
+        "[all calls](bench/results/calls.md).\n"
     )
+
+
+def audit() -> list[str]:
+    """Return the line of README's table on an audit of the plan "quick", beside the whole of AutoAttack."""
+    rows = [*recorded(RESULTS / "audit.jsonl")]
+    whole = next(row for row in rows if row["plan"] == "standard")
+    plan = [row for row in rows if row["plan"] == "quick" and row["images"] == whole["images"]][-1]
+    points = 100 * (plan["audit"]["high"] - plan["audit"]["low"])
+    what = f"AutoAttack of {plan['images']:,} images, known to {points:.1f} points by an "
+    return [
+        f"{what}[audit](docs/guides/audit.md)",
+        "all of it",
+        "",
+        _times(whole["seconds"] / plan["seconds"]),
+    ]
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2g} ×" if factor >= 0.95 else f"**{factor:.2g} ×**"
 
 
 def _bold(times: float) -> str:

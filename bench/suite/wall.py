@@ -31,9 +31,10 @@ ABOUT_NETS = {
 ABOUT = """# Parity: every attack next to the best other implementation
 
 Each attack is compared with every other implementation that could be run, on [several
-networks](../bench/results/parity.md) and the same 100 MNIST test images, in float32; nothing was tuned on mixer, gnres and
-sp, with 30 images each. Both sides may spend the same number of passes, forward and backward together. Where an attack
-draws random numbers, its robust accuracy is the mean of 3 to 48 runs.
+networks](../bench/results/parity.md) and the same 100 MNIST test images, in float32; nothing was
+tuned on mixer, gnres and sp, with 30 images each. Both sides may spend the same number of passes,
+forward and backward together. Where an attack draws random numbers, its robust accuracy is the mean
+of 3 to 48 runs.
 
 Ours is worse if its median distance is over 1% larger, or if it leaves over one image more; of a class
 for each pixel, over one pixel of a hundred."""

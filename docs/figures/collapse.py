@@ -37,8 +37,8 @@ def main() -> None:
     axes.text(0, 1.03, "accuracy on 500 test images of MNIST, L∞ 0.3", transform=axes.transAxes, fontsize=8.5,
               color=FAINT, va="bottom")  # fmt: skip
     for name, percent in ACCURACY.items():
-        axes.plot(epochs, [share / 100 for share in percent], label=name, color=COLORS[name], lw=2, marker="o",
-                  ms=3.5, clip_on=False, zorder=3)  # fmt: skip
+        axes.plot(epochs, [share / 100 for share in percent], label=name, color=COLORS[name], lw=2,
+                  marker="o", ms=3.5, clip_on=False, zorder=3)  # fmt: skip
     name_lines(axes)
     axes.axvline(ALARM, color=PURPLE, linewidth=1.1, linestyle=(0, (2, 2)))
     axes.text(ALARM + 0.1, 0.45, f"alarm in epoch {ALARM}", color=PURPLE, fontsize=8.5)
