@@ -60,8 +60,8 @@ def summary(rows: Rows) -> str:
     row = next(iter(rows.values()))
     return (
         f"{in_markdown([*lines, audit()], names=2)}\n\n"
-        f"Times as fast, {row['cpu']}, {row['threads']} threads; bold where slower: "
-        "[all calls](bench/results/calls.md).\n"
+        f"How many times as fast, on an {row['cpu']} with {row['threads']} threads; bold is slower. "
+        "[All calls](bench/results/calls.md)\n"
     )
 
 

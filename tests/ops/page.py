@@ -22,7 +22,9 @@ Every op is registered as `torch.ops.fastadv.NAME`, so that `torch.compile` know
 its first argument and ends in an underscore.
 """
 PUBLIC = "Functions of `fastadv.ops`, which check their arguments:"
-INTERNAL = "Engine, attacks and ABS also use {names}, whose modules under `fastadv/ops/` say what they compute."
+INTERNAL = (
+    "Engine, attacks and ABS also use {names}: modules under `fastadv/ops/`, which say what they compute."
+)
 
 
 def line(card: OpCard) -> list[str]:
