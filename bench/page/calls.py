@@ -52,40 +52,27 @@ SHOWN = (("PGD-10", "ResNet-18"), ("FGSM", "ResNet-18"), ("FGSM", "MLP"))
 
 def summary(rows: Rows) -> str:
     """Return README's table: how many times as fast as others some calls are, and an audit."""
-    lines = [["on a CPU", "beside", "plain call", "frozen once"]]
+    row = next(iter(rows.values()))
+    place = f"on a CPU ({row['cpu']}, {row['threads']} threads)"
+    lines = [[place, "times as fast as", "plain call", "frozen once"]]
     for call, net in SHOWN:
         images = max(images for of, made, images, _ in rows if (of, made) == (net, call))
-        both = (rows[net, call, images, way]["times"] for way in WAYS)
-        lines.append([f"{call} and accuracy, {net}, {images} images", "torchattacks", *map(_times, both)])
-    row = next(iter(rows.values()))
-    return (
-        f"{in_markdown([*lines, audit()], names=2)}\n\n"
-        f"How many times as fast, on an {row['cpu']} with {row['threads']} threads; bold is slower. "
-        "[All calls](bench/results/calls.md)\n"
-    )
+        both = (_bold(rows[net, call, images, way]["times"], ".2g") for way in WAYS)
+        lines.append([f"{call} and accuracy, {net}, {images} images", "torchattacks", *both])
+    return in_markdown([*lines, audit()], names=2) + "\n"
 
 
 def audit() -> list[str]:
     """Return the line of README's table on an audit of the plan "quick", beside the whole of AutoAttack."""
-    rows = [*recorded(RESULTS / "audit.jsonl")]
-    whole = next(row for row in rows if row["plan"] == "standard")
-    plan = [row for row in rows if row["plan"] == "quick" and row["images"] == whole["images"]][-1]
-    points = 100 * (plan["audit"]["high"] - plan["audit"]["low"])
-    what = f"AutoAttack of {plan['images']:,} images, known to {points:.1f} points by an "
-    return [
-        f"{what}[audit](docs/guides/audit.md)",
-        "all of it",
-        "",
-        _times(whole["seconds"] / plan["seconds"]),
-    ]
+    rows = {row["plan"]: row for row in recorded(RESULTS / "audit.jsonl")}  # the newest
+    whole, part = rows["standard"], rows["quick"]
+    points = 100 * (part["audit"]["high"] - part["audit"]["low"])
+    what = f"[audit](docs/guides/audit.md) of {part['images']:,} images, to {points:.1f} points"
+    return [what, "AutoAttack of all", "", _bold(whole["seconds"] / part["seconds"], ".2g")]
 
 
-def _times(factor: float) -> str:
-    return f"{factor:.2g} ×" if factor >= 0.95 else f"**{factor:.2g} ×**"
-
-
-def _bold(times: float) -> str:
-    return f"**{times:.2f}**" if times < 0.95 else f"{times:.2f}"
+def _bold(times: float, form: str = ".2f") -> str:
+    return f"**{times:{form}}**" if times < 0.95 else f"{times:{form}}"
 
 
 def text(rows: Rows) -> str:
