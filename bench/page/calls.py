@@ -52,8 +52,7 @@ SHOWN = (("PGD-10", "ResNet-18"), ("FGSM", "ResNet-18"), ("FGSM", "MLP"))
 
 def summary(rows: Rows) -> str:
     """Return README's table: how many times as fast as others some calls are, and an audit."""
-    row = next(iter(rows.values()))
-    place = f"on a CPU ({row['cpu']}, {row['threads']} threads)"
+    place = "on a CPU ({cpu}, {threads} threads)".format(**next(iter(rows.values())))
     lines = [[place, "times as fast as", "plain call", "frozen once"]]
     for call, net in SHOWN:
         images = max(images for of, made, images, _ in rows if (of, made) == (net, call))
