@@ -111,16 +111,21 @@ def test_opcheck(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
-def test_compiles_whole(name):
-    card = CARDS[name]
-    op = getattr(torch.ops.fastadv, name)
-    args = next(a for a in card.samples(CPU, torch.float32) if a[0].numel())
-    torch._dynamo.reset()  # or the lambda's count of recompilations runs over all ops
-    # sizes are symbols where the op computes those of its results
-    dynamic = card.fake.__module__ == card.reference.__module__
-    compiled = torch.compile(lambda *a: op(*a), fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    card.compare(compiled(*clone(args)), op(*clone(args)), args)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_whole(dynamic):
+    """All ops in one graph; sizes are symbols where an op computes those of its results."""
+    cards = [
+        card for card in CARDS.values()
+        if not mutates(card) and (card.fake.__module__ == card.reference.__module__) == dynamic
+    ]  # fmt: skip
+    samples = [next(a for a in card.samples(CPU, torch.float32) if a[0].numel()) for card in cards]
+
+    def ops(samples):
+        return [getattr(torch.ops.fastadv, card.name)(*a) for card, a in zip(cards, samples, strict=True)]
+
+    compiled = torch.compile(ops, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for card, a, actual in zip(cards, samples, compiled([*map(clone, samples)]), strict=True):
+        card.compare(actual, getattr(torch.ops.fastadv, card.name)(*clone(a)), a)
 
 
 @pytest.mark.parametrize(
