@@ -237,7 +237,7 @@ def test_what_is_never_captured(name: str, run: Attack, captured: list[int]) -> 
         if name in ("own", "held", "counts"):  # passes that tell so move what the answers depend on
             run(NEVER[name](), *problem())
         else:
-            both(NEVER[name], run, counts=2)
+            both(NEVER[name], run, calls=1)
     finally:
         destroy_process_group()
     assert not captured

@@ -45,7 +45,7 @@ EXACT: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {
 # attacks whose step is one gradient, and no more
 PLAIN = [pair for pair in EXACT if pair[0] in ("ddn", "fmn", "pdgd", "pdpgd", "sigma_zero")]
 # the ways of an attack, two or three at once
-HOWS = "3072 in bfloat16", "a target in a mask", "a lead without edges", "bfloat16, a lead in a mask"
+HOWS = "3072 in bfloat16", "a lead without edges", "a target in a mask", "bfloat16, a lead in a mask"
 # of all others, arguments that come within the tolerance of their card on a model of 196 values
 NEAR: dict[str, dict[str, Any]] = {
     "apgd": {"steps": 40},

@@ -16,7 +16,7 @@ from tests.processes import finish, serve
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 CPU = torch.device("cpu")
 SHARED = "weight", "prototypes", "bias", "bumps"  # arguments that all samples of a batch share
-# checks of opcheck; `test_compiles_whole` holds the one that is left, which takes longest
+# checks of opcheck; `test_compile_whole` holds the one that is left, which takes longest
 CHECKS = "test_schema", "test_autograd_registration", "test_faketensor"
 DEVICES = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 
