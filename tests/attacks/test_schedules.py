@@ -138,20 +138,6 @@ def test_checkpoints_of_apgd(steps: int) -> None:
     assert back == expected
 
 
-@pytest.mark.parametrize(
-    ("rho", "rising", "halves"),
-    [(0.75, 16, True), (0.75, 17, False), (0.5, 11, True), (0.5, 12, False), (1.0, 22, True)],
-)
-def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(rho, rising, halves):
-    """The first checkpoint of 100 steps comes after 22: more than rho * 22 of them must raise the loss."""
-    margins = [-5.0]
-    for step in range(22):
-        margins.append(margins[-1] + (0.01 if step < rising else -0.01))
-    run = Flat([*margins, -8.0], rho=rho)
-    # the sample goes back to its strongest point and halves the step, or goes on with one of two radii
-    assert run.goes(22, *((rising, 1.0) if halves else (22, 2.0)))
-
-
 def rising(first: float, count: int) -> list[float]:
     return [first + 0.01 * n for n in range(count)]
 
@@ -160,28 +146,39 @@ def falling(first: float, count: int) -> list[float]:
     return [first - 0.01 * n for n in range(count)]
 
 
-# the margins, and what each step must be: its number, where it starts, how many radii it has
-CHECKPOINTS: dict[str, tuple[list[float], list[tuple[int, int, float]]]] = {
+def begins(count: int) -> list[float]:
+    """Margins of which so many of the first 22 steps rise; the others fall."""
+    return [-5 + 0.01 * min(step, 2 * count - step) for step in range(23)] + [-8.0]
+
+
+AIMED = {"others": rising(-4, 100), "loss": "margin-targeted", "classes": 1}
+# the margins, options, and what each step must be: its number, where it starts, how many radii it has
+CHECKPOINTS: dict[str, tuple[list[float], dict[str, Any], list[tuple[int, int, float]]]] = {
+    # of the first 22 of 100 steps more than rho * 22 must raise the loss: from the strongest point on steps
+    # are half as long, or as long as before
+    "16 of 22": (begins(16), {"rho": 0.75}, [(22, 16, 1.0)]),
+    "17 of 22": (begins(17), {"rho": 0.75}, [(22, 22, 2.0)]),
+    "11 of 22 and a half": (begins(11), {"rho": 0.5}, [(22, 11, 1.0)]),
+    "12 of 22 and a half": (begins(12), {"rho": 0.5}, [(22, 22, 2.0)]),
+    "22 of 22 and all": (begins(22), {"rho": 1.0}, [(22, 22, 1.0)]),
     # at the second checkpoint, after 19 more steps, the loss rises and stays below the highest of before
-    "nothing new": (rising(-5, 23) + rising(-8, 19) + [-9.0], [(41, 22, 1.0)]),
+    "nothing new": (rising(-5, 23) + rising(-8, 19) + [-9.0], {}, [(41, 22, 1.0)]),
     # the first 22 steps fall and are halved; the next 19 rise, but stay below the start
-    "not twice in a row": (falling(-5, 23) + rising(-8, 60), [(22, 0, 1.0), (41, 41, 1.0)]),
+    "not twice in a row": (falling(-5, 23) + rising(-8, 60), {}, [(22, 0, 1.0), (41, 41, 1.0)]),
     # 21 of the first 22 steps rise, all of them below the start
-    "a rise is against the step before": ([-5.0, *rising(-8, 60)], [(22, 22, 2.0)]),
+    "a rise is against the step before": ([-5.0, *rising(-8, 60)], {}, [(22, 22, 2.0)]),
     # all of 22 steps raise the loss, one of the next 19 does
-    "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], [(22, 22, 2.0), (41, 23, 1.0)]),
+    "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], {}, [(22, 22, 2.0), (41, 23, 1.0)]),
+    # the class aimed at falls all the time, while another rises
+    "a round goes by the loss of its class": (falling(-5, 100), AIMED, [(22, 0, 1.0)]),
 }
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS.values(), ids=CHECKPOINTS)
 def test_what_a_checkpoint_of_apgd_makes_of_rises(case: Any) -> None:
-    run = Flat(case[0])
-    assert all(run.goes(*step) for step in case[1])
-
-
-def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
-    """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
-    assert Flat(falling(-5, 100), others=rising(-4, 100), loss="margin-targeted", classes=1).goes(22, 0, 1.0)
+    margins, options, steps = case
+    run = Flat(margins, **options)
+    assert all(run.goes(*step) for step in steps)
 
 
 def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
