@@ -26,9 +26,8 @@ OF_ONE = ("unless", "sure", "top 2")
 # attacks whose steps have several gradients each, that run others, or whose number the data decides
 OWN_COUNT = ("autoattack", "deepfool", "superdeepfool", "fab", "minimum_radius", *DENSE_ATTACKS)
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*ALL, *DENSE], ids=lambda case: case.name)
 def test_promises(case: Case) -> None:
     """Under every kind that it serves; parts of the batch, a radius of 0, and targets in turn."""
@@ -118,6 +117,7 @@ def test_what_an_attack_needs_is_named(name: str | None) -> None:
 MAPPED = ("share", "moved"), ("signs", "patch anywhere"), ("numbers", "scaled"), ("embeddings", "moved")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "map"), [*MAPPED, ("unless", "scaled")])
 def test_a_success_in_a_map_is_one_of_the_image(name: str, map: str) -> None:
     kind, whole = kinds()[name], MAPS[map]((1, 4, 4))
