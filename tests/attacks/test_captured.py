@@ -227,6 +227,7 @@ NEVER: dict[str, Make] = {
     "scripted": lambda: torch.jit.trace(Net(), problem()[0]),
     "function": lambda: partial(Net()),
 }
+COMPILED = "compiled", "compiled in place", "scripted"  # where another size is compiled anew
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scripts
@@ -240,7 +241,7 @@ def test_what_is_never_captured(turn: int, captured: list[int]) -> None:
             if name in ("own", "held", "counts"):  # passes that tell so move what the answers depend on
                 run(NEVER[name](), *problem())
             else:
-                both(NEVER[name], run, calls=1)
+                both(NEVER[name], run, calls=1 if name in COMPILED else 2)
             assert not captured, name
     finally:
         destroy_process_group()
