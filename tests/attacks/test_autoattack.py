@@ -85,25 +85,25 @@ def several(name: str, given: dict[str, Any], count: int = 5) -> tuple[str, dict
     return name, {**given, "restarts": count}
 
 
-@pytest.mark.parametrize(
-    ("version", "norm", "classes", "expected"),
-    [
-        ("standard", "linf", 12, [CE, aimed(9), FAB_T, SQUARE]),
-        ("standard", "linf", 2, [CE, aimed(1), FAB_T, SQUARE]),
-        ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
-        ("plus", "l2", 12, [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T]),
-        ("rand", "linf", 12, [SHARP, DLR]),
-        ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
-        ("robustvlm", "l2", 2, [several(*CE)]),
-    ],
-)
-def test_the_components_of_the_versions(version, norm, classes, expected):
+VERSIONS: list[tuple[Any, str, int, list[tuple[str, dict[str, Any]]]]] = [
+    ("standard", "linf", 12, [CE, aimed(9), FAB_T, SQUARE]),
+    ("standard", "linf", 2, [CE, aimed(1), FAB_T, SQUARE]),
+    ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
+    ("plus", "l2", 12, [several(*CE), several(*DLR), several(*FAB), SQUARE, aimed(9), FAB_T]),
+    ("rand", "linf", 12, [SHARP, DLR]),
+    ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
+    ("robustvlm", "l2", 2, [several(*CE)]),
+]
+
+
+def test_the_components_of_the_versions() -> None:
     """Those of Croce & Hein 2020 and Schlarmann et al. 2024; restarts are 1 where not named."""
-    net, x = linear(classes), images(1, dtype=torch.float32)
-    case = Task.of(freeze(net), x, labels(net, x), THREATS[norm](1e-6))
-    parts = components(version, Run(Trial(case), 0))
-    arguments = [{k: v for k, v in part.arguments.items() if (k, v) != ("restarts", 1)} for part in parts]
-    assert list(zip([part.name for part in parts], arguments, strict=True)) == expected
+    for version, norm, classes, expected in VERSIONS:
+        net, x = linear(classes), images(1, dtype=torch.float32)
+        case = Task.of(freeze(net), x, labels(net, x), THREATS[norm](1e-6))
+        parts = components(version, Run(Trial(case), 0))
+        arguments = [{k: v for k, v in part.arguments.items() if (k, v) != ("restarts", 1)} for part in parts]
+        assert list(zip([part.name for part in parts], arguments, strict=True)) == expected, version
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
