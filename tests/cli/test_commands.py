@@ -85,6 +85,7 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {ROOT / "examples" / "
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(path, capsys, folder, monkeypatch):
@@ -99,6 +100,7 @@ def test_example_runs(path, capsys, folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.usefixtures("few_digits")
 def test_the_commands_about_training_run(fastadv, folder):
     page = (ROOT / "docs" / "training.md").read_text()

@@ -129,7 +129,7 @@ def test_what_is_not_captured_runs_as_it_is_and_is_told_once(why, captured, monk
         execution = Execution(cuda_graph=cuda_graph)
         models.append(model := make())
         with rng.generators_kept(rng.CPU, 0):
-            fit(model, images(), recipe, epochs=2, batch_size=8, identity="", execution=execution, **more)
+            fit(model, images(), recipe, epochs=2, batch_size=12, identity="", execution=execution, **more)
     assert_same(*models)
     reasons = [line for line in lines if "not captured" in line]
     assert len(reasons) == 1
