@@ -81,7 +81,8 @@ def test_a_tagger_is_no_better_than_by_hand(ignored: bool) -> None:
     y = (net(x.double()) > 0).long()
     y[::2, 1] = -1 if ignored else 1 - y[::2, 1]
     model = nn.Sequential(Doubled(), net).eval()
-    run = partial(fa.evaluate, model, attacks=["pgd", "apgd"], threat=fa.Linf(0.03), indicators=False)
+    attacks = ["pgd:steps=40", "apgd:steps=40"]
+    run = partial(fa.evaluate, model, attacks=attacks, threat=fa.Linf(0.03), indicators=False)
     table = run((x, y), criterion=Share(1.0))
     right = by_hand(model, x, y, 0.03).double().mean().item()
     assert 0.05 < right < 0.95

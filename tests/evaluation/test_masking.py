@@ -18,6 +18,7 @@ from fastadv.attacks.masking.evidence import FEW_PARAMETERS
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, _masking, evaluate
 from fastadv.labels import label_flags
+from tests.attacks.contract.conftest import shorten
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
 from tests.evaluation.nets import timeless
@@ -193,7 +194,8 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_autoattack_is_flagged_too() -> None:
+def test_autoattack_is_flagged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, {"square": {"queries": 50}})
     model, data = digits()
     aa = partial(fa.attacks.autoattack, threat=fa.Moved(1, 10), version=["apgd-ce", "square"])
     table = fa.evaluate(model, data, {"aa": aa}, limit=5)
@@ -288,8 +290,10 @@ BOXES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", BOXES)
-def test_a_black_box_is_not_masked(box: str) -> None:
+def test_a_black_box_is_not_masked(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, {"square": {"queries": 1000}})
     ran = [[SQUARE], [partial(fa.attacks.hopskipjump, threat=fa.L2(0.3), queries=500)]]
     if box != "module":
         ran += [[SQUARE, PGD], [partial(fa.attacks.autoattack, threat=fa.Linf(0.08))]]
