@@ -46,7 +46,7 @@ def ascending(case: Case, norm: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_logits_in_another_order_plus_a_constant_with_classes_that_never_come_and_scaled(case, norm):
+def test_order_constants_factors_and_classes_that_never_come_change_nothing(case, norm):
     (model, x, y), within = labeled(mlp(4), images(12)), wide(case, norm, scale=0.4)
     order, turn = torch.tensor([2, 0, 3, 1]), len(case.name) % 3  # each attack meets one
     count, value = (1, 4, 30)[turn], (-20.0, -200.0, -1e30)[(turn + [*THREATS].index(norm)) % 3]
