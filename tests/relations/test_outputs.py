@@ -148,12 +148,15 @@ def questions(turn: int) -> dict[str, tuple[Question, Question]]:
     }  # fmt: skip
 
 
-# each attack with one of the pairs, each pair with several attacks
+# each attack with one of the pairs, or that of classes, each pair with several attacks
 CASES = [Brief(name, card) for name, card in ATTACKS.items()]
+SERVING = [case for case in CASES if case.entry.needs != "classes"]
 ASKED = [
     pytest.param(case, told, id=f"{case.name}-{told}")
-    for case, turn in zip(CASES, cycle(questions(0)), strict=False)
-    for told in [ONE if case.entry.needs == "classes" else turn]
+    for case, told in (
+        *((case, ONE) for case in CASES if case not in SERVING),
+        *zip(SERVING, cycle(questions(0)), strict=False),
+    )
 ]
 
 
