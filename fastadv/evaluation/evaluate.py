@@ -105,8 +105,9 @@ def evaluate(
         indicators: look for signs of masked gradients (`fastadv.attacks.indicators`) in the results of the
             attacks, and at eight samples in at most twelve passes. `table.verdict` is the conclusion. An
             attack that needs a gradient where the model has none breaks nothing, and a flag says so.
-        progress: True shows a bar on stderr, with the attack and the robust accuracy so far; a function is
-            called with (samples done, samples) summed over the attacks.
+        progress: True shows a bar on stderr, with the attack and the robust accuracy so far, the most queries
+            of an image, and the probes of the verdict at the end; a function is called with (samples done,
+            samples) summed over the attacks.
         on_event: called in the first process with a dictionary as soon as an attack is done with a batch. Its
             "step" is the number of samples done, "attack" the name; "clean_accuracy", "robust_accuracy" and
             "seconds" are over these samples, the last two by name. What is read from `run_dir` is told, too.
@@ -242,7 +243,8 @@ class Evaluation:
         counted = self.count_at(batch.x, batch)
         if self.job.drawing.count > 1:
             batch = batch.as_right((counted["draws.right"] > 0).to(batch.x.device))
-        clean, parts = Part({**verdict, **counted, "seen": batch.seen}), list[Part]()
+        labels = {"y": batch.y.cpu()} if self.job.criterion.outputs == "classes" else {}
+        clean, parts = Part({**verdict, **counted, **labels, "seen": batch.seen}), list[Part]()
         kept = self.parts.path is not None
         data, points = data_hash(batch.x, batch.y) if kept else "", kept or self.keep_samples
         for name in self.job.attacks:
@@ -294,17 +296,21 @@ class Evaluation:
         stated, signs = stated_accuracy(self.job.frozen.source), None
         remarks = _rows.remarks(correct, failed, seen, stated)
         unserved = _rows.unserved(self.job.attacks.values(), rows)
+        began = time.perf_counter()
         if self.indicators and rows:
+            self.events.judging()
             look = partial(masking.indicators, self.job, self.parts, rows, by_attack, correct, ids)
             signs = processes.from_first(look)
             unseen = {**signs.unseen, **dict.fromkeys(unserved, UNSERVED)}
             signs = replace(signs, remarks=[*signs.remarks, *remarks], unseen=unseen)
+        probing = time.perf_counter() - began if signs else 0.0
         audits = tuple(self.auditing.results(rows, ids)) if self.auditing else ()
         # the clock of the first process, and the parts that all have read
-        times = processes.tell((time.perf_counter() - started, self.parts.seconds))
-        seconds = times[0][0] + sum(before for _, before in times)
+        times = processes.tell((time.perf_counter() - started, self.parts.seconds, probing))
+        seconds = times[0][0] + sum(before for _, before, _ in times)
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=columns(parts, "sums"), remarks=remarks,
             unserved=unserved, chosen=self.job.chosen, audits=audits,
+            y=joined(parts, "y") if "y" in parts[0].tensors else None, probing=times[0][2],
         )  # fmt: skip

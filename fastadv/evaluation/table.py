@@ -47,7 +47,9 @@ class Table(Exported):
         failed: bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
             counts as not correct, and no attack is run on it.
         ids: int64 [n], positions in the data set.
+        y: int64 [n], labels; None where they are no classes.
         seconds: elapsed time of the evaluation.
+        probing: the part of it that the probes of the verdict took.
         samples: every sample with its nearest adversarial example, if they were kept.
         replaced: the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is
             of.
@@ -88,6 +90,8 @@ class Table(Exported):
     chosen: str = ""
     unserved: Sequence[str] = ()
     audits: Sequence[Audited] = ()
+    y: Tensor | None = field(default=None, repr=False)
+    probing: float = 0.0
 
     @property
     def audit(self) -> Audited | None:
@@ -333,6 +337,10 @@ class Table(Exported):
             NOTE * (self.draws is not None),
         ]
         notes += filter(None, texts)
+        if self.probing > max(1.0, self.seconds / 10):
+            notes.append(
+                f"{self.seconds:.1f} seconds in all, {self.probing:.1f} for the probes of the verdict"
+            )
         for audit in self.audits:
             notes += [str(audit), *(f"audit, {audit.within}: {flag}" for flag in audit.flags)]
         notes += [INTERVAL_95] * bool(self.audits)

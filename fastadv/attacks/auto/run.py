@@ -36,7 +36,7 @@ from fastadv.text import percent, several
 
 log = logging.getLogger("fastadv")
 
-OnProgress = Callable[[str, int], None]
+OnProgress = Callable[[str, int, int], None]
 ATTACKS: dict[str, Any] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
 
@@ -155,9 +155,10 @@ class Run:
         if not len(index):
             return
         problem = self.trial.problem.take(index)
+        queries = component.arguments.get("queries", 0)
         if self.on_progress is not None:
-            self.on_progress(component.name, len(index))
-        if queries := component.arguments.get("queries"):  # which may take longer than all before
+            self.on_progress(component.name, len(index), queries)
+        if queries:  # which may take longer than all before
             text = f"{several(len(index), 'sample')} left, each up to {queries:,} queries"
             self._tell(f"{component.name}: {text}: {queries * len(index):,} passes")
         started = time.perf_counter()
