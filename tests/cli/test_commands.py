@@ -144,6 +144,7 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {ROOT / "examples" / "
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(path, capsys, folder, monkeypatch):
@@ -158,6 +159,7 @@ def test_example_runs(path, capsys, folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.usefixtures("few_digits")
 def test_the_commands_about_training_run(fastadv, folder):
     page, paper = ((ROOT / "docs" / name).read_text() for name in ("training.md", "papers/goodfellow2014.md"))

@@ -17,6 +17,7 @@ import fastadv as fa
 from fastadv.evaluation import Audit, Audited, Table, _auditing
 from fastadv.evaluation._auditing import drawn_order
 from fastadv.intervals import of_population
+from tests.attacks.contract.conftest import FEW, shorten
 from tests.evaluation.nets import Threshold, pixels
 from tests.evaluation.worker import audited, found
 from tests.processes import go
@@ -116,20 +117,21 @@ def test_the_draw_goes_by_seed_and_number_and_more_extend_it(monkeypatch) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", ["autoattack:version=quick", "square:queries=30"])
-def test_the_auditor_does_what_it_does_alone(attack: str) -> None:
+def test_the_auditor_does_what_it_does_alone(monkeypatch) -> None:
+    shorten(monkeypatch, FEW)
     digits = fa.data.load("digits", "test")
     net = fa.models.create("small_cnn", shape=digits.shape, classes=10, width=4)
     fa.train.fit(net, digits, fa.train.Standard(), epochs=3, optimizer="adam", learning_rate=0.003)
     call = partial(fa.evaluate, net, digits, threat=fa.Linf(0.03), seed=2, limit=90, indicators=False)
-    alone = call(attack).rows[0].broken
-    drawn = []
-    for size in (64, 7):
-        found = call("uniform_noise", audit=Audit(attack, samples=12), batch_size=size).audit
-        assert 0 < found.broken < found.drawn == 12
-        assert found.success.equal(alone[found.ids])
-        drawn.append(found.ids.tolist())
-    assert drawn[0] == drawn[1]
+    screen, drawn = "uniform_noise:levels=3,repetitions=1", []
+    for attack in ("autoattack:version=quick", "square:queries=30"):
+        alone = call(attack).rows[0].broken
+        for size in (64, 7):
+            found = call(screen, audit=Audit(attack, samples=12), batch_size=size).audit
+            assert 0 < found.broken < found.drawn == 12
+            assert found.success.equal(alone[found.ids])
+            drawn.append(found.ids.tolist())
+    assert drawn == drawn[:1] * 4
 
 
 def test_a_stopped_audit_goes_on_and_takes_no_image_twice(tmp_path: Path) -> None:
@@ -176,14 +178,18 @@ def test_the_auditor_has_the_goal_of_the_call() -> None:
         assert "sure" not in str(audit)  # all were drawn
 
 
-def test_an_auditor_that_cannot_run_is_no_audit() -> None:
+@pytest.mark.slow
+def test_an_auditor_that_cannot_run_is_no_audit(monkeypatch) -> None:
+    shorten(monkeypatch, FEW)
+
     def black_box(x: Tensor) -> Tensor:
         return Threshold()(x).detach()
 
-    table = evaluate(Audit("apgd", 3), "uniform_noise", model=black_box, threat=fa.Linf(0.1))
+    screen = "uniform_noise:levels=3,repetitions=1"
+    table = evaluate(Audit("apgd", 3), screen, model=black_box, threat=fa.Linf(0.1))
     assert table.audit.broken == 0
     assert table.headline.startswith("Not a robust accuracy: the auditor could not run")
-    assert not evaluate(3, "uniform_noise", model=black_box, threat=fa.Linf(0.1)).headline
+    assert not evaluate(3, screen, model=black_box, threat=fa.Linf(0.1)).headline
 
 
 def test_a_folder_of_other_data_gives_no_audit(tmp_path: Path) -> None:
