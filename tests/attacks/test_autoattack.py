@@ -105,11 +105,12 @@ def test_the_components_of_the_versions(version, norm, classes, expected):
     assert list(zip([part.name for part in parts], arguments, strict=True)) == expected
 
 
+@pytest.mark.parametrize("count", [1, 100])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_screen_takes_at_most_200_passes_of_a_sample_and_no_queries(norm, monkeypatch):
+def test_the_screen_takes_at_most_200_passes_of_a_sample_and_no_queries(norm, count, monkeypatch):
     """At steps that it really has; of a criterion and targets, too, where no class can be chosen."""
     monkeypatch.undo()
-    net, x = mlp(6), images(100)
+    net, x = mlp(6), images(count)
     y, inside = labels(net, x), THREATS[norm](1e-6)
     for more in ({}, {"criterion": OutsideTopK(2)}, {"targets": (y + 1) % 6}):
         out = autoattack(net, x, y, inside, version="screen", indicators=False, **more)
