@@ -74,7 +74,7 @@ class Exported:
 
         Returns:
             A tabular: names as papers write them, figures to the right; above it, in
-            comments, the headline and which attacks did not run.
+            comments, the headline, which attacks did not run, and what an audit says.
 
         Raises:
             InputError: the table has no such column.

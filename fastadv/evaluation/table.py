@@ -121,8 +121,9 @@ class Table(Exported):
 
     @property
     def asides(self) -> list[str]:
-        """Which attacks did not run, and where the figures of corruptions are."""
-        asides = [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
+        """Which attacks did not run, what was audited, and where the figures of corruptions are."""
+        asides = [str(audit) for audit in self.audits]
+        asides += [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
         more = [] if self.corruption is None else [f"{self.corruption.title}: table.corruption.to_latex()"]
         return asides + more
 

@@ -67,6 +67,7 @@ def test_the_public_call() -> None:
     assert low <= 10 <= high
     assert table.worst_case == 30 / N >= table.at_most == found.high
     assert evaluate(10).audit.attack == "AutoAttack standard"
+    assert str(evaluate(Audit("fgsm", 3, None, 0.999999)).audit).endswith(", 99.9999% sure")
     assert evaluate(None).audit is None
 
 
@@ -211,6 +212,16 @@ class Clock:
         return timed
 
 
+def test_a_limit_of_seconds_is_kept_where_many_are_broken(monkeypatch) -> None:
+    """By what a sample that holds took, also after batches without one; the screen's passes are not known."""
+    clock = Clock(monkeypatch)
+    for seed in range(8):
+        clock.now = 0.0
+        audit = evaluate(Audit(clock.auditor(range(4, 34)), 36, 4.0), clock.auditor(), seed=seed).audit
+        assert clock.now - N <= 4
+        assert audit.drawn >= 8
+
+
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 20.0, 50.0])
 def test_a_limit_of_seconds_is_kept(monkeypatch, tmp_path: Path, seconds: float) -> None:
     clock = Clock(monkeypatch)
@@ -221,8 +232,9 @@ def test_a_limit_of_seconds_is_kept(monkeypatch, tmp_path: Path, seconds: float)
     assert min(seconds, 30) - 4 < first.drawn <= 30
     assert ("its limit of seconds ended it before 30" in str(table)) == (first.drawn < 30)
     assert first.ids.equal(drawn_order(torch.arange(4, 40), 0)[: first.drawn])
-    second = ask(Audit(clock.auditor(), 30, 40.0)).audit
-    assert (second.drawn, second.seconds) == (30, 30)
+    table = ask(Audit(clock.auditor(), 30, 40.0))
+    assert (table.audit.drawn, table.audit.seconds) == (30, 30)
+    assert table.seconds == pytest.approx(30)  # those of before, too
 
 
 def test_threats_share_the_seconds(monkeypatch) -> None:
@@ -294,7 +306,7 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     (line,) = (line for line in table.cells() if line[0] == name)
     assert line[1:3] == [ends, ""]  # the sampling interval is of rows alone
     (record,) = (one for one in table.records() if one["attack"] == name)
-    assert record["these samples"] == [audit.low, audit.high]
+    assert (record["these samples"], record["confidence"]) == ([audit.low, audit.high], 0.95)
     assert "95%" not in record
     assert f"{name} & {ends.replace('%', chr(92) + '%')} &  & " in table.to_latex()
     assert table.to_dict()["audits"][0]["of"] == "these samples"
@@ -302,6 +314,8 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     fa.evaluation.report(table, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert f"{ends} are right under all attacks" in page
+    assert "Intervals but that of the audit hold for new samples" in page
+    assert f"\n% {audit}\n" in f"\n{table.to_latex()}"
     assert (lead in page) == many
 
 
@@ -328,6 +342,8 @@ def test_each_of_several_threats_has_an_audit() -> None:
         ({"threat": fa.Linf(math.inf), "screen": "fmn"}, "audit: expected attacks within a radius, got none"),
         ({"audit": 5, "threat": fa.L0(1), "screen": "sparse_rs"}, "audit: threat: expected one of Linf"),
         ({"audit": Audit("fgsm:radius=0.1")}, "audit: expected attacks within the radius that is bound"),
+        ({"audit": 5, "criterion": fa.attacks.Beyond(9.0), "dataset": (DATA.x, torch.zeros(N, 2))},
+         "audit: expected an attack that serves Beyond"),
         ({"audit": Audit("fgms")}, "did you mean 'fgsm'"),
         ({"audit": Audit(3)}, r"attacks\['audit'\]: expected a name or a function"),  # type: ignore[arg-type]
     ],
