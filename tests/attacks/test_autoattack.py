@@ -76,7 +76,7 @@ FAB_T = ("fab-t", {"steps": 100, "targeted": True})
 SQUARE = ("square", {"queries": 5000, "rescale": False})
 
 
-def aimed(classes: int, steps: int = 100, **more: bool) -> tuple[str, dict[str, Any]]:
+def aimed(classes: int, steps: int = 100, **more: Any) -> tuple[str, dict[str, Any]]:
     return ("apgd-t", {"loss": "dlr-targeted", "steps": steps, "classes": classes, **more})
 
 
@@ -84,9 +84,25 @@ def several(name: str, given: dict[str, Any], count: int = 5) -> tuple[str, dict
     return name, {**given, "restarts": count}
 
 
+def sharp(name: str, steps: int, *larger: float) -> tuple[str, dict[str, Any]]:
+    return name, {"loss": "ce_sharp", "steps": steps, "larger": [*larger]}
+
+
+MARGIN = ("apgd-margin", {"loss": "margin", "steps": 28, "larger": [2.0]})
+
+
 @pytest.mark.parametrize(
     ("version", "norm", "classes", "expected"),
     [
+        ("screen", "linf", 12, [
+            sharp("apgd-ce-sharp", 17, 1.5), aimed(3, 16, loss="margin-targeted", larger=[2.0]),
+            sharp("second apgd-ce-sharp", 26, 2.0),
+        ]),
+        ("screen", "l1", 3, [
+            sharp("apgd-ce-sharp", 17, 3.0, 2.0), aimed(2, 22, loss="margin-targeted", larger=[3.0, 2.0]),
+            sharp("second apgd-ce-sharp", 26, 3.0, 2.0),
+        ]),
+        ("screen", "l2", 12, [sharp("apgd-ce-sharp", 17, 2.0), ("pdpgd", {"steps": 47}), MARGIN]),
         ("standard", "linf", 12, [CE, aimed(9), FAB_T, SQUARE]),
         ("standard", "linf", 2, [CE, aimed(1), FAB_T, SQUARE]),
         ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
@@ -95,7 +111,7 @@ def several(name: str, given: dict[str, Any], count: int = 5) -> tuple[str, dict
         ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
         ("robustvlm", "l2", 2, [several(*CE)]),
     ],
-)
+)  # fmt: skip
 def test_the_components_of_the_versions(version, norm, classes, expected):
     """Those of Croce & Hein 2020 and Schlarmann et al. 2024; restarts are 1 where not named."""
     net, x = linear(classes), images(1, dtype=torch.float32)

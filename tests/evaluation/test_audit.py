@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks.masking.flags import SQUARE_FLAG
 from fastadv.evaluation import Audit, Audited, Table, _auditing
 from fastadv.evaluation._auditing import drawn_order
+from fastadv.evaluation.table import INTERVAL_95
 from fastadv.intervals import of_population
+from tests.defenses import Quantize
 from tests.evaluation.nets import Threshold, pixels
 from tests.evaluation.worker import audited, found
 from tests.processes import go
@@ -69,6 +72,9 @@ def test_the_public_call() -> None:
     assert evaluate(10).audit.attack == "AutoAttack standard"
     assert str(evaluate(Audit("fgsm", 3, None, 0.999999)).audit).endswith(", 99.9999% sure")
     assert evaluate(None).audit is None
+    ticks = list[tuple[int, int]]()
+    evaluate(10, progress=lambda *counts: ticks.append(counts))
+    assert ticks[-1] == (N + 10, N + 10)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -175,6 +181,21 @@ def test_the_auditor_has_the_goal_of_the_call() -> None:
         audit = evaluate(Audit(partial(fa.attacks.pgd, steps=3), N), criterion=criterion).audit
         assert audit.broken == broken
         assert "sure" not in str(audit)  # all were drawn
+        if criterion is None:
+            alone = evaluate(None, partial(fa.attacks.pgd, steps=3)).rows[0]
+            assert audit.backwards == alone.backwards < audit.forwards
+            assert alone.forwards - audit.forwards == N - 36  # the last verdict is of all
+    second = partial(fa.attacks.fgsm, threat=BALL, mask=torch.tensor([[[[False, True]]]]))
+    two = DATA.x.repeat(1, 1, 1, 2), torch.tensor(Y)  # pixels, of which the model reads the first
+    assert evaluate(Audit("fgsm", N), second, dataset=two, threat=None).audit.broken == 0
+
+
+def test_what_casts_doubt_on_the_auditor_is_said() -> None:
+    """Here that its queries broke many samples that gradients left."""
+    auto = Audit(partial(fa.attacks.autoattack, version=["apgd-ce", "square"]), N)
+    table = evaluate(auto, model=nn.Sequential(Quantize(50), Threshold()))
+    assert (table.audit.broken, table.audit.flags.count(SQUARE_FLAG)) == (36, 1)
+    assert f"audit, L∞ 0.9: {SQUARE_FLAG}" in table.notes()
 
 
 def test_an_auditor_that_cannot_run_is_no_audit() -> None:
@@ -302,6 +323,7 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     assert (table.to_dict()["indicators"]["verdict"] == table.verdict) == (table.indicators is not None)
     assert text.startswith(lead) == many
     assert f"drawn from 36 samples that the attacks left; of these 40 samples {ends} are right" in text
+    assert INTERVAL_95 in text
     name = "audited by attack, these samples"
     (line,) = (line for line in table.cells() if line[0] == name)
     assert line[1:3] == [ends, ""]  # the sampling interval is of rows alone
