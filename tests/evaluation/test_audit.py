@@ -351,6 +351,8 @@ def test_each_of_several_threats_has_an_audit() -> None:
     targets = 1 - torch.tensor(Y)  # the auditor reaches for those of the screen
     towards = partial(fa.attacks.fgsm, threat=fa.Linf(0.1), targets=targets)
     assert evaluate(Audit("fgsm:restarts=1", 30), towards, threat=None).audit.held == 36
+    both = {"any": partial(fa.attacks.fgsm, threat=fa.Linf(0.1)), "towards": towards}
+    assert len(evaluate(Audit("fgsm", 3), both, threat=None).audits) == 2
 
 
 @pytest.mark.parametrize(
