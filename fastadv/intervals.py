@@ -7,6 +7,7 @@ and other statistics have that of the bootstrap.
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +127,26 @@ def of_share(share: float, count: int) -> Interval:
     # the trials are the samples: where each has a mean of its own, as of several draws, it is rather too wide
     none = Interval(math.nan, math.nan)
     return none if math.isnan(share) else clopper_pearson(round(share * count), count)
+
+
+def of_difference(values: NDArray[Any]) -> Interval:
+    """Return the 95% interval of a mean [n] of paired differences, each from -1 to 1.
+
+    Wald's, with one more pair of each sign, so that it has a width where no pair differs (Bonett and Price
+    2012).
+    """
+    more = np.append(values, [1.0, -1.0])
+    half = NormalDist().inv_cdf(0.975) * float(more.std()) / math.sqrt(len(more))
+    return Interval(float(more.mean()) - half, float(more.mean()) + half)
+
+
+def mcnemar(one: int, other: int) -> float:
+    """Return the probability that pairs which differ are split at least so unevenly, by a fair coin."""
+    term = total = 1  # ways of `least` heads or fewer, in whole numbers
+    for k in range(min(one, other)):
+        term = term * (one + other - k) // (k + 1)
+        total += term
+    return min(1.0, 2 * total / (1 << (one + other)))
 
 
 @lru_cache(1 << 8)

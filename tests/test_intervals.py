@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import betaincinv
+from scipy.stats import binomtest
 
-from fastadv.intervals import bootstrap, clopper_pearson, mean, median
+from fastadv.intervals import bootstrap, clopper_pearson, mcnemar, mean, median, of_difference
 from tests.refusals import refuses
 
 VALUES = np.random.default_rng(0).normal(5.0, 2.0, 400)
@@ -81,3 +82,14 @@ def test_exact_intervals_keep_the_shape_and_name_bad_input():
     assert clopper_pearson(np.zeros(0, dtype=int), 3).high.shape == (0,)
     for right, count, level in ((4, 3, 0.95), (-1, 3, 0.95), (1.5, 3, 0.95), (0, 0, 0.95), (1, 3, 1.0)):
         refuses("expected", clopper_pearson, right, count, level=level)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 0), (1, 0), (5, 5), (20, 6), (0, 40), (2000, 1800)])
+def test_pairs_that_differ_are_split_as_by_a_coin(one, other):
+    wanted = binomtest(one, one + other).pvalue if one + other else 1.0
+    assert mcnemar(one, other) == pytest.approx(wanted) == mcnemar(other, one)
+    n = one + other + 100
+    values = np.repeat([1.0, -1.0, 0.0], [one, other, 100])
+    p, q = (one + 1) / (n + 2), (other + 1) / (n + 2)
+    half = 1.959964 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    assert of_difference(values) == pytest.approx((p - q - half, p - q + half), abs=1e-6)

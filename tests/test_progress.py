@@ -28,12 +28,15 @@ CALLS = {
     "radius 0.3: [0-9]+ of 12 left: 24 of 24": lambda shown: fa.accuracy_against_radius(
         MODEL, DATA, lambda r: partial(fa.attacks.fgsm, threat=fa.Linf(r)), [0, 0.1, 0.3], progress=shown
     ),
-    "fgsm: robust accuracy [0-9.]+%: 12 of 12": lambda shown: fa.evaluate(
+    "fgsm: robust accuracy [0-9.]+%, then the probes of the verdict: 12 of 12": lambda shown: fa.evaluate(
         MODEL, DATA, "fgsm", threat=BALL, progress=shown
     ),
     "epoch 3 of 3, loss of epoch 2 [0-9.]+: 6 of 6": lambda shown: fa.train.fit(
         fa.models.create("softmax", shape=(1, 8, 8), classes=10), DIGITS, "standard", epochs=3,
         batch_size=12, progress=shown,
+    ),
+    "ABS, epoch 2 of 2, loss of epoch 1 [0-9.]+: 2 of 2": lambda shown: fa.models.ABS.fit(
+        DIGITS, epochs=2, latents=2, width=4, prior_samples=10, calibration=0, progress=shown
     ),
 }  # fmt: skip
 
@@ -47,7 +50,7 @@ def test_a_line_is_written_where_no_bar_can_be_drawn(line: str, capsys: pytest.C
     result = call(True)
     *_, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(line, last)
-    assert "epoch" not in line or f" {result[1].loss:.4f}: " in last
+    assert "epoch 3" not in line or f" {result[1].loss:.4f}: " in last
     assert counts[-1] == (counts[-1][1],) * 2
     assert last.endswith(f": {counts[-1][0]} of {counts[-1][1]}")
     refuses(r"progress: expected True, False or a function .*, got 'yes'", call, "yes")
@@ -91,12 +94,13 @@ def test_a_bar_of_rich_names_the_attack_and_its_component(monkeypatch: pytest.Mo
     draw = progress.RichBar.__call__
     redraw = lambda bar, *at: seen.append(bar.text + "+" * bool(bar.within)) or draw(bar, *at)  # noqa: E731
     monkeypatch.setattr(progress.RichBar, "__call__", redraw)
-    auto = partial(fa.attacks.autoattack, version=["apgd-ce"])
+    auto = partial(fa.attacks.autoattack, version=["apgd-ce", "square"])
     square = partial(fa.attacks.square, queries=200)
     attacks = {"pgd": "fgsm", "square": square, "auto": auto}
     fa.evaluate(MODEL, DATA, attacks, threat=fa.Linf(0.0), progress=True)
-    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "square, at most 200 queries an image",
+    assert seen == ["pgd", "pgd: robust accuracy 100.0%", "square: 12 images, at most 200 queries each",
                     "square: robust accuracy 100.0%", "auto", "auto: apgd-ce, 12 left+",
-                    "auto: robust accuracy 100.0%"]  # fmt: skip
+                    "auto: square, 12 left, at most 5,000 queries each+", "auto: robust accuracy 100.0%",
+                    "auto: robust accuracy 100.0%, then the probes of the verdict"]  # fmt: skip
     assert "auto: robust accuracy 100.0%" in screen.getvalue()
     assert re.search(r"100%[^l]*elapsed,[^l]*\d:\d\d[^l]*left", screen.getvalue())

@@ -33,7 +33,7 @@ def _averages(arguments: dict[str, Any]) -> dict[str, Any]:
 def autoattack(
     model: core.Classifier, x: Tensor, y: Tensor, threat: Threat, *,
     version: Version | Sequence[str] = "standard", seed: int = 0, indicators: bool = True,
-    progress: bool = False, on_progress: Callable[[str, int], None] | None = None,
+    progress: bool = False, on_progress: Callable[[str, int, int], None] | None = None,
     **common: Unpack[core.Common],
 ) -> AutoAttackResult:  # fmt: skip
     """Attack with a sequence of attacks, each run on the samples that survived the previous ones.
@@ -80,7 +80,8 @@ def autoattack(
         indicators: look for signs of masked gradients at the end, as `fastadv.attacks.indicators` does; the
             `verdict` of the result says what they come to.
         progress: whether to write a line on stderr after each component, with the robust accuracy so far.
-        on_progress: called as (component, samples left) before each component.
+        on_progress: called as (component, samples left, the most queries of each, 0 with gradients) before
+            each component.
         eot: passes that each gradient averages, an integer >= 1; "rand" has 20 unless you give another.
         others: as in `pgd`, and so is Raises.
 

@@ -93,13 +93,15 @@ class FolderSet(Images):
         size: height and width of every image (resized, then the center is cut out); None leaves them as they
             are on disk.
         note: what a reader of results on this set must know.
+        lacking: whether some classes may have no images, as in a set that nobody trains on.
     """
 
     def __init__(
-        self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = ""
-    ) -> None:
+        self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = "",
+        lacking: bool = False,
+    ) -> None:  # fmt: skip
         empty = [group for group, files in groups if not files]
-        if empty or not groups:
+        if len(empty) == len(groups) or (empty and not lacking):
             what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"
             raise InputError(
                 f"{name}: expected images in every class folder of {root}, got {what}; "
@@ -208,4 +210,5 @@ def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
         raise InputError(
             f"{folder}: expected the classes of {train}, got {', '.join(differ[:5])} in one alone; add images"
         )
-    return FolderSet(folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "")
+    name, note, lacking = f"{root.name} {split}", HELD_OUT if bare else "", split == "all"
+    return FolderSet(folder, groups, name, size=size, note=note, lacking=lacking)

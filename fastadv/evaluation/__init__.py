@@ -2,6 +2,7 @@
 
 from fastadv.evaluation import robustbench as robustbench
 from fastadv.evaluation.audit import Audit, Audited
+from fastadv.evaluation.compare import Comparison, Difference, compare
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.evaluate import evaluate
 from fastadv.evaluation.report.page import report
@@ -15,13 +16,16 @@ __all__ = [
     "Attack",
     "Audit",
     "Audited",
+    "Comparison",
     "Curve",
+    "Difference",
     "Row",
     "Table",
     "Transferability",
     "accuracy_against_radius",
     "bootstrap",
     "clopper_pearson",
+    "compare",
     "evaluate",
     "report",
     "transferability",

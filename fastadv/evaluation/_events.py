@@ -15,7 +15,7 @@ from fastadv.measure.bound import Attack
 from fastadv.measure.outcome import Part
 from fastadv.progress import Lines, Tick, tell
 from fastadv.runs import processes
-from fastadv.text import percent
+from fastadv.text import percent, several
 
 
 class Events:
@@ -35,14 +35,23 @@ class Events:
         known = parameters_of(attack)
         report, queries = known.get("on_progress"), getattr(known.get("queries"), "default", None)
         if isinstance(bar := self._tick, Lines):
-            most = f", at most {queries:,} queries an image" if isinstance(queries, int) else ""
-            bar.named(f"{name}{most}", self._steps, self._total)
+            whole = f": {several(samples, 'image')}" if isinstance(queries, int) else ""
+            bar.named(f"{name}{whole}{_most(queries)}", self._steps, self._total)
             begun, plan = counts.forwards, samples * planned(attack, to_the_end=True)
             bar.within = lambda: samples * min(0.99, (counts.forwards - begun) / plan) if plan else 0.0
             if report is not None and report.default is None:
                 named = partial(bar.named, done=self._steps, total=self._total)
-                return partial(attack, on_progress=lambda part, left: named(f"{name}: {part}, {left} left"))
+                return partial(
+                    attack,
+                    on_progress=lambda part, left, most: named(f"{name}: {part}, {left} left{_most(most)}"),
+                )
         return attack
+
+    def judging(self) -> None:
+        """Show that all attacks are done, and that the verdict's probes take the rest of the time."""
+        if isinstance(bar := self._tick, Lines):
+            bar.within = None
+            bar.named(f"{bar.text}, then the probes of the verdict", self._steps, self._total)
 
     def finished(self, name: str, clean: Part, part: Part, count: int = 1) -> None:
         """Tell that an attack is done with a batch, of which `clean` is the verdict, or `count` draws."""
@@ -77,3 +86,7 @@ class Events:
             tell(self._tick, name, self._steps, self._total)
         if event is not None and self._on_event is not None:
             self._on_event(dict(event))
+
+
+def _most(queries: object) -> str:
+    return f", at most {queries:,} queries each" if isinstance(queries, int) and queries else ""

@@ -23,7 +23,7 @@ from fastadv.evaluation.row import COLUMNS, COUNTS, Components, Row, Samples, gr
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.intervals import Interval, of_share
 from fastadv.measure.outcome import NOT_RUN
-from fastadv.text import aligned, ends, finite, percent, several
+from fastadv.text import Cells, ends, finite, percent, several
 
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
 SHARES_OF = "over all samples, broken over the initially correct"
@@ -47,7 +47,9 @@ class Table(Exported):
         failed: bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
             counts as not correct, and no attack is run on it.
         ids: int64 [n], positions in the data set.
+        y: int64 [n], labels; None where they are no classes.
         seconds: elapsed time of the evaluation.
+        probing: the part of it that the probes of the verdict took.
         samples: every sample with its nearest adversarial example, if they were kept.
         replaced: the modules whose gradient `fastadv.models.bpda` has replaced, by name, each with what it is
             of.
@@ -59,6 +61,8 @@ class Table(Exported):
         corruption: the accuracy under common corruptions, if they were asked for.
         unserved: the threats in which none of the attacks ran, so that no worst of all is known.
         chosen: which samples they are, where they are not the first ones.
+        by_norm: where attacks are of several norms, the same as `samples` over those of each, by the
+            `Threat.metric`.
         audits: of each threat, what an audit found among the samples that hold, if it was asked for.
 
     Example:
@@ -88,6 +92,9 @@ class Table(Exported):
     chosen: str = ""
     unserved: Sequence[str] = ()
     audits: Sequence[Audited] = ()
+    by_norm: Mapping[str, Samples] = field(default_factory=dict, repr=False)
+    y: Tensor | None = field(default=None, repr=False)
+    probing: float = 0.0
 
     @property
     def audit(self) -> Audited | None:
@@ -334,6 +341,10 @@ class Table(Exported):
             NOTE * (self.draws is not None),
         ]
         notes += filter(None, texts)
+        if self.probing > max(1.0, self.seconds / 10):
+            notes.append(
+                f"{self.seconds:.1f} seconds in all, {self.probing:.1f} for the probes of the verdict"
+            )
         for audit in self.audits:
             notes += [str(audit), *(f"audit, {audit.within}: {flag}" for flag in audit.flags)]
         notes += [INTERVAL_95] * bool(self.audits)
@@ -353,10 +364,10 @@ class Table(Exported):
                 )
         return notes
 
-    def __str__(self) -> str:
-        parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
+    def contents(self) -> list[str | Cells]:
+        parts = [part for name, cells in self.details().items() for part in (f"\n{name}", cells)]
         end = ["", self.verdict] if self.verdict else []
-        return "\n".join([*filter(None, [self.headline]), aligned(self.cells()), *self.notes(), *parts, *end])
+        return [*filter(None, [self.headline]), self.cells(), *self.notes(), *parts, *end]
 
     def details(self) -> dict[str, list[list[str]]]:
         """Return more tables: of corruptions, the draws, and the components of each attack that has some."""

@@ -20,6 +20,7 @@ from fastadv.runs.work import Keeper
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 FORMAT = "fastadv checkpoint 1"
+LENGTHS = ("epochs", "earlier_epochs")  # of a run, which may be made longer
 
 
 class State(NamedTuple):
@@ -109,7 +110,7 @@ class RunRecord(Keeper):
                 "run_dir: expected the folder of the run to resume, got None; "
                 "pass run_dir=, or leave out resume"
             )
-        self.config, self.reports = config, list[dict[str, Any]]()
+        self.config, self.reports = dict(config), list[dict[str, Any]]()
         super().__init__(run_dir)
         try:
             self.stopped = self.begun(CHECKPOINT, resume, "a checkpoint", self._own)
@@ -118,6 +119,14 @@ class RunRecord(Keeper):
             raise
         if self.stopped is not None:
             self.reports = list(self.stopped.progress["reports"])
+            self.config |= self._lengths(self.stopped.progress["config"])
+
+    def _lengths(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the earlier lengths of the run, each as [epochs done, epochs asked for]."""
+        earlier, before = list(stored.get("earlier_epochs", ())), stored["epochs"]
+        if before not in (None, self.config["epochs"]):
+            earlier.append([len(self.reports), before])
+        return {"earlier_epochs": earlier} if earlier else {}
 
     @property
     def checkpoint(self) -> Path | None:
@@ -132,7 +141,8 @@ class RunRecord(Keeper):
                 "choose another folder"
             )
         values = json.loads(metadata["state"])
-        check_same(path, values["progress"]["config"], self.config)
+        both = values["progress"]["config"], self.config
+        check_same(path, *(one | dict.fromkeys(LENGTHS) for one in both))
         return State(tensors, values, values["progress"])
 
     def save(

@@ -1,14 +1,14 @@
 """A job: what `fit` is asked for, checked, and set up as a run."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -48,7 +48,7 @@ class Job:
 
     model: nn.Module
     train_set: Dataset[Any]
-    recipe: Recipe | OwnStep | str
+    recipe: Recipe | OwnStep | Callable[..., Tensor] | str
     epochs: int
     threat: Threats | None
     batch_size: int | None
@@ -251,8 +251,7 @@ def _config(job: Job, steps: Steps) -> dict[str, Any]:
         **FORMAT,
         "model": describe_model(model),
         "recipe": known(steps.recipe),
-        # Epochs change nothing in a constant schedule: such a run may be made longer
-        "epochs": None if optimization.schedule == "constant" else job.epochs,
+        "epochs": job.epochs,
         "batch_size": feed.batch_size,
         "optimizer": known(job.optimizer),
         "learning_rate": optim.find_rate(job.optimizer, job.learning_rate),

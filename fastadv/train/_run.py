@@ -87,6 +87,13 @@ class Run:
                 f"got {self.epochs}; ask for more or choose another folder"
             )
         self.steps.restore(state)
+        rate, before = self.steps.optimizer.param_groups[0]["lr"], state.plain["groups"][0]["lr"]
+        if rate != before and not processes.rank():
+            logger.warning(
+                "epochs: the schedule is now that of %d: after %d of them the learning rate is %g, where the "
+                "run so far had %g, so this is no run of %d epochs from the start",
+                self.epochs, len(self.done), rate, before, self.epochs,
+            )  # fmt: skip
         self.results.buffers = checkpoint.kept(state, "best", self.steps.feed.device)
         if self.record.checkpoint is not None:
             check_same(self.record.checkpoint, state.progress["answers"], self._answers())

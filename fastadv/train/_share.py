@@ -65,9 +65,7 @@ class Share:
 
 def mean(loss: Tensor) -> Tensor:
     """Return the loss; InputError unless it is one number."""
-    if loss.ndim:
-        raise InputError(
-            "recipe: expected one number, the mean loss of the batch, "
-            f"got shape {tuple(loss.shape)}; average it"
-        )
+    if not isinstance(loss, Tensor) or loss.ndim:
+        what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise InputError(f"recipe: expected one number, the mean loss of the batch, got {what}; average it")
     return loss

@@ -20,7 +20,7 @@ from fastadv.runs import checkpoint, processes
 from fastadv.train._captured import LEAST, Captured, can_follow, is_fixed, run
 from fastadv.train._feed import CHECK_EVERY, Feed, check_classes
 from fastadv.train._share import Share, mean
-from fastadv.train.optim import DeviceRates
+from fastadv.train.optim import DeviceRates, continue_schedule
 from fastadv.train.options import Execution, Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes._common import put_back
@@ -74,7 +74,7 @@ class Steps:
     feed: Feed
     recipe: Recipe | OwnStep
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: torch.optim.lr_scheduler.LambdaLR
     classes: int
     optimization: Optimization
     execution: Execution
@@ -181,6 +181,7 @@ class Steps:
     def restore(self, state: checkpoint.State) -> None:
         """Take what a checkpoint holds, in any number of processes."""
         checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
+        continue_schedule(self.scheduler)
         if self.rates is not None:
             self.rates.prepare()
         self.losses.copy_(state.tensors["losses"])

@@ -1,12 +1,12 @@
 """fit: train a model on a recipe, to the end; epochs: the same, epoch by epoch."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import knowing
@@ -19,20 +19,20 @@ from fastadv.train._run import Epochs
 from fastadv.train.augment import Augment
 from fastadv.train.options import Ending, Execution, Measuring, Optimization
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.report import EpochReport
+from fastadv.train.report import Reports
 
 
 @knowing
 def fit(
-    model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | str, *, epochs: int,
-    threat: Threats | None = None, batch_size: int | None = None,
+    model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | Callable[..., Tensor] | str, *,
+    epochs: int, threat: Threats | None = None, batch_size: int | None = None,
     optimizer: str | optim.MakeOptimizer = "sgd", learning_rate: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None, test_set: Dataset[Any] | None = None,
     test_attacks: Attacks | None = None, run_dir: str | PathLike[str] | None = None, resume: bool = False,
     identity: str | None = None, seed: int = 0, device: str | torch.device | None = None,
     progress: Progress = False, optimization: Optimization = Optimization(),
     measuring: Measuring = Measuring(), ending: Ending = Ending(), execution: Execution = Execution(),
-) -> list[EpochReport]:  # fmt: skip
+) -> Reports:  # fmt: skip
     """Train `model` in place on `recipe`, to the end.
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
@@ -50,9 +50,9 @@ def fit(
         train_set: as `fa.evaluate` takes data, in the recipe's box, too; of a DataLoader, its set, batch size
             and drop_last: the order is that of the seed. One with weights or a collate_fn of its own is read
             once, with a warning.
-        recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`; or the
-            name of a recipe with its defaults: "standard", "fgsm", "pgd", "trades", "mart", "score",
-            "fast", "free" or "aligned".
+        recipe: a loss on (model, x, y), see `Recipe`, which a function of your own may be; or an object that
+            owns its step, see `OwnStep`; or the name of a recipe with its defaults: "standard", "fgsm",
+            "pgd", "trades", "mart", "score", "fast", "free" or "aligned".
         epochs: passes through the training images, 1 or more.
         threat: of a recipe given by name, and of test attacks without one; alone, its box is the data's. Or
             several, as `PGDTraining` takes them.
@@ -71,7 +71,8 @@ def fit(
             ema.safetensors); weights come with a card. It is locked while the run lasts. None writes nothing.
         resume: continue a stopped run of `run_dir` where it was, bit for bit (on a GPU as far as its kernels
             are deterministic); `reports(run_dir)` gives all epochs. A run without a checkpoint starts from
-            the beginning. With schedule="constant", a larger `epochs` extends a finished run.
+            the beginning. With more `epochs` a finished run goes on, and its schedule is from then on that of
+            all of them: one that had ended near 0, as "cosine", rises again.
         identity: a text that represents the code of your own model, recipe, schedule and augmentation.
             Without it a folder knows them by their source, and the model by its logits of 16 samples; it
             refuses a lambda, and a function that holds objects. A set is known by its first and last samples
@@ -88,6 +89,7 @@ def fit(
 
     Returns:
         The list of the `EpochReport` of each epoch that it trained: none, which is logged, of a finished run.
+        It prints as a table.
 
     Raises:
         InputError: an argument cannot work, or the folder cannot be written or holds another run; at the
@@ -105,11 +107,14 @@ def fit(
         (2, True)
     """
     # so far the arguments are all that is local
-    return list(begun(Job(**locals())).go())
+    return Reports(begun(Job(**locals())).go())
 
 
 def epochs(
-    model: nn.Module, train_set: Dataset[Any], recipe: Recipe | OwnStep | str, **options: Any
+    model: nn.Module,
+    train_set: Dataset[Any],
+    recipe: Recipe | OwnStep | Callable[..., Tensor] | str,
+    **options: Any,
 ) -> Epochs:
     """Train as `fit` does, an epoch each time that a report is asked for.
 

@@ -234,6 +234,13 @@ def _try(optimizer: MakeOptimizer, groups: Groups, kept: bool) -> None:
         check_keeps(trial)
 
 
+def continue_schedule(scheduler: LambdaLR) -> None:
+    """Set the rates of the next step: a schedule that is now of more epochs has others."""
+    groups, at = scheduler.optimizer.param_groups, scheduler.last_epoch
+    for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(at)
+
+
 def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:
     """Schedule the learning rate of each step; a closed form does not drift, and resumes exactly."""
     factor, rising = find_schedule(options.schedule), options.warm_up * steps

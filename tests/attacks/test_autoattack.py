@@ -48,18 +48,19 @@ def test_the_result_adds_up(version: Any, norm: str) -> None:
     """Each component attacks what is left; `by` names the one that broke a sample; calls are told."""
     model, x, y = labeled(mlp(5), images(24))
     y[:3] = (y[:3] + 1) % 5
-    calls: list[tuple[str, int]] = []
+    calls: list[tuple[str, int, int]] = []
+    queries = {"square": {"standard": 5000, "quick": 200}.get(version, 0)}
     given = {"version": version, "on_progress": lambda *call: calls.append(call)}
     out = autoattack(model, x, y, threat(norm), **given, **({"eot": 2} if version == "rand" else {}))
     assert (out.status[:3] == Status.ALREADY_WRONG).all()
     left = 21
     for name, cost in out.costs.items():
         assert cost.samples == left
-        assert (name, left) in calls
+        assert (name, left, queries.get(name, 0)) in calls
         left -= cost.broken
         assert out.by.count(name) == cost.broken
         assert cost.forwards > 0
-    assert [name for name, _ in calls] == list(out.costs)
+    assert [name for name, *_ in calls] == list(out.costs)
     assert left == int((~out.success).sum())
     assert [bool(name) for name in out.by] == (out.status == Status.BROKEN).tolist()
     assert 0 < int((out.status == Status.BROKEN).sum()) < 21

@@ -18,10 +18,14 @@ from tests.attacks.contract.conftest import FEW, shorten
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = (
     "evaluate", "audit", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks",
+    "compare_models", "own_recipe",
 )  # fmt: skip
 FOLLOWERS = [  # of the quickstart, whose names their blocks have
     DOCS / "cheatsheet.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),
+    *(
+        DOCS / "guides" / f"{name}.md"
+        for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu", "pictures")
+    ),
 ]
 PAGES = [
     *FOLLOWERS,

@@ -167,7 +167,12 @@ def test_renderings():
     assert {"label": "small", "attack": "pgd", "norm": "linf", "radius": 0.15}.items() <= small.items()
     assert small["median_distance"] is None
     assert (large["radius"], large["robust_accuracy"]) == (0.35, pytest.approx(1 / 6))
+    assert 0 < table.probing < table.seconds
+    told = "50.0 seconds in all, 30.0 for the probes of the verdict"
+    for probing, says in ((30.0, True), (3.0, False)):
+        assert (told in replace(table, seconds=50.0, probing=probing).notes()) == says
     clean = evaluate(Threshold(), DATA)
+    assert clean.probing == 0
     assert (clean.clean_accuracy, clean.worst_case, clean.rows) == (4 / 6, 4 / 6, ())
     wrong = evaluate(Threshold(), pixels([0.1, 0.2], [1, 1]), {"pgd": pgd(0.1)})
     assert wrong.clean_accuracy == wrong.rows[0].median_distance == 0

@@ -15,12 +15,14 @@ from fastadv.train.recipes.base import owns_step
 from tests.data.sets import ALL, toy_base, toy_model
 from tests.train.nets import assert_same, grouped, images, net, stopped, timeless, viewed
 from tests.train.recipes import hand
-from tests.train.test_recipes import LOSSES, RECIPES, THREAT, flat_net, loss_of
+from tests.train.test_recipes import LOSSES, RECIPES, THREAT, Own, flat_net, loss_of, own, plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HELD = RECIPES | {
     one: fa.train.PGDTraining([THREAT, fa.L2(0.5)], 2, choose=one) for one in ("random", "mean")
 }
+OF_ONES_OWN = {"own": own, "partial": partial(plain, smoothing=0.1), "method": Own().method, "object": Own()}
+HELD |= OF_ONES_OWN
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 ATTACKS = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 RGB = images(20).x.repeat(1, 3, 1, 1) * torch.tensor([1.0, 0.6, 0.3])[:, None, None]
@@ -61,6 +63,21 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(name, tmp_path):
         assert timeless(fa.train.reports(tmp_path / kind)) == timeless(past)
         assert timeless(rest) == timeless(past)[1:]
     viewed().load_state_dict(fa.models.read_weights(tmp_path / "step" / "model.safetensors")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["standard", "rs", "free", "awp", "pgd-harder", "own"])
+def test_a_finished_run_that_takes_more_epochs_has_the_schedule_of_all_from_there(name, tmp_path):
+    """Half the rate in the last quarter: of two epochs, of three batches each, and then of four in all."""
+    late = fa.train.schedules.Piecewise((0.75,), 0.5)
+    options = {"optimizer": "adam", "ema": 0.8, "test_set": images(6)}
+    trained(HELD[name], run_dir=tmp_path, schedule=late, **options)
+    model, rest = trained(HELD[name], run_dir=tmp_path, schedule=late, epochs=4, resume=True, **options)
+    both = lambda done: 0.5 if 5 / 12 <= done < 0.5 or done >= 0.75 else 1.0  # noqa: E731
+    whole, past = trained(HELD[name], schedule=both, epochs=4, **options)
+    assert_same(model, whole)
+    assert timeless(fa.train.reports(tmp_path)) == timeless(past)
+    assert timeless(rest) == timeless(past)[2:]
 
 
 def one_epoch(*given, **options):

@@ -51,6 +51,47 @@ RECIPES = LOSSES | {
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
+def own(model, x, y, *, ids, seed, inner=LOSSES["pgd"]):
+    """A recipe of one's own that crafts and trains as another one."""
+    x_adv = train.craft(inner, model, x, y, ids=ids, seed=seed)
+    return cross_entropy(model(x_adv), y)
+
+
+class Own:
+    def method(self, model, x, y, seed, ids):
+        return own(model, x, y, ids=ids, seed=seed)
+
+    def __call__(self, model, x, y, **keys):
+        return own(model, x, y, **keys)
+
+
+def plain(model, x, y, smoothing=0.0):
+    return cross_entropy(model(x), y, label_smoothing=smoothing)
+
+
+OWN = {  # each with the recipe that it is
+    "keywords": (own, LOSSES["pgd"]),
+    "method": (Own().method, LOSSES["pgd"]),
+    "object": (Own(), LOSSES["pgd"]),
+    "partial": (partial(own, inner=PGDTraining(THREAT, steps=1)), PGDTraining(THREAT, steps=1)),
+    "neither": (plain, Standard()),
+    "bound": (partial(plain, smoothing=0.2), Standard(label_smoothing=0.2)),
+    "positions": (lambda net, images, labels: plain(net, images, labels), Standard()),
+    "ids alone": (lambda model, x, y, ids: plain(model, x, y) + 0 * ids.sum(), Standard()),
+    "AWP": (train.AWP(plain), train.AWP(Standard())),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_function_of_ones_own_is_trained_as_the_recipe_that_it_is(name):
+    ends = []
+    for recipe in OWN[name]:
+        model = net()
+        train.fit(model, images(20), recipe, epochs=2, batch_size=8, seed=3)
+        ends.append(model.state_dict())
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
 def batch(n=9):
     data = images(n)
     return data.x, data.y, torch.arange(n)

@@ -33,7 +33,7 @@ def test_a_finished_run_gives_its_weights_and_no_report_and_is_not_overwritten(w
     refuses("resume=True", run, whole[2])
 
 
-def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
+def test_a_run_may_be_made_longer_and_no_shorter(tmp_path):
     """A kill may come between the last checkpoint and the weights, which are written again."""
     expected, _ = run(None, schedule="constant", epochs=2)
     run(tmp_path, schedule="constant", epochs=1)
@@ -56,12 +56,25 @@ def test_the_constant_schedule_may_be_made_longer_and_no_shorter(tmp_path):
         assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
+def test_a_longer_run_says_where_its_rate_goes_and_its_card_how_long_it_was(tmp_path, logged):
+    run(tmp_path, epochs=1)
+    run(tmp_path, epochs=1, resume=True)
+    stopped(9, run, tmp_path, epochs=2, resume=True)
+    run(tmp_path, epochs=2, resume=True)
+    (told,) = [line for line in logged.text.splitlines() if line.startswith("epochs: ")]
+    text = "epochs: the schedule is now that of 2: after 1 of them the learning rate is 0.025, where"
+    assert told.startswith(text)
+    refuses(r"epochs: expected at least the 2 .* got 1; ask for more", run, tmp_path, epochs=1, resume=True)
+    _, about = fa.models.read_weights(tmp_path / "model.safetensors")
+    assert (about["config"]["epochs"], about["config"]["earlier_epochs"]) == (2, [[1, 1]])
+
+
 def pgd(radius=0.1):
     return fa.train.PGDTraining(fa.Linf(radius), steps=2)
 
 
 REFUSED = {
-    "batch_size": 10, "seed": 1, "epochs": 3, "optimizer": "adam", "learning_rate": 0.06, "momentum": 0.8,
+    "batch_size": 10, "seed": 1, "optimizer": "adam", "learning_rate": 0.06, "momentum": 0.8,
     "weight_decay": 4e-4, "schedule": "step", "augment": None, "precision": "bf16", "warm_up": 1,
     "clip_norm": 1.0, "max_norm": 1.0, "ema": 0.9, "ramp": 1, "norm_decay": False,
     "schedule_by": "epoch", "drop_last": True, "batch_norm_momentum": 0.2,

@@ -32,11 +32,11 @@ from fastadv.labels import LABELS
 from fastadv.outputs import SOFT_LOGITS
 from fastadv.progress import say
 from fastadv.runs import processes
-from fastadv.text import percent, several
+from fastadv.text import Cells, percent, several
 
 log = logging.getLogger("fastadv")
 
-OnProgress = Callable[[str, int], None]
+OnProgress = Callable[[str, int, int], None]
 ATTACKS: dict[str, Any] = {"apgd": apgd, "fab": fab, "pdpgd": pdpgd, "square": square}
 
 
@@ -91,10 +91,10 @@ class AutoAttackResult(core.AttackResult):
     def lead(self) -> str:
         return (self.indicators.lead if self.indicators else "") or super().lead
 
-    def __str__(self) -> str:
+    def contents(self) -> list[str | Cells]:
         signs = self.indicators.flagged if self.indicators else ()
         others = [flag for flag in self.flags if flag.partition(":")[0] not in signs]
-        return "\n".join(["; ".join(self.sentences()), *others, *[self.verdict] * bool(signs)])
+        return ["; ".join(self.sentences()), *others, *[self.verdict] * bool(signs)]
 
     def sentences(self, name: str = "") -> list[str]:
         """Return the parts of one line: accuracies, what each component broke, a verdict of one line."""
@@ -155,9 +155,10 @@ class Run:
         if not len(index):
             return
         problem = self.trial.problem.take(index)
+        queries = component.arguments.get("queries", 0)
         if self.on_progress is not None:
-            self.on_progress(component.name, len(index))
-        if queries := component.arguments.get("queries"):  # which may take longer than all before
+            self.on_progress(component.name, len(index), queries)
+        if queries:  # which may take longer than all before
             text = f"{several(len(index), 'sample')} left, each up to {queries:,} queries"
             self._tell(f"{component.name}: {text}: {queries * len(index):,} passes")
         started = time.perf_counter()

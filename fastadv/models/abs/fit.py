@@ -19,7 +19,7 @@ from fastadv.card import card
 from fastadv.errors import InputError
 from fastadv.hashes import data_hash
 from fastadv.models.abs.decoder import DecoderShape, VAEs, losses
-from fastadv.progress import Tick
+from fastadv.progress import Tick, tell
 
 logger = logging.getLogger("fastadv")
 
@@ -161,6 +161,7 @@ def train(net: VAEs, images: Images, settings: Settings, tick: Tick | None) -> d
     total = steps * settings.epochs
     scheduler = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2)
     net.train()
+    known = ""  # the loss of the epoch before
     with torch.inference_mode(False), torch.enable_grad():
         for epoch in range(settings.epochs):
             beta = settings.weight(epoch)
@@ -175,8 +176,12 @@ def train(net: VAEs, images: Images, settings: Settings, tick: Tick | None) -> d
                 optimizer.step()
                 scheduler.step()
                 summed += loss.detach()
-                if tick is not None:
-                    tick(epoch * steps + step + 1, total)
+                tell(
+                    tick,
+                    f"ABS, epoch {epoch + 1} of {settings.epochs}{known}",
+                    epoch * steps + step + 1,
+                    total,
+                )
             class_losses = summed / steps
             if not bool(class_losses.isfinite().all()):
                 bad = (~class_losses.isfinite()).nonzero().flatten().tolist()
@@ -184,6 +189,7 @@ def train(net: VAEs, images: Images, settings: Settings, tick: Tick | None) -> d
                     f"ABS.fit: expected finite losses, got NaN or infinite ones for classes {bad} "
                     f"in epoch {epoch + 1}; lower the learning rate"
                 )
+            known = f", loss of epoch {epoch + 1} {class_losses.mean():.4g}"
             logger.info("ABS epoch %d: loss %.3f, beta %.2f", epoch + 1, class_losses.mean(), beta)
     config = dataclasses.asdict(settings) | {"classes": images.classes, "data": images.description}
     measured = {"loss": float(class_losses.mean()), "seconds": time.perf_counter() - started}

@@ -31,7 +31,8 @@ from fastadv.models.abs.options import (
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import checked_factors, read_abs, read_official, write_abs
 from fastadv.models.wrappers import THRESHOLD
-from fastadv.progress import Progress, check_progress, shown
+from fastadv.progress import Lines, Progress, check_progress, shown
+from fastadv.text import several
 
 # The paper's authors chose these by line search on MNIST's training set.
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
@@ -245,7 +246,8 @@ class ABS(nn.Module):
             seed: of weights, order, augmentation and prior samples.
             device: where to train; None is the CPU.
             calibration: training images to set factors, scale and floor by; 0 leaves them.
-            progress: True shows a bar on stderr; a function is called with (done, total) steps.
+            progress: True shows a bar on stderr, with the epoch and the loss of the one before; a function is
+                called with (done, total) steps.
             options: of the model: prior_samples, factors, and the fields of `InferenceOptions`.
         """
         images = read_images(dataset)
@@ -272,11 +274,13 @@ class ABS(nn.Module):
         built(net)  # refuses wrong options before any work
         with shown(progress, "training ABS") as tick:
             about = train(net, images, settings, tick)
-        model: Self = built(net).to(place)
-        started = time.perf_counter()
-        if calibration:
-            chosen = rng.permutation(len(images), rng.derive(seed, "abs calibration"))[:calibration]
-            model.calibrate(images.take(chosen).to(place), images.y[chosen].to(place))
+            model: Self = built(net).to(place)
+            started = time.perf_counter()
+            if calibration:
+                chosen = rng.permutation(len(images), rng.derive(seed, "abs calibration"))[:calibration]
+                if isinstance(tick, Lines):
+                    tick.named(f"ABS, calibrated by {several(len(chosen), 'image')}", 1, 1)
+                model.calibrate(images.take(chosen).to(place), images.y[chosen].to(place))
         about["measured"]["calibration_seconds"] = time.perf_counter() - started
         model.card = about
         return model

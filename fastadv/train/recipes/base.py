@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeGuard, cast
+from typing import Any, Protocol, TypeGuard, cast
 from weakref import WeakSet
 
 import torch
@@ -26,9 +26,9 @@ from fastadv.train.recipes._followers import follower, in_run
 class Recipe(Protocol):
     """A loss to train on: a function of (model, x, y) to a differentiable scalar, the mean over the batch.
 
-    It is called with `ids`, the sample numbers, and `seed`, which key its random numbers. The recipes of this
-    library may be called without them: noise is then fresh in each call, by a seed from torch's generator;
-    with ids alone the seed is 0.
+    `ids`, the sample numbers, and `seed` key its random numbers. A function of your own may do without: `fit`
+    and `AWP` pass those that its signature names. The recipes of this library may be called without them:
+    noise is then fresh in each call, by a seed from torch's generator; with ids alone the seed is 0.
     """
 
     def __call__(
@@ -87,6 +87,11 @@ class Step:
     def backward(self, loss: Tensor) -> None:
         """Compute fresh gradients of a loss."""
         self.check(loss)
+        if not loss.requires_grad:
+            raise InputError(
+                "recipe: expected a loss that depends on the weights, got one without a graph; compute it "
+                "without detach(), no_grad() or item()"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.share.weighted(mean(loss)).backward()  # type: ignore[no-untyped-call]
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -129,17 +134,17 @@ def check_recipe(recipe: object) -> None:
     if owns_step(recipe) or is_loss(recipe):
         return
     raise InputError(
-        "recipe: expected a function of (model, x, y, *, ids, seed), or an object with a step, "
-        f"got {recipe!r}; for example fa.train.PGDTraining(fa.Linf(8 / 255))"
+        "recipe: expected a function of (model, x, y), which may also take ids and seed, or an object with a "
+        f"step, got {recipe!r}; for example fa.train.PGDTraining(fa.Linf(8 / 255))"
     )
 
 
 def is_loss(recipe: object) -> bool:
-    """Return whether `recipe` can be called as a loss on (model, x, y), with ids and seed."""
-    if not callable(recipe):
+    """Return whether `recipe` can be called as a loss on (model, x, y)."""
+    if not callable(recipe) or isinstance(recipe, type):  # a recipe's class takes a threat
         return False
     try:
-        inspect.signature(recipe).bind("model", "x", "y", ids=None, seed=0)
+        inspect.signature(recipe).bind("model", "x", "y", **_keys(recipe, ids=None, seed=0))
     except TypeError:
         return False
     except ValueError:  # what is written in C may not tell
@@ -147,11 +152,21 @@ def is_loss(recipe: object) -> bool:
     return True
 
 
-def loss_of(recipe: Recipe) -> Callable[..., Callable[[], Tensor]]:
+def _keys(recipe: Callable[..., object], **keys: Any) -> dict[str, Any]:
+    """Return those of the keys of random numbers that a loss takes."""
+    try:
+        takes = inspect.signature(recipe).parameters
+    except ValueError:
+        return {}
+    every = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    return {name: value for name, value in keys.items() if every or name in takes}
+
+
+def loss_of(recipe: Callable[..., Tensor]) -> Callable[..., Callable[[], Tensor]]:
     """Return what makes, of the arguments of a recipe, its loss as a function of the weights alone."""
     if isinstance(recipe, Crafted) and type(recipe).__call__ is Crafted.__call__:
         return recipe._maker()
-    return partial(partial, recipe)
+    return lambda *batch, **keys: partial(recipe, *batch, **_keys(recipe, **keys))
 
 
 def seed_of(seed: int | None, ids: Tensor | None) -> int:

@@ -44,7 +44,7 @@ class AWP(OwnStep):
         Wu, Xia, Wang 2020 (arXiv 2004.05884), equations 8 and 9 and algorithm 1.
     """
 
-    recipe: Recipe
+    recipe: Recipe | Callable[..., Tensor]
     gamma: float = 0.01
 
     def __post_init__(self) -> None:

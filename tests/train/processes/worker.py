@@ -16,6 +16,7 @@ from fastadv.train import AWP, MART, TRADES, Aligned, FreeTraining, PGDTraining,
 from tests.kills import die, loss_told
 from tests.processes import tell
 from tests.train.nets import grouped, images
+from tests.train.test_recipes import own
 
 THREAT = Linf(0.1)
 
@@ -61,6 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 3,
     },
     "aligned": {"recipe": Aligned(THREAT, steps=2), "batch_size": 7},
+    "own": {"recipe": own, "ema": 0.9},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 
