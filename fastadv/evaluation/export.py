@@ -81,7 +81,8 @@ class Exported(Printable):
 
         Returns:
             A tabular: names as papers write them, figures to the right; above it, in comments, the headline,
-            which attacks did not run, and what an audit says. Where corruptions were measured, theirs follows.
+            which attacks did not run, and what an audit says. Where corruptions were measured, their table
+            follows.
 
         Raises:
             InputError: the table has no such column.
