@@ -1,13 +1,32 @@
 """How figures are written: shares as percentages, numbers to three digits, a dash where there is none."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from html import escape
 
 from torch import Tensor
 
 from fastadv.threat import Named, Threat
 
 __all__ = ["in_markdown", "number", "percent", "threat_text"]
+
+Cells = Sequence[Sequence[str]]
+"""A table as text: cells[0] is its head, and the first column has names."""
+
+
+class Printable:
+    """A result that prints and notebooks show alike."""
+
+    @abstractmethod
+    def contents(self) -> list[str | Cells]:
+        """Return its parts, texts and tables."""
+
+    def __str__(self) -> str:
+        return in_text(self.contents())
+
+    def _repr_html_(self) -> str:
+        return in_html(self.contents())
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -85,7 +104,7 @@ def allowed_text(threat: Threat, x: Tensor | None) -> str:
     return most
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> str:
+def aligned(cells: Cells) -> str:
     """Return a table as plain text: the head cells[0], a rule, and the lines; all but names to the right."""
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     text = [
@@ -98,7 +117,25 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *text[1:]])
 
 
-def in_markdown(cells: Sequence[Sequence[str]], names: int = 1) -> str:
+def in_text(parts: Sequence[str | Cells]) -> str:
+    """Return texts and tables below each other."""
+    return "\n".join(part if isinstance(part, str) else aligned(part) for part in parts)
+
+
+def in_html(parts: Sequence[str | Cells]) -> str:
+    """Return the same as HTML, for notebooks."""
+    lines: list[str] = []
+    for part in filter(None, parts):
+        if isinstance(part, str):
+            lines.append(f"<div>{escape(part.strip()).replace(chr(10), '<br>')}</div>")
+            continue
+        rows = [[f"<{'td' if k else 'th'}>{escape(cell)}" for cell in line] for k, line in enumerate(part)]
+        rows = [[first.replace(">", ' style="text-align: left">', 1), *line] for first, *line in rows]
+        lines += ["<table>", *(f"<tr>{''.join(line)}" for line in rows), "</table>"]
+    return "\n".join(lines)
+
+
+def in_markdown(cells: Cells, names: int = 1) -> str:
     """Return the same as a Markdown table; columns after the first `names` to the right."""
     rule = ["---" if place < names else "---:" for place in range(len(cells[0]))]
     lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in cells]

@@ -1,7 +1,7 @@
 """The suite under the oldest, a middle and the newest PyTorch.
 
 Each has an environment of its own, some GB, which is kept in build/matrix. --page writes the table to
-docs/install.md.
+bench/results/builds.md.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastadv._torch import FEATURES
 from fastadv._version import OLDEST_TORCH
 from fastadv.card import cpu_name
 from page import put, table
@@ -63,19 +62,13 @@ def tried(python: Path, whole: bool) -> dict[str, str]:
     return dict(zip(HEADER, (*versions, *map(str, told), ", ".join(without) or "nothing"), strict=True))
 
 
-def features() -> str:
-    """The table of what is asked of torch."""
-    rows = [[each.name, each.since, each.without or "-"] for each in FEATURES]
-    return table(("feature", "least PyTorch", "without it"), rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("versions", nargs="*", help="of torch; by default the oldest, 2.8 and the newest")
     parser.add_argument("--environments", type=Path, default=ROOT / "build" / "matrix")
     parser.add_argument("--as-they-are", action="store_true", help="install nothing into the environments")
     parser.add_argument("--whole", action="store_true", help="the whole suite, not the quick part")
-    parser.add_argument("--page", action="store_true", help="write the tables to docs/install.md")
+    parser.add_argument("--page", action="store_true", help="write the table to bench/results/builds.md")
     asked = parser.parse_args()
     rows = []
     for version in asked.versions or [f"{OLDEST_TORCH}.0", "2.8.0", newest()]:
@@ -90,7 +83,6 @@ def main() -> None:
     print(f"\n{text}")
     if asked.page:
         put("matrix", text)
-        put("features", features())
     if any(row["failed"] != "0" for row in rows):
         raise SystemExit("a version of torch does not pass; build/matrix/*.log tells")
 

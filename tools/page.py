@@ -1,9 +1,9 @@
-"""Tables on docs/install.md, between the marks of their names."""
+"""Tables on bench/results/builds.md, between the marks of their names."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "install.md"
+PAGE = Path(__file__).resolve().parents[1] / "bench" / "results" / "builds.md"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

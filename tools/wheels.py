@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="do not build a second time to compare")
     parser.add_argument("--beside", default="", help="3.11=FOLDER,...: site-packages with torch")
     parser.add_argument("--tests", default="", help="3.12=tests/ops tests/data,...: for pytest")
-    parser.add_argument("--page", action="store_true", help="write the table to docs/install.md")
+    parser.add_argument("--page", action="store_true", help="write the table to bench/results/builds.md")
     asked = parser.parse_args()
     beside, tests = by_version(asked.beside), by_version(asked.tests)
     shutil.rmtree(asked.out, ignore_errors=True)

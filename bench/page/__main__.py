@@ -1,4 +1,4 @@
-"""Write tables of bench/results/, a line of README, a sentence of a guide, and a figure, from stored rows.
+"""Write tables of bench/results/, a table of README, a sentence of a guide, and a figure, from stored rows.
 
     python -m bench.page
 

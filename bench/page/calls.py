@@ -1,4 +1,4 @@
-"""The table of the calls that people make, from the newest rows of bench/results/calls.jsonl."""
+"""The tables of the calls that people make, and of an audit, from the newest rows in bench/results."""
 
 import hashlib
 import json
@@ -46,26 +46,32 @@ def table(rows: Rows) -> Iterator[list[str]]:
         yield [net, str(images), *cells]
 
 
-# of README's line: the call, the network, and its most images
+# of README's table: the call, the network, and its most images
 SHOWN = (("PGD-10", "ResNet-18"), ("FGSM", "ResNet-18"), ("FGSM", "MLP"))
 
 
 def summary(rows: Rows) -> str:
-    """Return README's line: some calls, how many times as fast as torchattacks, plain and frozen."""
-    told = []
+    """Return README's table: how many times as fast as others some calls are, and an audit."""
+    place = "on a CPU ({cpu}, {threads} threads)".format(**next(iter(rows.values())))
+    lines = [[place, "times as fast as", "plain call", "frozen once"]]
     for call, net in SHOWN:
         images = max(images for of, made, images, _ in rows if (of, made) == (net, call))
-        both = (f"{rows[net, call, images, way]['times']:.2g}" for way in WAYS)
-        told.append(f"{call} on {net}, {images} images, {' / '.join(both)}")
-    row = next(iter(rows.values()))
-    return (
-        f"- **CPU** ({row['cpu']}, {row['threads']} threads), times as fast as torchattacks, plain / frozen "
-        f"once: {'; '.join(told)}. [Rows](bench/results/calls.md)\n"
-    )
+        both = (_bold(rows[net, call, images, way]["times"], ".2g") for way in WAYS)
+        lines.append([f"{call} and accuracy, {net}, {images} images", "torchattacks", *both])
+    return in_markdown([*lines, audit()], names=2) + "\n"
 
 
-def _bold(times: float) -> str:
-    return f"**{times:.2f}**" if times < 0.95 else f"{times:.2f}"
+def audit() -> list[str]:
+    """Return the line of README's table on an audit of the plan "quick", beside the whole of AutoAttack."""
+    rows = {row["plan"]: row for row in recorded(RESULTS / "audit.jsonl")}  # the newest
+    whole, part = rows["standard"], rows["quick"]
+    points = 100 * (part["audit"]["high"] - part["audit"]["low"])
+    what = f"[audit](docs/guides/audit.md) of {part['images']:,} images, to {points:.1f} points"
+    return [what, "AutoAttack of all", "", _bold(whole["seconds"] / part["seconds"], ".2g")]
+
+
+def _bold(times: float, form: str = ".2f") -> str:
+    return f"**{times:{form}}**" if times < 0.95 else f"{times:{form}}"
 
 
 def text(rows: Rows) -> str:

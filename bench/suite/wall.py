@@ -30,28 +30,26 @@ ABOUT_NETS = {
 }
 ABOUT = """# Parity: every attack next to the best other implementation
 
-Each attack is compared with every other implementation that could be run, on five networks and the
-same 100 MNIST test images, in float32. Nothing was tuned on mixer, gnres and sp, with the
-first 30 test images that the network classifies correctly. Both sides may spend the
-same number of passes, forward and backward together. Each package uses its own step sizes. Where an
-attack draws random numbers, its robust accuracy is the mean of 3 to 48 runs with different seeds.
+Each attack is compared with every other implementation that could be run, on [several
+networks](../bench/results/parity.md) and the same 100 MNIST test images, in float32; nothing was tuned on
+mixer, gnres and sp, with 30 images each. Both sides may spend the same number of passes, forward and
+backward together. Where an attack draws random numbers, its robust accuracy is the mean of 3 to 48 runs.
 
-Ours is worse if its median distance is over 1% larger, or if it leaves over one image more; of a class
-for each pixel, over one pixel of a hundred."""
-WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes this page and that of [every
+Ours is worse if its median distance is over 1% larger, or if it leaves over one image more; of a class for
+each pixel, over one pixel of a hundred."""
+WRITTEN = """`make parity` measures, and `python -m bench.suite.wall` writes this page and [every
 figure](../bench/results/parity.md). An older comparison, [sample by
 sample](../bench/results/conformance.md), also says which weaknesses it would notice."""
-WHY = """Why: two versions of sigma_zero by its authors differ by as much as ours does from either, and
-the start of APGD in L1 decides about three images of 100. On the networks with 30 images, one image
-or one random draw can decide: salt-and-pepper is one run, and adv-lib's search ends at 12.5, a radius
-of its grid."""
+WHY = """Why: two versions of sigma_zero by its authors differ by as much as ours does from either, and the
+start of APGD in L1 decides about three images of 100. On the networks with 30 images, one image or one
+random draw can decide: salt-and-pepper is one run, and adv-lib's search ends at 12.5, a radius of its
+grid."""
 HEAD = """# Parity: every figure
 
-`python -m bench.suite.wall` writes this page from `parity.jsonl`. [Parity](../../docs/parity.md)
-explains the networks and the comparison. Each cell is ours / best of the others. Bold: ours is
-worse. A plus: ours spent over 5% more passes, because the best of the others stopped early. APGD in
-L1 has the most runs: its random start decides about three images of 100, although its steps equal
-those of the authors' code up to rounding."""
+`python -m bench.suite.wall` writes this page from `parity.jsonl`. [Parity](../../docs/parity.md) explains
+the comparison. Each cell is ours / best of the others. Bold: ours is worse. A plus: ours spent over 5%
+more passes, because the best of the others stopped early. APGD in L1 has the most runs: its random start
+decides about three images of 100, although its steps equal those of the authors' code up to rounding."""
 BALLS = """A minimum-norm attack of ours gets the radius; of the others, the points within it count. Noise
 attacks get six times the radius in L2 and twice the radius in L∞."""
 
@@ -121,7 +119,6 @@ def page(rows: Sequence[Row]) -> str:
     parts = [
         ABOUT,
         f"**{len(lines)} comparisons: {len(lines) - len(worse)} no worse, {len(worse)} worse.** {WRITTEN}",
-        "\n".join(nets()),
         "## Where ours is worse",
         "\n".join(behind(worse)) + "\n\n" + WHY if worse else "Nowhere.",
         "## Not compared",
@@ -142,6 +139,7 @@ def tables(rows: Sequence[Row]) -> str:
     measured = f"{dates[0]} to {dates[-1]} on {cpus}, one thread, PyTorch {torch}"
     parts = [
         HEAD,
+        "\n".join(nets()),
         f"Measured {measured}: {versions(rows)}.",
         "## Median distance",
         "\n".join(table(line for line in labels if line.ours["radius"] == inf)),

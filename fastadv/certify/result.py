@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.text import several
+from fastadv.text import Cells, Printable, several
 
 
 @dataclass(frozen=True)
-class Certificates:
+class Certificates(Printable):
     """The result of `fastadv.certify.smooth`, one row for each image; tensors are on the CPU.
 
     Args:
@@ -64,14 +64,14 @@ class Certificates:
         figures = {"average_radius": self.average_radius, "clean_accuracy": self.clean_accuracy}
         return {**self.card, **figures, "certificates": rows}
 
-    def __str__(self) -> str:
+    def contents(self) -> list[str | Cells]:
         config, notes = self.card["config"], self.card["measured"]["notes"]
         shown = self.radii or [share * config["sigma"] for share in (0.5, 1, 2)]
         early = "; lower bounds all, by a sequential test" if config["sequential"] else ""
         at = ", ".join(f"{self.accuracy(radius):.1%} within {radius:g}" for radius in shown)
-        return (
+        text = (
             f"{several(len(self.ids), 'image')}: {self.clean_accuracy:.1%} correct, {at}; average radius "
             f"{self.average_radius:.3f}; {int(self.abstained.sum())} abstained; "
             f"{float(self.draws.double().mean()):,.0f} draws an image{early}"
-            + "".join(f"\nnote: {n}" for n in notes)
         )
+        return [text, *(f"note: {note}" for note in notes)]

@@ -19,12 +19,10 @@ from fastadv.cli._signature import Front
 from fastadv.data import hold_out
 from fastadv.data._load import has_test
 from fastadv.runs import processes
-from fastadv.text import percent
 from fastadv.threat import THREATS
 from fastadv.train import (
     AWP,
     Ending,
-    EpochReport,
     Execution,
     Measuring,
     Optimization,
@@ -36,7 +34,7 @@ from fastadv.train import (
 from fastadv.train import epochs as each_epoch
 from fastadv.train.augment import AUGMENTS
 from fastadv.train.recipes import RECIPES
-from fastadv.train.report import best
+from fastadv.train.report import Reports, best
 from fastadv.train.schedules import SCHEDULES, Schedule
 
 # The functions that take the arguments of an augmentation and a schedule: those of several parts take none
@@ -167,7 +165,7 @@ def train(
         done = list(run)
     if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
-    past = reports(run_dir) if run_dir is not None else done
+    past = reports(run_dir) if run_dir is not None else Reports(done)
     config = {
         "model": model.model,
         "options": model.option,
@@ -180,7 +178,7 @@ def train(
         "run_dir": run_dir and str(run_dir),
     }
     yield card("training", config, epochs=[asdict(report) for report in past])
-    _show(past, f"{model.model} on {dataset.name}", dataset.note)
+    print_table(f"{model.model} on {dataset.name}", past.cells(), [dataset.note, *past.alarms])
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
         # A file may also lie there from another run in this folder
@@ -191,24 +189,3 @@ def train(
             say(f"the best under attack, on the {on} images, in {run_dir / 'best.safetensors'}")
     else:
         note("the weights were not kept: give --run-dir")
-
-
-def _row(report: EpochReport) -> dict[str, str]:
-    shares = {"accuracy": report.clean_accuracy, "worst class": report.worst_recall, **report.robust_accuracy}
-    if report.ema_clean_accuracy is not None:
-        shares |= {"EMA accuracy": report.ema_clean_accuracy}
-        shares |= {f"EMA {name}": share for name, share in report.ema_robust_accuracy.items()}
-    averaged = {f"EMA {name}": share for name, share in report.validation_ema_robust_accuracy.items()}
-    held_out = averaged or report.validation_robust_accuracy
-    shares |= {f"{name} on validation": share for name, share in held_out.items()}
-    row = {"epoch": str(report.epoch), "loss": f"{report.loss:.4f}"}
-    row |= {name: percent(share) for name, share in shares.items()}
-    return row | {"learning rate": f"{report.learning_rate:.2g}", "seconds": f"{report.seconds:.1f}"}
-
-
-def _show(past: list[EpochReport], title: str, caption: str) -> None:
-    rows = [_row(report) for report in past]
-    head = list(rows[-1])  # the last epoch is always tested
-    cells = [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
-    alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
-    print_table(title, cells, [caption, *alarms])

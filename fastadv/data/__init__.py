@@ -14,6 +14,7 @@ from fastadv.data.imageset import ImageSet
 from fastadv.data.pairs import pairs
 from fastadv.data.sampling import HeldOut as HeldOut
 from fastadv.data.sampling import hold_out
+from fastadv.data.saving import save_images
 
 if TYPE_CHECKING:
     from fastadv.data import construct
@@ -35,6 +36,7 @@ __all__ = [
     "load_constructed",
     "load_folder",
     "pairs",
+    "save_images",
     "verify_constructed",
 ]
 

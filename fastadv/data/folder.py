@@ -94,16 +94,17 @@ class FolderSet(Images):
             are on disk.
         note: what a reader of results on this set must know.
         channels: 3 for colors, 1 for gray; images of the other kind are converted.
+        lacking: whether some classes may have no images, as in a set that nobody trains on.
     """
 
     channels = 3
 
     def __init__(
         self, root: Path, groups: Groups, name: str, *, size: int | None = None, note: str = "",
-        channels: int = 3,
+        channels: int = 3, lacking: bool = False,
     ) -> None:  # fmt: skip
         empty = [group for group, files in groups if not files]
-        if empty or not groups:
+        if len(empty) == len(groups) or (empty and not lacking):
             what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"
             raise InputError(
                 f"{name}: expected images in every class folder of {root}, got {what}; "
@@ -212,5 +213,7 @@ def imagefolder(root: Path, split: str, size: int | None, channels: int | None =
         raise InputError(
             f"{folder}: expected the classes of {train}, got {', '.join(differ[:5])} in one alone; add images"
         )
-    note = HELD_OUT if bare else ""
-    return FolderSet(folder, groups, f"{root.name} {split}", size=size, note=note, channels=channels or 3)
+    return FolderSet(
+        folder, groups, f"{root.name} {split}", size=size, note=HELD_OUT if bare else "",
+        channels=channels or 3, lacking=split == "all",
+    )  # fmt: skip

@@ -140,22 +140,23 @@ class Held(Images):
         return to_unit(self.take(at)[0]), label
 
     def __repr__(self) -> str:
-        images = f"{several(len(self), 'image')} of {list(self.shape)}"
+        images = f"{several(len(self), 'image' if len(self.shape) == 3 else 'sample')} of {list(self.shape)}"
         return f"{type(self).__name__}({self.name!r}, {images}, {self.num_classes} classes)"
 
 
 class ImageSet(Held):
-    """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
+    """Images, or points, and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
     Args:
-        x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in files, as
-            those of a constructed set, are read as a whole when `x` is first asked for, and else row by row.
+        x: [N, C, H, W] or [N, D], uint8 (served divided by 255) or float32 in [0, 1]. Images that lie in
+            files, as those of a constructed set, are read as a whole when `x` is first asked for, and else
+            row by row.
         y: int64 [N] from 0 to K - 1, on the same device; also available as `labels`.
         classes: the K names, or K.
         name: for cards and titles.
         note: what a reader of results on this set must know.
         box: (low, high), in which float32 values lie. It holds wherever no threat says another.
-        ndim: of x; None takes samples that are no images.
+        ndim: of x, where it is another, as of series [N, C, L]; None takes images and points.
 
     Example:
         >>> import torch, fastadv as fa
@@ -166,12 +167,12 @@ class ImageSet(Held):
 
     def __init__(
         self, x: Tensor | MappedRows, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = "",
-        box: Box = UNIT, ndim: int | None = 4,
+        box: Box = UNIT, ndim: int | None = None,
     ) -> None:  # fmt: skip
-        if ndim not in (None, len(x.shape)) or y.ndim != 1 or len(x) != len(y):
+        if len(x.shape) not in ((2, 4) if ndim is None else (ndim,)) or y.ndim != 1 or len(x) != len(y):
             raise InputError(
-                f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
-                + (instead("y", y, len(x)) if y.ndim > 1 else "")
+                f"{name}: expected x [N, C, H, W] or [N, D] and y [N], got {list(x.shape)} and "
+                f"{list(y.shape)}" + (instead("y", y, len(x)) if y.ndim > 1 else "; of others pass ndim=")
             )
         if x.shape.numel() == 0:
             raise InputError(

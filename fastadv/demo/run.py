@@ -54,14 +54,14 @@ def draw(digits: Digits, nets: Mapping[str, Net], folder: Path) -> dict[str, str
     picked = digits.test.subset(one_of_each(digits.test.y, both))
     fa.figures.strips(
         list(_attacked(nets, picked, partial(pgd, threat=fa.L2(s.l2_radius), stop_early=False))),
-        paths["nets under attack"], title="What an attack must change to fool a network",
+        path=paths["nets under attack"], title="What an attack must change to fool a network",
         subtitle=f"PGD in L2 {s.l2_radius:g}, the same budget for both networks; "
         "below each image the class seen, orange where that is wrong",
     )  # fmt: skip
     strips = [_strip("the digits", digits.base, digits.base, "true label")]
     strips += [_strip(name, nets[name].learned, digits.base, SETS[name][2]) for name in SETS]
     fa.figures.strips(
-        strips, paths["the four sets"], title="The constructed sets",
+        strips, path=paths["the four sets"], title="The constructed sets",
         subtitle="below each image the label to train on, orange where it is not the true one",
     )  # fmt: skip
     return {what: str(path) for what, path in paths.items()}
@@ -213,7 +213,8 @@ def draw_synthesis(digits: Digits, model: fa.models.ABS, folder: Path) -> dict[s
         best = torch.arange(-1, len(classes)) == int(loss.argmin())
         rows.append(fa.figures.Strip(f"a {shown}", images, captions, best, fa.figures.BLUE, remark=REMARK))
     fa.figures.strips(
-        rows, path := folder / "abs.png", title="Analysis by Synthesis: the class that explains a digit best",
+        rows, path=(path := folder / "abs.png"),
+        title="Analysis by Synthesis: the class that explains a digit best",
         subtitle="below each image the class and 1,000 times its loss, the mean squared error of a pixel "
         "plus what the latent costs; the smallest in blue",
     )  # fmt: skip

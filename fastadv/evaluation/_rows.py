@@ -1,6 +1,6 @@
 """What an attack did over all batches, as a row of the table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,8 +51,20 @@ def remarks(correct: Tensor, failed: Tensor, seen: Tensor, stated: float | None)
     return texts
 
 
-def nearest(batch: Batch, parts: Sequence[Part]) -> dict[str, Tensor]:
-    """Return the `Samples` of a batch, each with the nearest of its adversarial examples, by their fields."""
+def by_norm(attacks: Mapping[str, Attack]) -> list[list[int]]:
+    """Return the places of the attacks of each metric, where there are several metrics; else nothing."""
+    places: dict[str, list[int]] = {}
+    for place, threat in enumerate(map(threat_of, attacks.values())):
+        if threat is not None:
+            places.setdefault(threat.metric, []).append(place)
+    return [*places.values()] if len(places) > 1 else []
+
+
+def nearest(batch: Batch, parts: Sequence[Part], places: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """Return the `Samples` of a batch, each with the nearest of its adversarial examples, by their fields.
+
+    By all attacks, or by those at `places`.
+    """
     names = ("x", "y", "ids", "correct", "failed")
     x, y, ids, correct, unusable = (getattr(batch, name).cpu() for name in names)
     distances = torch.empty(len(parts), len(y), device="cpu").double()
@@ -62,6 +74,8 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> dict[str, Tensor]:
     status[unusable] = int(Status.FAILED)
     for place, part in enumerate(parts):
         distances[place] = part["distance"]
+        if places is not None and place not in places:
+            continue
         status[part["failed.attack"] & (by < 0)] = int(Status.FAILED)
         nearer = part["broken"] & ((by < 0) | (distances[place] < distance))
         x_adv[nearer], distance[nearer] = part["x_adv"][nearer].to(x.dtype), distances[place][nearer]

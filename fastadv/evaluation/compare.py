@@ -14,7 +14,7 @@ from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import groups, worst_draws
 from fastadv.evaluation.table import Table
 from fastadv.intervals import Interval, mcnemar, of_difference
-from fastadv.text import aligned, finite, percent
+from fastadv.text import Cells, finite, percent
 
 SEEDS = "±: standard deviation over seeds; the interval is over samples, of these nets"
 
@@ -111,8 +111,8 @@ class Comparison(Exported):
         worst = (name for table in tables for name in table.worst_cases if len(table.rows) > 1)
         return [*dict.fromkeys(["clean", *ran, *worst])]
 
-    def __str__(self) -> str:
-        return "\n".join([*filter(None, [self.headline]), aligned(self.paper_cells()), *self.asides])
+    def contents(self) -> list[str | Cells]:
+        return [*filter(None, [self.headline]), self.paper_cells(), *self.asides]
 
 
 def compare(tables: Mapping[str, Table | Sequence[Table]]) -> Comparison:

@@ -25,7 +25,7 @@ from fastadv.intervals import Interval, clopper_pearson
 from fastadv.measure.job import Job
 from fastadv.measure.outcome import Part
 from fastadv.runs import processes
-from fastadv.text import aligned, percent, several
+from fastadv.text import Cells, percent, several
 
 # AlexNet's error under each corruption of ImageNet-C at 224 x 224, the mean over severities: Hendrycks and
 # Dietterich's, from github.com/hendrycks/robustness, issue 10, and the code of AugMix
@@ -113,8 +113,8 @@ class CorruptionTable(Exported):
             for (name, level), share, *ends in shares
         ]
 
-    def __str__(self) -> str:
-        return f"{self.title}\n{aligned(self.paper_cells())}"
+    def contents(self) -> list[str | Cells]:
+        return [self.title, self.paper_cells()]
 
     def paper_cells(self) -> list[list[str]]:
         return self.cells(math.nan)[:-1]

@@ -29,10 +29,12 @@ from fastadv.measure.job import description, environment, prepared
 from fastadv.measure.outcome import NOT_RUN, attempted
 from fastadv.progress import Progress, check_progress, shown, tell
 from fastadv.runs import processes
+from fastadv.text import Cells, in_html, in_text, percent
 from fastadv.threat import Threat
 from fastadv.threat.checks import check_threat
 
 Radii = Sequence[float] | NDArray[Any]
+TOLD = 11  # radii of a curve that print shows
 
 
 class Curve(NamedTuple):
@@ -95,6 +97,19 @@ class Curve(NamedTuple):
         steps = np.append(0.0, known[np.isfinite(known) & (known >= 0)])
         tried = np.unique([steps, np.nextafter(steps, np.inf)]) if radii is None else check_radii(radii)
         return cls(tried, 1 - np.searchsorted(known, tried, side="left") / len(known))
+
+    def contents(self) -> list[str | Cells]:
+        """Return the table that is printed, of at most `TOLD` radii."""
+        places = np.unique(np.linspace(0, len(self.radii) - 1, TOLD).round().astype(int))
+        lines = [[f"{self.radii[k]:.3g}", percent(self.accuracy[k])] for k in places]
+        left = f"{len(places)} of {len(self.radii):,} radii"
+        return [[["radius", "accuracy"], *lines], *[left] * (len(places) < len(self.radii))]
+
+    def __str__(self) -> str:
+        return in_text(self.contents())
+
+    def _repr_html_(self) -> str:
+        return in_html(self.contents())
 
     def band(self, samples: int) -> tuple["Curve", "Curve"]:
         """Return the ends of the exact 95% interval at each radius."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.text import aligned, percent
+from fastadv.text import Cells, Printable, percent
 
 FIGURES = ("one_draw", "majority", "worst")
 NOTE = (
@@ -17,7 +17,7 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Draws:
+class Draws(Printable):
     """Each of n samples classified `count` times by a model that may be randomized.
 
     A draw with logits that are not finite is wrong. Every sample that is right in a draw of x is attacked.
@@ -63,9 +63,9 @@ class Draws:
             first, last = early[0], halves[1][0]
         return cls(parts[0].count, first + last, voted.amin(0), verdict.amin(0), first)
 
-    def __str__(self) -> str:
+    def contents(self) -> list[str | Cells]:
         (head, line), title = cells([("", self)]), f"each sample classified {self.count} times"
-        return f"{title}\n{aligned([head[1:], line[1:]])}"
+        return [title, [head[1:], line[1:]]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a dictionary for JSON."""

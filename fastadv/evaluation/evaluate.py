@@ -44,6 +44,8 @@ from fastadv.progress import Progress, check_progress, shown
 from fastadv.runs import processes
 from fastadv.runs.identity import ANSWERS, BY_NAME, FORMAT, describe
 
+SEARCHED = ("x_adv", "success", "status", "distance", "by")  # of samples, what attacks in one norm decide
+
 
 @knowing
 def evaluate(
@@ -85,8 +87,8 @@ def evaluate(
         batch_size: samples attacked at once; where memory runs out, passes go in halves.
         limit: use the first samples only, this many. Of a sorted set, as of class folders, this many are
             drawn by class with a fixed seed, and a warning and the table say so. None uses all.
-        keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be
-            of one norm (`table.samples`).
+        keep_samples: keep every sample with its nearest adversarial example over all attacks
+            (`table.samples`), and where these are of several norms, over those of each (`table.by_norm`).
         draws: for a randomized model, classify each sample this many times, and its x_adv after each attack.
             That is made for all that are right in any draw. Accuracies are those of one draw, beside those
             of the majority and the worst draw (`Table.draws`, `Row.draws`). These passes are not counted
@@ -262,8 +264,11 @@ class Evaluation:
                 self.events.finished(name, clean, part, self.job.drawing.count)
         check_some_ran(parts)
         if self.keep_samples:
-            samples = _rows.nearest(batch, parts)
-            clean.tensors.update({f"samples.{name}": values for name, values in samples.items()})
+            whole = _rows.nearest(batch, parts)
+            clean.tensors.update({f"samples.{name}": values for name, values in whole.items()})
+            for number, places in enumerate(_rows.by_norm(self.job.attacks)):
+                among = _rows.nearest(batch, parts, places)
+                clean.tensors.update({f"norm {number}.{name}": among[name] for name in SEARCHED})
         for part in parts:
             part.tensors.pop("x_adv", None)  # points that nobody needs any more
         return [clean, *parts]
@@ -288,10 +293,14 @@ class Evaluation:
             _rows.row(name, attack, correct, own_parts, self.job.drawing.count, clean)
             for (name, attack), own_parts in zip(self.job.attacks.items(), by_attack, strict=True)
         ])  # fmt: skip
-        samples = None
+        samples, by_norm = None, dict[str, Samples]()
         if self.keep_samples:
             values = columns(parts, "samples")
             samples = Samples(**values, component=component_of(values["by"], rows))
+            for number, places in enumerate(_rows.by_norm(self.job.attacks)):
+                values, ran = columns(parts, f"norm {number}"), [rows[k] for k in places if rows[k].threat]
+                part = replace(samples, **values, component=component_of(values["by"], rows))
+                by_norm |= {row.threat.metric: part for row in ran[:1] if row.threat}
         seen = torch.stack([part["seen"] for part in parts]).sum(0)
         stated, signs = stated_accuracy(self.job.frozen.source), None
         remarks = _rows.remarks(correct, failed, seen, stated)
@@ -311,6 +320,6 @@ class Evaluation:
         return Table(
             rows, correct, failed, ids, seconds, samples, replaced(self.job.frozen.model), signs, clean,
             criterion=self.job.criterion, sums=columns(parts, "sums"), remarks=remarks,
-            unserved=unserved, chosen=self.job.chosen, audits=audits,
+            unserved=unserved, chosen=self.job.chosen, audits=audits, by_norm=by_norm,
             y=joined(parts, "y") if "y" in parts[0].tensors else None, probing=times[0][2],
         )  # fmt: skip

@@ -12,6 +12,7 @@ from fastadv._extras import need
 from fastadv.attacks.core.card import REGISTRY
 from fastadv.errors import InputError
 from fastadv.files import write_text
+from fastadv.text import Printable
 
 # how papers write what `upper` does not
 SPELLED = {
@@ -34,7 +35,7 @@ def published(name: str) -> str:
     return " ".join([SPELLED.get(attack, short), *rest])
 
 
-class Exported:
+class Exported(Printable):
     """A result that other programs can read."""
 
     headline = property(lambda self: "")  # what must be known before any figure
@@ -79,8 +80,8 @@ class Exported:
                 seconds.
 
         Returns:
-            A tabular: names as papers write them, figures to the right; above it, in comments, the headline
-            and which attacks did not run. Where corruptions were measured, theirs follows.
+            A tabular: names as papers write them, figures to the right; above it, in comments, the headline,
+            which attacks did not run, and what an audit says. Where corruptions were measured, theirs follows.
 
         Raises:
             InputError: the table has no such column.

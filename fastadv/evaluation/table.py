@@ -23,7 +23,7 @@ from fastadv.evaluation.row import COLUMNS, COSTS, COUNTS, Components, Row, Samp
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.intervals import Interval, of_share
 from fastadv.measure.outcome import NOT_RUN
-from fastadv.text import aligned, ends, finite, percent, several
+from fastadv.text import Cells, ends, finite, percent, several
 
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
 SHARES_OF = "over all samples, broken over the initially correct"
@@ -61,6 +61,8 @@ class Table(Exported):
         corruption: the accuracy under common corruptions, if they were asked for.
         unserved: the threats in which none of the attacks ran, so that no worst of all is known.
         chosen: which samples they are, where they are not the first ones.
+        by_norm: where attacks are of several norms, the same as `samples` over those of each, by the
+            `Threat.metric`.
         audits: of each threat, what an audit found among the samples that hold, if it was asked for.
 
     Example:
@@ -90,6 +92,7 @@ class Table(Exported):
     chosen: str = ""
     unserved: Sequence[str] = ()
     audits: Sequence[Audited] = ()
+    by_norm: Mapping[str, Samples] = field(default_factory=dict, repr=False)
     y: Tensor | None = field(default=None, repr=False)
     probing: float = 0.0
     costs = COSTS
@@ -126,8 +129,9 @@ class Table(Exported):
 
     @property
     def asides(self) -> list[str]:
-        """Which attacks did not run."""
-        return [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
+        """What was audited, and which attacks did not run."""
+        refused = [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
+        return [*map(str, self.audits), *refused]
 
     @property
     def verdict(self) -> str:
@@ -365,10 +369,10 @@ class Table(Exported):
                 )
         return notes
 
-    def __str__(self) -> str:
-        parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
+    def contents(self) -> list[str | Cells]:
+        parts = [part for name, cells in self.details().items() for part in (f"\n{name}", cells)]
         end = ["", self.verdict] if self.verdict else []
-        return "\n".join([*filter(None, [self.headline]), aligned(self.cells()), *self.notes(), *parts, *end])
+        return [*filter(None, [self.headline]), self.cells(), *self.notes(), *parts, *end]
 
     def details(self) -> dict[str, list[list[str]]]:
         """Return more tables: of corruptions, the draws, and the components of each attack that has some."""

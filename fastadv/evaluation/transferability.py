@@ -25,14 +25,14 @@ from fastadv.measure.bound import Attack, takes, threat_of
 from fastadv.measure.job import check_evaluation
 from fastadv.measure.outcome import by_ids
 from fastadv.measure.reading import boxes_of
-from fastadv.text import aligned, percent, threat_text, with_interval
+from fastadv.text import Cells, Printable, percent, threat_text, with_interval
 from fastadv.threat import Named, Threat
 
 Models = Mapping[str, Model | Prepared]
 
 
 @dataclass(frozen=True, eq=False)
-class Transferability:
+class Transferability(Printable):
     """How often examples of each source fool each target; `print` shows the table.
 
     Attributes:
@@ -74,7 +74,7 @@ class Transferability:
         lists = {name: getattr(self, name).tolist() for name in ("fooled", "right", "failed", "misread")}
         return vars(self) | lists | {"success": success, "interval": [end.tolist() for end in self.interval]}
 
-    def __str__(self) -> str:
+    def contents(self) -> list[str | Cells]:
         lines = [["source", *self.targets]]
         for name, *row in zip(self.sources, self.success.tolist(), *self.interval, strict=True):
             cells = zip(*row, strict=True)
@@ -82,15 +82,16 @@ class Transferability:
         lines.append(["right before", *(f"{right} of {self.samples}" for right in self.right.tolist())])
         stay = {"has no finite logits on": self.failed, "misreads": self.misread}
         left = [
-            f"\n{name} {why} {count} of {self.samples} samples, which attacks leave as they are: not fooled"
+            f"{name} {why} {count} of {self.samples} samples, which attacks leave as they are: not fooled"
             for why, counts in stay.items()
             for name, count in zip(self.sources, counts.tolist(), strict=True)
             if count
         ]
-        return (
-            f"{aligned(lines)}\n{self.attack}: share fooled of what each target gets right, with exact 95% "
-            "intervals; examples as the attack returned them, not rounded to 8 bits"
-        ) + "".join(left)
+        about = (
+            f"{self.attack}: share fooled of what each target gets right, with exact 95% intervals; "
+            "examples as the attack returned them, not rounded to 8 bits"
+        )
+        return [lines, about, *left]
 
 
 @knowing

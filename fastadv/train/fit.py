@@ -19,7 +19,7 @@ from fastadv.train._run import Epochs
 from fastadv.train.augment import Augment
 from fastadv.train.options import Ending, Execution, Measuring, Optimization
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.report import EpochReport
+from fastadv.train.report import Reports
 
 
 @knowing
@@ -32,7 +32,7 @@ def fit(
     identity: str | None = None, seed: int = 0, device: str | torch.device | None = None,
     progress: Progress = False, optimization: Optimization = Optimization(),
     measuring: Measuring = Measuring(), ending: Ending = Ending(), execution: Execution = Execution(),
-) -> list[EpochReport]:  # fmt: skip
+) -> Reports:  # fmt: skip
     """Train `model` in place on `recipe`, to the end.
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
@@ -89,6 +89,7 @@ def fit(
 
     Returns:
         The list of the `EpochReport` of each epoch that it trained: none, which is logged, of a finished run.
+        It prints as a table.
 
     Raises:
         InputError: an argument cannot work, or the folder cannot be written or holds another run; at the
@@ -106,7 +107,7 @@ def fit(
         (2, True)
     """
     # so far the arguments are all that is local
-    return list(begun(Job(**locals())).go())
+    return Reports(begun(Job(**locals())).go())
 
 
 def epochs(

@@ -7,6 +7,7 @@ from os import PathLike
 
 from fastadv.errors import CorruptFileError
 from fastadv.runs.checkpoint import read_report
+from fastadv.text import Cells, Printable, percent
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ class EpochReport:
         texts = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in known.items())
         return f"EpochReport({', '.join(texts)})"
 
+    def cells(self) -> dict[str, str]:
+        """Return the figures as text, by the names of their columns."""
+        shares = {"accuracy": self.clean_accuracy, "worst class": self.worst_recall, **self.robust_accuracy}
+        if self.ema_clean_accuracy is not None:
+            shares |= {"EMA accuracy": self.ema_clean_accuracy}
+            shares |= {f"EMA {name}": share for name, share in self.ema_robust_accuracy.items()}
+        averaged = {f"EMA {name}": share for name, share in self.validation_ema_robust_accuracy.items()}
+        held_out = averaged or self.validation_robust_accuracy
+        shares |= {f"{name} on validation": share for name, share in held_out.items()}
+        row = {"epoch": str(self.epoch), "loss": f"{self.loss:.4f}"}
+        row |= {name: percent(share) for name, share in shares.items()}
+        return row | {"learning rate": f"{self.learning_rate:.2g}", "seconds": f"{self.seconds:.1f}"}
+
     @property
     def lowest(self) -> float:
         """Accuracy under the strongest attack, on the validation set where there is one; -1 without any."""
@@ -74,6 +88,26 @@ class EpochReport:
         validated = bool(self.validation_robust_accuracy)
         averaged = self.validation_ema_robust_accuracy if validated else self.ema_robust_accuracy
         return min(averaged.values(), default=self.lowest)
+
+
+class Reports(Printable, list[EpochReport]):
+    """The reports of a run in their order: a list that prints as a table."""
+
+    def contents(self) -> list[str | Cells]:
+        if not self:
+            return ["no epoch was trained"]
+        return [self.cells(), *self.alarms]
+
+    @property
+    def alarms(self) -> list[str]:
+        """What went wrong, by epoch."""
+        return [f"epoch {report.epoch}: {report.alarm}" for report in self if report.alarm]
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text, with the columns of the last epoch, which is always tested."""
+        rows = [report.cells() for report in self]
+        head = list(rows[-1])
+        return [head, *([row.get(name, percent(None)) for name in head] for row in rows)]
 
 
 def comparable(past: Sequence[EpochReport]) -> list[EpochReport]:
@@ -94,21 +128,21 @@ def best(past: Sequence[EpochReport]) -> EpochReport | None:
     return max(comparable(past), key=lambda report: report.judged, default=None)
 
 
-def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
+def reports(run_dir: str | PathLike[str]) -> Reports:
     """Read all reports of a run so far, from its report.jsonl.
 
     Args:
         run_dir: the folder of the run.
 
     Returns:
-        The list of `EpochReport`, one for each epoch.
+        The list of `EpochReport`, one for each epoch, which prints as a table.
 
     Raises:
         InputError: the folder holds no report.
         CorruptFileError: a line of it is damaged.
     """
     try:
-        return [EpochReport(**entry) for entry in read_report(run_dir)]
+        return Reports(EpochReport(**entry) for entry in read_report(run_dir))
     except TypeError as error:
         raise CorruptFileError(
             f"{run_dir}: expected the reports of a training run, got others ({error}); check its name"

@@ -84,7 +84,7 @@ def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None
                 rows.append(fa.figures.Strip("difference", pushed, difference=True))
     title = f"{name}: {kind.remark}, made with the {kind.source} net"
     told = SUBTITLE.partition(";")[0] if kind.inverts else SUBTITLE
-    fa.figures.strips(rows, path, title=title, subtitle=told)
+    fa.figures.strips(rows, path=path, title=title, subtitle=told)
 
 
 def _strip(

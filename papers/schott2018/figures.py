@@ -49,7 +49,7 @@ def draw(
         if rows := _smallest(subjects, images, found, norm):
             symbol = THREATS[norm].symbol
             fa.figures.strips(
-                rows, path := folder / f"smallest_{norm}.png",
+                rows, path=(path := folder / f"smallest_{norm}.png"),
                 title=f"The smallest {symbol} perturbations found",
                 subtitle="below each image the class that the model sees, and the distance; blue: not broken",
             )  # fmt: skip

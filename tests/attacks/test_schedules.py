@@ -138,20 +138,6 @@ def test_checkpoints_of_apgd(steps: int) -> None:
     assert back == expected
 
 
-@pytest.mark.parametrize(
-    ("rho", "rising", "halves"),
-    [(0.75, 16, True), (0.75, 17, False), (0.5, 11, True), (0.5, 12, False), (1.0, 22, True)],
-)
-def test_steps_of_apgd_are_halved_where_the_loss_rises_too_rarely(rho, rising, halves):
-    """The first checkpoint of 100 steps comes after 22: more than rho * 22 of them must raise the loss."""
-    margins = [-5.0]
-    for step in range(22):
-        margins.append(margins[-1] + (0.01 if step < rising else -0.01))
-    run = Flat([*margins, -8.0], rho=rho)
-    # the sample goes back to its strongest point and halves the step, or goes on with one of two radii
-    assert run.goes(22, *((rising, 1.0) if halves else (22, 2.0)))
-
-
 def rising(first: float, count: int) -> list[float]:
     return [first + 0.01 * n for n in range(count)]
 
@@ -160,28 +146,39 @@ def falling(first: float, count: int) -> list[float]:
     return [first - 0.01 * n for n in range(count)]
 
 
-# the margins, and what each step must be: its number, where it starts, how many radii it has
-CHECKPOINTS: dict[str, tuple[list[float], list[tuple[int, int, float]]]] = {
+def begins(count: int) -> list[float]:
+    """Margins of which so many of the first 22 steps rise; the others fall."""
+    return [-5 + 0.01 * min(step, 2 * count - step) for step in range(23)] + [-8.0]
+
+
+AIMED = {"others": rising(-4, 100), "loss": "margin-targeted", "classes": 1}
+# the margins, options, and what each step must be: its number, where it starts, how many radii it has
+CHECKPOINTS: dict[str, tuple[list[float], dict[str, Any], list[tuple[int, int, float]]]] = {
+    # of the first 22 of 100 steps more than rho * 22 must raise the loss: from the strongest point on steps
+    # are half as long, or as long as before
+    "16 of 22": (begins(16), {"rho": 0.75}, [(22, 16, 1.0)]),
+    "17 of 22": (begins(17), {"rho": 0.75}, [(22, 22, 2.0)]),
+    "11 of 22 and a half": (begins(11), {"rho": 0.5}, [(22, 11, 1.0)]),
+    "12 of 22 and a half": (begins(12), {"rho": 0.5}, [(22, 22, 2.0)]),
+    "22 of 22 and all": (begins(22), {"rho": 1.0}, [(22, 22, 1.0)]),
     # at the second checkpoint, after 19 more steps, the loss rises and stays below the highest of before
-    "nothing new": (rising(-5, 23) + rising(-8, 19) + [-9.0], [(41, 22, 1.0)]),
+    "nothing new": (rising(-5, 23) + rising(-8, 19) + [-9.0], {}, [(41, 22, 1.0)]),
     # the first 22 steps fall and are halved; the next 19 rise, but stay below the start
-    "not twice in a row": (falling(-5, 23) + rising(-8, 60), [(22, 0, 1.0), (41, 41, 1.0)]),
+    "not twice in a row": (falling(-5, 23) + rising(-8, 60), {}, [(22, 0, 1.0), (41, 41, 1.0)]),
     # 21 of the first 22 steps rise, all of them below the start
-    "a rise is against the step before": ([-5.0, *rising(-8, 60)], [(22, 22, 2.0)]),
+    "a rise is against the step before": ([-5.0, *rising(-8, 60)], {}, [(22, 22, 2.0)]),
     # all of 22 steps raise the loss, one of the next 19 does
-    "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], [(22, 22, 2.0), (41, 23, 1.0)]),
+    "rises count anew": ([*rising(-5, 23), -3.0, *falling(-3.5, 80)], {}, [(22, 22, 2.0), (41, 23, 1.0)]),
+    # the class aimed at falls all the time, while another rises
+    "a round goes by the loss of its class": (falling(-5, 100), AIMED, [(22, 0, 1.0)]),
 }
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS.values(), ids=CHECKPOINTS)
 def test_what_a_checkpoint_of_apgd_makes_of_rises(case: Any) -> None:
-    run = Flat(case[0])
-    assert all(run.goes(*step) for step in case[1])
-
-
-def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
-    """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
-    assert Flat(falling(-5, 100), others=rising(-4, 100), loss="margin-targeted", classes=1).goes(22, 0, 1.0)
+    margins, options, steps = case
+    run = Flat(margins, **options)
+    assert all(run.goes(*step) for step in steps)
 
 
 def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
@@ -257,9 +254,7 @@ def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPa
     assert fewer
 
 
-EACH = pytest.mark.parametrize(
-    ("norm", "variant"), [*zip(ATTACKS["fmn"].norms, cycle(("fastadv", "published")))]
-)
+EACH = [*zip(ATTACKS["fmn"].norms, cycle(("fastadv", "published")))]
 
 
 def asked(norm: str, variant: Any, model: Any, *args: Tensor, **more: Any) -> Any:
@@ -268,39 +263,39 @@ def asked(norm: str, variant: Any, model: Any, *args: Tensor, **more: Any) -> An
     return seen, fmn(function, *args, THREATS[norm](inf), steps=10, variant=variant, **more)
 
 
-@EACH
-def test_it_begins_near_the_boundary(norm: str, variant: str) -> None:
+def test_it_begins_near_the_boundary() -> None:
     """On a linear model: a thousandth of the way closer it would be no success. The second point is none."""
     x = images(3)
     model, weight = two_classes(x, 0.5)
     y, start = torch.zeros(3, dtype=torch.long), (weight > 0).double().expand(3, 16).view_as(x).clone()
     start[1] = 1 - start[1]
-    seen, out = asked(norm, variant, model, x, y, starts=start)
-    plain, without = asked(norm, variant, model, x, y)
-    torch.testing.assert_close(seen[0][1], x[1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(out.x_adv[1], without.x_adv[1])
-    torch.testing.assert_close(plain[0], x, rtol=0, atol=1e-5)
-    lead = (seen[0].flatten(1) @ weight - model[1].bias[0])[[0, 2]]
-    share = ((start - x).flatten(1) @ weight)[[0, 2]]
-    # a tenth halving in L0 leaves a coordinate of sixteen
-    least = weight.abs().max() if norm == "l0" else 3e-3 * share
-    assert (lead > -1e-4).all()
-    assert (lead < least).all()
-    assert out.success[[0, 2]].all()
+    for norm, variant in EACH:
+        seen, out = asked(norm, variant, model, x, y, starts=start)
+        plain, without = asked(norm, variant, model, x, y)
+        torch.testing.assert_close(seen[0][1], x[1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(out.x_adv[1], without.x_adv[1])
+        torch.testing.assert_close(plain[0], x, rtol=0, atol=1e-5)
+        lead = (seen[0].flatten(1) @ weight - model[1].bias[0])[[0, 2]]
+        share = ((start - x).flatten(1) @ weight)[[0, 2]]
+        # a tenth halving in L0 leaves a coordinate of sixteen
+        least = weight.abs().max() if norm == "l0" else 3e-3 * share
+        assert (lead > -1e-4).all()
+        assert (lead < least).all()
+        assert out.success[[0, 2]].all()
 
 
-@EACH
-def test_restarts_begin_at_random_points_near_the_best(norm: str, variant: str) -> None:
+def test_restarts_begin_at_random_points_near_the_best() -> None:
     """By seed and sample number, within half the distance of the nearest success."""
     model, x = mlp(), images(4)
     y, ids = labels(model, x), torch.arange(4) + 7
-    seen, out = asked(norm, variant, model, x, y, restarts=2, seed=3, ids=ids)
-    first, alone = asked(norm, variant, model, x, y, ids=ids)
-    second, threat = seen[len(first)], THREATS[norm](inf)
-    near = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}[norm]
-    half = torch.where(alone.success, alone.distance, near) / 2
-    threat = threat.with_radius(half.ceil() if norm == "l0" else half)
-    torch.testing.assert_close(second, threat.random_start(x, seed=3, ids=ids, draw=1), rtol=0, atol=1e-5)
-    assert (out.distance <= alone.distance).all()
-    other, _ = asked(norm, variant, model, x, y, restarts=2, seed=4, ids=ids)
-    assert not torch.equal(other[len(first)], second)
+    for norm, variant in EACH:
+        seen, out = asked(norm, variant, model, x, y, restarts=2, seed=3, ids=ids)
+        first, alone = asked(norm, variant, model, x, y, ids=ids)
+        second, threat = seen[len(first)], THREATS[norm](inf)
+        near = {"linf": 0.3, "l2": 1.0, "l1": 5.0, "l0": 10.0}[norm]
+        half = torch.where(alone.success, alone.distance, near) / 2
+        threat = threat.with_radius(half.ceil() if norm == "l0" else half)
+        torch.testing.assert_close(second, threat.random_start(x, seed=3, ids=ids, draw=1), rtol=0, atol=1e-5)
+        assert (out.distance <= alone.distance).all()
+        other, _ = asked(norm, variant, model, x, y, restarts=2, seed=4, ids=ids)
+        assert not torch.equal(other[len(first)], second)

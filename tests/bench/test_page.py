@@ -1,4 +1,4 @@
-"""README's line, the tables, the figure and the pages show all stored rows, those that lose too."""
+"""README's table, the tables, the figure and the pages show all stored rows, those that lose too."""
 
 from bench import records
 from bench.page import calls, listing, table

@@ -174,7 +174,7 @@ class TestEager:
 
     @pytest.mark.slow
     def test_the_resnets_are_torchvisions(self):
-        from fastadv._torchvision import models
+        from tests.vision import models
 
         for expansion, block in ((1, models.resnet.BasicBlock), (4, models.resnet.Bottleneck)):
             theirs = models.ResNet(block, [1, 1, 1, 2])

@@ -30,7 +30,7 @@ def errors(needed: float, p: float, alpha: float, looks: tuple[int, ...]) -> tup
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("needed", [0.5, 0.69, 0.841, 0.933, 0.977, 0.99])
+@pytest.mark.parametrize("needed", [0.5, 0.841, 0.99])
 @pytest.mark.parametrize("alpha", [1e-3, 0.05])
 def test_the_true_error_is_at_most_alpha(needed: float, alpha: float) -> None:
     yes, no = errors(needed, needed, alpha, schedule(3000))

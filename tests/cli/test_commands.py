@@ -144,6 +144,7 @@ EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - {ROOT / "examples" / "
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(path, capsys, folder, monkeypatch):
@@ -158,13 +159,14 @@ def test_example_runs(path, capsys, folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 @pytest.mark.usefixtures("few_digits")
 def test_the_commands_about_training_run(fastadv, folder):
-    page = (ROOT / "docs" / "training.md").read_text()
-    blocks = [part.partition("\n```")[0] for part in page.split("```sh\n")[1:]]
+    page, paper = ((ROOT / "docs" / name).read_text() for name in ("training.md", "papers/goodfellow2014.md"))
+    blocks = [part.partition("\n```")[0] for part in (page + paper).split("```sh\n")[1:]]
     lines = [line for block in blocks for line in block.replace("\\\n   ", "").splitlines()]
     name, _, value = next(line for line in lines if line.startswith("NETS=")).partition("=")
-    lines = [line.replace(f"${name}", value) for line in lines if not line.startswith(name)]
+    lines = [line.replace(f"${name}", value) for line in lines if line.startswith("fastadv ")]
     assert len(lines) == 5
     for line in lines:
         fastadv(line.removeprefix("fastadv "))

@@ -10,6 +10,7 @@ import fastadv as fa
 from fastadv.cli._evaluate import OF_THE_DATA
 from fastadv.data import load
 from fastadv.models import SmallCNN, save_weights
+from tests.attacks.contract.conftest import FEW, shorten
 from tests.cli.conftest import timeless
 from tests.evaluation.reports import Read
 
@@ -136,6 +137,7 @@ def test_corruptions_are_measured_without_an_attack_or_beside_some(fastadv, fold
     assert [len(measured["attacks"]), len(both["attacks"]), len(both["corruption"]["right"])] == [0, 2, 2]
 
 
+NOISE = "uniform_noise:levels=3,repetitions=1"
 TWO = "-n 60 -a fgsm -a pgd:steps=5 --radius 0.05 --no-indicators"
 
 
@@ -158,12 +160,14 @@ def test_a_share_that_is_not_reached_is_exit_code_4(fastadv, net):
 
 
 @pytest.mark.slow
-def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(fastadv, net, trained, folder, refused):
-    line = f"evaluate {net} -n 60 -a uniform_noise --radius 0.03 --seed 3"
+def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(
+    fastadv, net, trained, folder, refused, monkeypatch
+):
+    shorten(monkeypatch, FEW)
+    line = f"evaluate {net} -n 60 -a {NOISE} --radius 0.03 --seed 3"
     done = fastadv(f"{line} --audit 3 --json --audit-seconds 1000 --run-dir run").json
-    table = fa.evaluate(
-        trained, load("digits", "test", limit=60), "uniform_noise", threat=fa.Linf(0.03), audit=3, seed=3
-    )
+    digits = load("digits", "test", limit=60)
+    table = fa.evaluate(trained, digits, NOISE, threat=fa.Linf(0.03), audit=3, seed=3)
     assert timeless(done["measured"]["audits"]) == timeless(json.loads(json.dumps(table.to_dict()["audits"])))
     assert done["config"]["audit"]["seconds"] == 1000
     (audit,) = done["measured"]["audits"]
@@ -172,6 +176,8 @@ def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(fastadv, net
     said = fastadv(f"{line} --audit 3 --strict", code=3).out
     assert said.startswith("Not a robust accuracy: the audit broke")
     assert "The screen is not enough for this model." in said
+    quiet = fastadv(f"{line} --audit 3 --no-indicators").out
+    assert quiet.endswith("The screen is not enough for this model.\n")
     worst, high = done["measured"]["worst_case"], audit["high"]
     fastadv(f"{line} --fail-under robust={worst}")
     assert (

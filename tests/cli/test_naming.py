@@ -1,8 +1,5 @@
 """Every attack can be named in a command with its arguments; wrong names and values are one line."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 import typer
 
@@ -16,7 +13,6 @@ from fastadv.threat import THREATS
 
 ENTRIES = registry()
 TYPES = {name: nameable(entry.parameters) for name, entry in ENTRIES.items()}
-RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 3}
 
 
 def written(name, **values):
@@ -57,24 +53,6 @@ def test_every_argument_reaches_its_attack_and_takes_its_types_alone(name):
     for key in {*ENTRIES[name].parameters, "speed"} - TYPES[name].keys():  # which text cannot name
         with pytest.raises(InputError, match=f"takes no '{key}'"):
             parsed(written(name, **{key: 3}))
-
-
-# one of each kind; all that a command does with an attack follows from its card
-KINDS = {(e.kind, e.knowledge, e.random): name for name, e in ENTRIES.items()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS.values())
-def test_an_attack_of_each_kind_runs_from_the_command_line(fastadv, net, name):
-    entry = ENTRIES[name]
-    norm = "linf" if "linf" in entry.norms else entry.norms[0]
-    quick: Mapping[str, Any] = {key: value for key, value in entry.quick.items() if not callable(value)}
-    radius = {} if entry.minimal else {"radius": RADIUS[norm]}
-    card = fastadv(f"evaluate {net} -n 3 --json -a", written(name, **quick, **radius)).json
-    (row,) = card["measured"]["attacks"]
-    assert row["minimum_norm"] == entry.minimal
-    (config,) = card["config"]["attacks"]
-    assert {"attack": name, "norm": norm, **quick}.items() <= config.items()
 
 
 @pytest.mark.parametrize(

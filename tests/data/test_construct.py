@@ -140,6 +140,7 @@ def test_what_is_not_given_is_as_in_the_paper(name):
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run(DOCS / "data.md")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 
@@ -22,7 +23,8 @@ def pixel(value):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"x": torch.zeros(6, 4, 4)}, r"expected x \[N, C, H, W\] and y \[N\], got \[6, 4, 4\]"),
+        ({"x": torch.zeros(6, 4, 4)}, r"x \[N, C, H, W\] or \[N, D\] and y \[N\], got \[6, 4, 4\] .* ndim="),
+        ({"x": torch.zeros(6, 2), "ndim": 4}, r"got \[6, 2\]"),
         ({"y": torch.zeros(5, dtype=torch.int64)}, r"got \[6, 1, 4, 4\] and \[5\]"),
         ({"x": torch.zeros(0, 1, 4, 4), "y": torch.zeros(0, dtype=torch.int64)}, "at least one image"),
         ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.float64)}, "float64"),
@@ -41,6 +43,21 @@ def test_bad_images_and_labels_are_refused_by_name(changes, match):
         small(**changes)
     assert str(caught.value).startswith("small: ")
     assert "\n" not in str(caught.value)
+
+
+def test_points_and_series_take_the_road_of_images():
+    points = torch.linspace(-2, 2, 12).view(6, 2)
+    flat = small(x=points, box=(-3.0, 3.0))
+    assert repr(flat) == "ImageSet('small', 6 samples of [2], 2 classes)"
+    assert torch.equal(flat.subset([1, 2]).x, points[1:3])
+    series = small(x=torch.zeros(6, 2, 9), ndim=3)
+    assert series.subset([0]).shape == (2, 9)
+    net, threat = torch.nn.Linear(2, 2), fa.Linf(0.1, box=flat.box)
+    (report,) = fa.train.fit(net, flat, "pgd", threat=threat, epochs=1, test_set=flat, test_attacks="pgd")
+    table = fa.evaluate(net, flat, "pgd", threat=threat)
+    assert report.robust_accuracy["pgd"] == table.worst_case
+    out = fa.attacks.pgd(net, points, flat.y, threat)
+    assert out.robust_accuracy == table.worst_case
 
 
 def test_a_part_stays_in_its_box_and_some_classes_alone_are_numbered_anew():

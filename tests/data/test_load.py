@@ -114,7 +114,7 @@ def test_missing_files_say_what_belongs_where(name, layout, tmp_path):
 def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
     name, attribute, tmp_path, monkeypatch, capfd
 ):
-    from fastadv._torchvision import datasets
+    from tests.vision import datasets
 
     def offline(root, **arguments):
         assert arguments["download"] is True

@@ -121,7 +121,7 @@ def test_a_copy_that_is_damaged_or_of_another_size_is_named(copies):
 
 
 def test_the_original_is_preferred_and_keeps_its_order(copies, monkeypatch):
-    from fastadv._torchvision import datasets
+    from tests.vision import datasets
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     made = SimpleNamespace(data=pixels, targets=[3] * 10 + list(range(10)))
@@ -143,7 +143,7 @@ def md5(path):
 @pytest.fixture
 def cifar100(tmp_path, monkeypatch):
     """Seven test images in the original layout, with the sums that torchvision then expects."""
-    from fastadv._torchvision import datasets
+    from tests.vision import datasets
 
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
@@ -172,7 +172,7 @@ def test_cifar100_keeps_its_order_and_fine_classes(cifar100):
 def svhn(tmp_path, monkeypatch):
     from scipy.io import savemat
 
-    from fastadv._torchvision import datasets
+    from tests.vision import datasets
 
     path = tmp_path / "test_32x32.mat"
     labels = np.array([[10], [1], [2], [9], [10], [4], [4]], dtype=np.uint8)

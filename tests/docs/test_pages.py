@@ -17,18 +17,18 @@ from tests.attacks.contract.conftest import FEW, shorten
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = (
-    "evaluate", "audit", "honest", "moving", "sets", "abs", "issues", "processors", "corruptions", "attacks",
+    "evaluate", "audit", "honest", "moving", "processors", "corruptions", "attacks",
     "compare_models", "own_recipe",
 )  # fmt: skip
-FOLLOWERS = [  # of the quickstart, whose names their blocks have
-    DOCS / "cheatsheet.md",
-    *(DOCS / "guides" / f"{name}.md" for name in ("outputs", "threats", "radii", "blackbox", "speed", "gpu")),
-]
+FOLLOWING = "outputs", "threats", "radii", "several_norms", "blackbox", "speed", "gpu", "pictures"
+# of the quickstart, whose names their blocks have
+FOLLOWERS = [DOCS / "cheatsheet.md", *(DOCS / "guides" / f"{name}.md" for name in FOLLOWING)]
 PAGES = [
     *FOLLOWERS,
     *(DOCS / "guides" / f"{name}.md" for name in GUIDES),
     DOCS / "processes.md",
     DOCS / "certify.md",
+    DOCS / "training.md",
 ]
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

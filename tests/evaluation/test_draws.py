@@ -20,6 +20,7 @@ from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.row import Group
 from fastadv.measure import outcome
 from fastadv.measure.drawing import SHARED, Drawing
+from tests.attacks.contract.conftest import FEW, shorten
 from tests.evaluation import nets
 from tests.refusals import refuses
 
@@ -138,9 +139,9 @@ def test_every_sample_that_is_right_in_some_draw_is_attacked(attack, monkeypatch
     """One verdict finds nine of ten wrong."""
     seen, write = list[AttackResult](), outcome.write
     monkeypatch.setattr(outcome, "write", lambda *args: (seen.append(args[1]), write(*args)))
-    run = partial(getattr(fa.attacks, attack), threat=fa.Linf(0.5))
-    if attack == "autoattack":
-        run = partial(run, version=["square"])
+    brief = {"autoattack": {"version": ["square"]}, "square": {"queries": 30}, "pgd": {"steps": 9}}
+    run = partial(getattr(fa.attacks, attack), threat=fa.Linf(0.5), **brief.get(attack, {}))
+    shorten(monkeypatch, FEW)
     table = drawn(Doubtful(0.1), 10, dataset=many(40), attacks={"one": run}, indicators=False)
     right = table.draws.right > 0
     assert 10 < int(right.sum()) < 40

@@ -3,9 +3,11 @@
 import csv
 import io
 import math
+import re
 import sys
 from dataclasses import replace
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
@@ -61,6 +63,44 @@ def test_latex_escapes_and_chooses_columns(table) -> None:
     refuses("columns: expected some of", table.to_latex, ["accurasy"])
 
 
+class Words(HTMLParser):
+    """The words of HTML, and its tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags = set[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data.split()
+
+
+def test_a_notebook_shows_all_that_print_says(table) -> None:
+    digits = fa.data.load("digits", "test", size=32, limit=20)
+    net, x, y = fa.models.create("softmax", shape=digits.shape), digits.x[:8], digits.y[:8]
+    evil = replace(table, rows=(replace(table.rows[0], heading="<b>&lt;</b>"), *table.rows[1:]))
+    whole = fa.evaluate(net, digits, "pgd", threat=[THREAT, fa.L2(0.5)], audit=3, corruptions=["contrast"])
+    trained = fa.train.fit(net, digits, "pgd", threat=THREAT, epochs=2, test_set=digits, test_attacks="fgsm")
+    many, few = fa.Curve.from_distances(torch.rand(40)), fa.Curve.from_distances([0.5, 1.0])
+    texts = (
+        fa.attacks.pgd(net, x, y, THREAT), fa.attacks.autoattack(net, x, y, THREAT, version="quick"),
+        fa.certify.smooth(net, digits, sigma=0.5, n=200, sound=False),
+    )  # fmt: skip
+    crossed = fa.transferability({"a": net}, {"b": net}, digits, partial(fa.attacks.fgsm, threat=THREAT))
+    paired = fa.evaluation.compare({"a": whole, "b": whole})
+    for result in (evil, whole, whole.corruption, paired, trained, crossed, many, few, *texts):
+        read = Words(result._repr_html_())
+        assert read.words == re.sub(r"(?m)^-+$", "", str(result)).split()
+        assert read.tags <= {"table", "tr", "th", "td", "div", "br"}
+        assert ("table" in read.tags) == (result not in texts)
+    assert "&lt;b&gt;&amp;lt;" in evil._repr_html_()
+    assert ("11 of 41 radii" in str(many), "radii" in str(few)) == (True, False)
+
+
 def test_a_sign_of_masking_is_exported(table) -> None:
     masked = replace(table, indicators=Indicators({"zero_gradient": 1.0}))
     assert masked.to_latex().startswith(f"% {masked.headline}\n\\begin")
@@ -68,7 +108,7 @@ def test_a_sign_of_masking_is_exported(table) -> None:
 
 
 def test_draws_and_corruptions_are_exported() -> None:
-    digits = fa.data.load("digits", "test", limit=30)
+    digits = fa.data.load("digits", "test", size=32, limit=20)
     model = fa.models.create("softmax", shape=digits.shape, seed=0)
     noisy = torch.nn.Sequential(torch.nn.Dropout(0.3).eval(), model)
     noisy.forward = lambda x: model(x + 0.3 * torch.randn_like(x))  # type: ignore[method-assign]

@@ -1,6 +1,9 @@
 """Figures: what is drawn, and files of the kind asked for, whole or absent, without pyplot's global state."""
 
+import json
 import sys
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -20,6 +23,23 @@ from fastadv.evaluation.figures.style import INK
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])
 LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
+POINTS = torch.tensor([[0.1, 0.2], [0.6, 0.9], [0.9, 0.1], [0.3, 0.7]])  # points of the plane
+KINDS = torch.tensor([0, 1, 1, 0])
+
+
+def plane(x):
+    """Class 1 right of 0.5."""
+    return torch.stack([0.5 - x[:, 0], x[:, 0] - 0.5], 1)
+
+
+def attack(x=X, box=(0.0, 1.0)):
+    """What an attack within 0.25 returned: it broke the first image, and the last was wrong before."""
+    x_adv, status = x.clone(), torch.tensor([1, 2, 2, 0])
+    x_adv[0, 0, :4] = (x[0, 0, :4] + 0.25).clamp(*box)
+    return fa.attacks.AttackResult(
+        x_adv, status < 2, status, torch.zeros(4), torch.zeros(4), 4, 4, torch.zeros(4).bool(),
+        threat=fa.Linf(0.25, box),
+    )  # fmt: skip
 
 
 def key(figure: Figure) -> list[str]:
@@ -45,7 +65,7 @@ def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
     figures.curves({"a": LINE}, tmp_path / "b.svg")
     x = torch.full((2, 1, 8, 8), 0.5)
     brighter = x + 0.05 * (torch.arange(8) < 4)[:, None]
-    figures.strips(attacked(x, brighter, Y[:2], Y[:2] + 1), tmp_path / "c.png", title="one")
+    figures.strips(attacked(x, brighter, Y[:2], Y[:2] + 1), path=tmp_path / "c.png", title="one")
     starts = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
     assert starts == {"a.pdf": b"%PDF", "b.svg": b"<?xm", "c.png": b"\x89PNG"}
     picture = imread(tmp_path / "c.png")[..., :3]
@@ -55,7 +75,7 @@ def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
 
 def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
     x_adv = (X + 0.008 * torch.tensor([1.0, -1.0, 0.5, 0.0]).view(4, 1, 1, 1)).clamp(0, 1)
-    figures.strips(attacked(X, x_adv, Y, torch.tensor([2, 1, 0, 1])), "a.png")
+    figures.strips(attacked(X, x_adv, Y, torch.tensor([2, 1, 0, 1])), path="a.png")
     (figure,) = drawn
     (sheet,) = figure.axes
     pixels = [np.asarray(image.get_array()) for image in sheet.images]
@@ -70,14 +90,104 @@ def test_strips_hold_each_image_in_its_place_with_its_caption(drawn):
     # the largest difference is 0.008: drawn 100 times as strong it does not saturate
     assert "difference × 100" in texts(figure)
     assert sheet.images[8].get_clim() == pytest.approx((-0.01, 0.01))
-    figures.strips(attacked(X, X, Y, Y), "a.png")
+    figures.strips(attacked(X, X, Y, Y), path="a.png")
     assert "difference × 1" in texts(drawn[1])
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 1.0), (-torch.inf, torch.inf)])
+def test_tensors_and_results_become_the_strips_that_one_would_write(box):
+    x = X if box[0] == 0 else 2 * X - 1
+    out = attack(x, box)
+    both = torch.cat([x, out.x_adv])
+    low, high = box if box[0] > -torch.inf else (float(both.min()), float(both.max()))
+    assert out.success.tolist() == [True, False, False, True], "a broken one, two that hold, a wrong one"
+    seen = torch.tensor([1, 1, 1, 1])
+    for x_adv, y_adv, captions, orange in (
+        (out.x_adv, (), [], []),
+        (out, (), ["broken", "held", "held", "was wrong"], [True, False, False, False]),
+        (out, seen, ["1"] * 4, [True, False, False, True]),
+    ):
+        figure = figures.strips(x, x_adv, y=KINDS, y_adv=y_adv, box=None if x_adv is out else box)
+        (sheet,) = figure.axes
+        pixels = [np.asarray(image.get_array()) for image in sheet.images]
+        for i in range(4):
+            clean, moved = ((part[i, 0] - low) / (high - low) for part in (x, out.x_adv))
+            assert pixels[i] == pytest.approx(clean.numpy(), abs=1e-6)
+            assert pixels[4 + i] == pytest.approx(moved.numpy(), abs=1e-6)
+            assert pixels[8 + i] == pytest.approx((moved - clean).numpy(), abs=1e-6)
+        assert [text.get_text() for text in sheet.texts] == ["0", "1", "1", "0", *captions]
+        assert [text.get_color() == figures.VERMILION for text in sheet.texts[4:]] == orange
+        assert ("L∞ 0.25" in texts(figure)) == (x_adv is out)
+    alone = figures.strips(out, limit=3)
+    assert len(alone.axes[0].images) == 3
+    assert "the first 3 of 4 images" in texts(alone)
+    assert figures.strips((X * 255).byte(), limit=1).axes[0].images[0].get_array().max() <= 1
+
+
+def test_figures_are_returned_and_shown_in_a_notebook_without_pyplot(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    figure = figures.curves({"a": LINE})
+    assert isinstance(figure, Figure)
+    assert imread(BytesIO(figure._repr_png_())).shape[1] > 400
+
+
+def report(epoch, loss, clean, robust, **others):
+    return fa.train.EpochReport(
+        epoch, loss, clean, {} if robust is None else {"PGD": robust}, 0.1, 1.0, **others
+    )
+
+
+def test_a_training_is_drawn_by_epoch_from_reports_or_their_folder(tmp_path):
+    held = {"validation_clean_accuracy": 0.5, "validation_robust_accuracy": {"PGD": 0.25}}
+    past = [report(1, 2.0, 0.5, 0.25, **held), report(2, 1.5, None, None, tested=False)]
+    past.append(report(3, 1.0, 0.75, 0.5, alarm="robust overfitting: it fell; stop"))
+    (tmp_path / "report.jsonl").write_text("".join(json.dumps(vars(one)) + "\n" for one in past))
+    for source in (past, tmp_path, str(tmp_path)):
+        loss, accuracy = figures.training(source).axes
+        assert np.asarray(loss.lines[0].get_data()).tolist() == [[1, 2, 3], [2, 1.5, 1]]
+        drawn = {
+            line.get_label(): (np.asarray(line.get_data()).tolist(), line.get_linestyle(), line.get_color())
+            for line in accuracy.lines[:4]
+        }
+        assert drawn == {
+            "clean": ([[1, 3], [0.5, 0.75]], "-", figures.BLUE),
+            "PGD": ([[1, 3], [0.25, 0.5]], "-", figures.VERMILION),
+            "clean, validation": ([[1], [0.5]], "--", figures.BLUE),
+            "PGD, validation": ([[1], [0.25]], "--", figures.VERMILION),
+        }
+        assert accuracy.get_title(loc="right") == "robust overfitting"
+        assert accuracy.lines[4].get_xdata()[0] == 3
+    averaged = [replace(past[0], ema_clean_accuracy=0.9, ema_robust_accuracy={"PGD": 0.8})]
+    _, accuracy = figures.training(averaged).axes
+    assert [float(line.get_ydata()[0]) for line in accuracy.lines] == [0.9, 0.8]
+    (only,) = figures.training([report(1, 2.0, None, None)]).axes
+    assert only.get_title(loc="left") == "loss"
+
+
+def test_a_boundary_runs_where_the_model_decides_and_points_lie_where_they_are():
+    moved = POINTS + torch.tensor([0.1, 0.0])
+    figure = figures.boundary(plane, POINTS, KINDS, moved)
+    (axes,) = figure.axes
+    fills = [one for one in axes.collections if one.get_alpha()]
+    for fill, right in zip(fills, (False, True), strict=True):  # of class 0 and 1
+        across = np.concatenate([path.vertices for path in fill.get_paths()])[:, 0]
+        assert (across.min() > 0.49) if right else (across.max() < 0.51), "x = 0.5 is the boundary"
+    spots = [np.asarray(one.get_offsets()) for one in axes.collections if len(one.get_offsets()) == 2]
+    for spot, (points, k) in zip(spots, [(POINTS, 0), (moved, 0), (POINTS, 1), (moved, 1)], strict=True):
+        assert spot == pytest.approx(points[k == KINDS].numpy(), abs=1e-6)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "class 0",
+        "class 1",
+        "adversarial",
+    ]
+    joins = np.stack([line.get_xydata() for line in axes.lines])
+    assert joins == pytest.approx(torch.stack([POINTS, moved], 1).numpy(), abs=1e-6)
 
 
 def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
     difference = torch.zeros(1, 3, 4, 4)
     difference[0, 0, 0, 0], difference[0, 2, 1, 1] = 0.1, -0.05
-    figures.strips([figures.Strip("d", difference, difference=True)], "a.png")
+    figures.strips([figures.Strip("d", difference, difference=True)], path="a.png")
     shown = np.asarray(drawn[0].axes[0].images[0].get_array())
     assert shown[0, 0] == pytest.approx([1.0, 0.5, 0.5])
     assert shown[1, 1] == pytest.approx([0.5, 0.5, 0.25])
@@ -191,7 +301,18 @@ def test_sources_stand_above_what_was_made_of_them(drawn, shift):
 def test_errors_are_named_and_leave_no_file(tmp_path):
     path, base, two = tmp_path / "a.png", base_set(3, 2), base_set(3, 2, channels=2)
     for wrong, says in (
-        (lambda: figures.strips([], path), "rows"),
+        (lambda: figures.strips([], path=path), "x"),
+        (lambda: figures.strips([X, X], path=path), "x"),
+        (lambda: figures.strips(X, "a.png"), "x_adv: .*got str; path="),
+        (lambda: figures.strips(X, X[:2], path), "x_adv"),
+        (lambda: figures.strips(X, 2 * X, path), "x_adv"),
+        (lambda: figures.strips(attack(), X, path), "x"),
+        (lambda: figures.strips(X, X, path, y=Y[:3]), "captions"),
+        (lambda: figures.training([], path), "reports"),
+        (lambda: figures.boundary(plane, X, Y, path=path), "x"),
+        (lambda: figures.boundary(plane, POINTS, KINDS, POINTS[:2], path), "x_adv"),
+        (lambda: figures.boundary(plane, POINTS, KINDS + 2, path=path), "y"),
+        (lambda: figures.curves(LINE, path), "lines"),
         (lambda: figures.Strip("a", X, list("abc")), "captions"),
         (lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])), "marked"),
         (lambda: figures.Strip("a", X.expand(4, 2, 8, 8)), "images"),
@@ -202,6 +323,6 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         (lambda: thumbnails(constructed(base), base, tmp_path / "a.gif"), "path"),
         (lambda: thumbnails(constructed(two), two, path), "images"),
     ):
-        with pytest.raises(InputError, match=f"{says}.*expected"):
+        with pytest.raises(InputError, match=f"^{says}" if ":" in says else f"{says}.*expected"):
             wrong()
     assert list(tmp_path.iterdir()) == []

@@ -98,7 +98,8 @@ def test_the_goal_of_the_first_attack_is_its_goal() -> None:
 
 @pytest.mark.slow
 def test_draws_and_targets_are_those_of_the_samples() -> None:
-    noise, targets = partial(fa.attacks.uniform_noise, threat=fa.Linf(0.5)), (SET.y + 1) % 4
+    noise = partial(fa.attacks.uniform_noise, threat=fa.Linf(0.5), levels=20, repetitions=3)
+    targets = (SET.y + 1) % 4
     row = measured({"noise": noise}, threat=None, batch_size=7)["grey box"]
     assert torch.equal(row.broken, labels(SYSTEM, noise(NET, X, SET.y).x_adv) != SET.y)
     own = partial(lambda model, x, y, threat: x, threat=BALL)  # passed over

@@ -18,6 +18,7 @@ from fastadv.attacks.masking.evidence import FEW_PARAMETERS
 from fastadv.data import ImageSet
 from fastadv.evaluation import Table, _masking, evaluate
 from fastadv.labels import label_flags
+from tests.attacks.contract.conftest import shorten
 from tests.attacks.nets import images, labels, mlp
 from tests.defenses import Detach, Quantize, RootAtZero
 from tests.evaluation.nets import timeless
@@ -193,7 +194,8 @@ def test_few_parameters_need_more_than_gradients(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_autoattack_is_flagged_too() -> None:
+def test_autoattack_is_flagged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, {"square": {"queries": 50}})
     model, data = digits()
     aa = partial(fa.attacks.autoattack, threat=fa.Moved(1, 10), version=["apgd-ce", "square"])
     table = fa.evaluate(model, data, {"aa": aa}, limit=5)
@@ -248,16 +250,19 @@ class Sick(nn.Module):
         return self.net(x).masked_fill(same[:, None], torch.nan)
 
 
+# how many samples have finite logits, the size of a batch, and how often each sample is classified
+DOUBTED = [(1, 7, 2), (5, 60, 1), (59, 7, 1), (60, 60, 2), (60, 7, 1)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("y", [Y, WRONG, torch.where(torch.arange(60) < 4, Y, WRONG)])
-@pytest.mark.parametrize("finite", [1, 5, 59, 60])
-def test_a_table_doubts_labels_where_a_result_does(finite: int, y: torch.Tensor) -> None:
+def test_a_table_doubts_labels_where_a_result_does(y: torch.Tensor) -> None:
     """Not where some logits are not finite, which explains as much."""
-    model = Sick(X[finite:])
-    said = [flag[8:].capitalize() for flag in PGD(model, X, y).flags if flag.startswith("labels: ")]
-    assert bool(said) == (finite == 60 and y is not Y)
-    for size in (7, 60):
-        table = evaluate(model, (X, y), {"pgd": PGD}, batch_size=size, draws=1 + size % 2)
+    for finite, size, draws in DOUBTED:
+        model = Sick(X[finite:])
+        said = [flag[8:].capitalize() for flag in PGD(model, X, y).flags if flag.startswith("labels: ")]
+        assert bool(said) == (finite == 60 and y is not Y)
+        table = evaluate(model, (X, y), {"pgd": PGD}, batch_size=size, draws=draws)
         assert table.remarks == said
         assert ("labels" in table.verdict) == bool(said)
         assert table.failed.sum() == 60 - finite
@@ -285,8 +290,10 @@ BOXES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", BOXES)
-def test_a_black_box_is_not_masked(box: str) -> None:
+def test_a_black_box_is_not_masked(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, {"square": {"queries": 1000}})
     ran = [[SQUARE], [partial(fa.attacks.hopskipjump, threat=fa.L2(0.3), queries=500)]]
     if box != "module":
         ran += [[SQUARE, PGD], [partial(fa.attacks.autoattack, threat=fa.Linf(0.08))]]

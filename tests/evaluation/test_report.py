@@ -7,6 +7,7 @@ import re
 import sys
 from base64 import b64decode
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,26 @@ def test_the_page_tells_what_was_measured(tmp_path):
     held = re.findall(r"sample (\d), held, clean margin (-[\d.]+)", page.text)
     assert held == [("3", "-0.8"), ("2", "-0.6")]
     assert json.loads(page.data["measured"]) == json.loads(json.dumps(table.to_dict()))
+
+
+def test_each_norm_has_a_gallery_of_its_own_nearest_examples(tmp_path):
+    """Of one pixel, at 0.1, 0.2, 0.3 and 0.4 from the boundary, both norms are the same number."""
+    l2 = partial(fa.attacks.pgd, threat=fa.L2(0.35), steps=5, step_size=0.1)
+    attacks = {"near": pgd(0.15), "l2": l2, "far": pgd(0.25)}
+    table = evaluate(Threshold(), DATA, attacks, keep_samples=True, batch_size=4)
+    near, wide, far = table.rows
+    linf, l2 = (table.by_norm[row.threat.metric] for row in (near, wide))
+    assert (linf.by.tolist(), l2.by.tolist()) == ([0, 2, -1, -1, -1, -1], [1, 1, 1, -1, -1, -1])
+    assert torch.equal(linf.distance[:2], torch.stack([near.distance[0], far.distance[1]]))
+    assert torch.equal(l2.distance[:3], wide.distance[:3])
+    for kept in (linf, l2):
+        moved = (kept.x_adv - kept.x).abs().flatten()
+        assert torch.allclose(moved.double()[kept.by >= 0], kept.distance[kept.by >= 0])
+        assert bool((Threshold()(kept.x_adv).argmax(1) != kept.y)[kept.by >= 0].all())
+    assert evaluate(Threshold(), DATA, {"near": pgd(0.15)}, keep_samples=True).by_norm == {}
+    page = written(tmp_path, table, model=Threshold())
+    assert re.findall("<h3>(.*?)</h3>", page.source) == ["L∞", "L2"]
+    assert len(page.elements("img")) == 3 * 2 + 3 * 3 + 1, "the last one held"
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ MAKES: dict[str, Make] = {
     "moved": lambda budget: fa.Moved(1, 100 * budget),
 }  # fmt: skip
 KINDS = {kind: cache(make) for kind, make in MAKES.items()}
+UNKNOWN = {"own": "a class in a function", "ball": "a class in a function", "one line": "", "enclosed": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def reaching(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_budgets_of_one_name_are_two_threats(kind: str, tmp_path: Path) -> None:
+def test_two_budgets_of_one_name_are_two_threats_in_tables_and_folders(kind: str, tmp_path: Path) -> None:
     make = KINDS[kind]
     attacks = {
         name: partial(reaching, threat=make(budget), budget=budget)
@@ -105,6 +106,16 @@ def test_two_budgets_of_one_name_are_two_threats(kind: str, tmp_path: Path) -> N
     one = evaluate(NET, DATA, {"large": attacks["large"], "again": attacks["again"]}, indicators=False)
     assert (len(groups(one.rows)), one["large"].apart) == (1, "")
     assert make(0.35).metric == make(0.35).take(torch.tensor([0])).metric != make(0.15).metric
+
+    def resumed(budget: float) -> Table:
+        known = {"one": partial(reaching, threat=make(budget), budget=0.2)}
+        return evaluate(NET, DATA, known, run_dir=tmp_path / "one", resume=True)
+
+    if kind in UNKNOWN:
+        return refuses(f"identity: expected a text.*{UNKNOWN[kind] or 'a lambda'}", resumed, 0.15)
+    first, again = resumed(0.15), resumed(0.15)
+    assert (first.verdict, first["one"].within) == (again.verdict, again["one"].within)
+    refuses(r"the run that wrote it, got one with another attacks.one.threat", resumed, 0.35)
 
 
 def test_no_name_makes_one_threat_of_two_or_two_of_one() -> None:
@@ -136,24 +147,6 @@ def test_a_map_that_another_process_judged_in_is_the_one_that_was_asked_for() ->
     parts = [SimpleNamespace(notes={"threat": [*kept, known]}) for known in ("another process's", metric)]
     assert _rows._threat(parts, asked, False).metric == asked.metric
     assert _rows._threat(parts, through(torch.add), False) is None
-
-
-UNKNOWN = {"own": "a class in a function", "ball": "a class in a function", "one line": "", "enclosed": ""}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_budget_never_resumes(kind: str, tmp_path: Path) -> None:
-    def resumed(budget: float) -> Table:
-        attacks = {"one": partial(reaching, threat=KINDS[kind](budget), budget=0.2)}
-        return evaluate(NET, DATA, attacks, run_dir=tmp_path, resume=True)
-
-    if kind in UNKNOWN:
-        refuses(f"identity: expected a text.*{UNKNOWN[kind] or 'a lambda'}", resumed, 0.15)
-        return
-    first, again = resumed(0.15), resumed(0.15)
-    assert (first.verdict, first["one"].within) == (again.verdict, again["one"].within)
-    refuses(r"the run that wrote it, got one with another attacks.one.threat", resumed, 0.35)
 
 
 @pytest.mark.parametrize("kind", ["scaled", "enclosed", "still", "own", "kept", "inherited", "moved"])

@@ -62,7 +62,7 @@ def test_no_worst_of_those_that_ran_stands_beside_an_unserved_threat() -> None:
 
 
 def test_a_refused_row_hides_no_nearest_example() -> None:
-    near = partial(fa.attacks.fmn, threat=fa.Linf(math.inf))
+    near = partial(fa.attacks.fmn, threat=fa.Linf(math.inf), steps=20)
     weak = partial(fa.attacks.pgd, threat=fa.Linf(0.15), steps=1, step_size=1e-6, random_start=False)
     table = run({"weak": weak, "near": near, "ddn": partial(fa.attacks.ddn, threat=fa.Linf(0.15))})
     assert [bool(row.refused) for row in table.rows] == [False, False, True]

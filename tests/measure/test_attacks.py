@@ -154,10 +154,15 @@ def test_an_own_attack_serves_a_curve() -> None:
 
 @pytest.mark.slow
 def test_a_seed_reaches_attacks_to_which_none_is_bound():
-    noise, threat = fa.attacks.uniform_noise, fa.Linf(0.3)
+    noise, threat = partial(fa.attacks.uniform_noise, levels=9, repetitions=2), fa.Linf(0.3)
     evaluate = partial(fa.evaluate, MODEL, DATA, threat=threat, indicators=False)
     by = {seed: evaluate([partial(noise, seed=seed)]).rows[0].distance for seed in (0, 2, 5)}
-    attacks = {"5": "uniform_noise", "05": noise, "2": partial(noise, seed=2), "0": partial(noise, seed=0)}
+    attacks = {
+        "5": "uniform_noise:levels=9,repetitions=2",
+        "05": noise,
+        "2": partial(noise, seed=2),
+        "0": partial(noise, seed=0),
+    }
     table = evaluate(attacks, seed=5)
     assert all(torch.equal(row.distance, by[int(row.name)]) for row in table.rows)
     assert not torch.equal(by[0], by[5])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv._torchvision import models as torchvision_models
 from fastadv.models import SmallCNN, adapt
 from tests.refusals import refuses
+from tests.vision import models as torchvision_models
 from tests.zoo.net import module
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

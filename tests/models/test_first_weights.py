@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastadv import models
-from fastadv._torchvision import models as torchvision_models
+from tests.vision import models as torchvision_models
 
 
 @pytest.mark.parametrize(

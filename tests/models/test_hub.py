@@ -28,7 +28,7 @@ def test_torchvision_without_weights_has_the_classes_asked_for_and_the_constants
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"pretrained": True}, {"weights": "IMAGENET1K_V1"}])
 def test_weights_of_torchvision_bring_classes_and_constants(monkeypatch, options):
-    from fastadv._torchvision import models
+    from tests.vision import models
 
     kind = models.get_model_weights("inception_v3")
     state, read = models.inception_v3(init_weights=False).state_dict(), []

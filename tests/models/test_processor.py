@@ -17,7 +17,7 @@ from fastadv.models.processor import Processing, Processor, processing_of
 from tests.refusals import refuses
 from tests.zoo.net import module
 
-importlib.import_module("fastadv._torchvision")
+importlib.import_module("tests.vision")
 v1, v2, presets = (importlib.import_module(f"torchvision.transforms{at}") for at in ("", ".v2", "._presets"))
 
 ENDS = [v1.ToTensor(), v1.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))]

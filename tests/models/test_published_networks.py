@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastadv import models
-from fastadv._torchvision import models as torchvision_models
+from tests.vision import models as torchvision_models
 
 SMALL = {
     "resnet18": {"width": 4},

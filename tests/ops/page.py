@@ -22,7 +22,9 @@ Every op is registered as `torch.ops.fastadv.NAME`, so that `torch.compile` know
 its first argument and ends in an underscore.
 """
 PUBLIC = "Functions of `fastadv.ops`, which check their arguments:"
-INTERNAL = "What the engine, the attacks and ABS are made of, imported from its module under `fastadv/ops/`:"
+INTERNAL = (
+    "Engine, attacks and ABS also use {names}: modules under `fastadv/ops/`, which say what they compute."
+)
 
 
 def line(card: OpCard) -> list[str]:
@@ -50,7 +52,7 @@ def text() -> str:
             card for card in cards if not card.signature.written and card.gradient is not None
         ),
     )
-    return "\n".join((title, PUBLIC, "", table(public), "", INTERNAL, "", table(internal), ""))
+    return "\n".join((title, PUBLIC, "", table(public), "", INTERNAL.format(names=listed(internal)), ""))
 
 
 if __name__ == "__main__":

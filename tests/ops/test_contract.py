@@ -16,8 +16,10 @@ from tests.processes import finish, serve
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 CPU = torch.device("cpu")
 SHARED = "weight", "prototypes", "bias", "bumps"  # arguments that all samples of a batch share
-# checks of opcheck; `test_compiles_whole` holds the one that is left, which takes longest
+# checks of opcheck; `test_compile_whole` holds the one that is left, which takes longest
 CHECKS = "test_schema", "test_autograd_registration", "test_faketensor"
+# ops whose samples pass in less than a thirtieth of a second
+BRIEF = "count_votes_", "keep_best_", "largest", "winograd_tiles", "winograd_image", "glass_shuffle"
 DEVICES = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 
 
@@ -34,9 +36,10 @@ def mutates(card: OpCard) -> bool:
     return "!" in card.schema
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize(
+    "name", [name if name in BRIEF else pytest.param(name, marks=pytest.mark.slow) for name in CARDS]
+)
 def test_kernel_equals_reference(name, device):
     """Kernels and, in dtypes that they do not serve, references: values, layouts, and what is written."""
     for dtype in DTYPES:
@@ -111,16 +114,21 @@ def test_opcheck(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
-def test_compiles_whole(name):
-    card = CARDS[name]
-    op = getattr(torch.ops.fastadv, name)
-    args = next(a for a in card.samples(CPU, torch.float32) if a[0].numel())
-    torch._dynamo.reset()  # or the lambda's count of recompilations runs over all ops
-    # sizes are symbols where the op computes those of its results
-    dynamic = card.fake.__module__ == card.reference.__module__
-    compiled = torch.compile(lambda *a: op(*a), fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    card.compare(compiled(*clone(args)), op(*clone(args)), args)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_whole(dynamic):
+    """All ops in one graph; sizes are symbols where an op computes those of its results."""
+    cards = [
+        card for card in CARDS.values()
+        if not mutates(card) and (card.fake.__module__ == card.reference.__module__) == dynamic
+    ]  # fmt: skip
+    samples = [next(a for a in card.samples(CPU, torch.float32) if a[0].numel()) for card in cards]
+
+    def ops(samples):
+        return [getattr(torch.ops.fastadv, card.name)(*a) for card, a in zip(cards, samples, strict=True)]
+
+    compiled = torch.compile(ops, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for card, a, actual in zip(cards, samples, compiled([*map(clone, samples)]), strict=True):
+        card.compare(actual, getattr(torch.ops.fastadv, card.name)(*clone(a)), a)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from balls import assert_inside
 from fastadv.ops.registration.library import CARDS
 
 COLS = 5_000
-ROWS = [*product((1, 2, 33, COLS), (torch.float32, torch.bfloat16))]
+ROWS = [
+    pytest.param(cols, dtype, marks=[pytest.mark.slow] if cols == COLS else [])
+    for cols, dtype in product((1, 2, 33, COLS), (torch.float32, torch.bfloat16))
+]
 INFINITE = float("inf")
 
 
@@ -58,17 +61,18 @@ def equals_reference(name, args):
     return actual
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", GRADIENTS)
-def test_steps_equal_the_reference(kind):
+@pytest.mark.parametrize(("cols", "dtype"), ROWS)
+def test_steps_equal_the_reference(cols, dtype):
+    """Rows of all gradients at once."""
+    count = len(GRADIENTS)
+    x_adv, grad, x = rows(cols, dtype)
+    grad = torch.cat([change(grad) for change in GRADIENTS.values()])
+    x_adv, x = x_adv.repeat(count, 1), x.repeat(count, 1)
+    limits = torch.tensor([0.0, 3.0], dtype=torch.float64).repeat(count)
     sizes = (1.0, 0.0), (0.0, 0.7), (1e-3, 0.7), (1.0, 0.7), (40.0, 0.7), (1.0, INFINITE), (1e6, INFINITE)
-    for cols, dtype in ROWS:
-        x_adv, grad, x = rows(cols, dtype)
-        grad = GRADIENTS[kind](grad)
-        for step_size, radius in sizes:
-            z = equals_reference("l1_step", (x_adv, grad, x, radius, step_size, 0.0, 1.0))
-            assert_inside(z, x, "l1", radius)
-        limits = torch.tensor([0.0, 3.0], dtype=torch.float64)
+    for step_size, radius in sizes:
+        z = equals_reference("l1_step", (x_adv, grad, x, radius, step_size, 0.0, 1.0))
+        assert_inside(z, x, "l1", radius)
         equals_reference("l1_step", (x_adv, grad, x, 0.0, step_size, 0.0, 1.0, limits))
 
 
@@ -87,17 +91,18 @@ SHIFTS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", SHIFTS)
-def test_projections_equal_the_reference(kind):
-    for cols, dtype in ROWS:
-        x_adv, _, x = rows(cols)
-        x_adv, x = (x + SHIFTS[kind](x_adv - x)).to(dtype), x.to(dtype)
-        length = float((x_adv.double() - x.double()).abs().sum(1).min())
-        for radius in (0.0, 1e-12, length / 1000, length / 2, length, 2 * length, INFINITE):
-            z = equals_reference("project_l1", (x_adv, x, radius, 0.0, 1.0))
-            assert_inside(z, x, "l1", radius)
-            assert torch.equal(ops.project_l1(z, x, radius), z)
+@pytest.mark.parametrize(("cols", "dtype"), ROWS)
+def test_projections_equal_the_reference(cols, dtype):
+    """Rows of all shifts at once, at shares of the length of each."""
+    x_adv, _, x = rows(cols)
+    x_adv = torch.cat([x + change(x_adv - x) for change in SHIFTS.values()]).to(dtype)
+    x = x.repeat(len(SHIFTS), 1).to(dtype)
+    lengths = (x_adv.double() - x.double()).abs().sum(1)
+    for radius in (0.0, 1e-12, INFINITE, *(share * lengths for share in (1 / 1000, 1 / 2, 1, 2))):
+        number, limits = (radius, None) if isinstance(radius, float) else (0.0, radius)
+        z = equals_reference("project_l1", (x_adv, x, number, 0.0, 1.0, limits))
+        assert_inside(z, x, "l1", radius)
+        assert torch.equal(ops.project_l1(z, x, radius), z)
 
 
 def test_what_is_no_number_is_not_hidden():

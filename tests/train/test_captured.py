@@ -38,7 +38,7 @@ def captured(monkeypatch):
 
 def trained(recipe, cuda_graph=None, **options):
     model, execution = net(), Execution(cuda_graph=cuda_graph, **options.pop("execution", {}))
-    options = {"epochs": 2, "batch_size": 8, "augment": "crop_flip", "optimization": ALL} | options
+    options = {"epochs": 2, "batch_size": 12, "augment": "crop_flip", "optimization": ALL} | options
     run = epochs(model, images(), recipe, execution=execution, **options)
     losses = [report.loss for report in run]
     return model, (losses, run.averaged() if options["optimization"].ema else None)
@@ -64,7 +64,7 @@ def test_a_run_is_the_same_from_graphs(case, captured):
     assert len(captured) == 2  # one for each epoch
 
 
-@pytest.mark.parametrize("stop", [3, 11])
+@pytest.mark.parametrize("stop", [3, 8])
 def test_a_run_goes_on_where_it_stopped(stop, captured, tmp_path):
     """After a capture, and amid replays of the next epoch, with another optimizer state each."""
     options = {"optimizer": "adam", "run_dir": tmp_path, "execution": {"checkpoint_every": 1}}
@@ -129,7 +129,7 @@ def test_what_is_not_captured_runs_as_it_is_and_is_told_once(why, captured, monk
         execution = Execution(cuda_graph=cuda_graph)
         models.append(model := make())
         with rng.generators_kept(rng.CPU, 0):
-            fit(model, images(), recipe, epochs=2, batch_size=8, identity="", execution=execution, **more)
+            fit(model, images(), recipe, epochs=2, batch_size=12, identity="", execution=execution, **more)
     assert_same(*models)
     reasons = [line for line in lines if "not captured" in line]
     assert len(reasons) == 1
@@ -168,4 +168,4 @@ def test_a_compiled_run_trains_the_same(captured, monkeypatch):
         model, _ = trained(cuda_graph=cuda_graph, **options)
         assert_same(model, expected)
         assert vars(model).keys() == vars(net()).keys()
-        assert full == [*6 * [True], False]
+        assert full == [*4 * [True], False]

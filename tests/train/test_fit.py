@@ -162,7 +162,7 @@ def test_a_recipe_may_be_named_and_has_the_threat_of_the_run():
     assert set(report.robust_accuracy) == {"fgsm"}
     noisy = {"gaussian", "consistency", "smoothadv"}  # which need sigma
     for name in RECIPES.keys() - {"standard"} - noisy:
-        assert train(recipe=name, threat=threat, epochs=1)[0].loss > 0
+        assert train(recipe=name, threat=threat, epochs=1, batch_size=25)[0].loss > 0
 
 
 @pytest.mark.parametrize("name", BAD)

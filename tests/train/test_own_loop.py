@@ -46,6 +46,7 @@ def test_the_examples_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.docs
 def test_the_page_runs():
     """Plain PyTorch as it stands; each other framework where it is installed, and else its syntax."""
     names = {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv import _torchvision  # noqa: F401  open_clip and transformers import torchvision
+import tests.vision  # noqa: F401  open_clip and transformers import torchvision
 from fastadv.errors import InputError
 from fastadv.models import zero_shot
 

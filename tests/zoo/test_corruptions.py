@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import fastadv._torchvision  # noqa: F401
+import tests.vision  # noqa: F401
 from fastadv import rng
 from fastadv.data.corruption.card import CORRUPTIONS, SEVERITIES, Draws
 from fastadv.data.corruption.sets import corrupt

@@ -11,11 +11,11 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from fastadv._torchvision import models as torchvision
 from fastadv.engine import Plain
 from fastadv.models import adapt
 from fastadv.models.processor import Processor, processing_of
 from tests.refusals import refuses
+from tests.vision import models as torchvision
 
 open_clip, timm, hf, photographs = (
     pytest.importorskip(name, reason="pip install 'fastadv[zoo]'")

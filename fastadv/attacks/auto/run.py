@@ -32,7 +32,7 @@ from fastadv.labels import LABELS
 from fastadv.outputs import SOFT_LOGITS
 from fastadv.progress import say
 from fastadv.runs import processes
-from fastadv.text import percent, several
+from fastadv.text import Cells, percent, several
 
 log = logging.getLogger("fastadv")
 
@@ -91,10 +91,10 @@ class AutoAttackResult(core.AttackResult):
     def lead(self) -> str:
         return (self.indicators.lead if self.indicators else "") or super().lead
 
-    def __str__(self) -> str:
+    def contents(self) -> list[str | Cells]:
         signs = self.indicators.flagged if self.indicators else ()
         others = [flag for flag in self.flags if flag.partition(":")[0] not in signs]
-        return "\n".join(["; ".join(self.sentences()), *others, *[self.verdict] * bool(signs)])
+        return ["; ".join(self.sentences()), *others, *[self.verdict] * bool(signs)]
 
     def sentences(self, name: str = "") -> list[str]:
         """Return the parts of one line: accuracies, what each component broke, a verdict of one line."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv.attacks.core.criterion import ANY_WRONG, Goal
 from fastadv.intervals import Interval, clopper_pearson, median
-from fastadv.text import ends, number, percent, several, threat_text
+from fastadv.text import Cells, Printable, ends, number, percent, several, threat_text
 from fastadv.threat import Threat
 
 NOT_FINITE = (
@@ -73,7 +73,7 @@ class Flags:
 
 
 @dataclass(eq=False, repr=False)
-class AttackResult:
+class AttackResult(Printable):
     """The outcome of an attack on a batch of B samples; `print(result)` tells what to report of it.
 
     A sample counts as robust if it is classified correctly and the attack did not break it. Clean logits that
@@ -187,8 +187,8 @@ class AttackResult:
             f"{self.forwards} forwards, {self.backwards} backwards{''.join(f'; {note}' for note in notes)})"
         )
 
-    def __str__(self) -> str:
-        return "\n".join(["; ".join(self.sentences()), *self.flags])
+    def contents(self) -> list[str | Cells]:
+        return ["; ".join(self.sentences()), *self.flags]
 
     def sentences(self, name: str = "") -> list[str]:
         """Return the parts of one line that reports the attack, the accuracies first."""

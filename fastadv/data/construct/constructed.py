@@ -40,7 +40,7 @@ class ConstructedSet(ImageSet):
         columns = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
         super().__init__(
             tensors["images"], columns["labels"], config["classes"], config["name"], note=config["note"],
-            box=(low, high), ndim=None,
+            box=(low, high), ndim=len(tensors["images"].shape),
         )  # fmt: skip
         self.ids, self.original_labels, self.card = columns["ids"], columns["original_labels"], card
         known = ("images", "labels", "ids", "original_labels")

@@ -1,7 +1,8 @@
-"""Figures: accuracy against radius, what transfers, rows of images, thumbnails of constructed sets.
+"""Figures: rows of images, accuracy against radius, trainings, decision boundaries, what transfers.
 
-They are written atomically, as png, pdf or svg. They use matplotlib's objects alone: no pyplot, no global
-state, no display. Colors are Okabe and Ito's, which people with color blindness can tell apart.
+Each is returned as a matplotlib figure, which a notebook shows, and with a path is written, atomically, as
+png, pdf or svg. They use matplotlib's objects alone: no pyplot, no global state, no display. Colors are Okabe
+and Ito's, which people with color blindness can tell apart.
 """
 
 from collections.abc import Mapping
@@ -14,39 +15,52 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
-from fastadv.evaluation.figures.images import Strip, strips, thumbnails
+from fastadv.evaluation.figures.boundary import boundary
+from fastadv.evaluation.figures.images import Strip, strips
 from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, LINES, VERMILION, check_path
+from fastadv.evaluation.figures.thumbnails import thumbnails
+from fastadv.evaluation.figures.training import training
 from fastadv.text import ends, percent
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from fastadv.evaluation.transferability import Transferability
 
-__all__ = ["BLUE", "VERMILION", "Strip", "check_path", "curves", "strips", "thumbnails", "transferability"]
+__all__ = [
+    "BLUE", "VERMILION", "Strip", "boundary", "check_path", "curves", "strips", "thumbnails", "training",
+    "transferability",
+]  # fmt: skip
 
+MARKED = 40  # points of a line, beyond which they are drawn without marks
 Line = tuple[ArrayLike, ArrayLike]
 
 
 def curves(
-    lines: Mapping[str, Line], path: str | PathLike[str], *, radius: str = "radius", title: str | None = None,
-    chance: float | None = None, between: tuple[str, str] | None = None,
-) -> None:  # fmt: skip
+    lines: Mapping[str, Line], path: str | PathLike[str] | None = None, *, radius: str = "radius",
+    title: str | None = None, chance: float | None = None, between: tuple[str, str] | None = None,
+) -> "Figure":  # fmt: skip
     """Draw accuracy against radius, one line for each name, named at its right.
 
     Args:
         lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns, accuracy from 0 to 1; at most
             six.
-        path: of the picture: .png, .pdf or .svg.
+        path: of a file to write: .png, .pdf or .svg.
         radius: the name of the axis ("L∞ radius").
         title: above the figure; None is none.
         chance: draws the accuracy of guessing; None does not.
         between: two names, of what an attack leaves and of what is certified: the accuracy against every
             attack lies between these lines, and the figure fills what they leave open.
 
+    Returns:
+        The matplotlib figure.
+
     Raises:
         InputError: there are no lines or too many, lengths differ, or `between` names others.
     """
-    if not 1 <= len(lines) <= len(LINES):
-        raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
+    if not isinstance(lines, Mapping) or not 1 <= len(lines) <= len(LINES):
+        got = len(lines) if isinstance(lines, Mapping) else type(lines).__name__
+        raise InputError(f"lines: expected 1 to {len(LINES)} curves by name, got {got}; draw several figures")
     known = {name: _checked(name, line) for name, line in lines.items()}
     if between is not None and (len(between) != 2 or not {*between} <= known.keys()):
         raise InputError(f"between: expected two names among {', '.join(known)}, got {between!r}")
@@ -57,8 +71,8 @@ def curves(
     axes.set_title("accuracy", fontsize=9, color=FAINT, loc="left")
     for (name, (across, up)), (color, dash) in zip(known.items(), LINES, strict=False):
         axes.plot(
-            across, up, dash, label=name, color=color, linewidth=2, clip_on=False, zorder=3, marker="o",
-            markersize=3.5,
+            across, up, dash, label=name, color=color, linewidth=2, clip_on=False, zorder=3, markersize=3.5,
+            marker="o" if len(across) <= MARKED else "",
         )  # fmt: skip
     if between is not None:
         everywhere = np.linspace(0, right, 1001)
@@ -67,7 +81,7 @@ def curves(
     if chance is not None:
         axes.axhline(chance, label="guessing", color=FAINT, linewidth=0.8, linestyle=":", zorder=1)
     style.name_lines(axes)
-    style.save(figure, path)
+    return style.finish(figure, path)
 
 
 def _checked(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -79,13 +93,18 @@ def _checked(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.flo
     return across, up
 
 
-def transferability(table: "Transferability", path: str | PathLike[str], *, title: str | None = None) -> None:
+def transferability(
+    table: "Transferability", path: str | PathLike[str] | None = None, *, title: str | None = None
+) -> "Figure":
     """Draw how often examples of each source, a row, fool each target, a column, with 95% intervals.
 
     Args:
         table: as `fastadv.transferability` returns it.
-        path: of the picture: .png, .pdf or .svg.
+        path: of a file to write: .png, .pdf or .svg.
         title: above the figure; None is none.
+
+    Returns:
+        The matplotlib figure.
 
     Raises:
         InputError: the path has another ending.
@@ -111,4 +130,4 @@ def transferability(table: "Transferability", path: str | PathLike[str], *, titl
         write = partial(axes.text, column + 0.5, ha="center", va="center", color="w" if share > 0.8 else INK)
         write(row + 0.4, percent(share), fontsize=10)
         write(row + 0.72, ends(low[row, column], high[row, column]), fontsize=7)
-    style.save(figure, path)
+    return style.finish(figure, path)

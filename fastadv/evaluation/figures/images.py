@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from fastadv._checks import check_count
-from fastadv.data import ConstructedSet, batches
-from fastadv.data.imageset import to_unit
+from fastadv._checks import check_count, kind_of
+from fastadv.attacks import AttackResult, Status
+from fastadv.data.imageset import UNIT, check_images, to_unit
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import style
 from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION
+from fastadv.text import number, several, threat_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIDE, GAP, LINE = 0.7, 0.08, 0.165  # inches: an image's longer side, between images, one line of a caption
+BASE = 0.145  # inches from an image to the baseline of its caption
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Strip:
             object.__setattr__(self, "images", mapped)
             object.__setattr__(self, "box", (0.0, 1.0))  # of what is drawn
 
+    def first(self, count: int) -> "Strip":
+        marked = None if self.marked is None else self.marked[:count]
+        return replace(self, images=self.images[:count], captions=self.captions[:count], marked=marked)
+
     @property
     def height(self) -> float:
         """Inches that the images and captions take."""
@@ -89,22 +95,56 @@ class Strip:
         return SIDE * width / max(height, width), SIDE * height / max(height, width)
 
 
+CAPTIONS = {Status.ALREADY_WRONG: "was wrong", Status.BROKEN: "broken", Status.HELD: "held"}
+Captions = Tensor | Sequence[object]
+
+
 def strips(
-    rows: Sequence[Strip], path: str | PathLike[str], *, title: str | None = None, subtitle: str = ""
-) -> None:
-    """Draw rows of images below each other. All differences share one amplification.
+    x: Tensor | AttackResult | Sequence[Strip], x_adv: Tensor | AttackResult | None = None,
+    path: str | PathLike[str] | None = None, *, y: Captions = (), y_adv: Captions = (),
+    box: tuple[float, float] | None = None, limit: int = 10, title: str | None = None, subtitle: str = "",
+) -> "Figure":  # fmt: skip
+    """Draw images above their adversarial examples and the differences; or rows of your own.
+
+    All differences share one amplification, which stands beside them.
 
     Args:
-        rows: the strips.
-        path: of the picture: .png, .pdf or .svg.
+        x: images [N, C, H, W], C being 1 or 3; or what an attack returned, whose x_adv are drawn alone; or a
+            list of `Strip`, drawn as they are.
+        x_adv: like x; or what an attack on x returned.
+        path: of a file to write: .png, .pdf or .svg.
+        y: N captions below x, such as labels or names of classes.
+        y_adv: N captions below x_adv, orange where they differ from `y`. Without any, those of a result say
+            what became of each image.
+        box: (low, high) of the images; None is that of a result's threat, or [0, 1].
+        limit: of tensors and results this many images are drawn, the first ones.
         title: above the rows; None is none.
         subtitle: below the title, in gray.
 
+    Returns:
+        The matplotlib figure.
+
     Raises:
-        InputError: there are no rows, or the path has another ending.
+        InputError: there are no images, or neither gray nor RGB ones; shapes or numbers of captions differ;
+            values lie outside of the box; or the path has another ending.
     """
+    if isinstance(x, Tensor | AttackResult):
+        check_count("limit", limit, 1)
+        rows = _compared(x, x_adv, y, y_adv, box)
+        count = len(rows[0].images)
+        first = f"the first {limit} of {several(count, 'image')}" if count > limit else ""
+        rows, subtitle = [row.first(limit) for row in rows], "; ".join(filter(None, (subtitle, first)))
+    elif x_adv is None and all(isinstance(row, Strip) for row in x):
+        rows = list(x)
+    else:
+        listed = isinstance(x, list | tuple) and len(x)
+        what = f"a list with {kind_of(x[0])}" if listed else kind_of(x)
+        raise InputError(
+            f"x: expected images [N, C, H, W], the result of an attack, or a list of Strip, got {what}; "
+            "write strips(x, x_adv, path=...) or strips(rows, path=...)"
+        )
     if not rows:
-        raise InputError("rows: expected at least one strip of images, got none")
+        raise InputError("x: expected at least one strip of images, got none")
     gain = amplification([row.images for row in rows if row.difference])
     below_title = 0.26 * bool(title)
     top = below_title + 0.24 * bool(subtitle)
@@ -129,12 +169,71 @@ def strips(
             if row.captions:
                 marked = row.marked is not None and bool(row.marked[column])
                 sheet.text(
-                    start + wide / 2, top + 1.05 * high, str(row.captions[column]), ha="center", va="top",
-                    fontsize=9, linespacing=1.15, color=row.mark if marked else INK,
+                    start + wide / 2, top + high + BASE, str(row.captions[column]), ha="center",
+                    va="baseline", fontsize=9, linespacing=1.15, color=row.mark if marked else INK,
                     fontweight="bold" if marked else "normal",
                 )  # fmt: skip
         top += row.height + GAP
-    style.save(figure, path)
+    return style.finish(figure, path)
+
+
+def _compared(
+    x: Tensor | AttackResult, x_adv: Tensor | AttackResult | None, y: Captions, y_adv: Captions,
+    box: tuple[float, float] | None,
+) -> list[Strip]:  # fmt: skip
+    """Return the strips of images, of their adversarial examples, and of the differences."""
+    if isinstance(x, AttackResult) and x_adv is not None:
+        raise InputError(
+            "x: expected the images that were attacked, got a result; write strips(x, out), or strips(out, "
+            "path=...)"
+        )
+    result = next((one for one in (x, x_adv) if isinstance(one, AttackResult)), None)
+    images = {"x": None if x is result else x, "x_adv": x_adv if result is None else result.x_adv}
+    box = box or (UNIT if result is None or result.threat is None else result.threat.box)
+    drawn = {name: _checked(one, name, box) for name, one in images.items() if one is not None}
+    if len({one.shape for one in drawn.values()}) > 1:
+        shapes = [list(one.shape) for one in drawn.values()]
+        raise InputError(f"x_adv: expected {shapes[0]}, like x, got {shapes[1]}")
+    if not all(map(math.isfinite, box)):  # one range for all rows
+        ends = torch.stack([torch.stack(one.aminmax()) for one in drawn.values()])
+        box = float(ends.min()), float(ends.max())
+    known, seen = (one.tolist() if isinstance(one, Tensor) else list(one) for one in (y, y_adv))
+    marked, name, remark = None, "adversarial", ""
+    if known and seen:
+        marked = torch.tensor([one != other for one, other in zip(known, seen, strict=False)], device="cpu")
+    if result is not None:
+        name, remark = result.attack or name, threat_text(result.threat) if result.threat else ""
+        if not seen:
+            seen, marked = _outcomes(result), (result.status == Status.BROKEN).cpu()
+    rows = []
+    if "x" in drawn:
+        rows.append(Strip("clean", drawn["x"], known, box=box))
+    if "x_adv" in drawn:
+        rows.append(Strip(name, drawn["x_adv"], seen, marked, remark=remark, apart=0.12, box=box))
+    if len(drawn) == 2:
+        rows.append(Strip("difference", drawn["x_adv"] - drawn["x"], difference=True, box=box))
+    return rows
+
+
+def _checked(x: Any, name: str, box: tuple[float, float]) -> Tensor:
+    """Return images in float32 on the CPU."""
+    if not isinstance(x, Tensor):
+        what = kind_of(x)
+        raise InputError(f"{name}: expected a tensor or the result of an attack, got {what}; path= is a file")
+    x = x.detach().cpu()
+    x = x.float() if x.is_floating_point() else x
+    check_images(x, name, box)
+    return to_unit(x)
+
+
+def _outcomes(result: AttackResult) -> list[str]:
+    """Say what became of each sample, with the distance where the attack had no budget."""
+    told = result.threat is not None and not result.threat.finite
+    pairs = zip(result.status.tolist(), result.distance.tolist(), strict=True)
+    return [
+        number(far) if told and status == Status.BROKEN else CAPTIONS.get(Status(status), "failed")
+        for status, far in pairs
+    ]
 
 
 def in_unit(x: Tensor, box: tuple[float, float]) -> Tensor:
@@ -177,47 +276,3 @@ def draw_image(
     frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=FRAME, clip_on=False)
     frame.set(linewidth=0.6, zorder=2.5)
     axes.add_patch(frame)
-
-
-COLUMNS, MOST = 10, 20  # classes side by side, and at most
-
-
-def thumbnails(
-    made: ConstructedSet, base: Dataset[Any], path: str | PathLike[str], *, per_class: int = 3
-) -> None:
-    """Draw samples of each class: the source image with its label, below it the constructed one.
-
-    A column is a class of the sources, of which at most 20 are drawn, evenly spaced. Labels that differ from
-    the source's are orange. Where the smallest class has fewer samples, that number is drawn of each.
-
-    Args:
-        made: the constructed set.
-        base: the data set it was made from.
-        path: of the picture: .png, .pdf or .svg.
-        per_class: samples of each class.
-
-    Raises:
-        InputError: images are neither gray nor RGB, or the path has another ending.
-    """
-    check_count("per_class", per_class, 1)
-    labels, new = made.original_labels.cpu(), made.labels.cpu()
-    counts = labels.bincount()
-    classes = counts.nonzero()[:, 0]
-    shown = classes[torch.linspace(0, len(classes) - 1, min(MOST, len(classes)), device="cpu").long()]
-    per_class = min(per_class, int(counts[classes].min()))
-    chosen = torch.stack([(labels == k).nonzero()[:per_class, 0] for k in shown], dim=1)
-    rows: list[Strip] = []
-    for places in (turn for columns in torch.split(chosen, COLUMNS, dim=1) for turn in columns):
-        order = made.ids.cpu()[places]
-        x, _, _ = next(batches(base, len(places), order=order, workers=0, box=made.box))
-        names = [[made.classes[k] for k in kinds[places].tolist()] for kinds in (labels, new)]
-        changed, images = (new != labels)[places], to_unit(made.take(places)).cpu()
-        rows.append(Strip("source", x.cpu(), names[0], apart=0.12, box=made.box))
-        rows.append(Strip("constructed", images, names[1], changed, box=made.box))
-    drawn = f", {len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
-    strips(
-        rows,
-        path,
-        title=f"Constructed set: {made.name.replace('_', ' ')}",
-        subtitle=f"each image with its label, orange where that is not the label of the source{drawn}",
-    )

@@ -45,9 +45,9 @@ def check_path(path: str | PathLike[str]) -> str:
 def new_figure(width: float, height: float, title: str | None = None) -> "Figure":
     """Return a white figure of that size in inches, with its title in the upper left corner."""
     need("matplotlib")
-    from matplotlib.figure import Figure
+    from fastadv.evaluation.figures.picture import Picture
 
-    figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=200, facecolor="white")
     if title:
         figure.text(0, 1, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
     return figure
@@ -91,6 +91,13 @@ def key(figure: "Figure", left: float, down: float, entries: Sequence[tuple[str,
     )  # fmt: skip
 
 
+def finish(figure: "Figure", path: str | PathLike[str] | None) -> "Figure":
+    """Return the figure, written to a file if one is asked for."""
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
 def save(figure: "Figure", path: str | PathLike[str], more: Mapping[str, str] | None = None) -> None:
     """Write the figure, cropped; a PNG keeps as text what `more` and `runs.about` say of it."""
     kind = check_path(path)
@@ -103,6 +110,6 @@ def name_lines(axes: "Axes") -> None:
     """Name the lines at the right of their axes, in their colors, the one that ends highest first."""
     lines = sorted(axes.get_lines(), key=lambda line: -np.asarray(line.get_ydata())[-1])
     axes.legend(
-        handles=lines, loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor="linecolor", fontsize=9,
-        frameon=False, borderpad=0,
+        handles=lines, loc="center left", bbox_to_anchor=(1.03, 0.5), labelcolor="linecolor", fontsize=9,
+        frameon=False, borderpad=0, handlelength=2.8,
     )  # fmt: skip

@@ -87,10 +87,9 @@ def report(
             + (" with NaN" if bounds.isnan().any() else "")
         )
     if table.criterion.outputs == "any":  # the page shows samples by their classes
-        table = replace(table, samples=None)
+        table = replace(table, samples=None, by_norm={})
     frozen = None if model is None else prepare(model, outputs=table.criterion.outputs)
-    seen, margins = _predicted(table.samples, frozen, class_names)
-    content = _content(table, seen, margins, class_names, curves or {}, bounds)
+    content = _content(table, frozen, class_names, curves or {}, bounds)
     texts = _provenance(table, frozen, provenance or {})
     again = (provenance or {}).get("command")
     text = _filled(title=title, again=again, table=table, provenance=texts, **content)
@@ -98,27 +97,27 @@ def report(
         part.write_text(text, encoding="utf-8")
 
 
-def _predicted(
-    samples: Samples | None, frozen: Prepared | None, names: Sequence[str] | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the class of each x_adv and the margin of each x, by the model as given; None without."""
-    if frozen is None or samples is None:
-        return None, None
+def _logits(frozen: Prepared, x: Tensor) -> Tensor:
+    """Return what the model as given says of x, in batches."""
+    return torch.cat([frozen.verdict(part.to(frozen.device)).cpu() for part in torch.split(x, BATCH)])
 
-    def logits(x: Tensor) -> Tensor:
-        return torch.cat([frozen.verdict(part.to(frozen.device)).cpu() for part in torch.split(x, BATCH)])
 
-    seen, clean = logits(samples.x_adv).argmax(1), logits(samples.x)
+def _margins(kept: Samples | None, frozen: Prepared | None, names: Sequence[str] | None) -> Tensor | None:
+    """Return the margin of each x; None without a model."""
+    if frozen is None or kept is None:
+        return None
+    clean = _logits(frozen, kept.x)
     if names is not None and len(names) != (number := clean.shape[1]):
         raise InputError(f"class_names: expected {number}, got {len(names)}; name every class")
-    return seen, Criterion().margin(clean, samples.y, None)
+    return Criterion().margin(clean, kept.y, None)
 
 
 def _content(
-    table: Table, seen: Tensor | None, margins: Tensor | None, names: Sequence[str] | None,
-    curves: Mapping[str, Curve], bounds: Tensor | None,
+    table: Table, frozen: Prepared | None, names: Sequence[str] | None, curves: Mapping[str, Curve],
+    bounds: Tensor | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Gather what the page shows. seen, margins: the class of each x_adv, and the margin of each x."""
+    """Gather what the page shows."""
+    margins = _margins(table.samples, frozen, names)
     grouped = groups(table.rows)
     main = grouped[0].threat if grouped else None
     norms: dict[object, Group] = {}
@@ -129,6 +128,16 @@ def _content(
     bounds = bounds if alone else None
     unit = table.samples is None or bool(((table.samples.x >= 0) & (table.samples.x <= 1)).all())
     box = main.box if main is not None else UNIT if unit else (-math.inf, math.inf)
+
+    def shots(kept: Samples | None, box: tuple[float, float] = box) -> dict[str, Any] | str:
+        seen = None if frozen is None or kept is None else _logits(frozen, kept.x_adv).argmax(1)
+        return pictures.gallery(kept, seen, names, box)
+
+    galleries = {
+        group.symbol: shots(kept, group.threat.box)
+        for group in norms.values()
+        if group.threat is not None and (kept := table.by_norm.get(group.threat.metric)) is not None
+    }
     drawn = [chart.chart(table, group, curves, bounds) for group in norms.values()]
     several = "the attacks are of several norms, whose distances cannot be compared"
     return {
@@ -142,7 +151,7 @@ def _content(
         "corrupted": table.corruption,
         "charts": [drawing for drawing in drawn if drawing is not None],
         "heat": grid.heat(table, names, main),
-        "gallery": pictures.gallery(table, seen, names, box) if alone else several,
+        "galleries": galleries or {"": shots(table.samples) if alone else several},
         "hard": pictures.hardest(table, margins, names, box, farthest=alone),
         "costs": grid.costs(table),
         "bibtex": bibtex(table.rows),

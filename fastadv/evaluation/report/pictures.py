@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastadv.evaluation.figures.images import amplification, in_unit
 from fastadv.evaluation.report.grid import class_name
+from fastadv.evaluation.row import Samples
 from fastadv.evaluation.table import Table
 from fastadv.text import number
 
@@ -19,16 +20,18 @@ LARGEST = 112  # pixels of a longer side, beyond which images are made smaller
 LESS, MORE = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermilion, as in figures
 
 
+LACKS = "the table keeps no samples; evaluate with keep_samples=True"
+
+
 def gallery(
-    table: Table, predictions: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float]
+    kept: Samples | None, predictions: Tensor | None, classes: Sequence[str] | None, box: tuple[float, float]
 ) -> dict[str, Any] | str:
     """Return samples nearest to the median distance of those broken, or why there are none.
 
     predictions: int64 [n], of x_adv. Differences are magnified by `gain`; images are addresses.
     """
-    kept = table.samples
     if kept is None:
-        return "the table keeps no samples; evaluate with keep_samples=True"
+        return LACKS
     broken = (kept.by >= 0).nonzero()[:, 0]
     if not len(broken):
         return "no attack broke a sample"
@@ -61,7 +64,7 @@ def hardest(
     """Return the samples that held by the largest margin, then those broken `farthest`; or why none."""
     kept = table.samples
     if kept is None:
-        return "the table keeps no samples; evaluate with keep_samples=True"
+        return LACKS
     held = (table.correct & (kept.by < 0)).nonzero()[:, 0]
     if margins is not None:
         held = held[margins[held].argsort(stable=True)]

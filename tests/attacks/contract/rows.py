@@ -32,7 +32,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "binarized": (False, True),
     "frozen": (False, True),
     "seldom": (False, True),  # whether samples leave after 1, 2, 4, 8 ... evaluations alone, as on a GPU
-    "loss": (False, True),
+    "loss": (False, True),  # another one or, of attacks that take none, the published variant
     "nan": (False, True),  # logits and gradients, where the first pixel is bright
 }
 # the place of each option's value
@@ -144,6 +144,8 @@ class Row(SimpleNamespace):
             given["targets"] = (self.y + 1) % self.classes
         if self.loss and case.takes("loss"):
             given["loss"] = ("margin", "dlr", "cw")[len(case.name) % 3]
+        elif self.loss and case.takes("variant"):
+            given["variant"] = "published"
         if self.radii and case.takes("step_size") and not case.entry.minimal:
             size = torch.as_tensor(threat.radius) / 4  # of no length where the radius is 0
             given["step_size"] = size.ceil() if threat.norm == "l0" else size

@@ -28,8 +28,17 @@ class Kind:
     targets: Tensor | None = None
     reached: Judge | None = None
 
-    def labels(self, index: Tensor) -> Tensor | None:
-        return None if self.y is None else self.y[index]
+    def labels(self, rows: Any) -> Tensor | None:
+        return None if self.y is None else self.y[rows]
+
+    def says(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs: Tensor = self.model(x)
+        return outputs
+
+    def broken(self, x_adv: Tensor, rows: Any = slice(None)) -> Tensor:
+        """Which points of these samples are a success; without labels, against the outputs at x."""
+        return self.met(self.says(x_adv), (self.says(self.x) if self.y is None else self.y)[rows])
 
 
 def _wrong_signs(outputs: Tensor, y: Tensor) -> Tensor:
@@ -84,7 +93,7 @@ def kinds() -> dict[str, Kind]:
         ),
         "number": Kind(mlp(1), x, None, Beyond(0.3), lambda z, y: (z - y).abs()[:, 0] > 0.3),
         "embeddings": Kind(
-            numbers, x, None, Beyond(0.1, by="cosine"), lambda z, _: _cosine(z, at_x[: len(z)]) < 0.9
+            numbers, x, None, Beyond(0.1, by="cosine"), lambda z, y: _cosine(z, y) < 0.9
         ),
         "unless": Kind(
             tags, x, known, Unless(3), lambda z, y: (z.argmax(1) != y) & (z.argmax(1) != 3)

@@ -5,41 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS, Beyond, Unless
 from fastadv.attacks.core import Search, run
-from fastadv.attacks.core.common import passes
 from fastadv.threat import THREATS
 
-from ..contract.cases import Brief, wide
+from ..contract.cases import Brief
 from ..core.test_leading import near
 from ..nets import Case, images
 from .kinds import kinds
 
 INF = float("inf")
 ALL = [Brief(name, card) for name, card in ATTACKS.items() if not card.requires]
-
-
-def mean(x: Tensor, side: int) -> Tensor:
-    return side * x.flatten(1).mean(1, keepdim=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in ALL if case.entry.serves_all], ids=lambda case: case.name)
-def test_one_number_is_led_up_and_down(case: Case) -> None:
-    """Of pixels near 1, whose mean can fall alone."""
-    if case.name == "fgsm" or case.entry.knowledge == "none":
-        return  # one step keeps the side of the first error
-    norm, x = case.entry.norms[0], 1 - images(4) / 50
-    far = {"linf": 0.3, "l2": 1.2, "l1": 4.8, "l0": 8}[norm]
-    run = partial(case, threat=THREATS[norm](INF if case.entry.minimal else far), criterion=Beyond(0.1))
-    more = {"queries": 4040} if case.takes("queries") else {}
-    for side, shift in ((1, None), (1, 0.03), (-1, 0.0)):
-        model = partial(mean, side=side)
-        y = None if shift is None else model(x) + shift
-        assert run(model, x, y, **more).success.all(), (side, y)
 
 
 @pytest.mark.parametrize("side", [-0.5, 0.5])
@@ -52,34 +31,6 @@ def test_the_one_step_of_fgsm_is_that_of_bim(side: float) -> None:
     bim = fa.attacks.bim(net, x, net(x).detach() + side * step, threat, steps=1, step_size=0.05, **run)
     assert fgsm.success.all()
     assert torch.equal(fgsm.x_adv, bim.x_adv)
-
-
-# attacks whose steps have several gradients each, that run others, or whose number the data decides
-OWN_COUNT = ("autoattack", "deepfool", "superdeepfool", "fab", "minimum_radius")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
-def test_budgets_hold_under_every_criterion(case: Case) -> None:
-    norm, rows = case.entry.norms[0], [0, 0]
-    threat = wide(case, norm, scale=0.01) if norm != "l0" or case.entry.minimal else THREATS["l0"](1)
-    planned = passes({**{key: one.default for key, one in case.entry.parameters.items()}, **case.quick})
-
-    def model(x: Tensor) -> Tensor:
-        out: Tensor = kind.model(x)
-        rows[0], rows[1] = rows[0] + len(x), rows[1] + len(x) * out.requires_grad
-        return out
-
-    for kind in kinds().values():
-        if case.entry.needs == "classes" and kind.criterion.outputs == "any":
-            continue
-        rows[:] = 0, 0
-        case(model, kind.x, kind.y, threat, criterion=kind.criterion)
-        forwards, backwards = (count / len(kind.x) for count in rows)
-        if "queries" in case.quick:
-            assert forwards <= case.quick["queries"] * case.quick.get("restarts", 1) + 3, kind.criterion
-        elif case.entry.knowledge == "gradient" and case.name not in OWN_COUNT:
-            assert backwards <= planned + 1, kind.criterion
 
 
 NEAREST = [case for case in ALL if case.entry.minimal and case.entry.knowledge == "gradient"]

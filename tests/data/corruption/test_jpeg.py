@@ -12,7 +12,7 @@ from fastadv.data.corruption.card import Draws
 from fastadv.data.corruption.jpeg import jpeg_compression
 
 QUALITIES = sorted({quality for row in CORRUPTIONS["jpeg_compression"].constants.values() for quality in row})
-SIZES = [(32, 32), (33, 47), (41, 50), (224, 224)]
+SIZES = [(33, 47), (41, 50), (224, 224)]
 
 
 def compressed(levels, quality):

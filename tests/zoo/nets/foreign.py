@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import fastadv as fa
-from fastadv._torchvision import models as torchvision
+from tests.vision import models as torchvision
 
 from ..net import Net
 
