@@ -176,7 +176,7 @@ def check_known(function: str, arguments: Mapping[str, Any], known: Iterable[str
 
 def knowing(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function say which argument was meant where it is called with one that it does not have."""
-    return eager(_answering(function, function))
+    return _answering(function, function)
 
 
 def knowing_fields(kind: Any) -> None:
@@ -185,10 +185,12 @@ def knowing_fields(kind: Any) -> None:
 
 
 def _answering(call: Callable[P, R], of: Callable[..., Any]) -> Callable[P, R]:
-    known = [*taken(of)]
+    known, of_class = [*taken(of)], isinstance(of, type)
 
     @wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not of_class and torch.compiler.is_compiling():
+            return outside_compile(call, *args, **kwargs)
         try:  # nothing is looked at before a call has failed
             return call(*args, **kwargs)
         except TypeError:

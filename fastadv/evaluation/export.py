@@ -81,8 +81,7 @@ class Exported(Printable):
 
         Returns:
             A tabular: names as papers write them, figures to the right; above it, in comments, the headline,
-            which attacks did not run, and what an audit says. Where corruptions were measured, their table
-            follows.
+            which attacks did not run, and what an audit says. Below it, that of corruptions, if there is one.
 
         Raises:
             InputError: the table has no such column.
