@@ -28,7 +28,7 @@ def save_images(
     """Save images as PNGs of 8 bits, in a folder for each class, and a table of their names and labels.
 
     `fa.data.load("imagefolder", "all", data_dir=folder)` reads them with these labels and values, class by
-    class, gray ones with three equal channels. With `x` and `threat` they are rounded inside the ball.
+    class; gray ones with `channels=1`. With `x` and `threat` they are rounded inside the ball.
     Rounding may undo a success, above all of a nearest point: count on what is returned.
 
     Args:
