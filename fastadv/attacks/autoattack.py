@@ -102,7 +102,7 @@ def autoattack(
     check_version(version)
     strong = version == "strong"
     run = Run(Trial(handed(model)), seed, on_progress, check_flag("progress", progress))
-    if version != "rand":
+    if version != "rand" and (indicators or version != "screen"):  # which a screen has no passes for
         run.look()
     listed = components("standard" if strong else version, run)
     listed += stages(run) if strong else []

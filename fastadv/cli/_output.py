@@ -84,8 +84,8 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
     print_table(f"{table.headline} {title}".lstrip(), table.cells(), notes)
     for name, cells in table.details().items():
         print_table(name, cells)
-    if table.indicators is not None:
-        say(table.verdict)
+    if verdict := table.verdict:
+        say(verdict)
 
 
 def _parse_limits(text: str) -> dict[str, float]:

@@ -67,6 +67,11 @@ def auditors(
     if not alike:
         asked = "the radius that is bound to the auditor" if own else "a radius"
         raise InputError(f"audit: expected attacks within {asked}, got none; pass threat=fa.Linf(8 / 255)")
+    card = REGISTRY.get("" if is_own(attack) else name_of(attack))
+    if card is not None and card.needs == "classes" and job.criterion.outputs == "any":
+        raise InputError(
+            f"audit: expected an attack that serves {job.criterion!r}, got {card.name}, which needs classes"
+        )
     made = [(_towards(attack, job.attacks[names[0]], seed, criterion), names) for names in alike.values()]
     return tuple(Auditor(one, tuple(names), describe(one, identity=code)) for one, names in made)
 
@@ -133,7 +138,7 @@ class Auditing:
     def _attacked(self, auditor: Auditor, screen: Sequence[Row], order: Tensor, seconds: float) -> list[Part]:
         """Return what the auditor does to the samples, batch by batch; what is in the folder is read."""
         started, seal = time.perf_counter(), self.parts.seal_of(["audit", auditor.about])
-        parts = processes.from_first(lambda: self._kept(seal))
+        parts = processes.from_first(lambda: self._kept(seal, order))
         left = order[~torch.isin(order, torch.cat([order[:0], *_columns(parts)[0]]))]
         name = f"audit {screen[0].within}"
         self.events.went_on(name, self.audit.samples - len(left))
@@ -165,17 +170,19 @@ class Auditing:
         self.parts.keep(f"audit-{seal[:12]}-{int(ids[0]):08d}.safetensors", seal, part.tensors, part.notes)
         return part
 
-    def _kept(self, seal: str) -> list[Part]:
-        """Return the parts of an auditor that are in the folder."""
+    def _kept(self, seal: str, order: Tensor) -> list[Part]:
+        """Return the parts of an auditor that are in the folder, of these samples."""
         folder = self.parts.path
         files = [] if folder is None else sorted(folder.glob(f"audit-{seal[:12]}-*.safetensors"))
         kept = [self.parts.part(file.name, seal) for file in files]
-        return [part for part in (Part(*one) for one in kept if one is not None) if self._is_of_data(part)]
+        parts = [part for part in (Part(*one) for one in kept if one is not None) if self._is_of(order, part)]
+        self.parts.seconds += sum(float(part["seconds"]) for part in parts)
+        return parts
 
-    def _is_of_data(self, part: Part) -> bool:
-        """Return whether the samples of a part are still what the data set has there."""
+    def _is_of(self, order: Tensor, part: Part) -> bool:
+        """Return whether a part is of some of these samples, as the data set still has them."""
         ids = part["ids"]
-        if int(ids.max()) >= self.job.sizes[0]:
+        if int(ids.max()) >= self.job.sizes[0] or not bool(torch.isin(ids, order).any()):
             return False
         x, y, _ = next(self.job.read(ids, len(ids), workers=0))
         return data_hash(x, y) == part.notes.get("data")
@@ -198,8 +205,9 @@ def _columns(parts: Sequence[Part]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _pace(parts: Sequence[Part], auditor: Auditor, screen: Sequence[Row]) -> float:
-    """Return the seconds of a sample that holds, as the last batches took it, or passes of the screen."""
-    if parts:
-        return max(float(part["seconds"]) / max(1, int((~part["broken"]).sum())) for part in parts[-2:])
-    passes = sum(row.forwards + row.backwards for row in screen)
-    return planned(auditor.attack, to_the_end=True) * sum(row.seconds for row in screen) / max(1, passes)
+    """Return the seconds of a sample that holds, by the last batches or by the screen; 0 if nobody knows."""
+    paces = [float(part["seconds"]) / held for part in parts if (held := int((~part["broken"]).sum()))]
+    if paces:
+        return max(paces[-2:])
+    passes, seconds = sum(row.forwards + row.backwards for row in screen), sum(row.seconds for row in screen)
+    return planned(auditor.attack, to_the_end=True) * seconds / passes if passes else 0.0

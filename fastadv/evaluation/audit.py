@@ -171,7 +171,7 @@ class Audited:
         left = f"{several(self.held, 'sample')} that the attacks left"
         drawn = f"{self.broken:,} of {self.drawn:,} drawn from {left}"
         stopped = f" (its limit of seconds ended it before {self.asked:,})" * (self.drawn < self.asked)
-        sure = "" if self.drawn == self.held else f", {percent(self.confidence, 0)} sure"
+        sure = "" if self.drawn == self.held else f", {100 * self.confidence:.10g}% sure"
         return (
             f"audit, {self.within}: {self.attack} broke {drawn}{stopped}; of these "
             f"{several(self.n, 'sample')} {self.ends} are right under all attacks and it{sure}"
@@ -192,7 +192,6 @@ class Audited:
         norm = self.threat and self.threat.norm
         radius = self.threat and finite(float(self.threat.radius))
         line = {"attack": self.title, "norm": norm, "radius": radius, "accuracy": finite(self.estimate)}
-        figures = {
-            name: getattr(self, name) for name in ("held", "drawn", "forwards", "backwards", "seconds")
-        }
+        told = ("held", "drawn", "confidence", "forwards", "backwards", "seconds")
+        figures = {name: getattr(self, name) for name in told}
         return {**line, THESE: [self.low, self.high], "broken of drawn": self.broken, **figures}

@@ -80,8 +80,8 @@ class Exported(Printable):
                 seconds.
 
         Returns:
-            A tabular: names as papers write them, figures to the right; above it, in comments, the headline
-            and which attacks did not run. Where corruptions were measured, theirs follows.
+            A tabular: names as papers write them, figures to the right; above it, in comments, the headline,
+            which attacks did not run, and what an audit says. Where corruptions were measured, theirs follows.
 
         Raises:
             InputError: the table has no such column.

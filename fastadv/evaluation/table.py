@@ -129,8 +129,9 @@ class Table(Exported):
 
     @property
     def asides(self) -> list[str]:
-        """Which attacks did not run."""
-        return [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
+        """What was audited, and which attacks did not run."""
+        refused = [f"{row.published}: not run: {row.refused}" for row in self.rows if row.refused]
+        return [*map(str, self.audits), *refused]
 
     @property
     def verdict(self) -> str:

@@ -135,6 +135,7 @@ def _measured(job: Job, recipe: object) -> tuple[Job, Measures]:
     test_attacks, threat = job.test_attacks, job.threat
     if isinstance(test_attacks, str) and test_attacks == "screen":
         threat = getattr(recipe, "threat", None) if threat is None else threat
+        threat = getattr(threat, "threats", threat)  # those of a recipe of several
         if threat is None:
             raise InputError("threat: expected one for screen, got None; pass threat=fa.Linf(8 / 255)")
         test_attacks = {"screen": partial(autoattack, version="screen", indicators=False)}

@@ -77,7 +77,7 @@ FAB_T = ("fab-t", {"steps": 100, "targeted": True})
 SQUARE = ("square", {"queries": 5000, "rescale": False})
 
 
-def aimed(classes: int, steps: int = 100, **more: bool) -> tuple[str, dict[str, Any]]:
+def aimed(classes: int, steps: int = 100, **more: Any) -> tuple[str, dict[str, Any]]:
     return ("apgd-t", {"loss": "dlr-targeted", "steps": steps, "classes": classes, **more})
 
 
@@ -85,7 +85,21 @@ def several(name: str, given: dict[str, Any], count: int = 5) -> tuple[str, dict
     return name, {**given, "restarts": count}
 
 
+def sharp(name: str, steps: int, *larger: float) -> tuple[str, dict[str, Any]]:
+    return name, {"loss": "ce_sharp", "steps": steps, "larger": [*larger]}
+
+
+MARGIN = ("apgd-margin", {"loss": "margin", "steps": 28, "larger": [2.0]})
 VERSIONS: list[tuple[Any, str, int, list[tuple[str, dict[str, Any]]]]] = [
+    ("screen", "linf", 12, [
+        sharp("apgd-ce-sharp", 17, 1.5), aimed(3, 16, loss="margin-targeted", larger=[2.0]),
+        sharp("second apgd-ce-sharp", 26, 2.0),
+    ]),
+    ("screen", "l1", 3, [
+        sharp("apgd-ce-sharp", 17, 3.0, 2.0), aimed(2, 22, loss="margin-targeted", larger=[3.0, 2.0]),
+        sharp("second apgd-ce-sharp", 26, 3.0, 2.0),
+    ]),
+    ("screen", "l2", 12, [sharp("apgd-ce-sharp", 17, 2.0), ("pdpgd", {"steps": 47}), MARGIN]),
     ("standard", "linf", 12, [CE, aimed(9), FAB_T, SQUARE]),
     ("standard", "linf", 2, [CE, aimed(1), FAB_T, SQUARE]),
     ("standard", "l1", 12, [several(*CE), aimed(5), FAB_T, SQUARE]),
@@ -93,7 +107,7 @@ VERSIONS: list[tuple[Any, str, int, list[tuple[str, dict[str, Any]]]]] = [
     ("rand", "linf", 12, [SHARP, DLR]),
     ("robustvlm", "linf", 12, [several(*CE), aimed(9)]),
     ("robustvlm", "l2", 2, [several(*CE)]),
-]
+]  # fmt: skip
 
 
 def test_the_components_of_the_versions() -> None:
@@ -106,11 +120,12 @@ def test_the_components_of_the_versions() -> None:
         assert list(zip([part.name for part in parts], arguments, strict=True)) == expected, version
 
 
+@pytest.mark.parametrize("count", [1, 100])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_screen_takes_at_most_200_passes_of_a_sample_and_no_queries(norm, monkeypatch):
+def test_the_screen_takes_at_most_200_passes_of_a_sample_and_no_queries(norm, count, monkeypatch):
     """At steps that it really has; of a criterion and targets, too, where no class can be chosen."""
     monkeypatch.undo()
-    net, x = mlp(6), images(100)
+    net, x = mlp(6), images(count)
     y, inside = labels(net, x), THREATS[norm](1e-6)
     for more in ({}, {"criterion": OutsideTopK(2)}, {"targets": (y + 1) % 6}):
         out = autoattack(net, x, y, inside, version="screen", indicators=False, **more)

@@ -176,6 +176,8 @@ def test_an_audit_is_that_of_the_call_and_counts_for_the_exit_codes(
     said = fastadv(f"{line} --audit 3 --strict", code=3).out
     assert said.startswith("Not a robust accuracy: the audit broke")
     assert "The screen is not enough for this model." in said
+    quiet = fastadv(f"{line} --audit 3 --no-indicators").out
+    assert quiet.endswith("The screen is not enough for this model.\n")
     worst, high = done["measured"]["worst_case"], audit["high"]
     fastadv(f"{line} --fail-under robust={worst}")
     assert (

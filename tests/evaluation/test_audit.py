@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastadv as fa
+from fastadv.attacks.masking.flags import SQUARE_FLAG
 from fastadv.evaluation import Audit, Audited, Table, _auditing
 from fastadv.evaluation._auditing import drawn_order
+from fastadv.evaluation.table import INTERVAL_95
 from fastadv.intervals import of_population
 from tests.attacks.contract.conftest import FEW, shorten
+from tests.defenses import Quantize
 from tests.evaluation.nets import Threshold, pixels
 from tests.evaluation.worker import audited, found
 from tests.processes import go
@@ -68,7 +71,11 @@ def test_the_public_call() -> None:
     assert low <= 10 <= high
     assert table.worst_case == 30 / N >= table.at_most == found.high
     assert evaluate(10).audit.attack == "AutoAttack standard"
+    assert str(evaluate(Audit("fgsm", 3, None, 0.999999)).audit).endswith(", 99.9999% sure")
     assert evaluate(None).audit is None
+    ticks = list[tuple[int, int]]()
+    evaluate(10, progress=lambda *counts: ticks.append(counts))
+    assert ticks[-1] == (N + 10, N + 10)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -176,6 +183,21 @@ def test_the_auditor_has_the_goal_of_the_call() -> None:
         audit = evaluate(Audit(partial(fa.attacks.pgd, steps=3), N), criterion=criterion).audit
         assert audit.broken == broken
         assert "sure" not in str(audit)  # all were drawn
+        if criterion is None:
+            alone = evaluate(None, partial(fa.attacks.pgd, steps=3)).rows[0]
+            assert audit.backwards == alone.backwards < audit.forwards
+            assert alone.forwards - audit.forwards == N - 36  # the last verdict is of all
+    second = partial(fa.attacks.fgsm, threat=BALL, mask=torch.tensor([[[[False, True]]]]))
+    two = DATA.x.repeat(1, 1, 1, 2), torch.tensor(Y)  # pixels, of which the model reads the first
+    assert evaluate(Audit("fgsm", N), second, dataset=two, threat=None).audit.broken == 0
+
+
+def test_what_casts_doubt_on_the_auditor_is_said() -> None:
+    """Here that its queries broke many samples that gradients left."""
+    auto = Audit(partial(fa.attacks.autoattack, version=["apgd-ce", "square"]), N)
+    table = evaluate(auto, model=nn.Sequential(Quantize(50), Threshold()))
+    assert (table.audit.broken, table.audit.flags.count(SQUARE_FLAG)) == (36, 1)
+    assert f"audit, L∞ 0.9: {SQUARE_FLAG}" in table.notes()
 
 
 @pytest.mark.slow
@@ -217,6 +239,16 @@ class Clock:
         return timed
 
 
+def test_a_limit_of_seconds_is_kept_where_many_are_broken(monkeypatch) -> None:
+    """By what a sample that holds took, also after batches without one; the screen's passes are not known."""
+    clock = Clock(monkeypatch)
+    for seed in range(8):
+        clock.now = 0.0
+        audit = evaluate(Audit(clock.auditor(range(4, 34)), 36, 4.0), clock.auditor(), seed=seed).audit
+        assert clock.now - N <= 4
+        assert audit.drawn >= 8
+
+
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 20.0, 50.0])
 def test_a_limit_of_seconds_is_kept(monkeypatch, tmp_path: Path, seconds: float) -> None:
     clock = Clock(monkeypatch)
@@ -227,8 +259,9 @@ def test_a_limit_of_seconds_is_kept(monkeypatch, tmp_path: Path, seconds: float)
     assert min(seconds, 30) - 4 < first.drawn <= 30
     assert ("its limit of seconds ended it before 30" in str(table)) == (first.drawn < 30)
     assert first.ids.equal(drawn_order(torch.arange(4, 40), 0)[: first.drawn])
-    second = ask(Audit(clock.auditor(), 30, 40.0)).audit
-    assert (second.drawn, second.seconds) == (30, 30)
+    table = ask(Audit(clock.auditor(), 30, 40.0))
+    assert (table.audit.drawn, table.audit.seconds) == (30, 30)
+    assert table.seconds == pytest.approx(30)  # those of before, too
 
 
 def test_threats_share_the_seconds(monkeypatch) -> None:
@@ -296,11 +329,12 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     assert (table.to_dict()["indicators"]["verdict"] == table.verdict) == (table.indicators is not None)
     assert text.startswith(lead) == many
     assert f"drawn from 36 samples that the attacks left; of these 40 samples {ends} are right" in text
+    assert INTERVAL_95 in text
     name = "audited by attack, these samples"
     (line,) = (line for line in table.cells() if line[0] == name)
     assert line[1:3] == [ends, ""]  # the sampling interval is of rows alone
     (record,) = (one for one in table.records() if one["attack"] == name)
-    assert record["these samples"] == [audit.low, audit.high]
+    assert (record["these samples"], record["confidence"]) == ([audit.low, audit.high], 0.95)
     assert "95%" not in record
     assert f"{name} & {ends.replace('%', chr(92) + '%')} &  & " in table.to_latex()
     assert table.to_dict()["audits"][0]["of"] == "these samples"
@@ -308,6 +342,8 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     fa.evaluation.report(table, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert f"{ends} are right under all attacks" in page
+    assert "Intervals but that of the audit hold for new samples" in page
+    assert f"\n% {audit}\n" in f"\n{table.to_latex()}"
     assert (lead in page) == many
 
 
@@ -321,6 +357,8 @@ def test_each_of_several_threats_has_an_audit() -> None:
     targets = 1 - torch.tensor(Y)  # the auditor reaches for those of the screen
     towards = partial(fa.attacks.fgsm, threat=fa.Linf(0.1), targets=targets)
     assert evaluate(Audit("fgsm:restarts=1", 30), towards, threat=None).audit.held == 36
+    both = {"any": partial(fa.attacks.fgsm, threat=fa.Linf(0.1)), "towards": towards}
+    assert len(evaluate(Audit("fgsm", 3), both, threat=None).audits) == 2
 
 
 @pytest.mark.parametrize(
@@ -334,6 +372,8 @@ def test_each_of_several_threats_has_an_audit() -> None:
         ({"threat": fa.Linf(math.inf), "screen": "fmn"}, "audit: expected attacks within a radius, got none"),
         ({"audit": 5, "threat": fa.L0(1), "screen": "sparse_rs"}, "audit: threat: expected one of Linf"),
         ({"audit": Audit("fgsm:radius=0.1")}, "audit: expected attacks within the radius that is bound"),
+        ({"audit": 5, "criterion": fa.attacks.Beyond(9.0), "dataset": (DATA.x, torch.zeros(N, 2))},
+         "audit: expected an attack that serves Beyond"),
         ({"audit": Audit("fgms")}, "did you mean 'fgsm'"),
         ({"audit": Audit(3)}, r"attacks\['audit'\]: expected a name or a function"),  # type: ignore[arg-type]
     ],

@@ -73,7 +73,7 @@ def test_a_killed_process_ends_the_others_and_leaves_what_was_finished(tmp_path:
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     go(WORKER, "faults", tmp_path, 2)
     refused = Refused(tmp_path)
-    for name in ("data", "model", "attacks", "batch_size", "keep_samples", "radii", "resume"):
+    for name in ("data", "model", "attacks", "batch_size", "keep_samples", "audit", "radii", "resume"):
         refused.alike(name, name)
     refused.alike("curve", "batch_size")
     refused.by(1, argument="limit: expected", attack="attacks['odd']: expected an AttackResult")

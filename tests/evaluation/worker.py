@@ -117,6 +117,7 @@ def faults(folder: Path, rank: int) -> None:
         "batch_size": {"batch_size": 4 + rank},
         "resume": {"run_dir": folder / "done", "resume": rank == 1},
         "keep_samples": {"keep_samples": rank == 1},
+        "audit": {"audit": 1 + rank},
         "argument": {"limit": 1 - rank},
         "folder": {"run_dir": folder / "file"},
         "done": {"run_dir": folder / "done"},

@@ -103,6 +103,8 @@ def test_the_screen_is_that_of_autoattack_and_chooses_the_best_weights(tmp_path)
     assert 0 < min(shares) < max(shares)
     *_, (whole,) = run(epochs=1, recipe=recipe, threat=fa.Linf(1.0), **asked)
     assert whole.robust_accuracy["screen"] == 0
+    *_, (both,) = run(epochs=1, recipe=PGDTraining([ball, fa.L2(0.5)], steps=1), **asked)
+    assert set(both.robust_accuracy) == {"screen Linf", "screen L2"}
 
 
 @pytest.mark.parametrize(("patience", "ended", "folder"), [(2, 4, False), (9, 6, True)])
