@@ -43,6 +43,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|collections|enum|typing|pathlib)\..*"),
     ("py:obj", r".*\.R_co"),
     ("py:class", r"fastadv\.engine\.(capture|prepared)\..*"),  # what the engine keeps for itself
+    ("py:class", r"fastadv\.intervals\.Interval"),  # a pair, low and high
     ("py:class", r"fastadv\.attacks\.core\.criterion\.Goal"),  # told where results have it
 ]
 suppress_warnings = ["config.cache"]
