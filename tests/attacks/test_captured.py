@@ -241,7 +241,7 @@ def test_what_is_never_captured(turn: int, captured: list[int]) -> None:
             if name in ("own", "held", "counts"):  # passes that tell so move what the answers depend on
                 run(NEVER[name](), *problem())
             else:
-                both(NEVER[name], run, calls=1 if name in COMPILED else 2)
+                both(NEVER[name], run, calls=1 if name in COMPILED else 2, counts=2)
             assert not captured, name
     finally:
         destroy_process_group()

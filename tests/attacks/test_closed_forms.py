@@ -90,7 +90,11 @@ def where(how: str, y: Tensor, size: int) -> tuple[dict[str, Any], dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm", "how"),
-    [(*pair, how) for pair, how in [*zip(EXACT, cycle(HOWS)), *((pair, ALSO) for pair in [*EXACT][1::3])]],
+    [
+        *((*pair, how) for pair, how in zip(EXACT, cycle(HOWS))),
+        *((*pair, ALSO) for pair in [*EXACT][1::3]),
+        ("fmn", "l2", "3072"),  # which tells by how much its ball grows
+    ],
 )
 def test_exact_distance(name: str, norm: str, how: str) -> None:
     size, classes = (3072, 2) if "3072" in how else (784, 3)
