@@ -13,31 +13,31 @@ from tools.decisions import per_hundred
 
 ROOT = Path(__file__).parent.parent
 LINES = {
-    "fastadv": 47_670,
+    "fastadv": 48_900,
     "fastadv/adapters": 535,
     "fastadv/attacks": 12_250,
     "fastadv/attacks/core": 3_160,
     "fastadv/certify": 610,
     "fastadv/cli": 1_530,
-    "fastadv/data": 4_160,
+    "fastadv/data": 4_330,
     "fastadv/demo": 380,
     "fastadv/engine": 3_600,
-    "fastadv/evaluation": 3_925,
+    "fastadv/evaluation": 4_610,
     "fastadv/measure": 1_000,
-    "fastadv/models": 4_000,
+    "fastadv/models": 4_030,
     "fastadv/ops": 6_750,
-    "fastadv/runs": 760,
+    "fastadv/runs": 770,
     "fastadv/threat": 1_180,
-    "fastadv/train": 4_950,
-    "tests": 42_100,
+    "fastadv/train": 5_010,
+    "tests": 43_000,
     "bench": 5_230,
     "papers": 5_640,
     "papers/tests": 1_910,
     "tools": 1_140,
 }
 APART = {"papers": "papers/tests"}  # counted by itself
-FILES = {"fastadv": (361, "*.py"), "bench": (60, "*")}  # results are counted, too
-WORDS = 40_850  # of README and docs
+FILES = {"fastadv": (368, "*.py"), "bench": (60, "*")}  # results are counted, too
+WORDS = 36_500  # of README and docs
 SLACK = 1.03
 DECISIONS = {"fastadv/attacks/core": 20.0, "fastadv/engine": 22.0}
 
