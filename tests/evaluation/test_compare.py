@@ -99,3 +99,4 @@ def test_threats_that_are_not_known_are_named(tables):
     several = [fa.evaluate(net, DIGITS, "fgsm", threat=fa.Linf(scale * radii)) for scale in (1, 2)]
     comparison = compare({"a": several[0], "b": several[1]})
     assert "not compared: the threats of a (fgsm), b (fgsm)" in str(comparison)
+    assert "\nfgsm: within L∞, a radius for each sample\n" in str(several[0])
