@@ -127,7 +127,8 @@ def compare(tables: Mapping[str, Table | Sequence[Table]]) -> Comparison:
 
     Args:
         tables: what `fa.evaluate` returned for each model, by its name, in the same threats on the same
-            samples; for several seeds of a training, a list of tables. Attacks may differ.
+            samples; for several seeds of a training, a list of tables. Attacks may differ. Samples are told
+            by number and label: that their images are the same is for you to see to.
 
     Returns:
         The `Comparison`: `print` shows it, `to_latex`, `to_csv` and `to_pandas` give it to papers and
