@@ -22,7 +22,7 @@ LINES = {
     "fastadv/data": 4_330,
     "fastadv/demo": 380,
     "fastadv/engine": 3_600,
-    "fastadv/evaluation": 4_610,
+    "fastadv/evaluation": 4_650,
     "fastadv/measure": 1_000,
     "fastadv/models": 4_030,
     "fastadv/ops": 6_750,

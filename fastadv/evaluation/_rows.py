@@ -101,6 +101,9 @@ def row(
     refused = next((part.notes["refused"] for part in parts if "refused" in part.notes), "")
     asked = next((part.notes["asked"] for part in parts if part.notes.get("asked")), "")
     more = (NARROWER.format(asked),) * bool(asked)
+    threat = threat_of(attack)
+    if threat is not None and isinstance(threat.radius, Tensor):  # of which the table keeps no threat
+        more += (f"within {threat_text(threat)}",)
     return Row(
         name=name,
         correct=correct,
@@ -118,7 +121,7 @@ def row(
         draws=None if refused else draws_of(parts, correct & ~broken, draws),
         clean=None if refused else clean,
         refused=refused,
-        threat=_threat(parts, threat_of(attack), bool(refused)),
+        threat=_threat(parts, threat, bool(refused)),
         attack=name_of(attack),
         asked=asked,
         moving=moving(parts),

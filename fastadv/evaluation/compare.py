@@ -1,7 +1,7 @@
 """Several models side by side on the same samples, and how sure their differences are."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import groups, worst_draws
 from fastadv.evaluation.table import Table
 from fastadv.intervals import Interval, mcnemar, of_difference
-from fastadv.text import Cells, finite, percent
+from fastadv.text import Cells, finite, percent, several
 
 SEEDS = "±: standard deviation over seeds; the interval is over samples, of these nets"
+UNKNOWN = "not known, as with a radius for each sample, and so not compared: the threats of {}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class Comparison(Exported):
             f"interval; alone: samples on which this model, or {first}, alone is right; p: McNemar's exact "
             "test"
         )
-        return [table.setting, what, *[SEEDS] * any(len(own) > 1 for own in self.tables.values())]
+        rows = [(name, row) for name, table in self._each() for row in table.rows]
+        unknown = dict.fromkeys(f"{name} ({row.title})" for name, row in rows if row.threat is None)
+        lacks = [UNKNOWN.format(", ".join(unknown))] * bool(unknown)
+        return [table.setting, *lacks, what, *[SEEDS] * any(len(own) > 1 for own in self.tables.values())]
 
     def records(self) -> list[dict[str, Any]]:
         """Return a dictionary for each model: means over its seeds, their deviations, the difference."""
@@ -123,7 +127,8 @@ def compare(tables: Mapping[str, Table | Sequence[Table]]) -> Comparison:
 
     Args:
         tables: what `fa.evaluate` returned for each model, by its name, in the same threats on the same
-            samples; for several seeds of a training, a list of tables. Attacks may differ.
+            samples; for several seeds of a training, a list of tables. Attacks may differ. Samples are told
+            by number and label: that their images are the same is for you to see to.
 
     Returns:
         The `Comparison`: `print` shows it, `to_latex`, `to_csv` and `to_pandas` give it to papers and
@@ -151,12 +156,24 @@ def compare(tables: Mapping[str, Table | Sequence[Table]]) -> Comparison:
             f"tables: expected those of two models or more by their names, got a {type(tables).__name__} of "
             f"{len(tables)}; pass them as {{'first': a, 'second': b}}"
         )
-    listed = {name: (own,) if isinstance(own, Table) else (*own,) for name, own in tables.items()}
+    listed = {name: _seeds(name, own) for name, own in tables.items()}
     first, *others = listed
     for name, own in listed.items():
         for table in own:
             _check_same(name, table, first, listed[first][0])
     return Comparison(listed, {name: _difference(listed[name], listed[first]) for name in others})
+
+
+def _seeds(name: str, own: Any) -> tuple[Table, ...]:
+    """Return the tables of one model."""
+    seeds = (own,) if isinstance(own, Table) else (*own,) if isinstance(own, Iterable) else ()
+    found = sum(isinstance(one, Table) for one in seeds)
+    if not seeds or found < len(seeds):
+        raise InputError(
+            f"tables: expected what fa.evaluate returned for {name}, or a list of tables, one for each seed, "
+            f"got a {type(own).__name__} with {several(found, 'table')}; evaluate the model first"
+        )
+    return seeds
 
 
 def _check_same(name: str, table: Table, first: str, other: Table) -> None:

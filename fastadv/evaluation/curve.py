@@ -181,8 +181,8 @@ def accuracy_against_radius(
         attack_for_radius: a function from a radius to an attack, for example `lambda r:
             functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`; or a name with arguments, as
             "pgd:steps=40,norm=l2". It may also be a minimum-norm attack of `fa.attacks`.
-        radii: numbers >= 0 in input units. With a minimum-norm attack None gives the exact step function,
-            with a step at every distance.
+        radii: numbers >= 0 in input units; the curve has each once, in order. With a minimum-norm attack None
+            gives the exact step function, with a step at every distance.
         minimum_norm: instead of `attack_for_radius`, an attack that minimizes the distance. It runs once, for
             all radii: `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
         threat: of names, and in which points of functions that take none are judged, such as `fa.L2(inf)`; at

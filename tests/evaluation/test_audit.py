@@ -343,6 +343,7 @@ def test_what_is_said_where_the_screen_is_enough_and_where_not(many: bool, tmp_p
     page = (tmp_path / "report.html").read_text()
     assert f"{ends} are right under all attacks" in page
     assert "Intervals but that of the audit hold for new samples" in page
+    assert ("Robust accuracy before the audit 90.0% (95% interval" in page) != many
     assert f"\n% {audit}\n" in f"\n{table.to_latex()}"
     assert (lead in page) == many
 

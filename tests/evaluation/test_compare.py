@@ -84,3 +84,19 @@ def test_other_samples_threats_and_criteria_are_refused(tables):
             refuses(f"tables: expected .*{what}", compare, {"a": first, "b": table})
     for tables in ({"a": first}, [first, second]):
         refuses("tables: expected those of two models or more", compare, tables)
+    for wrong, got in (
+        ([], "list with 0 tables"),
+        (net, "Regression with 0"),
+        ([first, net], "list with 1 table;"),
+    ):
+        refuses(f"tables: expected what fa.evaluate returned for b.*{got}", compare, {"a": first, "b": wrong})
+
+
+def test_threats_that_are_not_known_are_named(tables):
+    first, second, _ = tables
+    assert not any("not known" in text for text in compare({"a": first, "b": second}).asides)
+    net, radii = fa.models.create("softmax", shape=DIGITS.shape), torch.linspace(0.01, 0.1, len(DIGITS))
+    several = [fa.evaluate(net, DIGITS, "fgsm", threat=fa.Linf(scale * radii)) for scale in (1, 2)]
+    comparison = compare({"a": several[0], "b": several[1]})
+    assert "not compared: the threats of a (fgsm), b (fgsm)" in str(comparison)
+    assert "\nfgsm: within L∞, a radius for each sample\n" in str(several[0])

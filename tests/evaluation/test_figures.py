@@ -308,6 +308,10 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         (lambda: figures.strips(X, 2 * X, path), "x_adv"),
         (lambda: figures.strips(attack(), X, path), "x"),
         (lambda: figures.strips(X, X, path, y=Y[:3]), "captions"),
+        (
+            lambda: figures.strips(X, X, path, y_adv=torch.zeros(len(X), 10)),
+            "y_adv: .*of logits pass .argmax",
+        ),
         (lambda: figures.training([], path), "reports"),
         (lambda: figures.boundary(plane, X, Y, path=path), "x"),
         (lambda: figures.boundary(plane, POINTS, KINDS, POINTS[:2], path), "x_adv"),

@@ -198,11 +198,12 @@ def test_wrong_arguments(tmp_path, monkeypatch):
     path.write_text("the last one")
     for more, says in (
         ({"path": tmp_path / "r.pdf"}, "path: expected a name ending in .html"),
+        ({"table": {"a": table}}, "table: expected what fa.evaluate returned, got dict"),
         ({"bounds": torch.zeros(8)}, r"bounds: expected \[9\]"),
         ({"bounds": torch.full((9,), math.nan)}, "with NaN"),
     ):
         with pytest.raises(InputError, match=says):
-            report(table, **{"path": path, **more})
+            report(**{"table": table, "path": path, **more})
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"reports need jinja2.*pip install jinja2"):
         report(table, path)

@@ -139,7 +139,8 @@ BAD = {
     "attacks": [{"test_set": images(3), "test_attacks": {"pgd": 0.3}}],
     "seed": [{"seed": seed} for seed in (-1, 0.5, 1 << 63)],
     "recipe": [{"recipe": recipe} for recipe in
-               ("pdg", "gaussian", Standard, lambda model, x: model(x).sum(), AWP(Standard()).step,
+               ("pdg", "gaussian", Standard, AWP, nn.CrossEntropyLoss(), lambda model, x: model(x).sum(),
+                AWP(Standard()).step,
                 lambda model, x, y, other: model(x).sum(), lambda model, x, y, seed, /: model(x).sum())],
     "recipe: expected a loss .* without a graph": [{"recipe": lambda model, x, y: model(x).sum().detach()}],
     "recipe: expected one number, .* got": [{"recipe": recipe} for recipe in

@@ -11,7 +11,7 @@ from math import inf, nan
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 import fastadv as fa
 from fastadv import train
@@ -65,6 +65,11 @@ class Own:
         return own(model, x, y, **keys)
 
 
+class Loss(nn.Module):
+    def forward(self, model, x, y):
+        return plain(model, x, y)
+
+
 def plain(model, x, y, smoothing=0.0):
     return cross_entropy(model(x), y, label_smoothing=smoothing)
 
@@ -73,6 +78,7 @@ OWN = {  # each with the recipe that it is
     "keywords": (own, LOSSES["pgd"]),
     "method": (Own().method, LOSSES["pgd"]),
     "object": (Own(), LOSSES["pgd"]),
+    "module": (Loss(), Standard()),
     "partial": (partial(own, inner=PGDTraining(THREAT, steps=1)), PGDTraining(THREAT, steps=1)),
     "neither": (plain, Standard()),
     "bound": (partial(plain, smoothing=0.2), Standard(label_smoothing=0.2)),
@@ -90,6 +96,20 @@ def test_a_function_of_ones_own_is_trained_as_the_recipe_that_it_is(name):
         train.fit(model, images(20), recipe, epochs=2, batch_size=8, seed=3)
         ends.append(model.state_dict())
     torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_a_function_of_ones_own_says_by_its_criterion_what_labels_are():
+    def entropy(model, x, y):
+        return binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
+
+    entropy.criterion, ends = fa.attacks.Signs(), []
+    data = images(20).x, torch.arange(20) % 2
+    for recipe in (entropy, Standard(criterion=fa.attacks.Signs())):
+        model = nn.Sequential(flat_net(), nn.Linear(3, 1))
+        nn.init.ones_(model[1].weight), nn.init.zeros_(model[1].bias)
+        train.fit(model, data, recipe, epochs=2, batch_size=8)
+        ends.append(model.state_dict())
+    torch.testing.assert_close(*ends)
 
 
 def batch(n=9):

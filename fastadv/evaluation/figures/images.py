@@ -197,7 +197,7 @@ def _compared(
     if not all(map(math.isfinite, box)):  # one range for all rows
         ends = torch.stack([torch.stack(one.aminmax()) for one in drawn.values()])
         box = float(ends.min()), float(ends.max())
-    known, seen = (one.tolist() if isinstance(one, Tensor) else list(one) for one in (y, y_adv))
+    known, seen = _captions("y", y), _captions("y_adv", y_adv)
     marked, name, remark = None, "adversarial", ""
     if known and seen:
         marked = torch.tensor([one != other for one, other in zip(known, seen, strict=False)], device="cpu")
@@ -213,6 +213,17 @@ def _compared(
     if len(drawn) == 2:
         rows.append(Strip("difference", drawn["x_adv"] - drawn["x"], difference=True, box=box))
     return rows
+
+
+def _captions(name: str, captions: Captions) -> list[Any]:
+    if not isinstance(captions, Tensor):
+        return list(captions)
+    if captions.ndim != 1:
+        raise InputError(
+            f"{name}: expected one caption for each image, [N], got {list(captions.shape)}; of logits pass "
+            ".argmax(1)"
+        )
+    return list[Any](captions.tolist())
 
 
 def _checked(x: Any, name: str, box: tuple[float, float]) -> Tensor:

@@ -74,11 +74,16 @@ def report(
             them. "command" is shown as the line that runs it again. Versions, machine and hashes are added.
 
     Raises:
-        InputError: a table without samples, bounds of another length, or another ending of the name.
+        InputError: no table, or one without samples, bounds of another length, or another ending of the name.
         MissingExtraError: jinja2 is missing.
         OSError: the file cannot be written.
     """
     path = check_path(path)
+    if not isinstance(table, Table):
+        raise InputError(
+            f"table: expected what fa.evaluate returned, got {type(table).__name__}; write report(table, "
+            "path, model=model), once for each model"
+        )
     if table.n == 0:
         raise InputError("table: expected one of at least one sample, got none; evaluate some first")
     if bounds is not None and (bounds.shape != (table.n,) or bounds.isnan().any()):

@@ -67,7 +67,8 @@ def sentence(table: Table, group: Group, bounds: Tensor | None) -> str:
     right = group.right(table.rows)
     low, high = (percent(end) for end in clopper_pearson(right, table.n))
     share = percent(right / table.n)
-    sure = f"Robust accuracy {share} (95% interval {low} to {high})"
+    audited = " before the audit" * bool(table.audits)
+    sure = f"Robust accuracy{audited} {share} (95% interval {low} to {high})"
     begun = f"At most {share}" if table.lead else sure
     where = f"within {group.rows[0].within}" if group.threat else UNTOLD
     narrower, one = _narrower(group), "s" if table.n == 1 else ""

@@ -27,8 +27,9 @@ class Recipe(Protocol):
     """A loss to train on: a function of (model, x, y) to a differentiable scalar, the mean over the batch.
 
     `ids`, the sample numbers, and `seed` key its random numbers. A function of your own may do without: `fit`
-    and `AWP` pass those that its signature names. The recipes of this library may be called without them:
-    noise is then fresh in each call, by a seed from torch's generator; with ids alone the seed is 0.
+    and `AWP` pass those that its signature names, and both where it has `**keywords`. The recipes of this
+    library may be called without them: noise is then fresh in each call, by a seed from torch's generator;
+    with ids alone the seed is 0.
     """
 
     def __call__(
@@ -126,7 +127,7 @@ class OwnStep(Protocol):
 
 
 def owns_step(recipe: object) -> TypeGuard[OwnStep]:
-    return callable(getattr(recipe, "step", None))
+    return callable(getattr(recipe, "step", None)) and not isinstance(recipe, type)
 
 
 def check_recipe(recipe: object) -> None:
@@ -144,7 +145,7 @@ def is_loss(recipe: object) -> bool:
     if not callable(recipe) or isinstance(recipe, type):  # a recipe's class takes a threat
         return False
     try:
-        inspect.signature(recipe).bind("model", "x", "y", **_keys(recipe, ids=None, seed=0))
+        _signature(recipe).bind("model", "x", "y", **_keys(recipe, ids=None, seed=0))
     except TypeError:
         return False
     except ValueError:  # what is written in C may not tell
@@ -152,10 +153,15 @@ def is_loss(recipe: object) -> bool:
     return True
 
 
+def _signature(recipe: Callable[..., object]) -> inspect.Signature:
+    """Return the signature of a loss; the call of a module itself takes anything."""
+    return inspect.signature(recipe.forward if isinstance(recipe, nn.Module) else recipe)
+
+
 def _keys(recipe: Callable[..., object], **keys: Any) -> dict[str, Any]:
     """Return those of the keys of random numbers that a loss takes."""
     try:
-        takes = inspect.signature(recipe).parameters
+        takes = _signature(recipe).parameters
     except ValueError:
         return {}
     every = any(one.kind is one.VAR_KEYWORD for one in takes.values())
