@@ -105,8 +105,10 @@ def too_low(table: Table, limits: Mapping[str, float]) -> str:
     said = []
     for name, limit in limits.items():
         share = getattr(table, SHARES[name])
-        if math.isnan(share):
-            said.append(f"{name} accuracy is not known, expected at least {limit:g}. {table.unknown}".strip())
+        idle = name == "robust" and not any(row.ran for row in table.rows)
+        if math.isnan(share) or idle:
+            why = table.unknown or "No attack could run." * idle
+            said.append(f"{name} accuracy is not known, expected at least {limit:g}. {why}".strip())
         elif share < limit:
             said.append(f"{name} accuracy {share:g} is below {limit:g}")
     return "; ".join(said)

@@ -223,7 +223,7 @@ def _own(text: str, offered: dict[str, Any], asked: dict[str, Any]) -> Any:
         x, y, _ = map(torch.cat, zip(*Reader(dataset, 256).batches(), strict=True))
         classes = getattr(dataset, "classes", int(y.max()) + 1)
         title = f"{name} {bound.arguments.get('split', '')}".rstrip()
-        data = ImageSet(x, y, classes, title, ndim=None)
+        data = ImageSet(x, y, classes, title, ndim=x.ndim)
     return part_of(data, offered["limit"])
 
 

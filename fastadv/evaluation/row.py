@@ -14,6 +14,7 @@ from fastadv.evaluation.draws import Draws
 from fastadv.evaluation.export import published
 from fastadv.evaluation.sums import Sums, figure
 from fastadv.intervals import Interval, bootstrap, median, of_share
+from fastadv.measure.outcome import NOT_RUN
 from fastadv.text import ends, number, percent, threat_text, with_interval
 from fastadv.threat import Threat
 
@@ -134,6 +135,11 @@ class Row:
     def whole(self) -> bool:
         """Whether any wrong class at any point of the threat was a success."""
         return not self.asked and self.moving == 1
+
+    @property
+    def ran(self) -> bool:
+        """Whether it serves the threat and had the gradients that it needs."""
+        return not (self.refused or any(flag.startswith(NOT_RUN) for flag in self.flags))
 
     @property
     def within(self) -> str:

@@ -22,7 +22,6 @@ from fastadv.evaluation.export import Exported
 from fastadv.evaluation.row import COLUMNS, COSTS, COUNTS, Components, Row, Samples, groups, worst_draws
 from fastadv.evaluation.sums import Sums, figure, figure_text, worst
 from fastadv.intervals import Interval, of_share
-from fastadv.measure.outcome import NOT_RUN
 from fastadv.text import Cells, ends, finite, percent, several
 
 FIGURES = ("accuracy", "broken", "median_distance", "mean_distance")  # of a row, as records name them
@@ -362,7 +361,7 @@ class Table(Exported):
                 said.setdefault(remark, []).append(row.title)
         notes += [f"{', '.join(titles)}: {remark}" for remark, titles in said.items()]
         for row in self.rows:
-            if row.unmoved and not any(flag.startswith(NOT_RUN) for flag in row.flags):
+            if row.unmoved and row.ran:
                 notes.append(
                     f"unmoved: {row.title} met only zero gradients on {several(row.unmoved, 'sample')}; "
                     "the model may mask its gradients, and the accuracy may be too high"

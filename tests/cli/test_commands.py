@@ -96,6 +96,10 @@ def test_functions_modules_and_torchscript_are_models(fastadv, refused, folder):
     shares = [fastadv(f"{line} -m {name} --json").json["measured"]["worst_case"] for name in names]
     assert len({*shares}) == 1
     assert shares[0] == fastadv(f"{line} -m softmax -w w.pt --json").json["measured"]["worst_case"]
+    blind = fastadv(
+        f"evaluate --data digits {SOME} --radius 0.1 -a pgd -m minenet:service --fail-under robust=0", code=4
+    )
+    assert "robust accuracy is not known, expected at least 0. No attack could run." in blind.err
     refused(
         f"{line} -m w.pt", "a TorchScript file, as torch.jit.save writes it, got one that does not read", 1
     )

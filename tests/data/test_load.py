@@ -57,6 +57,9 @@ def loader(limit=None, size=3):
 def images(data_dir="nowhere"):
     return ImageSet(x, y, 5, data_dir)
 
+def series():
+    return x[:, 0].clone(), y
+
 def wanting(split, number):
     return None
 """
@@ -75,6 +78,7 @@ def test_a_function_of_ones_own_gives_a_set(tmp_path, monkeypatch):
     assert load("mysets:pair:shift=2,split=test").labels.tolist() == [2, 3, 4, 5] * 2
     assert load("mysets:loader", limit=6, size=2).shape == (1, 2, 3)
     assert torch.equal(load("mysets:loader").y, mysets.y)  # in the order of the set, not of the loader
+    assert load("mysets:series", limit=6).shape == (3, 3)
     assert load("mysets:images", data_dir="here").describe()["name"] == "here"
     assert (load("mysets:images").name, len(load("mysets:images", limit=7))) == ("nowhere", 7)
     for name, options, says in (
