@@ -105,7 +105,7 @@ def too_low(table: Table, limits: Mapping[str, float]) -> str:
     said = []
     for name, limit in limits.items():
         share = getattr(table, SHARES[name])
-        idle = name == "robust" and not any(row.ran for row in table.rows)
+        idle = name == "robust" and bool(table.rows) and not any(row.ran for row in table.rows)
         if math.isnan(share) or idle:
             why = table.unknown or "No attack could run." * idle
             said.append(f"{name} accuracy is not known, expected at least {limit:g}. {why}".strip())
