@@ -21,7 +21,10 @@ BASE = {"torch", "numpy", "safetensors"}
 OWN = {"fastadv", "typing_extensions"}  # torch requires the latter
 PEERS = {"art", "foolbox", "timm", "torchattacks"}  # which nobody but their own adapter needs
 # rooms that import an optional package when they are imported themselves, which nothing in the base does
-LATE = {"cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"}}
+LATE = {
+    "cli": {"typer", "rich"}, "ops/triton": {"triton"}, "_torchvision": {"torchvision"},
+    "evaluation/figures/picture": {"matplotlib"},
+}  # fmt: skip
 
 
 def packages(nodes: Iterator[ast.AST]) -> set[str]:

@@ -71,8 +71,9 @@ class CheckedModel:
         with FirstPass(self._given):
             try:
                 outputs = run(points)
-            except RuntimeError:
-                check_channels(self.model, x)
+            except RuntimeError as error:
+                if "channels" in str(error):  # as convolutions say it
+                    check_channels(self.model, x)
                 raise
         if version(points) != before:
             self.copies, self.model = True, partial(_of_copy, self.model)
