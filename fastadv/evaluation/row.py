@@ -60,7 +60,7 @@ class Samples:
     x: Tensor  # [N, ...], clean
     x_adv: Tensor  # x itself where no attack broke the sample
     y: Tensor  # int64 [N]
-    ids: Tensor  # int64 [N], positions in the data set
+    ids: Tensor  # int64 [N], positions in the data set, or in the part of it that was loaded
     success: Tensor  # bool [N]; broken, or already wrong
     status: Tensor  # int64 [N] of `fastadv.attacks.Status`
     distance: Tensor  # float64 [N], of x_adv where broken, 0 where already wrong, else inf
